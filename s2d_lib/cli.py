@@ -1,0 +1,135 @@
+"""The command `s2d`: run one checkpoint, a whole study, or redraw its figures."""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from s2d_lib.errors import StudyError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run a command; a StudyError becomes one line on stderr and exit code 1."""
+    parser = argparse.ArgumentParser(prog="s2d", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="make one run through its notebook")
+    run.add_argument("--profile", default="micro")
+    run.add_argument("--checkpoint", required=True)
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--overrides", default="{}", help="JSON, nested like the profile's file")
+
+    study = commands.add_parser("study", help="make every run of a profile, its table and its figures")
+    study.add_argument("--profile", default="micro")
+    study.add_argument("--cores", type=int, default=2, help="jobs side by side")
+    study.add_argument("--regime", action="store_true", help="the profile's regime check instead of its study")
+    study.add_argument("--dry-run", action="store_true", help="only print what would be made")
+
+    results = commands.add_parser("results", help="collect finished runs into figures/<profile>/results")
+    results.add_argument("--profile", default="micro")
+    results.add_argument("--regime", action="store_true", help="of the regime check")
+
+    figures = commands.add_parser("figures", help="redraw figures from committed results")
+    figures.add_argument("--profile", help="only this profile's; all by default")
+
+    base = commands.add_parser("base", help="pretrain the released base models again (notebook 10)")
+    base.add_argument("--profile", default="micro")
+
+    chosen = parser.parse_args(arguments)
+    try:
+        return COMMANDS[chosen.command](chosen)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def _run(chosen) -> int:
+    from s2d_lib.batch import run_checkpoint
+
+    try:
+        overrides = json.loads(chosen.overrides)
+    except ValueError:
+        raise StudyError(f"--overrides must be JSON, given {chosen.overrides!r}.") from None
+    print(run_checkpoint(chosen.profile, chosen.checkpoint, chosen.seed, overrides), flush=True)
+    return 0
+
+
+def _study(chosen) -> int:
+    from s2d_lib.pipeline import jobs, regime_jobs
+    from s2d_lib.runs import runs_root
+    from s2d_lib.study import project_root
+
+    root = project_root()
+    (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]
+    # The lock below is freed by the system when its holder dies, unlike Snakemake's own, which survives kill -9.
+    command += ["--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "rules", "host"]
+    command += ["--cores", str(chosen.cores), "--config", f"profile={chosen.profile}"]
+    command += ["regime=1"] if chosen.regime else []
+    command += ["--dry-run"] if chosen.dry_run else []
+    with _only_one(runs_root()):
+        status = subprocess.run(command, check=False).returncode
+    if status == 0 and not (chosen.dry_run or chosen.regime):
+        folder = root / "figures" / chosen.profile
+        print((folder / "headline.md").read_text())
+        print(
+            f"Tables and plots: {folder.relative_to(root)}/ · runs and their notebooks: {runs_root() / chosen.profile}/"
+        )
+    return status
+
+
+@contextlib.contextmanager
+def _only_one(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".study.lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(f"another `s2d study` is running on {folder}: wait for it or stop it.") from None
+        yield
+
+
+def _results(chosen) -> int:
+    from s2d_lib.pipeline import jobs, regime_jobs
+    from s2d_lib.report.bundle import collect
+    from s2d_lib.report.regime import write_regime
+    from s2d_lib.runs import find_run
+    from s2d_lib.study import project_root
+
+    runs = []
+    for job in (regime_jobs if chosen.regime else jobs)(chosen.profile).values():
+        runs.append(find_run(job.resolved))
+        if runs[-1] is None:
+            raise StudyError(
+                f"the run {job.resolved.checkpoint!r}, seed {job.resolved.seed}, is missing: `make study`."
+            )
+    folder = project_root() / "figures" / chosen.profile
+    write_regime(runs, folder / "regime.csv") if chosen.regime else collect(runs, folder / "results")
+    return 0
+
+
+def _figures(chosen) -> int:
+    from s2d_lib.batch import draw
+
+    for line in draw(chosen.profile):
+        print(line, flush=True)
+    return 0
+
+
+def _base(chosen) -> int:
+    from s2d_lib.batch import make_bases
+
+    make_bases(chosen.profile)
+    return 0
+
+
+COMMANDS = {"run": _run, "study": _study, "results": _results, "figures": _figures, "base": _base}
+
+if __name__ == "__main__":
+    sys.exit(main())

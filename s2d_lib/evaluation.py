@@ -1,0 +1,136 @@
+"""Evaluation: avg@k with its standard error over problems, pass@k, length and cut-off share, per problem."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from s2d_lib.grading import grade_many
+from s2d_lib.problems.base import Problem
+from s2d_lib.rollouts import Rollout, sample
+from s2d_lib.runs import Run
+from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.training import run_seed
+
+COLUMNS = ["set", "problem", "level", "correct", "tokens", "cut_off"]
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Unbiased estimate of the chance that at least one of k samples is correct (Chen et al. 2021, Eq. 1).
+
+    Raises:
+        ValueError: When k is larger than the number of samples.
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} needs between 1 and {samples} samples")
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def summarise(results: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of every evaluation set.
+
+    Args:
+        results: Rows as `evaluate` writes them: one a problem, `correct` a string of 0 and 1, one a sample.
+
+    Returns:
+        One row a set: `problems`, `samples`, `avg` (avg@k, mean over problems of the mean correctness), `se` (standard
+        error of that mean over problems), `pass` (pass@k), `tokens` (mean length), `cut_off` (share without EOS).
+    """
+    rows = []
+    for name, part in results.groupby("set", sort=False):
+        mean = part["correct"].map(lambda bits: bits.count("1") / len(bits)).to_numpy(float)
+        k = len(part["correct"].iloc[0])
+        rows.append(
+            {
+                "set": name,
+                "problems": len(part),
+                "samples": k,
+                "avg": mean.mean(),
+                "se": mean.std(ddof=1) / math.sqrt(len(mean)) if len(mean) > 1 else float("nan"),
+                "pass": np.mean([pass_at_k(k, bits.count("1"), k) for bits in part["correct"]]),
+                "tokens": part["tokens"].mean(),
+                "cut_off": part["cut_off"].mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def per_problem(name: str, problems: Sequence[Problem], rollouts: Sequence[Rollout], grading: str) -> pd.DataFrame:
+    """Grade the rollouts of one set: one row a problem, every sample's grade kept."""
+    answers = {p.id: p.answer for p in problems}
+    grades = grade_many([r.text for r in rollouts], [answers[r.problem] for r in rollouts], mode=grading)
+    table = pd.DataFrame(
+        {
+            "problem": [r.problem for r in rollouts],
+            "correct": ["1" if g.correct else "0" for g in grades],
+            "tokens": [len(r.ids) for r in rollouts],
+            "cut_off": [not r.finished for r in rollouts],
+        }
+    )
+    rows = (
+        table.groupby("problem", sort=False)
+        .agg({"correct": "".join, "tokens": "mean", "cut_off": "mean"})
+        .reset_index()
+    )
+    levels = {p.id: p.level for p in problems}
+    rows.insert(0, "set", name)
+    rows.insert(2, "level", rows["problem"].map(levels))
+    return rows[COLUMNS]
+
+
+def evaluate(run: Run, inputs: Inputs) -> pd.DataFrame:
+    """Evaluate a run's policy on every evaluation set and keep the result per problem in evaluation.csv.
+
+    The bytes of the file depend only on the resolved run and the machine, not on when or how often it was made. One
+    completion of each problem is kept as text in samples.csv.
+
+    Returns:
+        The summary, one row a set.
+    """
+    path = run.path("evaluation.csv")
+    if not path.is_file():
+        resolved, parts, texts = run.resolved, [], []
+        for name, problems in inputs.problems.evaluations.items():
+            rollouts = sample(
+                inputs.policy,
+                problems,
+                samples=resolved.evaluation.samples,
+                sampling=resolved.sampling,
+                temperature=resolved.evaluation.temperature,
+                top_p=resolved.evaluation.top_p,
+                seed=run_seed(run, f"evaluation {name}"),
+                about=f"evaluating on {name}",
+            )
+            part = per_problem(name, problems, rollouts, inputs.problems.grading)
+            parts.append(part)
+            texts.append(_first_samples(name, problems, rollouts, part))
+        pd.concat(texts).to_csv(run.path("samples.csv"), index=False)
+        _write_csv(pd.concat(parts), path)
+    return summarise(read_evaluation(path))
+
+
+def _first_samples(name: str, problems: Sequence[Problem], rollouts: Sequence[Rollout], part: pd.DataFrame):
+    first = {r.problem: r for r in rollouts if r.sample == 0}
+    return pd.DataFrame(
+        {
+            "set": name,
+            "problem": [p.id for p in problems],
+            "prompt": [p.prompt for p in problems],
+            "answer": [p.answer for p in problems],
+            "completion": [first[p.id].text for p in problems],
+            "correct": [bits[0] == "1" for bits in part["correct"]],
+        }
+    )
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    beside = path.with_name(f".{path.name}")
+    table.to_csv(beside, index=False, float_format="%.6g")
+    beside.replace(path)
+
+
+def read_evaluation(path: Path) -> pd.DataFrame:
+    """Per-problem results as `evaluate` wrote them."""
+    return pd.read_csv(path, dtype={"correct": str, "level": str, "problem": str})

@@ -1,0 +1,96 @@
+"""Which part of a completion counts as its answer."""
+
+import re
+
+# A longer answer is never a competition answer; the cap bounds every later step.
+MAX_ANSWER_CHARS = 1_000
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_UNBRACED = re.compile(r"\s{0,20}((?:\\[A-Za-z]+(?:\{[^{}]*\})*|[^\s$\\])+)")
+_ANSWER_LINE = re.compile(r"\banswer[ \t]{0,8}[*_]{0,3}[ \t]{0,8}(?:is[ \t]{0,8})?[:\uff1a]", re.IGNORECASE)
+_MATH_SEGMENT = re.compile(r"(?<!\\)\$+([^$]+?)(?<!\\)\$+|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+
+
+def _braced(text: str, start: int) -> int | None:
+    """End (exclusive) of the group that opens at ``start``, or None; escaped braces do not count."""
+    depth = 0
+    for match in _BRACE.finditer(text, start, start + 20 * MAX_ANSWER_CHARS):
+        if match[0] == "{":
+            depth += 1
+        elif match[0] == "}":
+            depth -= 1
+            if depth == 0:
+                return match.end()
+    return None
+
+
+def _box_content(text: str, match: re.Match) -> tuple[str | None, int]:
+    r"""Content and end of the box whose command is ``match``; None for a box that is never closed."""
+    start = match.end()
+    while start < len(text) and text[start] in " \t\n" and start < match.end() + 20:
+        start += 1
+    if start < len(text) and text[start] == "{":
+        end = _braced(text, start)
+        return (None, len(text)) if end is None else (text[start + 1 : end - 1], end)
+    bare = _UNBRACED.match(text, match.end(), match.end() + 2 * MAX_ANSWER_CHARS)  # TeX also allows \boxed 5
+    return (bare[1].rstrip(".,;:)"), bare.end()) if bare else ("", match.end())
+
+
+def _last_box(text: str) -> re.Match | None:
+    """The command of the last box; of nested boxes the outer one."""
+    # Searching from the end keeps megabytes with a million boxes as cheap as one box.
+    at = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    while at >= 0:
+        last = _BOX.match(text, at)
+        if last:
+            break
+        at = max(text.rfind("\\boxed", 0, at), text.rfind("\\fbox", 0, at))
+    else:
+        return None
+    window = max(0, last.start() - MAX_ANSWER_CHARS)
+    for outer in _BOX.finditer(text, window, last.start()):
+        content, end = _box_content(text, outer)
+        if content is not None and end > last.end():
+            return outer
+    return last
+
+
+def extract_answer(completion: str) -> tuple[str | None, str]:
+    r"""The answer a completion gives: its last ``\boxed{...}``, or else its last ``Answer:`` line.
+
+    Args:
+        completion: The completion's text, of any length.
+
+    Returns:
+        The answer's text and "" - or None and the reason why there is none. A last box that is empty or never closed
+        is no answer: an earlier box does not count, or a model could name several.
+    """
+    box = _last_box(completion)
+    if box:
+        content, _ = _box_content(completion, box)
+        if content is None:
+            return None, "the last box is never closed"
+        content = content.strip()
+        return (content, "") if content.strip("{} ") else (None, "the last box is empty")
+    line = None
+    for line in _ANSWER_LINE.finditer(completion):  # noqa: B007 - the last match is wanted
+        pass
+    if line is None:
+        return None, "no boxed answer and no 'Answer:' line"
+    rest = completion[line.end() : line.end() + 4 * MAX_ANSWER_CHARS].lstrip(" \t*_\r\n")
+    rest = rest.split("\n", 1)[0].strip(" \t\r*_`")
+    segments = _MATH_SEGMENT.findall(rest)
+    if len(segments) == 1:
+        rest = "".join(segments[0]).strip()
+    return (rest, "") if rest else (None, "the last 'Answer:' line is empty")
+
+
+def extract_exact(completion: str) -> tuple[str | None, str]:
+    """The tokens after the last ``#`` token of a micro completion, joined by one space; or None and the reason."""
+    tokens = completion.split()
+    for index in range(len(tokens) - 1, -1, -1):
+        if tokens[index] == "#":
+            rest = " ".join(tokens[index + 1 :])
+            return (rest, "") if rest else (None, "nothing follows the last '#'")
+    return None, "no '#' token"

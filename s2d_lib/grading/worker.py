@@ -1,0 +1,165 @@
+"""The process that runs math-verify: a small program, started by path, that reads requests and may be killed.
+
+It imports sympy and math-verify once, then forks a child that serves requests from standard input, one JSON object
+a line. The kernel ends the child when a request overruns its limits - default signal actions, so that not even one
+endless C call (10**10**10) survives - and a new child is forked from the warm process in milliseconds.
+
+It imports nothing of s2d_lib and needs no ``__main__`` guard in the program that uses it. POSIX only (fork, itimers).
+"""
+
+import contextlib
+import json
+import math
+import os
+import select
+import signal
+import sys
+
+MEMORY_BYTES = 4 << 30
+REQUESTS_PER_CHILD = 5_000  # then a fresh child: sympy's caches never grow for long
+RECYCLE = 3
+IDLE_CHECK_S = 10.0
+
+# Parsed once before the first fork: antlr builds its tables while parsing, and every child inherits them.
+WARM_UP = (
+    (r"\frac{\sqrt{3}}{2}", r"\sqrt{3}/2"),
+    ("2k+2", "2(k+1)"),
+    (r"\left(\frac{\pi}{2}, 3\right)", r"(\pi/2, 3)"),
+    (r"(-\infty, 2) \cup [3, \infty)", r"[3,\infty)\cup(-\infty,2)"),
+    (r"\begin{pmatrix} 1/3 \\ -2 \end{pmatrix}", r"\begin{pmatrix} \frac13 \\ -2 \end{pmatrix}"),
+    ("y = 2x + 3", "y - 2x = 3"),
+    ("6 - 5i", "-5i + 6"),
+    (r"\cot x", r"\frac{\cos x}{\sin x}"),
+    (r"2^{10} + 3!", "1030"),
+    ("x^3 + 3x - 6", "x(x^2+3)-6"),
+    (r"\log_2 8 e^{2}", r"\ln 5"),
+    ("x > 2", r"(2,\infty)"),
+)
+
+
+def make_equal():
+    """Import math-verify and return ``equal(gold, pred)`` for two LaTeX strings without dollars; it has no time limit.
+
+    Only LaTeX is parsed, gold and answer separately, and no number is picked out of text that does not parse.
+    """
+    import logging
+
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    logging.disable(logging.CRITICAL)  # one warning per unparsable answer helps nobody
+    # units: single letters such as t and m would be dropped as units; s2d_lib.grading drops the real ones itself
+    spelling = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+    config = [LatexExtractionConfig(normalization_config=spelling)]
+
+    def read(text):
+        return parse(f"${text}$", config, parsing_timeout=None)
+
+    def places(gold):
+        """Decimal places for comparing with a decimal: six, more for a gold answer near zero."""
+        try:
+            size = abs(float(gold[0].evalf(8)))
+            return 6 + max(0, math.ceil(-math.log10(size))) if 0 < size < 1 else 6
+        except Exception:
+            return 6
+
+    def equal(gold, pred):
+        gold_parsed, pred_parsed = read(gold), read(pred)
+        return bool(
+            verify(
+                gold_parsed,
+                pred_parsed,
+                float_rounding=places(gold_parsed),
+                allow_set_relation_comp=True,
+                timeout_seconds=None,
+            )
+        )
+
+    return equal
+
+
+def serve(equal, out, client, parent):
+    """Answer requests until standard input ends or nobody is left to read the answers."""
+    pending = b""
+    for _ in range(REQUESTS_PER_CHILD):
+        while b"\n" not in pending:
+            if not select.select([0], [], [], IDLE_CHECK_S)[0]:
+                # A process forked from the client may hold the pipe open after the client died.
+                if os.getppid() != parent or not alive(client):
+                    return 0
+                continue
+            chunk = os.read(0, 1 << 16)
+            if not chunk:
+                return 0
+            pending += chunk
+        line, pending = pending.split(b"\n", 1)
+        request = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, request["wall_s"])
+        signal.setitimer(signal.ITIMER_PROF, request["cpu_s"])
+        reply = {"id": request["id"]}
+        try:
+            reply["equal"] = [equal(gold, pred) for gold, pred in request["pairs"]]
+        except BaseException as error:  # MemoryError, RecursionError and whatever a parser thinks of
+            reply["error"] = type(error).__name__
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        send(out, reply)
+    return RECYCLE
+
+
+def alive(pid):
+    """Whether a process exists, also one of another user."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def send(out, reply):
+    """One line in one write: shorter than a pipe's atomic write."""
+    os.write(out, json.dumps(reply).encode() + b"\n")
+
+
+def main(client):
+    """Warm up, report ready, then keep one child serving; returns when standard input has ended."""
+    out = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints must not reach the protocol
+    try:
+        equal = make_equal()
+        for gold, pred in WARM_UP:
+            equal(gold, pred)
+    except Exception as error:
+        send(out, {"failed": f"{type(error).__name__}: {error}"[:500]})
+        return 1
+    with contextlib.suppress(Exception):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signals = [signal.SIGALRM, signal.SIGPROF]
+    for number in signals:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    send(out, {"ready": True})
+    parent = os.getpid()
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = serve(equal, out, client, parent)
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        if os.WIFSIGNALED(status):
+            send(out, {"died": os.WTERMSIG(status)})
+        elif os.WEXITSTATUS(status) != RECYCLE:
+            return 0
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        sys.exit(main(int(sys.argv[1])))

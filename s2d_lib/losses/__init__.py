@@ -1,0 +1,59 @@
+"""Distillation losses as pure tensor functions: three estimators of one divergence, and the reference they must match.
+
+`linear_divergence` is exact and the default; `topk_tail_divergence` and `sampled_token_reverse_kl` are what others use
+in its place, for the ablation. All take hidden states and heads and return a `TokenLoss`. This room knows torch only.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+
+from s2d_lib.losses.inputs import TokenLoss
+from s2d_lib.losses.linear_divergence import linear_divergence
+from s2d_lib.losses.reference import divergence, kl_divergence
+from s2d_lib.losses.sampled import sampled_token_reverse_kl, topk_tail_divergence
+
+__all__ = [
+    "ESTIMATORS",
+    "TokenLoss",
+    "divergence",
+    "estimator",
+    "kl_divergence",
+    "linear_divergence",
+    "sampled_token_reverse_kl",
+    "topk_tail_divergence",
+]
+
+ESTIMATORS = {
+    "full": linear_divergence,
+    "topk_tail": topk_tail_divergence,
+    "sampled_token": sampled_token_reverse_kl,
+}
+
+
+def estimator(name: str, **options) -> Callable[..., TokenLoss]:
+    """Return the estimator `name` ("full", "topk_tail" or "sampled_token") with `options` (such as `top_k`) set.
+
+    The result is called like `linear_divergence`, always with `tokens=` (the sampled tokens) beside, which only
+    "sampled_token" looks at: so a trainer can switch among the three by name alone.
+
+    Raises:
+        ValueError: an unknown name, or an option that this estimator does not have.
+
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"Unknown estimator {name!r}: choose one of {', '.join(ESTIMATORS)}.")
+    chosen = ESTIMATORS[name]
+    known = {*inspect.signature(linear_divergence).parameters, *inspect.signature(chosen).parameters} - {"options"}
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"The estimator {name!r} has no option {', '.join(unknown)}.")
+
+    @functools.wraps(chosen)
+    def switched(*args, tokens=None, **kwargs):
+        if "tokens" in known:
+            kwargs["tokens"] = tokens
+        return chosen(*args, **{**options, **kwargs})
+
+    return switched

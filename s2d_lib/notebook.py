@@ -1,0 +1,105 @@
+"""What every stage notebook starts and ends with."""
+
+import pandas as pd
+from IPython import get_ipython
+from IPython.display import display
+
+from s2d_lib.errors import StudyError
+from s2d_lib.evaluation import evaluate
+from s2d_lib.runs import Run, command_for, open_run
+from s2d_lib.stages.inputs import Inputs, prepare
+from s2d_lib.study import NOTEBOOKS
+from s2d_lib.study.load import did_you_mean
+
+PARAMETERS = ("profile", "checkpoint", "seed", "overrides")
+
+
+def start(profile: str, checkpoint: str, seed: int, overrides: dict, stages: tuple[str, ...]) -> Run:
+    """Open the run that a notebook's parameters name and show what it resolves to.
+
+    Raises:
+        StudyError: A parameter the notebook does not have, bad values, or a checkpoint of another notebook.
+    """
+    refuse_unknown_parameters(PARAMETERS)
+    run = open_run(profile, checkpoint, seed, overrides, stages)
+    display(resolved_table(run))
+    return run
+
+
+def refuse_unknown_parameters(known: tuple[str, ...]) -> None:
+    """Papermill only warns of a parameter that the notebook does not have; here it is an error.
+
+    Looks at the variables of a fresh kernel, where there is nothing yet but the parameters.
+
+    Raises:
+        StudyError: Naming the unknown parameter.
+    """
+    shell = get_ipython()
+    if shell is None or shell.execution_count > 3:  # later, the user's own variables are there too
+        return
+    plain = (str, int, float, bool, list, dict, tuple, type(None))
+    for name, value in shell.user_ns.items():
+        if name.startswith("_") or name in known or name in shell.user_ns_hidden:
+            continue
+        if isinstance(value, plain):
+            raise StudyError(f"this notebook has no parameter {name!r}; {did_you_mean(name, known)}")
+
+
+def require_evaluable(run: Run) -> None:
+    """Notebook 50 makes runs of base checkpoints and shows finished runs of all others.
+
+    Raises:
+        StudyError: For a trained checkpoint that is not finished, or one without a policy.
+    """
+    stage = run.resolved.stage
+    if stage == "teacher_rollouts" or (stage != "base" and not run.finished):
+        raise StudyError(
+            f"{run.resolved.checkpoint!r} is stage {stage!r} and not there to evaluate: run notebook {NOTEBOOKS[stage]} "
+            f"or `{command_for(run.resolved)}`."
+        )
+
+
+def resolved_table(run: Run) -> pd.DataFrame:
+    """The resolved stage as a table: where it starts, who teaches, on which labels, with which hyperparameters."""
+    resolved = run.resolved
+    rows = {
+        "checkpoint": f"{resolved.checkpoint} (profile {resolved.profile}, seed {resolved.seed})",
+        "stage": resolved.stage,
+        "model": f"{resolved.model.model} as {resolved.role}",
+        **resolved.parents,
+        **({"label pool": resolved.labels} if resolved.labels else {}),
+        "evaluation": ", ".join(resolved.problems.evaluations),
+        **{name: value for name, value in resolved.params.items() if value is not None},
+        "hash": resolved.hash[:12],
+    }
+    return pd.DataFrame({"value": {name: str(value) for name, value in rows.items()}})
+
+
+def finish(run: Run, inputs: Inputs | None = None) -> pd.DataFrame:
+    """Write the record and publish the run.
+
+    Args:
+        run: The run.
+        inputs: Of the run, where it has been evaluated; its summary then enters the record.
+
+    Returns:
+        The record's main numbers as a table.
+    """
+    if inputs is not None and not run.finished:
+        run.remember(evaluation=evaluate(run, inputs).to_dict("records"), problems=inputs.problems.report)
+    record = run.finish()
+    rows = {
+        "optimiser steps": record.get("optimizer_steps"),
+        "labeled problems used": len(record["label_use"]["problems"]) if "label_use" in record else None,
+        "gradings": record.get("label_use", {}).get("gradings"),
+        "sequences sampled": record.get("sampled", {}).get("sequences"),
+        "tokens sampled": record.get("sampled", {}).get("tokens"),
+        "tokens trained on": record.get("trained_tokens"),
+        "seconds": record["seconds"],
+        "peak memory, MiB": record["peak_memory_mb"]["cpu"],
+        "git": record["environment"]["git"],
+    }
+    return pd.DataFrame({"value": {name: str(value) for name, value in rows.items() if value is not None}})
+
+
+__all__ = ["evaluate", "finish", "prepare", "require_evaluable", "start"]

@@ -1,0 +1,109 @@
+"""What Snakemake needs to know: the jobs of a profile, and which of them are already done."""
+
+import json
+import os
+import shlex
+from dataclasses import dataclass
+
+from s2d_lib.errors import StudyError
+from s2d_lib.runs import find_run, runs_root
+from s2d_lib.study import Resolved, load_profile, needed, project_root, resolve
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run as a job of the graph."""
+
+    resolved: Resolved
+    parents: tuple[str, ...]  # hashes of the runs it reads
+
+    @property
+    def rule(self) -> str:
+        """Name of the Snakemake rule."""
+        hint = f"_{self.resolved.hash[:6]}" if self.resolved.overrides else ""
+        return f"{self.resolved.checkpoint.replace('.', '_')}_seed_{self.resolved.seed}{hint}"
+
+    @property
+    def command(self) -> str:
+        """The command, after `python -m s2d_lib.cli`."""
+        resolved = self.resolved
+        words = [
+            "run",
+            "--profile",
+            resolved.profile,
+            "--checkpoint",
+            resolved.checkpoint,
+            "--seed",
+            str(resolved.seed),
+        ]
+        if resolved.overrides:
+            words += ["--overrides", json.dumps(resolved.overrides)]
+        return shlex.join(words)
+
+    @property
+    def marker(self) -> str:
+        """An empty file that says that this run, with exactly these parameters, is finished."""
+        name = f"{self.resolved.checkpoint}-{self.resolved.hash[:12]}"
+        path = runs_root() / self.resolved.profile / "finished" / f"seed-{self.resolved.seed}" / name
+        return os.path.relpath(path, project_root())
+
+
+def jobs(profile: str) -> dict[str, Job]:
+    """All jobs of a profile's tables and seeds by their hash, parents first, their markers in step with the run folders.
+
+    Raises:
+        StudyError: Bad parameters, or a broken run folder.
+    """
+    found: dict[str, Job] = {}
+    for seed in load_profile(profile).seeds:
+        for checkpoint in needed(profile):
+            _add(resolve(profile, checkpoint, seed), found)
+    return found
+
+
+def regime_jobs(profile: str) -> dict[str, Job]:
+    """The jobs of a profile's regime check, likewise.
+
+    Raises:
+        StudyError: Bad parameters, a broken run folder, or a profile without a regime.
+    """
+    regime = load_profile(profile).regime
+    if regime is None:
+        raise StudyError(f"profile {profile!r} has no `regime` block.")
+    found: dict[str, Job] = {}
+    for seed in regime.seeds:
+        for checkpoint in regime.checkpoints:
+            _add(resolve(profile, checkpoint, seed), found)
+    for trials in regime.trials:
+        for rate in trials.learning_rates:
+            overrides = {"stages": {trials.stage: {"learning_rate": rate}}}
+            _add(resolve(profile, trials.checkpoint, regime.seeds[0], overrides), found)
+    return found
+
+
+def _add(resolved: Resolved, found: dict[str, Job]) -> str:
+    """Add a run and its ancestors; a run that its overrides do not touch is the plain one."""
+    if resolved.overrides:
+        plain = resolve(resolved.profile, resolved.checkpoint, resolved.seed)
+        resolved = plain if plain.hash == resolved.hash else resolved
+    if resolved.hash not in found:
+        parents = [
+            _add(resolve(resolved.profile, name, resolved.seed, resolved.overrides), found)
+            for name in dict.fromkeys(resolved.parents.values())
+        ]
+        job = Job(resolved, tuple(parents))
+        _sync_marker(job)
+        found[resolved.hash] = job
+    return resolved.hash
+
+
+def _sync_marker(job: Job) -> None:
+    marker = project_root() / job.marker
+    run = find_run(job.resolved, verify=False)
+    if run is None:
+        marker.unlink(missing_ok=True)
+    elif not marker.exists():
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+        made = (run.folder / "record.json").stat().st_mtime
+        os.utime(marker, (made, made))

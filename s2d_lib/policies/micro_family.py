@@ -1,0 +1,120 @@
+"""The micro family: transformers small enough to pretrain and post-train on a laptop, made once by notebook 10."""
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.optim.lr_scheduler import OneCycleLR
+from transformers import (
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from s2d_lib.problems.function_chains import EOS, PAD, UNK, World, corpus
+from s2d_lib.study.schema import Corpus, MicroModel
+
+HEAD_SIZE = 32  # the smallest that vLLM serves; it need not divide the width
+CONTEXT = 64  # tokens
+
+
+def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
+    """Word-level tokenizer over the world's words; EOS and pad are distinct tokens."""
+    vocabulary = {word: i for i, word in enumerate(world.words)}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token=EOS,
+        pad_token=PAD,
+        unk_token=UNK,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=CONTEXT,
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, spec: MicroModel) -> Qwen3ForCausalLM:
+    """A freshly initialised Qwen3 model with tied embeddings, fp32."""
+    torch.manual_seed(spec.seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=spec.width,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.heads,
+        head_dim=HEAD_SIZE,
+        intermediate_size=spec.mlp,
+        max_position_embeddings=CONTEXT,
+        initializer_range=spec.init,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def pretrain(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    world: World,
+    text: Corpus,
+    spec: MicroModel,
+    output_dir: str,
+    callbacks: list[TrainerCallback] | None = None,
+) -> list[dict]:
+    """Next-token training on the mixed-quality corpus, every document seen once; AdamW with a one-cycle rate.
+
+    Only the solutions carry loss: the prompts are random, so there is nothing to learn in them.
+
+    Returns:
+        The loss curve, one dict with `step` and `loss` (nats per token) every 50 steps.
+    """
+    documents = corpus(world, spec.steps * spec.batch, text.mix.model_dump(), text.slip, text.lengths, spec.seed)
+    dataset = [_padded(row, tokenizer, world) for row in tokenizer(documents)["input_ids"]]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.01)
+    # One step more than is taken: at its very end a one-cycle schedule can't be stepped again.
+    rate = OneCycleLR(optimizer, max_lr=spec.learning_rate, total_steps=spec.steps + 1)
+    arguments = TrainingArguments(
+        output_dir=output_dir,
+        max_steps=spec.steps,
+        per_device_train_batch_size=spec.batch,
+        logging_steps=50,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,  # the collator reads the length
+        use_cpu=True,
+        disable_tqdm=True,
+        seed=spec.seed,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=_shortest_batch,
+        optimizers=(optimizer, rate),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return [{"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row]
+
+
+def _padded(ids: list[int], tokenizer: PreTrainedTokenizerFast, world: World) -> dict:
+    # Right padding under a causal mask is never attended to by a real token, so no attention mask is needed.
+    tokens = np.full(CONTEXT, tokenizer.pad_token_id)
+    tokens[: len(ids)] = ids
+    labels = np.full(CONTEXT, -100)
+    solution = ids.index(world.words.index("?")) + 1
+    labels[solution : len(ids)] = ids[solution:]
+    return {"input_ids": tokens, "labels": labels, "length": len(ids)}
+
+
+def _shortest_batch(rows: list[dict]) -> dict:
+    longest = max(row["length"] for row in rows)
+    return {k: torch.from_numpy(np.stack([row[k] for row in rows])[:, :longest]) for k in ("input_ids", "labels")}

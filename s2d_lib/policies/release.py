@@ -1,0 +1,88 @@
+"""Making and releasing the micro family's base models: pretrained once, shared by all seeds of the study."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.micro_family import build_model, build_tokenizer, pretrain
+from s2d_lib.policies.policy import Policy, configure_torch, save_policy
+from s2d_lib.problems.function_chains import World
+from s2d_lib.provenance import environment
+from s2d_lib.runs import file_hash, publish, write_json
+from s2d_lib.study import load_profile
+from s2d_lib.study.load import did_you_mean
+from s2d_lib.study.resolve import RELEASED
+
+RECORD = "record.json"
+
+
+def make_base(
+    profile: str,
+    name: str,
+    folder: Path = RELEASED,
+    overrides: dict | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+) -> dict:
+    """Pretrain one base model of a profile and put it, with its record, into `folder/name`.
+
+    Args:
+        profile: Name of a profile with a `pretraining` block.
+        name: Which of its models.
+        folder: Where released models live; the package's own place by default.
+        overrides: Laid over the profile.
+        callbacks: For the trainer, for instance a live curve.
+
+    Returns:
+        The record: parameters, loss curve, size, weights hash.
+
+    Raises:
+        StudyError: The profile pretrains nothing, or no model of that name.
+    """
+    settings = load_profile(profile, overrides)
+    if settings.pretraining is None:
+        raise StudyError(f"profile {profile!r} has no `pretraining` block: its base models are published checkpoints.")
+    if name not in settings.pretraining.models:
+        raise StudyError(f"unknown base model {name!r}; {did_you_mean(name, settings.pretraining.models)}")
+    configure_torch(settings.hardware)
+    spec, text = settings.pretraining.models[name], settings.pretraining.corpus
+    world = World(**settings.problems.world.model_dump())
+    tokenizer = build_tokenizer(world)
+    model = build_model(tokenizer, spec)
+    with tempfile.TemporaryDirectory() as scratch:
+        curve = pretrain(model, tokenizer, world, text, spec, scratch, callbacks)
+    final = folder / name
+    beside = folder / f".{name}.unfinished"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_policy(Policy(model, tokenizer, chat=False), beside)
+    record = {
+        "model": spec.model_dump(),
+        "corpus": text.model_dump(),
+        "world": settings.problems.world.model_dump(),
+        "parameters": model.num_parameters(),
+        "weights_sha256": file_hash(beside / "model.safetensors"),
+        "loss": curve,
+        "environment": environment(),
+    }
+    write_json(beside / RECORD, record)
+    publish(beside, final)
+    return record
+
+
+def released(name: str, folder: Path = RELEASED) -> dict:
+    """The record of a released base model.
+
+    Raises:
+        StudyError: When it is missing, or its weights are not those of the record.
+    """
+    path = folder / name / RECORD
+    if not path.is_file():
+        raise StudyError(f"the base model {name!r} is not in {folder}: make it with `make base`.")
+    record = json.loads(path.read_text())
+    if file_hash(path.with_name("model.safetensors")) != record["weights_sha256"]:
+        raise StudyError(
+            f"the weights of base model {name!r} are not those of its record: make it again with `make base`."
+        )
+    return record

@@ -1,0 +1,118 @@
+"""From a resolved run's specification to its problems: the label pool and the evaluation sets."""
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from s2d_lib.errors import StudyError
+from s2d_lib.problems.base import Problem
+from s2d_lib.problems.competition import load_competition
+from s2d_lib.problems.decontamination import decontaminate
+from s2d_lib.problems.function_chains import World
+from s2d_lib.study.load import project_root
+from s2d_lib.study.resolve import ProblemSets
+from s2d_lib.study.schema import ChainSet, CompetitionSet
+
+LOCAL_FILES = {
+    "dapo-math-17k": "dapo-math-17k-processed.parquet",
+    "math-500": "math500.jsonl",
+    "aime-2024": "aime24.json",
+    "aime-2025": "aime25.json",
+    "gsm8k": "gsm8k_test.jsonl",
+}
+"""Names under which local copies of the datasets are looked for in $S2D_DATA."""
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The problems of a run.
+
+    Attributes:
+        pool: The label pool; empty for a base checkpoint.
+        evaluations: Evaluation sets by name.
+        grading: How answers are compared: `exact` or `math`.
+        report: What loading found: duplicates, conflicts, overlaps.
+    """
+
+    pool: list[Problem]
+    evaluations: dict[str, list[Problem]]
+    grading: str
+    report: dict = field(default_factory=dict)
+
+
+def load_problems(spec: ProblemSets) -> Problems:
+    """The label pool and the evaluation sets, disjoint.
+
+    Raises:
+        StudyError: A file is missing, broken or empty, a set can't be made, or the label pool overlaps an evaluation
+            set and the profile does not ask to remove the overlap.
+    """
+    if spec.source == "function_chains":
+        return _function_chains(spec)
+    return _competition(spec)
+
+
+def _function_chains(spec: ProblemSets) -> Problems:
+    world = World(**spec.world.model_dump())
+    taken: set[str] = set()
+    evaluations = {}
+    for name, chain_set in spec.evaluations.items():
+        evaluations[name] = _chain_set(world, name, chain_set, taken)
+    pool = _chain_set(world, "pool", spec.pool, taken) if spec.pool else []
+    return Problems(pool, evaluations, grading="exact")
+
+
+def _chain_set(world: World, name: str, spec: ChainSet, taken: set[str]) -> list[Problem]:
+    problems = world.problems(name, spec.count, spec.lengths, spec.rare, spec.seed, exclude=taken)
+    taken |= {problem.prompt for problem in problems}
+    return problems
+
+
+def _competition(spec: ProblemSets) -> Problems:
+    report: dict = {}
+
+    def read(name: str, one: CompetitionSet) -> list[Problem]:
+        path = str((project_root() / one.path).resolve()) if one.path else local_copy(one.dataset)
+        found = load_competition(one.dataset, source=path)
+        report[name] = found.report
+        problems = list(found.problems)
+        if one.limit and one.limit < len(problems):
+            chosen = np.random.default_rng(one.seed).choice(len(problems), size=one.limit, replace=False)
+            problems = [problems[i] for i in sorted(chosen)]
+        return problems
+
+    evaluations = {name: read(name, one) for name, one in spec.evaluations.items()}
+    pool = read("pool", spec.pool) if spec.pool else []
+    pool, report["overlap"] = _disjoint(pool, evaluations, spec.overlap)
+
+    def instructed(problems: list[Problem]) -> list[Problem]:
+        return (
+            [replace(p, prompt=f"{p.prompt}\n\n{spec.instruction}") for p in problems] if spec.instruction else problems
+        )
+
+    return Problems(
+        instructed(pool), {n: instructed(ps) for n, ps in evaluations.items()}, grading="math", report=report
+    )
+
+
+def local_copy(dataset: str) -> str | None:
+    """A file of the dataset in $S2D_DATA, a folder of local copies; none: it comes from the Hub."""
+    folder, name = os.environ.get("S2D_DATA"), LOCAL_FILES.get(dataset)
+    path = Path(folder) / name if folder and name else None
+    return str(path.resolve()) if path and path.is_file() else None
+
+
+def _disjoint(pool: list[Problem], evaluations: dict[str, list[Problem]], overlap: str) -> tuple[list[Problem], dict]:
+    if not pool:
+        return pool, {}
+    kept, report = decontaminate(pool, evaluations)
+    if report["overlaps"] and overlap == "refuse":
+        first = report["overlaps"][0]
+        raise StudyError(
+            f"the label pool overlaps an evaluation set: {report['removed']} of its problems, the first {first['pool']!r} "
+            f"with {first['problem']!r} of {first['evaluation']!r}; set problems.overlap to 'remove' to drop them from "
+            "the pool, or choose other sets."
+        )
+    return list(kept), report

@@ -1,0 +1,98 @@
+"""The compact results of a study: what every table and figure is drawn from, small enough to be committed.
+
+`figures/<profile>/results/` holds evaluation.csv (every problem's samples, graded), curves.csv (metrics of every
+optimiser step) and records.json (parameters, label use, tokens, versions of every run).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from s2d_lib.errors import StudyError
+from s2d_lib.runs import FinishedRun, write_json
+
+CURVES = [
+    "loss",
+    "reward",
+    "entropy",
+    "argmax_agreement",
+    "completions/mean_length",
+    "frac_reward_zero_std",
+    "grad_norm",
+]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Results of one profile.
+
+    Attributes:
+        evaluation: One row a problem: seed, checkpoint, set, problem, level, correct (a 0 or 1 each sample), tokens,
+            cut_off.
+        curves: One row an optimiser step: seed, checkpoint, step and the metrics in CURVES.
+        records: Records by checkpoint and seed.
+    """
+
+    evaluation: pd.DataFrame
+    curves: pd.DataFrame
+    records: dict[tuple[str, int], dict]
+
+    def accuracy(self, checkpoint: str, name: str) -> pd.DataFrame:
+        """Mean correctness of every problem of a set: a row a seed, a column a problem.
+
+        Raises:
+            StudyError: When the checkpoint was not evaluated on that set.
+        """
+        rows = self.evaluation[(self.evaluation["checkpoint"] == checkpoint) & (self.evaluation["set"] == name)]
+        if rows.empty:
+            raise StudyError(f"no results of {checkpoint!r} on {name!r}.")
+        mean = rows["correct"].map(lambda bits: bits.count("1") / len(bits))
+        return rows.assign(accuracy=mean).pivot(index="seed", columns="problem", values="accuracy")
+
+    @property
+    def sets(self) -> list[str]:
+        """Names of the evaluation sets, in order."""
+        return list(self.evaluation["set"].unique())
+
+
+def collect(runs: list[FinishedRun], folder: Path) -> None:
+    """Write the bundle of finished runs.
+
+    Args:
+        runs: All runs of the profile.
+        folder: figures/<profile>/results.
+    """
+    evaluations, curves, records = [], [], {}
+    for run in runs:
+        checkpoint, seed = run.name, run.record["resolved"]["seed"]
+        labels = {"seed": seed, "checkpoint": checkpoint}
+        if run.path("evaluation.csv").is_file():
+            table = pd.read_csv(run.path("evaluation.csv"), dtype={"correct": str, "level": str})
+            evaluations.append(table.assign(**labels)[["seed", "checkpoint", *table.columns]])
+        if run.path("metrics.csv").is_file():
+            table = pd.read_csv(run.path("metrics.csv"))
+            kept = ["step", *[c for c in CURVES if c in table]]
+            curves.append(table[kept].assign(**labels)[["seed", "checkpoint", *kept]])
+        records[f"{checkpoint}@{seed}"] = {k: v for k, v in run.record.items() if k != "files"}
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.concat(curves).to_csv(folder / "curves.csv", index=False, float_format="%.5g")
+    write_json(folder / "records.json", records)
+    pd.concat(evaluations).to_csv(folder / "evaluation.csv", index=False, float_format="%.6g")
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read the bundle of a profile.
+
+    Raises:
+        StudyError: When it is not there or broken.
+    """
+    try:
+        evaluation = pd.read_csv(folder / "evaluation.csv", dtype={"correct": str, "level": str})
+        curves = pd.read_csv(folder / "curves.csv")
+        raw = json.loads((folder / "records.json").read_text())
+    except (OSError, ValueError) as error:
+        raise StudyError(f"no readable results in {folder} ({error}): make them with `make study`.") from None
+    records = {(name.rsplit("@", 1)[0], int(name.rsplit("@", 1)[1])): record for name, record in raw.items()}
+    return Bundle(evaluation, curves, records)

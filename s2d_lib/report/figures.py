@@ -1,0 +1,66 @@
+"""Figures of a study: accuracies with intervals, and the curves of its training."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from s2d_lib.report.bundle import Bundle
+from s2d_lib.report.style import ROUTE_COLORS, ROUTE_LABELS, ROUTE_MARKERS, use_style
+
+
+def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure:
+    """Accuracy of every row of a table, one panel a set: the mean with its 95% interval, and each seed as a dot."""
+    use_style()
+    sets = bundle.sets
+    figure, panels = plt.subplots(
+        1, len(sets), sharey=True, figsize=(3.4 * len(sets) + 2.0, 0.36 * len(numbers) + 1.3), squeeze=False
+    )
+    places = np.arange(len(numbers))[::-1]
+    for axes, name in zip(panels[0], sets, strict=True):
+        for place, row in zip(places, numbers.to_dict("records"), strict=True):
+            color = ROUTE_COLORS.get(row["checkpoint"], "#000000")
+            seeds = bundle.accuracy(row["checkpoint"], name).mean(axis=1)
+            axes.plot(100 * seeds, np.full(len(seeds), place - 0.26), ".", color=color, alpha=0.55, markersize=4)
+            mean, low, high = (100 * row[c] for c in (name, f"{name} low", f"{name} high"))
+            axes.errorbar(
+                mean,
+                place,
+                xerr=[[mean - low], [high - mean]],
+                fmt=ROUTE_MARKERS.get(row["checkpoint"], "o"),
+                color=color,
+                capsize=3,
+            )
+            axes.annotate(f"{mean:.1f}", (mean, place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+        axes.set(title=name, xlabel="avg@16, %" if _samples(bundle, name) == 16 else f"avg@{_samples(bundle, name)}, %")
+        axes.set_xlim(0, 100)
+        axes.grid(axis="y", visible=False)
+    panels[0][0].set_yticks(places, numbers["route"])
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    plt.close(figure)
+    return figure
+
+
+def _samples(bundle: Bundle, name: str) -> int:
+    return len(bundle.evaluation.loc[bundle.evaluation["set"] == name, "correct"].iloc[0])
+
+
+def curves_figure(bundle: Bundle, metric: str, ylabel: str, title: str, log: bool = False) -> Figure:
+    """A metric over the optimiser steps of every run that has it: the mean over seeds, and their range."""
+    use_style()
+    figure, axes = plt.subplots(figsize=(6.5, 3.4))
+    for checkpoint, rows in bundle.curves.dropna(subset=[metric]).groupby("checkpoint", sort=False):
+        by_step = rows.pivot(index="step", columns="seed", values=metric).rolling(5, min_periods=1).mean()
+        color = ROUTE_COLORS.get(checkpoint)
+        axes.plot(by_step.index, by_step.mean(axis=1), color=color, label=ROUTE_LABELS.get(checkpoint, checkpoint))
+        axes.fill_between(by_step.index, by_step.min(axis=1), by_step.max(axis=1), color=color, alpha=0.15, linewidth=0)
+    axes.set(xlabel="optimiser step", ylabel=ylabel, title=title, yscale="log" if log else "linear")
+    axes.legend(loc="best")
+    plt.close(figure)
+    return figure
+
+
+def of_stages(bundle: Bundle, stages: tuple[str, ...]) -> Bundle:
+    """The bundle with the curves of these stages only."""
+    chosen = {name for (name, _), record in bundle.records.items() if record["resolved"]["stage"] in stages}
+    return Bundle(bundle.evaluation, bundle.curves[bundle.curves["checkpoint"].isin(chosen)], bundle.records)

@@ -1,0 +1,59 @@
+"""A progress bar and a curve that grows while a notebook trains."""
+
+import time
+
+import matplotlib.pyplot as plt
+from IPython import get_ipython
+from IPython.display import display
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+from s2d_lib.report.style import BLUE, use_style
+
+SECONDS_BETWEEN_DRAWINGS = 5.0  # drawing costs about 0.1 s; often enough to watch, rarely enough not to slow training
+
+
+class LiveCurve(TrainerCallback):
+    """A bar over the optimiser steps and, in a notebook, the reward (or, without one, the loss) so far, redrawn in place.
+
+    Args:
+        title: What is shown above the curve.
+    """
+
+    def __init__(self, title: str):
+        self.title = title
+        self.bar = None
+        self.handle = None
+        self.drawn = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Open the bar where training starts or resumes."""
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", mininterval=1.0)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Move the bar; redraw when the last drawing is old enough."""
+        self.bar.update(state.global_step - self.bar.n)
+        if get_ipython() is not None and time.monotonic() - self.drawn > SECONDS_BETWEEN_DRAWINGS:
+            self._draw(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Close the bar and draw the whole curve."""
+        self.bar.close()
+        if get_ipython() is not None:
+            self._draw(state)
+
+    def _draw(self, state) -> None:
+        rows = [row for row in state.log_history if "loss" in row]
+        if not rows:
+            return
+        name = "reward" if "reward" in rows[0] else "loss"
+        use_style()
+        figure, axes = plt.subplots(figsize=(6, 2.4))
+        axes.plot([row["step"] for row in rows], [row[name] for row in rows], color=BLUE, linewidth=1.2)
+        axes.set(title=self.title, xlabel=f"optimiser step (of {state.max_steps})", xlim=(0, state.max_steps))
+        plt.close(figure)
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+        self.drawn = time.monotonic()

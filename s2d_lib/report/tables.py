@@ -1,0 +1,95 @@
+"""Tables: a checkpoint a row, accuracy with interval, difference to the reference, and what the route cost."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from s2d_lib.claims import Estimate, bootstrap
+from s2d_lib.errors import StudyError
+from s2d_lib.report.bundle import Bundle
+from s2d_lib.report.cost import route_cost
+from s2d_lib.report.style import ROUTE_LABELS
+from s2d_lib.study.schema import Table
+
+COSTS = {
+    "own_steps": "own steps",
+    "all_steps": "all steps",
+    "labels": "labeled problems",
+    "gradings": "gradings",
+    "sampled_tokens": "tokens sampled",
+    "trained_tokens": "tokens trained on",
+}
+
+
+def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
+    """Numbers of a table, one row a checkpoint.
+
+    Returns:
+        `checkpoint`, `route`, `seeds`; for each evaluation set `<set>`, `<set> low`, `<set> high` (95% interval over
+        seeds and problems) and, with a reference, `<set> difference` and its interval; costs as means over seeds.
+
+    Raises:
+        StudyError: When a checkpoint or a seed of it is missing from the results.
+    """
+    rows = []
+    for checkpoint in table.rows:
+        seeds = sorted(seed for name, seed in bundle.records if name == checkpoint)
+        if not seeds:
+            raise StudyError(
+                f"table {table.title!r}: the results hold no run of {checkpoint!r}; make it with `make study`."
+            )
+        row: dict = {"checkpoint": checkpoint, "route": ROUTE_LABELS.get(checkpoint, checkpoint), "seeds": len(seeds)}
+        for name in bundle.sets:
+            own = bundle.accuracy(checkpoint, name)
+            row |= _columns(name, bootstrap(own.to_numpy()))
+            if table.reference:
+                reference = bundle.accuracy(table.reference, name).reindex(index=own.index, columns=own.columns)
+                if reference.isna().any(axis=None):
+                    raise StudyError(
+                        f"table {table.title!r}: {table.reference!r} lacks seeds or problems of {checkpoint!r}."
+                    )
+                row |= _columns(f"{name} difference", bootstrap(own.to_numpy(), reference.to_numpy()))
+        costs = pd.DataFrame([route_cost(bundle, checkpoint, seed) for seed in seeds]).mean()
+        rows.append(row | {COSTS[name]: round(value) for name, value in costs.items()})
+    return pd.DataFrame(rows)
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.mean, f"{name} low": estimate.low, f"{name} high": estimate.high}
+
+
+def readable(numbers: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
+    """The same table for readers: percent with intervals in brackets, costs with thousands separators."""
+    out = pd.DataFrame({"route": numbers["route"]})
+    for name in sets:
+        out[f"{name}, %"] = [_interval(*row) for row in numbers[[name, f"{name} low", f"{name} high"]].to_numpy()]
+        if f"{name} difference" in numbers:
+            columns = [f"{name} difference", f"{name} difference low", f"{name} difference high"]
+            out[f"{name}, difference"] = [_interval(*row, signed=True) for row in numbers[columns].to_numpy()]
+    for name in COSTS.values():
+        out[name] = [f"{value:,}" for value in numbers[name]]
+    return out
+
+
+def _interval(mean: float, low: float, high: float, signed: bool = False) -> str:
+    if signed and mean == low == high == 0:
+        return "reference"
+    sign = "+" if signed else ""
+    return f"{100 * mean:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+def write_table(numbers: pd.DataFrame, sets: list[str], folder: Path, name: str, title: str, note: str) -> None:
+    """Write a table as csv (all numbers), md and tex (for readers)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = readable(numbers, sets)
+    (folder / f"{name}.md").write_text(f"**{title}**\n\n{shown.to_markdown(index=False)}\n\n{note}\n")
+    body = shown.map(_tex).rename(columns=_tex).style.hide(axis="index").to_latex(hrules=True)
+    caption = f"\\caption{{{_tex(title)}. {_tex(note)}}}\n"
+    (folder / f"{name}.tex").write_text(f"\\begin{{table}}\n\\centering\n{caption}{body}\\end{{table}}\n")
+    numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
+
+
+def _tex(text: str) -> str:
+    for character in "%_&#":
+        text = text.replace(character, f"\\{character}")
+    return text

@@ -1,0 +1,113 @@
+"""One way to sample: completions of prompts from a policy, with their token ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+from transformers import set_seed
+
+from s2d_lib.policies.policy import Policy
+from s2d_lib.problems.base import Problem
+from s2d_lib.study.schema import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion of one problem.
+
+    Attributes:
+        problem: Id of the problem.
+        sample: Which of the problem's samples this is, from 0.
+        ids: Token ids, EOS included where the completion ended by itself.
+        text: Decoded without special tokens.
+        finished: False where the length limit cut it off.
+    """
+
+    problem: str
+    sample: int
+    ids: tuple[int, ...]
+    text: str
+    finished: bool
+
+
+def sample(
+    policy: Policy,
+    problems: Sequence[Problem],
+    *,
+    samples: int,
+    sampling: Sampling,
+    seed: int,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    about: str = "sampling",
+) -> list[Rollout]:
+    """`samples` independent completions of every problem, in the order of the problems.
+
+    Args:
+        policy: Who answers.
+        problems: What is asked.
+        samples: Completions for each problem.
+        sampling: Length limit and batch; temperature and top-p where not given here.
+        seed: Of the random stream; the same seed gives the same bytes on the same machine.
+        temperature: Instead of the sampling's.
+        top_p: Instead of the sampling's.
+        about: Label of the progress bar.
+    """
+    set_seed(seed)
+    tokenizer, device = policy.tokenizer, policy.model.device
+    jobs = [(problem, i) for problem in problems for i in range(samples)]
+    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
+    rollouts: list[Rollout] = []
+    was_training = policy.model.training
+    policy.model.eval()
+    with tqdm(total=len(jobs), desc=about, unit="rollout", mininterval=1.0) as bar:
+        for start in range(0, len(jobs), sampling.batch):
+            batch = jobs[start : start + sampling.batch]
+            inputs = tokenizer.pad(
+                {"input_ids": [prompt_ids[p.id] for p, _ in batch]}, return_tensors="pt", padding_side="left"
+            ).to(device)
+            with torch.no_grad():
+                out = policy.model.generate(
+                    **inputs,
+                    do_sample=True,
+                    temperature=sampling.temperature if temperature is None else temperature,
+                    top_p=sampling.top_p if top_p is None else top_p,
+                    top_k=0,
+                    max_new_tokens=sampling.max_new_tokens,
+                    eos_token_id=tokenizer.eos_token_id,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            completions = [_cut(row, tokenizer.eos_token_id) for row in out[:, inputs["input_ids"].shape[1] :].tolist()]
+            for (problem, i), ids, text in zip(batch, completions, policy.decode(completions), strict=True):
+                rollouts.append(Rollout(problem.id, i, tuple(ids), text, ids[-1] == tokenizer.eos_token_id))
+            bar.update(len(batch))
+    policy.model.train(was_training)
+    return rollouts
+
+
+def _cut(ids: list[int], eos: int) -> list[int]:
+    return ids[: ids.index(eos) + 1] if eos in ids else ids
+
+
+def sequence_log_probs(
+    policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], batch: int
+) -> list[float]:
+    """Log-probability (nats, temperature 1) of every rollout under the policy, EOS included."""
+    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
+    values: list[float] = []
+    for start in range(0, len(rollouts), batch):
+        part = rollouts[start : start + batch]
+        # Right padding: a causal model never looks at it, so it needs no mask and no shifted positions.
+        rows = [[*prompt_ids[r.problem], *r.ids] for r in part]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), policy.tokenizer.pad_token_id, device=policy.model.device)
+        keep = torch.zeros((len(rows), width), dtype=torch.bool, device=policy.model.device)
+        for i, (row, rollout) in enumerate(zip(rows, part, strict=True)):
+            ids[i, : len(row)] = torch.tensor(row)
+            keep[i, len(row) - len(rollout.ids) : len(row)] = True
+        with torch.no_grad():
+            logits = policy.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            chosen = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
+        values += (chosen * keep[:, 1:]).sum(1).tolist()
+    return values

@@ -1,0 +1,92 @@
+"""What a run reads, loaded and checked before anything is trained."""
+
+from dataclasses import dataclass
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.pair import check_pair
+from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.problems.base import Problem
+from s2d_lib.problems.sources import Problems, load_problems
+from s2d_lib.rollouts import Rollout, read_rollouts
+from s2d_lib.runs import FinishedRun, Run
+from s2d_lib.study.schema import Hardware, RoleModel
+
+
+@dataclass
+class Inputs:
+    """Everything a stage works with.
+
+    Attributes:
+        policy: The model that is trained or evaluated; of a finished run, the result.
+        problems: Label pool and evaluation sets.
+        teacher: The model that supplies dense targets or rollouts, where the stage has one.
+        rollouts: Stored teacher rollouts, where the stage trains on them.
+    """
+
+    policy: Policy
+    problems: Problems
+    teacher: Policy | None = None
+    rollouts: list[Rollout] | None = None
+
+
+def prepare(run: Run) -> Inputs:
+    """Load parents and problems and check all that can be wrong before training.
+
+    Raises:
+        StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that
+            overlaps an evaluation set or is smaller than one batch; no GPU where one is asked for.
+    """
+    resolved = run.resolved
+    problems = load_problems(resolved.problems)
+    _check_pool_fills_a_batch(run, problems.pool)
+    if run.finished and run.path("model").is_dir():
+        return Inputs(load_policy(resolved.model, resolved.hardware, run.path("model")), problems)
+    policy = load_policy(resolved.model, _trained(resolved.hardware), model_folder(run))
+    if "teacher" not in resolved.parents or resolved.stage == "teacher_rollouts":
+        teacher = None
+    else:
+        parent = run.parent("teacher")
+        teacher = load_policy(_model_of(parent), resolved.hardware, _weights_of(parent))
+        check_pair(policy, teacher)
+    rollouts = None
+    if "rollouts" in resolved.parents:
+        parent = run.parent("rollouts")
+        rollouts, _ = read_rollouts(parent.path("rollouts.parquet"))
+    return Inputs(policy, problems, teacher, rollouts)
+
+
+def model_folder(run: Run):
+    """Where a run's own starting weights lie: its unfinished model, its parent's, or the base model's place."""
+    if run.path("model").is_dir():
+        return run.path("model")
+    kind = "teacher" if run.resolved.stage == "teacher_rollouts" else "from"
+    return _weights_of(run.parent(kind)) if kind in run.resolved.parents else None
+
+
+def _weights_of(parent: FinishedRun):
+    """A trained run's model folder; a base run has none, its weights are where the role's spec says."""
+    return None if parent.record["resolved"]["stage"] == "base" else parent.path("model")
+
+
+def _model_of(parent: FinishedRun) -> RoleModel:
+    return RoleModel.model_validate(parent.record["resolved"]["model"])
+
+
+def _trained(hardware: Hardware) -> Hardware:
+    """Weights that an optimiser updates are float32; lower precision rounds small updates away."""
+    return hardware.model_copy(update={"dtype": "float32"})
+
+
+def _check_pool_fills_a_batch(run: Run, pool: list[Problem]) -> None:
+    params = run.resolved.stage_params
+    batch = getattr(params, "batch", None)
+    if batch is None:
+        return
+    needed = batch // getattr(params, "group_size", 1)
+    if "rollouts" in run.resolved.parents:
+        return  # rows are rollouts there, several a problem; the stage checks their number
+    if len(pool) < needed:
+        raise StudyError(
+            f"the label pool {run.resolved.labels!r} has {len(pool)} problems but one optimiser step of "
+            f"{run.resolved.stage} takes {needed}: lower `batch` or enlarge the pool."
+        )

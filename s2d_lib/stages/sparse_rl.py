@@ -1,0 +1,102 @@
+"""Sparse RL: GRPO with a 0/1 task reward (paper A: Stage 1 on the teacher, Stage 3 and cold RL on the student)."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from s2d_lib.grading import make_reward
+from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
+from s2d_lib.runs import Run
+from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.training import (
+    finished_metrics,
+    last_whole_checkpoint,
+    run_seed,
+    schedule,
+    train,
+    trainer_arguments,
+)
+
+
+class RecordedReward:
+    """A reward function that also writes down every grading: which problem, at which step, how long, correct or not.
+
+    The file is the run's account of label use. A resumed run drops what was graded after its checkpoint and goes on.
+    """
+
+    def __init__(self, reward: Callable, path: Path, first_step: int):
+        self.reward, self.path = reward, path
+        self.__name__ = reward.__name__  # TRL names its metrics after it
+        rows = path.read_text().splitlines() if path.is_file() else []
+        kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] < first_step]
+        path.write_text("".join(f"{row}\n" for row in kept))
+
+    def __call__(self, prompts, completions, completion_ids, trainer_state, **columns) -> list[float]:
+        """Rewards of one generation batch, in order; TRL's signature (1.16: `GRPOTrainer._calculate_rewards`)."""
+        rewards = self.reward(prompts=prompts, completions=completions, **columns)
+        with self.path.open("a") as stream:
+            for problem, ids, reward in zip(columns["id"], completion_ids, rewards, strict=True):
+                row = {
+                    "step": trainer_state.global_step,
+                    "problem": problem,
+                    "tokens": len(ids),
+                    "correct": int(reward),
+                }
+                stream.write(json.dumps(row) + "\n")
+        return rewards
+
+
+def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
+    """Train `inputs.policy` with GRPO on the label pool.
+
+    Returns:
+        Metrics of every optimiser step. The run keeps the model, the metrics and gradings.jsonl.
+    """
+    if (done := finished_metrics(run)) is not None:
+        return done
+    params, policy = run.resolved.stage_params, inputs.policy
+    problems = schedule(inputs.problems.pool, params.batch // params.group_size, params.steps, run_seed(run, "order"))
+    rows = [{"prompt": policy.prompt(p.prompt), "answer": p.answer, "id": p.id} for p in problems]
+    config = GRPOConfig(
+        **trainer_arguments(run, params),
+        num_generations=params.group_size,
+        max_completion_length=run.resolved.sampling.max_new_tokens,
+        temperature=run.resolved.sampling.temperature,
+        top_p=run.resolved.sampling.top_p,
+        beta=params.kl_coefficient,
+        epsilon=params.epsilon_low,
+        epsilon_high=params.epsilon_high,
+        loss_type=params.loss_type,
+        scale_rewards=params.scale_rewards,
+        mask_truncated_completions=params.mask_truncated,
+        chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
+    )
+    reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), _resumed_step(run))
+    trainer = GRPOTrainer(
+        model=policy.model,
+        reward_funcs=reward,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=policy.tokenizer,
+    )
+    metrics = train(run, policy, trainer, f"{run.resolved.checkpoint}: reward")
+    gradings = pd.read_json(run.path("gradings.jsonl"), lines=True)
+    used = gradings.groupby("problem", sort=True).size()
+    run.remember(
+        label_use={
+            "problems": {str(problem): int(times) for problem, times in used.items()},
+            "gradings": len(gradings),
+        },
+        sampled={"sequences": len(gradings), "tokens": int(gradings["tokens"].sum())},
+        trained_tokens=int(gradings["tokens"].sum()),
+    )
+    return metrics
+
+
+def _resumed_step(run: Run) -> int:
+    checkpoint = last_whole_checkpoint(run.path("trainer"))
+    return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0

@@ -1,0 +1,39 @@
+"""Teacher rollouts: the teacher answers every prompt of the pool once and for all stages that train on its states."""
+
+from s2d_lib.rollouts import Rollout, read_rollouts, sample, write_rollouts
+from s2d_lib.rollouts.sample import sequence_log_probs
+from s2d_lib.runs import Run
+from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.training import run_seed
+
+
+def teacher_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:
+    """Sample `samples_per_problem` completions of every problem of the pool from the teacher.
+
+    Returns:
+        The rollouts. The run keeps them in rollouts.parquet, with their log-probabilities and how they were sampled.
+    """
+    path = run.path("rollouts.parquet")
+    if path.is_file():
+        return read_rollouts(path)[0]
+    resolved = run.resolved
+    seed = run_seed(run, "rollouts")
+    rollouts = sample(
+        inputs.policy,
+        inputs.problems.pool,
+        samples=resolved.stage_params.samples_per_problem,
+        sampling=resolved.sampling,
+        seed=seed,
+        about=f"{resolved.checkpoint}",
+    )
+    log_probs = sequence_log_probs(inputs.policy, inputs.problems.pool, rollouts, resolved.sampling.batch)
+    how = {
+        "teacher": resolved.parents["teacher"],
+        "temperature": resolved.sampling.temperature,
+        "top_p": resolved.sampling.top_p,
+        "log_prob": "nats of the whole completion under the teacher at temperature 1, top-p 1",
+        "seed": seed,
+    }
+    run.remember(sampled={"sequences": len(rollouts), "tokens": sum(len(r.ids) for r in rollouts)})
+    write_rollouts(path, rollouts, log_probs, how)
+    return rollouts

@@ -1,0 +1,48 @@
+"""Teacher-sample SFT: hard-label next-token training on the teacher's rollouts, right or wrong (paper A's control)."""
+
+import pandas as pd
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from s2d_lib.errors import StudyError
+from s2d_lib.runs import Run
+from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
+
+
+def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
+    """Train `inputs.policy` on the stored teacher rollouts' tokens; only completion tokens carry loss.
+
+    Returns:
+        Metrics of every optimiser step. The run keeps the model and the metrics.
+    """
+    if (done := finished_metrics(run)) is not None:
+        return done
+    params, policy = run.resolved.stage_params, inputs.policy
+    problems = inputs.problems.pool
+    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
+    rows = [
+        {
+            "input_ids": [*prompt_ids[r.problem], *r.ids],
+            "labels": [-100] * len(prompt_ids[r.problem]) + list(r.ids),
+        }
+        for r in inputs.rollouts
+    ]
+    if len(rows) < params.batch:
+        raise StudyError(
+            f"{run.resolved.checkpoint!r} has {len(rows)} rollouts but one optimiser step takes {params.batch}: lower "
+            "`batch` or raise teacher_rollouts.samples_per_problem."
+        )
+    order = schedule(rows, params.batch, params.steps, run_seed(run, "order"))
+    trainer = SFTTrainer(
+        model=policy.model,
+        args=SFTConfig(**trainer_arguments(run, params), max_length=None, packing=False),
+        train_dataset=Dataset.from_list(order),
+        processing_class=policy.tokenizer,
+    )
+    metrics = train(run, policy, trainer, f"{run.resolved.checkpoint}: loss, nats per token")
+    run.remember(
+        sampled={"sequences": 0, "tokens": 0},
+        trained_tokens=sum(token != -100 for row in order for token in row["labels"]),
+    )
+    return metrics

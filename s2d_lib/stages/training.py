@@ -1,0 +1,128 @@
+"""What all training stages share: the order of the data, TRL's arguments, resuming, and what is kept of a run."""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.policy import Policy, save_policy
+from s2d_lib.report.live import LiveCurve
+from s2d_lib.runs import Run
+from s2d_lib.study import derive_seed
+from s2d_lib.study.schema import Training
+
+Item = TypeVar("Item")
+
+
+def run_seed(run: Run, purpose: str) -> int:
+    """Seed of one random stream of a run: no two runs, and no two purposes in a run, share one."""
+    resolved = run.resolved
+    return derive_seed(resolved.profile, resolved.checkpoint, resolved.seed, purpose)
+
+
+def schedule(items: Sequence[Item], per_step: int, steps: int, seed: int) -> list[Item]:
+    """The items of every optimiser step in order: fresh permutations of all items, one after the other.
+
+    Laid out beforehand, so that a resumed run sees the same order and the record knows every use of a problem.
+
+    Returns:
+        `per_step * steps` items; none is used n + 1 times before all were used n times.
+    """
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    while len(order) < per_step * steps:
+        order += rng.permutation(len(items)).tolist()
+    return [items[i] for i in order[: per_step * steps]]
+
+
+def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:
+    """The arguments that every TRL config gets."""
+    hardware = run.resolved.hardware
+    return {
+        "output_dir": str(run.path("trainer")),
+        "max_steps": params.steps,
+        "learning_rate": params.learning_rate,
+        "lr_scheduler_type": params.schedule,
+        "warmup_steps": params.warmup_steps,
+        "weight_decay": params.weight_decay,
+        "max_grad_norm": params.max_grad_norm,
+        "per_device_train_batch_size": params.micro_batch,
+        "gradient_accumulation_steps": params.batch // params.micro_batch,
+        "gradient_checkpointing": hardware.gradient_checkpointing,
+        "bf16": hardware.dtype == "bfloat16",
+        "use_cpu": hardware.device == "cpu",
+        "logging_steps": 1,
+        "save_steps": params.save_steps,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "seed": run_seed(run, "training"),
+        "shuffle_dataset": False,  # `schedule` has laid the order out
+        "pad_to_multiple_of": None,
+        "disable_tqdm": True,  # LiveCurve shows the progress
+    }
+
+
+class StopOnNonFinite(TrainerCallback):
+    """Ends training at the first loss or gradient norm that is not a finite number."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Look at every logged step."""
+        for name in ("loss", "grad_norm"):
+            value = (logs or {}).get(name)
+            if value is not None and not math.isfinite(float(value)):
+                raise StudyError(
+                    f"{name} is {value} at step {state.global_step}: lower the learning rate; the checkpoints before "
+                    f"this step are in {args.output_dir}."
+                )
+
+
+def train(run: Run, policy: Policy, trainer: Trainer, title: str) -> pd.DataFrame:
+    """Train, resuming where an interrupted attempt stopped, and keep the model and the metrics of every step.
+
+    Returns:
+        The metrics, one row an optimiser step.
+
+    Raises:
+        StudyError: On a non-finite loss, or when fewer steps were taken than asked for.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(StopOnNonFinite())
+    trainer.add_callback(LiveCurve(title))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.path("trainer")))
+    asked = run.resolved.params["steps"]
+    if trainer.state.global_step != asked:
+        raise StudyError(
+            f"{run.resolved.checkpoint!r} took {trainer.state.global_step} of {asked} steps: too little data."
+        )
+    metrics = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
+    metrics = metrics[["step", *[c for c in metrics.columns if c not in ("step", "epoch")]]]
+    metrics.to_csv(run.path("metrics.csv"), index=False)
+    policy.model = trainer.accelerator.unwrap_model(trainer.model)
+    run.remember(optimizer_steps=int(asked))
+    save_policy(policy, run.path("model"))
+    return metrics
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest trainer checkpoint whose state can be read; half-written ones are removed."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[1])):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())  # transformers writes it last
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)
+            continue
+        return str(checkpoint)
+    return None
+
+
+def finished_metrics(run: Run) -> pd.DataFrame | None:
+    """Metrics of a run whose training is over, or None."""
+    over = run.path("model").is_dir() and run.path("metrics.csv").is_file()
+    return pd.read_csv(run.path("metrics.csv")) if over else None

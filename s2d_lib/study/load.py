@@ -1,0 +1,130 @@
+"""Reading params/*.yaml: from files to validated study and profile, with one clear sentence for what is wrong."""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from s2d_lib.errors import StudyError
+from s2d_lib.study.schema import Profile, Study
+
+
+def project_root() -> Path:
+    """The folder that holds params/study.yaml: $S2D_HOME, or the working directory or one above it, or the checkout
+    this package was installed from.
+
+    Raises:
+        StudyError: When there is none.
+    """
+    here = Path.cwd()
+    candidates = [here, *here.parents, Path(__file__).resolve().parents[2]]
+    if "S2D_HOME" in os.environ:
+        candidates = [Path(os.environ["S2D_HOME"])]
+    for folder in candidates:
+        if (folder / "params" / "study.yaml").is_file():
+            return folder
+    raise StudyError(
+        f"no params/study.yaml in {candidates[0]} or above it: work inside the project or set S2D_HOME to its folder."
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the closest known one, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}."
+
+
+def read_yaml(path: Path) -> dict:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        StudyError: When it is missing, not YAML or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise StudyError(f"{path} does not exist.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} must hold a mapping, found {type(content).__name__}.")
+    return content
+
+
+def validated(model, content: dict, where: str):
+    """`content` as an instance of `model`; the first validation errors become one sentence.
+
+    Raises:
+        StudyError: Naming the key, what is wrong and, for an unknown key, the closest known one.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise StudyError(f"{where}: " + "; ".join(_say(e) for e in error.errors()[:3])) from None
+
+
+def _say(error: dict) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown parameter {place!r} (remove it or check its spelling)"
+    if error["type"] == "missing":
+        return f"parameter {place!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    shown = f", given {given!r}" if isinstance(given, str | int | float | bool | None) else ""
+    return f"{place}: {message}{shown}" if place else message + shown
+
+
+def deep_merge(base: dict, changes: dict) -> dict:
+    """`base` with `changes` laid over it, nested mappings merged key by key; neither is modified."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both_nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = deep_merge(merged[key], value) if both_nested else value
+    return merged
+
+
+def load_study(root: Path | None = None) -> Study:
+    """The validated params/study.yaml.
+
+    Raises:
+        StudyError: When it is broken, or a checkpoint or table names a checkpoint that is not declared.
+    """
+    path = (root or project_root()) / "params" / "study.yaml"
+    study = validated(Study, read_yaml(path), str(path.name))
+    for name, node in study.checkpoints.items():
+        for parent in filter(None, (node.from_, node.teacher)):
+            if parent not in study.checkpoints:
+                hint = did_you_mean(parent, study.checkpoints)
+                raise StudyError(f"{path.name}: checkpoint {name!r} needs {parent!r}, which is not declared; {hint}")
+    for name, table in study.tables.items():
+        for row in table.rows:
+            if row not in study.checkpoints:
+                hint = did_you_mean(row, study.checkpoints)
+                raise StudyError(f"{path.name}: table {name!r} lists {row!r}, which is not declared; {hint}")
+    return study
+
+
+def profile_names(root: Path | None = None) -> list[str]:
+    """Names of the profiles in params/."""
+    reserved = {"study", "claims", "published"}
+    return sorted(p.stem for p in ((root or project_root()) / "params").glob("*.yaml") if p.stem not in reserved)
+
+
+def load_profile(name: str, overrides: dict | None = None, root: Path | None = None) -> Profile:
+    """The validated params/<name>.yaml with `overrides` (nested, same shape as the file) laid over it.
+
+    Raises:
+        StudyError: Unknown profile, unknown or ill-typed parameter.
+    """
+    root = root or project_root()
+    if name not in profile_names(root):
+        raise StudyError(f"unknown profile {name!r}; {did_you_mean(str(name), profile_names(root))}")
+    if overrides is not None and not isinstance(overrides, dict):
+        raise StudyError(f"`overrides` must be a mapping shaped like params/{name}.yaml, given {overrides!r}.")
+    content = deep_merge(read_yaml(root / "params" / f"{name}.yaml"), overrides or {})
+    return validated(Profile, content, f"profile {name!r}")

@@ -1,0 +1,218 @@
+"""From a name to everything its run needs: one checkpoint of one profile and seed, resolved, hashed and recorded."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from s2d_lib.errors import StudyError
+from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_root, validated
+from s2d_lib.study.schema import (
+    ChainSet,
+    Checkpoint,
+    CompetitionSet,
+    Distillation,
+    Evaluation,
+    Hardware,
+    Profile,
+    Role,
+    RoleModel,
+    Sampling,
+    SparseRL,
+    Stage,
+    Strict,
+    Study,
+    TeacherRollouts,
+    Training,
+    WorldSpec,
+)
+
+STAGE_PARAMS = {
+    "sparse_rl": SparseRL,
+    "forward_kl": Distillation,
+    "opd": Distillation,
+    "teacher_sample_sft": Training,
+    "teacher_rollouts": TeacherRollouts,
+}
+USES_ROLLOUTS = ("forward_kl", "teacher_sample_sft")
+RELEASED = Path(__file__).parents[1] / "policies" / "micro"
+
+
+class ProblemSets(Strict):
+    """The problems a run touches."""
+
+    source: str
+    world: WorldSpec | None = None
+    instruction: str = ""
+    overlap: str = "refuse"
+    pool: ChainSet | CompetitionSet | None = None  # the label pool; none for a base checkpoint
+    evaluations: dict[str, ChainSet | CompetitionSet]
+
+
+class Resolved(Strict):
+    """Everything one run needs. Its hash names the run's content: equal hashes mean interchangeable runs."""
+
+    profile: str
+    checkpoint: str
+    seed: int
+    stage: Stage
+    role: Role
+    model: RoleModel
+    weights: str | None = None  # hash of released base weights, so that new base models make all runs stale
+    labels: str | None = None
+    params: dict[str, Any]  # the stage's hyperparameters, validated
+    problems: ProblemSets
+    sampling: Sampling
+    evaluation: Evaluation
+    hardware: Hardware
+    parents: dict[str, str] = Field(default_factory=dict)  # kind (from, teacher, rollouts) -> checkpoint name
+    parent_hashes: dict[str, str] = Field(default_factory=dict)  # checkpoint name -> hash
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the resolved form; `profile` and `overrides` are only labels and don't enter it."""
+        content = self.model_dump(mode="json", exclude={"profile", "overrides"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def stage_params(self) -> SparseRL | Distillation | Training | TeacherRollouts | None:
+        """The stage's hyperparameters as their own type."""
+        model = STAGE_PARAMS.get(self.stage)
+        return model.model_validate(self.params) if model else None
+
+
+def rollouts_name(teacher: str, labels: str) -> str:
+    """Name of the run that holds a teacher's rollouts on a label pool, sampled once for all that train on them."""
+    return f"{teacher}.rollouts.{labels}"
+
+
+def with_rollouts(study: Study) -> dict[str, Checkpoint]:
+    """The study's checkpoints and, for every teacher and pool that some stage needs rollouts of, their run."""
+    nodes = dict(study.checkpoints)
+    for node in study.checkpoints.values():
+        if needs_rollouts(node):
+            name = rollouts_name(node.teacher, node.labels)
+            nodes[name] = Checkpoint(
+                stage="teacher_rollouts",
+                teacher=node.teacher,
+                labels=node.labels,
+                about=f"rollouts of {node.teacher} on the label pool {node.labels}, sampled once",
+            )
+    return nodes
+
+
+def needs_rollouts(node: Checkpoint) -> bool:
+    """Whether a checkpoint trains on stored teacher rollouts."""
+    return node.stage in USES_ROLLOUTS or node.overrides.get("states") == "teacher"
+
+
+def parents_of(node: Checkpoint) -> dict[str, str]:
+    """The runs a checkpoint reads, by what it reads them for."""
+    parents = {"from": node.from_, "teacher": node.teacher}
+    if needs_rollouts(node):
+        parents["rollouts"] = rollouts_name(node.teacher, node.labels)
+        if node.stage == "teacher_sample_sft":
+            del parents["teacher"]  # it sees the samples only
+    return {kind: name for kind, name in parents.items() if name}
+
+
+def resolve(
+    profile: str, checkpoint: str, seed: int, overrides: dict | None = None, root: Path | None = None
+) -> Resolved:
+    """Everything the run (profile, seed, checkpoint) needs.
+
+    Raises:
+        StudyError: Unknown profile, checkpoint, role, pool or parameter, or a value of the wrong type; nothing has
+            been loaded or trained by then.
+    """
+    root = root or project_root()
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise StudyError(f"`seed` must be a whole number of at least 0, given {seed!r}.")
+    study = load_study(root)
+    settings = load_profile(profile, overrides, root)
+    nodes = with_rollouts(study)
+    memo: dict[str, Resolved] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> Resolved:
+        if name in path:
+            raise StudyError(f"study.yaml: {' needs '.join([*path[path.index(name) :], name])}, which is a cycle.")
+        if name not in nodes:
+            raise StudyError(f"unknown checkpoint {name!r}; {did_you_mean(str(name), nodes)}")
+        if name not in memo:
+            parents = {kind: visit(parent, (*path, name)) for kind, parent in parents_of(nodes[name]).items()}
+            memo[name] = _resolve_node(name, nodes[name], settings, parents, profile, seed, overrides or {})
+        return memo[name]
+
+    return visit(checkpoint, ())
+
+
+def _resolve_node(
+    name: str, node: Checkpoint, settings: Profile, parents: dict[str, Resolved], profile: str, seed: int, overrides
+) -> Resolved:
+    where = f"profile {profile!r}, checkpoint {name!r}"
+    role = node.role or parents["from" if "from" in parents else "teacher"].role
+    if role not in settings.roles:
+        raise StudyError(f"{where} needs a model for role {role!r}: add it under `roles`.")
+    if node.labels is not None and node.labels not in settings.problems.pools:
+        hint = did_you_mean(node.labels, settings.problems.pools)
+        raise StudyError(f"{where}: label pool {node.labels!r} is not declared; {hint}")
+    problems = ProblemSets(
+        source=settings.problems.source,
+        world=getattr(settings.problems, "world", None),
+        instruction=getattr(settings.problems, "instruction", ""),
+        overlap=getattr(settings.problems, "overlap", "refuse"),
+        pool=settings.problems.pools[node.labels] if node.labels else None,
+        evaluations=settings.problems.evaluations,
+    )
+    return Resolved(
+        profile=profile,
+        checkpoint=name,
+        seed=seed,
+        stage=node.stage,
+        role=role,
+        model=settings.roles[role],
+        weights=released_weights(settings.roles[role].model) if node.stage == "base" else None,
+        labels=node.labels,
+        params=_stage_params(node, role, settings, where),
+        problems=problems,
+        sampling=settings.sampling,
+        evaluation=settings.evaluation,
+        hardware=settings.hardware,
+        parents={kind: parent.checkpoint for kind, parent in parents.items()},
+        parent_hashes={parent.checkpoint: parent.hash for parent in parents.values()},
+        overrides=overrides,
+    )
+
+
+def _stage_params(node: Checkpoint, role: str, settings: Profile, where: str) -> dict[str, Any]:
+    if node.stage == "base":
+        return {}
+
+    def params(stage: str, extra: dict) -> dict:
+        refined = {**settings.by_role.get(role, {}).get(stage, {}), **extra}
+        content = getattr(settings.stages, stage).model_dump() | refined
+        return validated(STAGE_PARAMS[stage], content, f"{where}, stage {stage!r}").model_dump()
+
+    own = params(node.stage, node.overrides)
+    if node.steps_of:
+        own["steps"] = sum(params(stage, {})["steps"] for stage in node.steps_of)
+    return own
+
+
+def released_weights(model: str) -> str | None:
+    """Weights hash of a model released inside the package (`micro/<name>`), from its record; none for other models."""
+    if not model.startswith("micro/"):
+        return None
+    record = RELEASED / model.removeprefix("micro/") / "record.json"
+    if not record.is_file():
+        raise StudyError(f"the released model {model!r} is not in this installation: make it with `make base`.")
+    return json.loads(record.read_text())["weights_sha256"]
+
+
+def derive_seed(*parts: str | int) -> int:
+    """A 31-bit seed from names and numbers, so that no two runs share a random stream by accident."""
+    text = "\x1f".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

@@ -1,0 +1,56 @@
+"""Shared fixtures: a tiny study in a folder of its own."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import torch
+
+torch.set_num_threads(1)  # two spinning threads on a shared core are several times slower than one
+
+ROOT = Path(__file__).parents[1]
+
+TINY = {
+    "problems": {
+        "pools": {"full": {"count": 16, "lengths": [2], "seed": 1}},
+        "evaluations": {
+            "micro-math": {"count": 6, "lengths": [2], "seed": 2},
+            "micro-aime": {"count": 4, "lengths": [3], "rare": True, "seed": 3},
+        },
+    },
+    "evaluation": {"samples": 4},
+    "stages": {
+        "sparse_rl": {"steps": 4, "batch": 16, "micro_batch": 8, "group_size": 4, "save_steps": 2},
+        "forward_kl": {"steps": 4, "batch": 16, "micro_batch": 8, "save_steps": 2},
+        "opd": {"steps": 4, "batch": 16, "micro_batch": 8, "save_steps": 2},
+        "teacher_sample_sft": {"steps": 4, "batch": 16, "micro_batch": 8, "save_steps": 2},
+        "teacher_rollouts": {"samples_per_problem": 2},
+    },
+}
+"""Overrides of the micro profile that make every stage take seconds."""
+
+
+@pytest.fixture
+def root() -> Path:
+    """The project's folder."""
+    return ROOT
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch) -> Path:
+    """An empty place for runs."""
+    monkeypatch.setenv("S2D_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("S2D_HOME", str(ROOT))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def tiny() -> dict:
+    """Overrides of the micro profile that make every stage take seconds."""
+    return TINY

@@ -1,0 +1,309 @@
+"""The fused loss in a trainer's hands: masks, weights, frozen and shared heads, autocast, hostile values, bad arguments."""
+
+import math
+
+import pytest
+import torch
+from exact import exact_loss, make_case, relative_error
+from torch.utils.flop_counter import FlopCounterMode
+
+from s2d_lib.losses import divergence, linear_divergence
+
+BETAS = (0.0, 0.5, 1.0)
+INF = math.inf
+
+
+def with_grad(case):
+    return {k: v.clone().requires_grad_(k.startswith("student")) for k, v in case.items()}
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_masked_tokens_are_never_looked_at(beta):
+    case = make_case((3, 4), 20, 5, 6)
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [0, 1, 1, 1]])
+    kept = {k: v[mask.bool()] if k.endswith("hidden") else v for k, v in case.items()}
+    expected_case = with_grad(kept)
+    linear_divergence(**expected_case, beta=beta).loss.backward()
+    for who in ("student", "teacher"):
+        case[f"{who}_hidden"][~mask.bool()] = math.nan
+    case = with_grad(case)
+    out = linear_divergence(**case, beta=beta, mask=mask)
+    out.loss.backward()
+    grad = case["student_hidden"].grad
+    assert torch.equal(grad[~mask.bool()], torch.zeros(6, 5))
+    torch.testing.assert_close(grad[mask.bool()], expected_case["student_hidden"].grad)
+    torch.testing.assert_close(case["student_weight"].grad, expected_case["student_weight"].grad)
+    assert torch.equal(out.per_token[~mask.bool()], torch.zeros(6))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "head", "kept", "matmuls"),
+    [(True, True, 40, 4), (True, True, 4, 4), (True, False, 40, 3), (False, True, 40, 3), (False, False, 40, 2)],
+)
+def test_no_matmul_more_than_needed(hidden, head, kept, matmuls):
+    # All with the same width, so that the count of operations is a count of head-sized matmuls over the kept tokens
+    case = make_case((40,), 30, 16, 16)
+    case["student_hidden"].requires_grad_(hidden)
+    case["student_weight"].requires_grad_(head)
+    with FlopCounterMode(display=False) as counter:
+        out = linear_divergence(**case, mask=torch.arange(40) < kept, chunk_size=10)
+        if hidden or head:
+            out.loss.backward()
+    assert counter.get_total_flops() == matmuls * 2 * kept * 30 * 16
+
+
+def test_frozen_head_and_no_grad():
+    case = make_case((9,), 20, 5, 6)
+    _, _, _, exact = exact_loss(case, 1.0, {})
+    case["student_hidden"].requires_grad_()
+    out = linear_divergence(**case)
+    out.loss.backward()
+    assert case["student_weight"].grad is None
+    assert relative_error(case["student_hidden"].grad, exact["student_hidden"]) < 1e-5
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        silent = linear_divergence(**case)
+    assert counter.get_total_flops() == 2 * 9 * 20 * (5 + 6)
+    assert not silent.loss.requires_grad
+    assert silent.loss.item() == out.loss.item()
+
+
+def test_nothing_flows_to_teacher_or_weights():
+    case = {k: v.requires_grad_() for k, v in make_case((9,), 20, 5, 6, bias=True).items()}
+    weights = torch.rand(9, requires_grad=True)
+    linear_divergence(**case, weights=weights).loss.backward()
+    for name, tensor in {**case, "weights": weights}.items():
+        assert (tensor.grad is not None) == name.startswith("student"), name
+
+
+def test_tied_heads_add_their_gradients_up():
+    # The student's embedding is its head, and the teacher's too (self-distillation)
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.randn(12, 6, dtype=torch.float64, generator=generator, requires_grad=True)
+    teacher_hidden = torch.randn(5, 6, dtype=torch.float64, generator=generator)
+    tokens = torch.tensor([0, 3, 3, 7, 11])
+    hidden = torch.tanh(embedding[tokens])
+    (fused,) = torch.autograd.grad(linear_divergence(hidden, embedding, teacher_hidden, embedding).loss, embedding)
+    hidden = torch.tanh(embedding[tokens])
+    teacher_logits = teacher_hidden @ embedding.detach().T
+    (plain,) = torch.autograd.grad(divergence(hidden @ embedding.T, teacher_logits).mean(), embedding)
+    torch.testing.assert_close(fused, plain)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_all_masked_is_exactly_zero(beta):
+    case = with_grad(make_case((2, 3), 9, 4, 4, bias=True))
+    out = linear_divergence(**case, beta=beta, mask=torch.zeros(2, 3), weights=torch.ones(2, 3))
+    out.loss.backward()
+    assert out.loss.item() == 0
+    assert out.n_tokens.item() == 0
+    assert torch.equal(out.per_token, torch.zeros(2, 3))
+    assert all(torch.equal(t.grad, torch.zeros_like(t)) for k, t in case.items() if k.startswith("student"))
+
+
+def test_no_tokens_at_all():
+    case = with_grad(make_case((0,), 9, 4, 4))
+    out = linear_divergence(**case)
+    out.loss.backward()
+    assert out.loss.item() == 0
+    assert torch.equal(case["student_weight"].grad, torch.zeros(9, 4))
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("forbidding", [-INF, -1e30])
+def test_tokens_that_both_forbid_do_not_exist(beta, forbidding):
+    case = make_case((6,), 10, 4, 5, bias=True, dtype=torch.float32)
+    allowed = torch.tensor([0, 1, 3, 4, 6, 8])
+    small = {k: v[allowed] if "hidden" not in k else v for k, v in case.items()}
+    loss, per_token, entropy, exact = exact_loss(small, beta, {})
+    for who in ("student", "teacher"):
+        bias = torch.full((10,), forbidding)
+        bias[allowed] = case[f"{who}_bias"][allowed]
+        case[f"{who}_bias"] = bias
+    case = with_grad(case)
+    out = linear_divergence(**case, beta=beta, chunk_size=4)
+    out.loss.backward()
+    assert relative_error(out.loss.item(), loss) < 1e-5
+    assert relative_error(out.per_token, per_token) < 1e-5
+    assert relative_error(out.entropy, entropy) < 1e-5
+    for name in ("student_weight", "student_bias"):
+        grad = case[name].grad
+        assert relative_error(grad[allowed], exact[name]) < 1e-5
+        rest = torch.ones(10, dtype=torch.bool).index_fill(0, allowed, False)
+        assert torch.equal(grad[rest], torch.zeros_like(grad[rest]))
+    assert relative_error(case["student_hidden"].grad, exact["student_hidden"]) < 1e-5
+
+
+@pytest.mark.parametrize(("who", "beta"), [("student", 1.0), ("teacher", 0.0), ("student", 0.5), ("teacher", 0.5)])
+def test_a_token_forbidden_by_the_weighing_model_adds_nothing(who, beta):
+    case = make_case((6,), 10, 4, 5, bias=True)
+    case[f"{who}_bias"][[2, 5]] = -INF
+    forbidden = {k: v.double() for k, v in case.items()}
+    forbidden[f"{who}_bias"][[2, 5]] = -1e4  # the same to fp64, and differentiable in the definition
+    loss, _, _, exact = exact_loss(forbidden, beta, {})
+    case = with_grad(case)
+    out = linear_divergence(**case, beta=beta)
+    out.loss.backward()
+    assert relative_error(out.loss.item(), loss) < 1e-5
+    for name, grad in exact.items():
+        assert relative_error(case[name].grad, grad) < 1e-5
+
+
+@pytest.mark.parametrize(("who", "beta"), [("teacher", 1.0), ("student", 0.0)])
+def test_mass_where_the_other_has_none_is_honestly_infinite(who, beta):
+    case = make_case((3,), 10, 4, 5, bias=True)
+    case[f"{who}_bias"][2] = -INF
+    out = linear_divergence(**case, beta=beta)
+    assert out.loss.item() == INF
+    assert torch.equal(out.per_token, torch.full((3,), INF))
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_nan_is_not_hidden(beta):
+    case = make_case((3,), 10, 4, 5, bias=True)
+    case["student_hidden"][1] = math.nan
+    out = linear_divergence(**case, beta=beta)
+    assert torch.equal(out.per_token.isnan(), torch.tensor([False, True, False]))
+    assert out.loss.isnan()
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_far_apart_and_very_peaked_models_stay_finite(beta):
+    case = with_grad(make_case((8,), 40, 6, 6, spread=300.0))
+    out = linear_divergence(**case, beta=beta)
+    out.loss.backward()
+    assert out.loss.isfinite()
+    assert out.loss > 0
+    assert case["student_weight"].grad.isfinite().all()
+
+
+def test_padded_vocabularies_need_vocab_size_and_leave_the_padding_alone():
+    case = make_case((7,), (13, 16), 4, 5, bias=True)
+    case["student_weight"][11:] = 50.0  # would dominate if it took part
+    case["student_bias"][11:] = math.nan
+    with pytest.raises(ValueError, match="13 and 16 rows: pass vocab_size"):
+        linear_divergence(**case)
+    small = {k: v[:11] if "hidden" not in k else v for k, v in case.items()}
+    loss, _, _, exact = exact_loss(small, 1.0, {})
+    case = with_grad(case)
+    for chunk_size in (None, 3):
+        for tensor in case.values():
+            tensor.grad = None
+        out = linear_divergence(**case, vocab_size=11, chunk_size=chunk_size)
+        out.loss.backward()
+        assert relative_error(out.loss.item(), loss) < 1e-5
+        for name in ("student_weight", "student_bias"):
+            assert relative_error(case[name].grad[:11], exact[name]) < 1e-5
+            assert not case[name].grad[11:].any()
+
+
+def test_upstream_gradient_multiplies():
+    case = make_case((7,), 13, 4, 5)
+    once, thrice = with_grad(case), with_grad(case)
+    linear_divergence(**once).loss.backward()
+    (linear_divergence(**thrice).loss * 3).backward()
+    torch.testing.assert_close(thrice["student_weight"].grad, 3 * once["student_weight"].grad)
+    torch.testing.assert_close(thrice["student_hidden"].grad, 3 * once["student_hidden"].grad)
+
+
+def test_gradients_accumulate_and_a_retained_graph_can_be_used_again():
+    case = with_grad(make_case((7,), 13, 4, 5))
+    leaves = case["student_hidden"], case["student_weight"]
+    loss = linear_divergence(**case).loss
+    first = [g.clone() for g in torch.autograd.grad(loss, leaves, torch.tensor(2.0), retain_graph=True)]
+    loss.backward()
+    linear_divergence(**case).loss.backward()
+    for leaf, grad in zip(leaves, first, strict=True):
+        torch.testing.assert_close(leaf.grad, grad)  # twice the loss, two ways
+    with pytest.raises(RuntimeError, match="retain_graph"):
+        loss.backward()
+
+
+def test_no_second_derivative():
+    case = with_grad(make_case((7,), 13, 4, 5))
+    (grad,) = torch.autograd.grad(linear_divergence(**case).loss, case["student_weight"], create_graph=True)
+    with pytest.raises(RuntimeError):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_normalizer_makes_micro_batches_add_up(beta):
+    case = make_case((4, 6), 13, 4, 5)
+    mask = torch.ones(4, 6)
+    mask[0, 1:] = 0
+    weights = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    whole = linear_divergence(**case, beta=beta, mask=mask, weights=weights).loss
+    for normalizer in (int(mask.sum()), mask.sum()):
+        parts = 0
+        for i in range(4):
+            part = {k: v[i] if k.endswith("hidden") else v for k, v in case.items()}
+            options = {"mask": mask[i], "weights": weights[i], "normalizer": normalizer}
+            parts += linear_divergence(**part, beta=beta, **options).loss
+        torch.testing.assert_close(parts, whole)
+    doubled = linear_divergence(**case, beta=beta, mask=mask, weights=2 * weights).loss
+    torch.testing.assert_close(doubled, 2 * whole)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_autocast_computes_from_bf16_inputs_with_fp32_logits(beta):
+    case = make_case((30,), 400, 32, 48, bias=True)
+    rounded = {k: v.bfloat16() if "bias" not in k else v for k, v in case.items()}
+    loss, _, _, exact = exact_loss(rounded, beta, {})
+    case = with_grad(case)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = linear_divergence(**case, beta=beta, chunk_size=16)
+    out.loss.backward()
+    assert out.loss.dtype == torch.float32
+    assert abs(out.loss.item() - loss) < 1e-5 * loss  # bf16 logits would be far off this
+    for name, grad in exact.items():
+        assert case[name].grad.dtype == torch.float32
+        assert relative_error(case[name].grad, grad) < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("student", "head", "teacher", "tolerance"),
+    [
+        (torch.bfloat16, torch.float32, torch.bfloat16, 5e-3),  # FSDP mixed precision: a master copy of the head
+        (torch.float32, torch.float32, torch.bfloat16, 1e-5),
+        (torch.bfloat16, torch.bfloat16, torch.float32, 5e-3),
+        (torch.float16, torch.float16, torch.float16, 1e-3),
+        (torch.float32, torch.float32, torch.float64, 1e-5),
+    ],
+)
+def test_dtypes_may_differ(student, head, teacher, tolerance):
+    case = make_case((10,), 60, 16, 16)
+    case = {k: v.to(teacher if k.startswith("teacher") else student) for k, v in case.items()}
+    case["student_weight"] = case["student_weight"].to(head)
+    loss, _, _, exact = exact_loss(case, 1.0, {})
+    case = with_grad(case)
+    out = linear_divergence(**case)
+    out.loss.backward()
+    assert relative_error(out.loss.item(), loss) < 1e-5
+    for name, grad in exact.items():
+        assert case[name].grad.dtype == case[name].dtype
+        assert relative_error(case[name].grad, grad) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"beta": 1.5}, "beta must be"),
+        ({"beta": math.nan}, "beta must be"),
+        ({"temperature": 0.0}, "temperature must be"),
+        ({"student_softcap": -1.0}, "student_softcap must be"),
+        ({"teacher_logit_scale": 0.0}, "teacher_logit_scale must be"),
+        ({"normalizer": 0}, "normalizer must be"),
+        ({"normalizer": torch.ones(2)}, "normalizer must be one number"),
+        ({"chunk_size": 0}, "chunk_size must be"),
+        ({"vocab_size": 11}, "vocab_size must be a whole number from 1 to 10"),
+        ({"mask": torch.ones(3)}, "mask must have the tokens' shape"),
+        ({"weights": torch.ones(4, 1)}, "weights must have the tokens' shape"),
+        ({"student_bias": torch.ones(9)}, "student bias must have shape"),
+        ({"teacher_hidden": torch.ones(5, 6)}, "must cover the same tokens"),
+        ({"teacher_hidden": torch.ones(4, 7)}, "teacher hidden states have width 7"),
+        ({"student_weight": torch.ones(10)}, "the head \\(V, H\\)"),
+        ({"student_hidden": torch.ones(4, 5, dtype=torch.long)}, "must be floats"),
+    ],
+)
+def test_bad_arguments_are_refused_in_a_sentence(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        linear_divergence(**{**make_case((4,), 10, 5, 6), **change})

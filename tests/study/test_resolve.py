@@ -1,0 +1,95 @@
+"""Resolution and hashing: a changed parameter makes exactly the runs below it stale."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s2d_lib.study import derive_seed, needed, resolve
+
+CHECKPOINTS = list(needed("micro"))
+
+
+def stale_after(overrides: dict) -> set[str]:
+    """Checkpoints of the micro study whose hash changes under the overrides."""
+    return {name for name in CHECKPOINTS if resolve("micro", name, 0).hash != resolve("micro", name, 0, overrides).hash}
+
+
+def test_a_stage_parameter_makes_exactly_that_stage_and_what_is_below_it_stale():
+    assert stale_after({"stages": {"opd": {"learning_rate": 1e-4}}}) == {
+        "student.bridge.raw_teacher",
+        "student.bridge.rl_teacher",
+        "student.opd_only.rl_teacher",
+    }
+
+
+def test_teacher_rl_feeds_all_that_learns_from_the_rl_teacher():
+    stale = stale_after({"by_role": {"teacher": {"sparse_rl": {"learning_rate": 1e-4}}}})
+    assert stale == {name for name in CHECKPOINTS if "rl_teacher" in name or name.startswith("teacher.rl")}
+
+
+def test_rollouts_feed_warmup_and_sft_but_not_opd_only():
+    stale = stale_after({"stages": {"teacher_rollouts": {"samples_per_problem": 9}}})
+    assert "student.teacher_sample_sft.rl_teacher" in stale
+    assert "student.bridge.raw_teacher" in stale
+    assert not stale & {"student.opd_only.rl_teacher", "student.grpo", "teacher.rl", "student", "teacher"}
+
+
+def test_steps_of_keeps_a_one_stage_control_at_the_bridges_updates():
+    steps = lambda name, o=None: resolve("micro", name, 0, o).params["steps"]  # noqa: E731
+    bridge = steps("student.warm.rl_teacher") + steps("student.bridge.rl_teacher")
+    assert (
+        steps("student.opd_only.rl_teacher")
+        == bridge
+        == steps("student.grpo")
+        == steps("student.teacher_sample_sft.rl_teacher")
+    )
+    assert steps("student.opd_only.rl_teacher", {"stages": {"forward_kl": {"steps": 7}}}) == 7 + steps(
+        "student.bridge.rl_teacher"
+    )
+
+
+def test_labels_seeds_and_names_that_are_only_labels_do_not_enter_the_hash():
+    assert stale_after({"about": "other words"}) == set()
+    assert stale_after({"seeds": [5, 6]}) == set()
+    assert resolve("micro", "student", 0).hash != resolve("micro", "student", 1).hash
+
+
+def test_resolving_twice_gives_the_same_hash():
+    assert (
+        resolve("micro", "student.bridge.rl_teacher", 2).hash == resolve("micro", "student.bridge.rl_teacher", 2).hash
+    )
+
+
+def test_parents_come_before_children():
+    order = list(needed("micro"))
+    for child, parents in needed("micro").items():
+        assert all(order.index(parent) < order.index(child) for parent in parents)
+
+
+def test_shared_ancestors_are_one_job():
+    assert CHECKPOINTS.count("teacher.rl.rollouts.full") == 1
+    assert len(CHECKPOINTS) == len(set(CHECKPOINTS)) == 12
+
+
+@given(st.lists(st.one_of(st.integers(), st.text(max_size=5)), min_size=1, max_size=4))
+def test_derived_seeds_fit_every_generator(parts):
+    assert 0 <= derive_seed(*parts) < 2**31
+
+
+def test_derived_seeds_do_not_collide_over_a_study():
+    names = [
+        (p, c, s, u) for p in ("micro", "qwen3") for c in CHECKPOINTS for s in range(20) for u in ("order", "training")
+    ]
+    assert len({derive_seed(*name) for name in names}) == len(names)
+
+
+def test_adjacent_parts_are_kept_apart():
+    assert derive_seed("a", "bc") != derive_seed("ab", "c")
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_resolved_form_survives_json(seed):
+    from s2d_lib.study import Resolved
+
+    resolved = resolve("micro", "student.bridge.rl_teacher", seed)
+    assert Resolved.model_validate_json(resolved.model_dump_json()).hash == resolved.hash

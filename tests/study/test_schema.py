@@ -1,0 +1,88 @@
+"""Parameters: what is unknown, ill-typed or inconsistent gets one clear sentence."""
+
+import pytest
+
+from s2d_lib.errors import StudyError
+from s2d_lib.study import load_profile, load_study, profile_names, resolve
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_committed_profile_is_valid(name):
+    assert load_profile(name).seeds
+
+
+def test_every_checkpoint_of_every_profiles_tables_resolves():
+    study = load_study()
+    for profile in profile_names():
+        for table in load_profile(profile).tables:
+            for row in study.tables[table].rows:
+                assert resolve(profile, row, 0).checkpoint == row
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("micr", "student", 0), "unknown profile 'micr'; did you mean 'micro'?"),
+        (("micro", "student.grop", 0), "unknown checkpoint 'student.grop'; did you mean 'student.grpo'?"),
+        (("micro", "student", -1), "`seed` must be a whole number"),
+        (("micro", "student", "0"), "`seed` must be a whole number"),
+        (("micro", "student", True), "`seed` must be a whole number"),
+        (("micro", "student", 0, {"stages": {"opd": {"stepz": 3}}}), "unknown parameter 'stages.opd.stepz'"),
+        (("micro", "student", 0, {"stages": {"opd": {"steps": "many"}}}), "stages.opd.steps"),
+        (("micro", "student", 0, {"stages": {"opd": {"steps": 0}}}), "stages.opd.steps"),
+        (("micro", "student", 0, {"stages": {"sparse_rl": {"group_size": 7}}}), "group_size 7 does not divide batch"),
+        (("micro", "student", 0, {"stages": {"opd": {"micro_batch": 100}}}), "micro_batch 100 does not divide batch"),
+        (("micro", "student", 0, {"stages": {"opd": {"top_k": 8}}}), "`top_k` belongs to estimator topk_tail"),
+        (
+            ("micro", "student", 0, {"stages": {"forward_kl": {"estimator": "sampled_token"}}}),
+            "sampled_token is reverse KL",
+        ),
+        (("micro", "student", 0, {"hardware": {"device": "tpu"}}), "hardware.device"),
+        (("micro", "student", 0, ["a"]), "`overrides` must be a mapping"),
+    ],
+)
+def test_bad_parameters_get_one_sentence(arguments, sentence):
+    with pytest.raises(StudyError) as error:
+        resolve(*arguments)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def write_params(folder, study: str):
+    (folder / "params").mkdir()
+    (folder / "params" / "study.yaml").write_text(study)
+
+
+@pytest.mark.parametrize(
+    ("study", "sentence"),
+    [
+        ("[1, 2]", "must hold a mapping"),
+        ("checkpoints: {a: {stage: base, role: student", "not valid YAML"),
+        ("checkpoints: {a: {stage: base}}\ntables: {}", "needs exactly role, given nothing"),
+        ("checkpoints: {a: {stage: base, role: student, labels: full}}\ntables: {}", "needs exactly role"),
+        ("checkpoints: {a: {stage: sparse_rl, from: b, labels: full}}\ntables: {}", "'b', which is not declared"),
+        ("checkpoints: {a: {stage: nope}}\ntables: {}", "checkpoints.a.stage"),
+        (
+            "checkpoints: {a: {stage: base, role: student}}\ntables: {t: {title: x, rows: [c]}}",
+            "'c', which is not declared",
+        ),
+        ("checkpoints: {}\ntables: {t: {title: x, rows: [], reference: c}}", "is not one of the rows"),
+    ],
+)
+def test_broken_study_files_get_one_sentence(tmp_path, study, sentence):
+    write_params(tmp_path, study)
+    with pytest.raises(StudyError, match=sentence):
+        load_study(tmp_path)
+
+
+def test_a_cycle_is_named(tmp_path, root):
+    write_params(
+        tmp_path,
+        "checkpoints:\n  a: {stage: sparse_rl, from: b, labels: full}\n  b: {stage: sparse_rl, from: a, labels: full}\n"
+        "tables: {}",
+    )
+    (tmp_path / "params" / "micro.yaml").write_text(
+        (root / "params" / "micro.yaml").read_text().replace("[headline]", "[]")
+    )
+    with pytest.raises(StudyError, match="a needs b needs a, which is a cycle"):
+        resolve("micro", "a", 0, root=tmp_path)
