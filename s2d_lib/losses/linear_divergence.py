@@ -132,6 +132,8 @@ class _LinearDivergence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream, *_):
+        if upstream is None:  # the loss is not part of what is differentiated
+            return (None,) * 6
         if ctx.grads is None:
             raise RuntimeError("linear_divergence keeps its gradients for one backward pass: pass retain_graph=True.")
         grads = ctx.grads

@@ -31,11 +31,6 @@ class DenseTrainer(DistillationTrainer):
         self.divergence = divergence
         self._stored: list[list[int]] | None = None
 
-    def _set_signature_columns_if_needed(self):
-        super()._set_signature_columns_if_needed()
-        if "completion_ids" not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, "completion_ids"]
-
     def _generate_and_score_completions(self, inputs):
         self._stored = [row["completion_ids"] for row in inputs] if "completion_ids" in inputs[0] else None
         return super()._generate_and_score_completions(inputs)

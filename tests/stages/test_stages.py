@@ -1,0 +1,159 @@
+"""The stages on real TRL trainers and the released micro models, a few steps each."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+
+from s2d_lib.errors import StudyError
+from s2d_lib.report.live import LiveCurve
+from s2d_lib.rollouts import read_rollouts
+from s2d_lib.runs import open_run
+from s2d_lib.stages import sparse_rl as sparse_rl_module
+from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.training import last_whole_checkpoint
+from s2d_lib.study.load import deep_merge
+
+pytestmark = pytest.mark.slow
+
+
+def bits(run) -> bytes:
+    """What must not change between two runs of the same seed."""
+    return run.path("evaluation.csv").read_bytes()
+
+
+def test_sparse_rl_accounts_for_every_label(make):
+    run = make("student.grpo")
+    gradings = pd.read_json(run.path("gradings.jsonl"), lines=True)
+    assert len(gradings) == run.record["label_use"]["gradings"] == 4 * 16  # steps x rollouts
+    assert gradings.groupby("step").size().tolist() == [16] * 4
+    assert set(gradings.groupby(["step", "problem"]).size()) == {4}  # whole groups
+    uses = run.record["label_use"]["problems"]
+    assert len(uses) == 16  # 4 steps of 4 problems: the pool exactly once
+    assert set(uses.values()) == {4}
+    assert run.record["sampled"] == {"sequences": 64, "tokens": int(gradings["tokens"].sum())}
+    assert run.record["optimizer_steps"] == 4
+    metrics = pd.read_csv(run.path("metrics.csv"))
+    assert metrics["reward"].to_numpy() == pytest.approx(gradings.groupby("step")["correct"].mean().to_numpy())
+
+
+def test_the_dense_stages_read_stored_rollouts_or_sample_as_they_should(make):
+    warm = make("student.warm.rl_teacher")
+    bridge = make("student.bridge.rl_teacher")
+    assert warm.record["sampled"] == {"sequences": 0, "tokens": 0}
+    assert bridge.record["sampled"]["sequences"] == 4 * 16
+    assert warm.record["trained_tokens"] > 0
+    assert "label_use" not in warm.record
+    assert "label_use" not in bridge.record
+
+
+def test_teacher_sample_sft_trains_on_the_stored_tokens(make, tiny):
+    run = make("student.teacher_sample_sft.rl_teacher")
+    assert run.record["optimizer_steps"] == 4
+    rollouts, how = read_rollouts(
+        open_run("micro", "student.warm.rl_teacher", 0, tiny).parent("rollouts").path("rollouts.parquet")
+    )
+    assert len(rollouts) == 32
+    assert how["teacher"] == "teacher.rl"
+    # 64 rows of 32 rollouts: every rollout exactly twice
+    assert run.record["trained_tokens"] == 2 * sum(len(r.ids) for r in rollouts)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(make, runs):
+    first = make("student.grpo")
+    weights, results = first.record["files"]["model/model.safetensors"], bits(first)
+    shutil.rmtree(first.folder)
+    again = make("student.grpo")
+    assert again.record["files"]["model/model.safetensors"] == weights
+    assert bits(again) == results
+    assert make("student.grpo", seed=1).record["files"]["model/model.safetensors"] != weights
+
+
+class Killed(BaseException):
+    """Stands for the process dying at some point of training."""
+
+
+@pytest.mark.parametrize(
+    "checkpoint", ["student.grpo", "student.bridge.raw_teacher", "student.teacher_sample_sft.rl_teacher"]
+)
+def test_an_interrupted_run_ends_in_the_same_bytes(make, tiny, monkeypatch, checkpoint):
+    whole = make(checkpoint)
+    expected = {name: h for name, h in whole.record["files"].items() if name != "metrics.csv"}
+    shutil.rmtree(whole.folder)
+
+    def die(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveCurve, "on_step_end", die, raising=False)
+        with pytest.raises(Killed):
+            make(checkpoint)
+    run = open_run("micro", checkpoint, 0, tiny)
+    assert (run.folder / "trainer" / "checkpoint-2").is_dir()
+    run._lock.close()
+    resumed = make(checkpoint)
+    assert {name: resumed.record["files"][name] for name in expected} == expected
+    assert resumed.record["optimizer_steps"] == 4
+
+
+def test_a_half_written_trainer_checkpoint_is_not_resumed_from(tmp_path):
+    for step, state in ((2, '{"global_step": 2}'), (10, '{"glob')):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-12").mkdir()
+    assert last_whole_checkpoint(tmp_path).endswith("checkpoint-2")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-2"]
+
+
+def test_a_resumed_reward_drops_what_came_after_its_checkpoint(tmp_path):
+    path = tmp_path / "gradings.jsonl"
+    rows = [{"step": s, "problem": "p", "tokens": 1, "correct": 0} for s in (0, 1, 2, 3)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"step": 4, "prob')
+
+    def correctness():
+        return []
+
+    sparse_rl_module.RecordedReward(correctness, path, first_step=2)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "change", "sentence"),
+    [
+        ("student.grpo", {"problems": {"pools": {"full": {"count": 3}}}}, "has 3 problems but one optimiser step"),
+        ("student.opd_only.rl_teacher", {"problems": {"pools": {"full": {"count": 15}}}}, "has 15 problems but one"),
+        (
+            "student.warm.raw_teacher",
+            {"stages": {"teacher_rollouts": {"samples_per_problem": 1}, "forward_kl": {"batch": 32}}},
+            "has 16 rows",
+        ),
+        ("student", {"hardware": {"device": "cuda"}}, "asks for a GPU"),
+        ("student", {"roles": {"student": {"model": "./nowhere"}}}, "the model folder './nowhere' does not exist"),
+        ("student", {"roles": {"student": {"pad_token": "<eos>"}}}, "EOS and pad are the same token"),
+        ("student", {"roles": {"student": {"eos_token": "<end>"}}}, "is not in the vocabulary"),
+        ("student", {"roles": {"student": {"chat": True}}}, "has no chat template"),
+        ("student.warm.raw_teacher", {"roles": {"teacher": {"eos_token": "#"}}}, "they differ in the EOS token"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_training(make, tiny, checkpoint, change, sentence):
+    if change.get("hardware") and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(StudyError) as error:
+        make(checkpoint, overrides=deep_merge(tiny, change))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_non_finite_loss_stops_the_run(make, tiny):
+    with pytest.raises(StudyError, match=r"at step .*: lower the learning rate"):
+        make("student.opd_only.rl_teacher", overrides=deep_merge(tiny, {"stages": {"opd": {"learning_rate": 1e30}}}))
+
+
+def test_prepare_of_a_finished_run_loads_its_result(make, tiny):
+    make("student.grpo")
+    run = open_run("micro", "student.grpo", 0, tiny)
+    result, base = prepare(run).policy.model, prepare(open_run("micro", "student", 0, tiny)).policy.model
+    assert not torch.equal(result.model.embed_tokens.weight, base.model.embed_tokens.weight)

@@ -1,0 +1,188 @@
+"""The whole way as a user goes it: Snakemake, papermill, the real notebooks, on a study of seconds."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from s2d_lib.study.load import deep_merge
+
+pytestmark = pytest.mark.slow
+
+FILES = ("headline.csv", "headline.md", "headline.tex")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the project whose micro profile takes seconds, with one seed."""
+    from tests.conftest import ROOT, TINY
+
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("params", "notebooks"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "Snakefile", folder)
+    profile = folder / "params" / "micro.yaml"
+    profile.write_text(yaml.safe_dump(deep_merge(yaml.safe_load(profile.read_text()), {**TINY, "seeds": [0]})))
+    return folder
+
+
+def command(project, *words):
+    """How a user's command line starts s2d, in its own process group."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("S2D_")} | {"S2D_HOME": str(project)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "s2d_lib.cli", *words],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(project, *words) -> tuple[int, str]:
+    """Exit code and output."""
+    process = command(project, *words)
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
+
+
+def finished(project) -> set[str]:
+    """Run folders that are there."""
+    return {str(p.parent.relative_to(project)) for p in project.glob("runs/micro/seed-*/[!.]*/record.json")}
+
+
+@pytest.fixture(scope="module")
+def study(project):
+    """The study, made after a kill -9 in the middle and once more from nothing; both tables."""
+    process = command(project, "study", "--cores", "2")
+    deadline = time.monotonic() + 300
+    while len(finished(project)) < 4 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    survived = finished(project)
+    status, output = run(project, "study", "--cores", "2")
+    assert status == 0, output
+    after_kill = {name: (project / "figures" / "micro" / name).read_bytes() for name in FILES}
+    return {"survived": survived, "after_kill": after_kill, "output": output}
+
+
+def test_the_study_survives_a_kill_and_nothing_finished_is_lost(project, study):
+    assert 4 <= len(study["survived"]) < 12
+    assert study["survived"] <= finished(project)
+    assert len(finished(project)) == 12
+    assert "| route" in study["output"]
+    assert "figures/micro/" in study["output"]
+
+
+def test_a_run_folder_holds_everything_about_the_run(project, study):
+    folder = project / "runs" / "micro" / "seed-0" / "student.bridge.rl_teacher"
+    assert {p.name for p in folder.iterdir()} == {
+        "record.json", "resolved.json", "metrics.csv", "samples.csv", "evaluation.csv", "notebook.ipynb", "model",
+    }  # fmt: skip
+    record = json.loads((folder / "record.json").read_text())
+    assert record["resolved"]["parents"] == {"from": "student.warm.rl_teacher", "teacher": "teacher.rl"}
+    assert set(record["resolved"]["parent_hashes"]) == {"student.warm.rl_teacher", "teacher.rl"}
+    assert record["environment"]["packages"]["torch"]
+    assert record["seconds"] > 0
+    assert record["peak_memory_mb"]["cpu"] > 0
+    notebook = json.loads((folder / "notebook.ipynb").read_text())
+    assert str(project) not in json.dumps(notebook["metadata"])
+    assert not [p for p in folder.parent.iterdir() if p.name.endswith((".unfinished", ".stale"))]
+
+
+def test_run_again_there_is_nothing_to_do(project, study):
+    before = {p: p.stat().st_mtime_ns for p in project.glob("runs/micro/seed-0/*/record.json")}
+    status, output = run(project, "study")
+    assert status == 0
+    assert "Nothing to be done" in output
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_made_again_from_nothing_the_table_is_the_same_byte_for_byte(project, study):
+    shutil.rmtree(project / "runs")
+    status, output = run(project, "study")
+    assert status == 0, output
+    assert {name: (project / "figures" / "micro" / name).read_bytes() for name in FILES} == study["after_kill"]
+
+
+def test_figures_are_redrawn_from_the_compact_results_alone(project, study):
+    folder = project / "figures" / "micro"
+    drawn = {p.name: p.read_bytes() for p in folder.glob("headline.*")}
+    for path in folder.glob("headline.*"):
+        path.unlink()
+    (project / "runs").rename(project / "elsewhere")
+    try:
+        status, output = run(project, "figures", "--profile", "micro")
+    finally:
+        (project / "elsewhere").rename(project / "runs")
+    assert status == 0, output
+    assert {p.name: p.read_bytes() for p in folder.glob("headline.*")} == drawn
+    assert set(drawn) == {f"headline.{suffix}" for suffix in ("csv", "md", "tex", "png", "pdf", "svg")}
+
+
+def test_an_ablation_is_a_few_lines_of_yaml_and_makes_only_what_is_new(project, study):
+    path = project / "params" / "study.yaml"
+    declared = yaml.safe_load(path.read_text())
+    name = "student.bridge.rl_teacher.jsd"
+    declared["checkpoints"][name] = {
+        "stage": "opd", "from": "student.warm.rl_teacher", "teacher": "teacher.rl", "labels": "full", "overrides": {"beta": 0.5},
+    }  # fmt: skip
+    declared["tables"]["headline"]["rows"].append(name)
+    path.write_text(yaml.safe_dump(declared))
+    before = {p: p.stat().st_mtime_ns for p in project.glob("runs/micro/seed-0/*/record.json")}
+    status, output = run(project, "study")
+    assert status == 0, output
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    assert name in (project / "figures" / "micro" / "headline.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("study", "--profile", "mikro"), "error: unknown profile 'mikro'; did you mean 'micro'?"),
+        (("run", "--checkpoint", "teachr"), "error: unknown checkpoint 'teachr'; did you mean 'teacher'?"),
+        (("run", "--checkpoint", "student", "--overrides", "{"), "error: --overrides must be JSON"),
+        (("run", "--checkpoint", "student.grpo", "--seed", "77"), "error: 'student.grpo' needs the run 'student'"),
+        (("figures", "--profile", "smollm2-smoke"), "error: no readable results"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_a_failure(project, study, words, sentence):
+    status, output = run(project, *words)
+    assert status != 0
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith(sentence)
+    assert "Traceback" not in output
+
+
+def test_a_broken_run_folder_stops_the_study_with_the_remedy(project, study):
+    record = project / "runs" / "micro" / "seed-0" / "student" / "record.json"
+    whole = record.read_text()
+    record.write_text(whole[:100])
+    try:
+        status, output = run(project, "study")
+    finally:
+        record.write_text(whole)
+    assert status != 0
+    assert "has no readable record.json: delete" in output
+
+
+def test_a_parameter_that_a_notebook_does_not_have_stops_it(project, study, tmp_path):
+    import papermill
+
+    with pytest.raises(papermill.PapermillExecutionError, match="no parameter 'sede'; did you mean 'seed'"):
+        papermill.execute_notebook(
+            project / "notebooks" / "50_evaluate.ipynb",
+            tmp_path / "out.ipynb",
+            {"sede": 3},
+            kernel_name="python3",
+            progress_bar=False,
+        )
