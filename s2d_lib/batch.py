@@ -74,7 +74,8 @@ def run_checkpoint(profile: str, checkpoint: str, seed: int, overrides: dict | N
         shutil.move(executed, run.path("notebook.ipynb"))
         publish(run.folder, run.final)
         found = read_finished(run.final, verify=False)
-    return f"{checkpoint}, seed {seed}: {headline(found.record)}"
+    changed = f" with {json.dumps(overrides)}" if overrides else ""
+    return f"{checkpoint}, seed {seed}{changed}: {headline(found.record)}"
 
 
 def headline(record: dict) -> str:

@@ -210,6 +210,18 @@ def test_sequence_estimator_is_reinforce_at_the_reference():
     assert tau**2 * moments.second == pytest.approx((p * (reinforce**2).sum((1, 2))).sum(), rel=1e-10)
 
 
+def test_token_estimator_has_the_kl_as_baseline():
+    tree = Tree(3, 2)
+    (student, target, _), _ = draw(tree, 0)
+    p, second = np.exp(student), 0.0
+    for y in range(tree.n_sequences):
+        for s, a in zip(tree.paths[y], tree.tokens[y], strict=True):
+            credit = student[s, a] - target[s, a] - (p[s] * (student[s] - target[s])).sum()
+            row = credit * (np.eye(3)[a] - p[s])
+            second += np.exp(sequence_log_probs(tree, student))[y] * (row**2).sum()
+    assert gradient_moments(tree, student, target, "token").second == pytest.approx(second, rel=1e-12)
+
+
 def test_group_signal_by_enumeration():
     outcomes = np.array(np.meshgrid(*[[0, 1]] * 4)).reshape(4, -1).T
     mixed = (outcomes.sum(1) > 0) & (outcomes.sum(1) < 4)
@@ -275,11 +287,12 @@ def test_sampled_gradients_are_unbiased(objective):
     np.testing.assert_allclose(sampled, exact, atol=0.02)
 
 
-def test_grpo_has_no_gradient_without_a_success():
+def test_grpo_has_no_gradient_where_a_group_agrees():
     tree = Tree(3, 4)
     tasks = draw_tasks(tree, 2, 0.1, seed=0)
-    student = mismatched_student(tree, tasks, 1e-12, "every")
-    assert not sampled_gradient(tree, student, tasks, "grpo", 16, np.random.default_rng(0)).any()
+    for mass in (1e-12, 1 - 1e-9):  # all wrong, all right
+        student = mismatched_student(tree, tasks, mass, "every")
+        assert not sampled_gradient(tree, student, tasks, "grpo", 16, np.random.default_rng(0)).any()
     with pytest.raises(StudyError, match="unknown objective"):
         sampled_gradient(tree, student, tasks, "sft", 16, np.random.default_rng(0))
 

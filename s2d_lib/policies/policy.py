@@ -7,12 +7,15 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.gguf import converted
 from s2d_lib.study.load import project_root
 from s2d_lib.study.resolve import RELEASED
 from s2d_lib.study.schema import Hardware, RoleModel
+
+disable_progress_bar()  # a bar for every file read or written drowns the training's own
 
 
 @dataclass

@@ -23,27 +23,27 @@ SEQUENTIAL = "cividis"
 """The colour map for ordered quantities (perceptually uniform, colour-blind safe)."""
 
 ROUTE_COLORS = {
-    "base": GREY,
+    "student": GREY,
     "student.grpo": VERMILLION,
     "student.bridge.raw_teacher": SKY,
     "student.warm.rl_teacher": ORANGE,
     "student.bridge.rl_teacher": BLUE,
     "student.opd_only.rl_teacher": PURPLE,
     "student.teacher_sample_sft.rl_teacher": GREEN,
-    "teacher.base": OLIVE,
+    "teacher": OLIVE,
     "teacher.rl": BLACK,
 }
 """Checkpoint name -> colour (hex), the same in every figure."""
 
 ROUTE_LABELS = {
-    "base": "base student",
+    "student": "base student",
     "student.grpo": "direct GRPO",
     "student.bridge.raw_teacher": "bridge, raw teacher",
     "student.warm.rl_teacher": "forward-KL warmup only",
     "student.bridge.rl_teacher": "bridge, RL teacher",
     "student.opd_only.rl_teacher": "OPD only",
     "student.teacher_sample_sft.rl_teacher": "teacher-sample SFT",
-    "teacher.base": "raw teacher",
+    "teacher": "raw teacher",
     "teacher.rl": "RL teacher",
 }
 """Checkpoint name -> what a reader sees."""

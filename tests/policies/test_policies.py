@@ -1,0 +1,103 @@
+"""The micro family and loading: what is released is what its record says, and it is the architecture promised."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.pair import check_pair
+from s2d_lib.policies.policy import load_policy, save_policy
+from s2d_lib.policies.release import make_base, released
+from s2d_lib.study import load_profile, resolve
+from s2d_lib.study.resolve import RELEASED
+from s2d_lib.study.schema import Hardware, RoleModel
+
+NAMES = ("student", "teacher")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_released_weights_are_those_of_their_record(name):
+    record = released(name)
+    policy = load_policy(RoleModel(model=f"micro/{name}"), Hardware())
+    config = policy.model.config
+    assert policy.size == record["parameters"]
+    assert config.model_type == "qwen3"
+    assert config.head_dim == 32
+    assert policy.tokenizer.eos_token_id != policy.tokenizer.pad_token_id
+    assert record["model"] == _declared(name)
+
+
+def _declared(name):
+    return load_profile("micro").pretraining.models[name].model_dump()
+
+
+def test_the_released_family_is_small_and_holds_no_pickles():
+    files = [p for p in RELEASED.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 2 * 1024**2
+    assert not [p for p in files if p.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_new_base_weights_make_every_run_stale(monkeypatch):
+    before = resolve("micro", "student.bridge.rl_teacher", 0).hash
+    monkeypatch.setattr(sys.modules["s2d_lib.study.resolve"], "released_weights", lambda model: "others")
+    assert resolve("micro", "student.bridge.rl_teacher", 0).hash != before
+
+
+def test_a_base_model_can_be_made_and_a_changed_one_is_refused(tmp_path):
+    overrides = {"pretraining": {"models": {"student": {"steps": 3, "batch": 4}}}}
+    record = make_base("micro", "student", tmp_path, overrides)
+    assert record["weights_sha256"] == make_base("micro", "student", tmp_path, overrides)["weights_sha256"]
+    assert released("student", tmp_path)["parameters"] == record["parameters"]
+    path = tmp_path / "student" / "record.json"
+    path.write_text(json.dumps({**record, "weights_sha256": "0"}))
+    with pytest.raises(StudyError, match="not those of its record"):
+        released("student", tmp_path)
+    with pytest.raises(StudyError, match="make it with `make base`"):
+        released("teacher", tmp_path)
+
+
+def test_a_policy_survives_saving(tmp_path):
+    policy = load_policy(RoleModel(model="micro/student"), Hardware())
+    save_policy(policy, tmp_path / "model")
+    again = load_policy(RoleModel(model="micro/student"), Hardware(), tmp_path / "model")
+    assert all(torch.equal(a, b) for a, b in zip(policy.model.parameters(), again.model.parameters(), strict=True))
+    assert again.tokenizer.get_vocab() == policy.tokenizer.get_vocab()
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_released_student_and_teacher_fit_each_other():
+    check_pair(*(load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in NAMES))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda p: p.tokenizer.add_tokens(["new"]), "their vocabularies"),
+        (lambda p: setattr(p.tokenizer, "eos_token", "#"), "the EOS token"),
+        (lambda p: setattr(p.tokenizer, "pad_token", "#"), "the pad token"),
+        (lambda p: setattr(p, "chat", True), "chat prompts"),
+        (lambda p: p.model.resize_token_embeddings(64), "the size of their output heads"),
+    ],
+)
+def test_a_pair_that_does_not_fit_is_refused_with_the_difference(change, sentence):
+    student, teacher = (load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in NAMES)
+    change(teacher)
+    with pytest.raises(StudyError, match=f"can't be bridged, they differ in {sentence}"):
+        check_pair(student, teacher)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ({"model": "micro/huge"}, "could not be loaded"),
+        ({"model": "./no/such/folder"}, "does not exist"),
+        ({"model": "package:no_such_package_here"}, "install it with"),
+        ({"model": "some-org/some-model-that-is-not-there"}, "could not be loaded"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_sentence(spec, sentence):
+    with pytest.raises(StudyError, match=sentence) as error:
+        load_policy(RoleModel(**spec), Hardware())
+    assert "\n" not in str(error.value)

@@ -1,0 +1,96 @@
+"""Tables and costs from a small hand-made bundle with known answers."""
+
+import pandas as pd
+import pytest
+
+from s2d_lib.errors import StudyError
+from s2d_lib.report.bundle import Bundle
+from s2d_lib.report.cost import ancestry, route_cost
+from s2d_lib.report.tables import readable, table_of, write_table
+from s2d_lib.study.schema import Table
+
+
+def record(parents=None, **facts):
+    """A record as far as tables read it."""
+    return {"resolved": {"parents": parents or {}, "stage": "x"}, **facts}
+
+
+@pytest.fixture
+def bundle() -> Bundle:
+    """base -> grpo; teacher -> teacher.rl -> bridge, which starts from base. Two seeds, two problems, two samples."""
+    rl = {"optimizer_steps": 10, "sampled": {"tokens": 100}, "trained_tokens": 90}
+    records = {}
+    for seed in (0, 1):
+        records |= {
+            ("base", seed): record(),
+            ("teacher", seed): record(),
+            ("grpo", seed): record({"from": "base"}, label_use={"problems": {"p": 4, "q": 4}, "gradings": 8}, **rl),
+            ("teacher.rl", seed): record(
+                {"from": "teacher"}, label_use={"problems": {"q": 8, "r": 8}, "gradings": 16}, **rl
+            ),
+            ("bridge", seed): record({"from": "base", "teacher": "teacher.rl"}, optimizer_steps=5, trained_tokens=7),
+        }
+    bits = {"base": ["00", "10"], "grpo": ["10", "10"], "bridge": ["11", "10"]}
+    rows = [
+        {
+            "seed": seed,
+            "checkpoint": name,
+            "set": "easy",
+            "problem": p,
+            "level": "",
+            "correct": b,
+            "tokens": 3.0,
+            "cut_off": 0.0,
+        }
+        for seed in (0, 1)
+        for name, grades in bits.items()
+        for p, b in zip("pq", grades, strict=True)
+    ]
+    return Bundle(pd.DataFrame(rows), pd.DataFrame(), records)
+
+
+def test_a_route_costs_what_its_whole_ancestry_cost(bundle):
+    assert set(ancestry(bundle, "bridge", 0)) == {"bridge", "base", "teacher.rl", "teacher"}
+    assert route_cost(bundle, "bridge", 0) == {
+        "own_steps": 5, "all_steps": 15, "labels": 2, "gradings": 16, "sampled_tokens": 100, "trained_tokens": 97,
+    }  # fmt: skip
+    assert route_cost(bundle, "base", 0)["labels"] == 0
+
+
+def test_accuracies_and_paired_differences(bundle):
+    table = table_of(bundle, Table(title="t", rows=["base", "grpo", "bridge"], reference="grpo"))
+    assert table["easy"].tolist() == [0.25, 0.5, 0.75]
+    assert table["easy difference"].tolist() == pytest.approx([-0.25, 0.0, 0.25])
+    assert (table["easy low"] <= table["easy"]).all()
+    assert (table["easy"] <= table["easy high"]).all()
+    assert table["labeled problems"].tolist() == [0, 2, 2]
+
+
+def test_a_missing_run_is_named(bundle):
+    with pytest.raises(StudyError, match="no run of 'sft'"):
+        table_of(bundle, Table(title="t", rows=["sft"]))
+
+
+def test_a_seed_missing_on_one_side_is_refused(bundle):
+    rows = bundle.evaluation
+    partial = Bundle(rows[~((rows["checkpoint"] == "grpo") & (rows["seed"] == 1))], bundle.curves, bundle.records)
+    with pytest.raises(StudyError, match="'grpo' lacks seeds or problems of 'bridge'"):
+        table_of(partial, Table(title="t", rows=["bridge", "grpo"], reference="grpo"))
+
+
+def test_the_three_forms_of_a_table(bundle, tmp_path):
+    numbers = table_of(bundle, Table(title="t", rows=["grpo", "bridge"], reference="grpo"))
+    write_table(numbers, ["easy"], tmp_path, "t", "Title & more", "50% of it")
+    assert pd.read_csv(tmp_path / "t.csv")["easy"].tolist() == [0.5, 0.75]
+    assert "75.0 [" in (tmp_path / "t.md").read_text()
+    assert "reference" in (tmp_path / "t.md").read_text()
+    tex = (tmp_path / "t.tex").read_text()
+    assert r"Title \& more" in tex
+    assert r"50\% of it" in tex
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 1
+
+
+def test_readers_see_percent_with_the_interval(bundle):
+    numbers = table_of(bundle, Table(title="t", rows=["bridge"]))
+    (cell,) = readable(numbers, ["easy"])["easy, %"]
+    assert cell.startswith("75.0 [")

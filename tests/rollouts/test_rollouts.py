@@ -1,0 +1,85 @@
+"""Sampling and storing: exact token ids, lengths, log-probabilities, reproducible streams."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.policy import load_policy
+from s2d_lib.problems.sources import load_problems
+from s2d_lib.rollouts import read_rollouts, sample, write_rollouts
+from s2d_lib.rollouts.sample import sequence_log_probs
+from s2d_lib.study import resolve
+from s2d_lib.study.schema import Hardware, RoleModel, Sampling
+
+
+@pytest.fixture(scope="module")
+def policy():
+    """The released student."""
+    return load_policy(RoleModel(model="micro/student"), Hardware())
+
+
+@pytest.fixture(scope="module")
+def problems():
+    """A few problems of different length."""
+    return load_problems(resolve("micro", "student", 0).problems).evaluations["micro-math"][:5]
+
+
+def test_samples_come_in_order_with_their_ids(policy, problems):
+    rollouts = sample(policy, problems, samples=3, sampling=Sampling(max_new_tokens=16, batch=4), seed=0)
+    assert [(r.problem, r.sample) for r in rollouts] == [(p.id, i) for p in problems for i in range(3)]
+    eos = policy.tokenizer.eos_token_id
+    for r in rollouts:
+        assert r.finished == (r.ids[-1] == eos)
+        assert eos not in r.ids[:-1]
+        assert r.finished or len(r.ids) == 16
+        assert r.text == policy.tokenizer.decode([i for i in r.ids if i != eos])
+
+
+def test_a_seed_is_a_stream(policy, problems):
+    draw = lambda seed: sample(policy, problems, samples=2, sampling=Sampling(max_new_tokens=8, batch=64), seed=seed)  # noqa: E731
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_a_near_zero_temperature_gives_one_answer(policy, problems):
+    rollouts = sample(
+        policy, problems[:2], samples=3, sampling=Sampling(max_new_tokens=8, batch=64, temperature=1e-4), seed=0
+    )
+    assert len({r.ids for r in rollouts}) == 2
+
+
+def test_sampling_keeps_the_models_mode(policy, problems):
+    policy.model.train()
+    sample(policy, problems[:1], samples=1, sampling=Sampling(max_new_tokens=2, batch=1), seed=0)
+    assert policy.model.training
+    policy.model.eval()
+
+
+def test_log_probabilities_are_those_of_one_sequence_at_a_time(policy, problems):
+    rollouts = sample(policy, problems, samples=2, sampling=Sampling(max_new_tokens=12, batch=64), seed=0)
+    values = sequence_log_probs(policy, problems, rollouts, batch=3)
+    prompts = {p.id: p.prompt for p in problems}
+    for rollout, value in zip(rollouts, values, strict=True):
+        prompt = policy.tokenizer(prompts[rollout.problem])["input_ids"]
+        with torch.no_grad():
+            logits = policy.model(torch.tensor([[*prompt, *rollout.ids]])).logits[0, len(prompt) - 1 : -1].double()
+        expected = logits.log_softmax(-1).gather(-1, torch.tensor(rollout.ids)[:, None]).sum().item()
+        assert value == pytest.approx(expected, abs=1e-4)
+
+
+def test_rollouts_survive_storing(policy, problems, tmp_path):
+    rollouts = sample(policy, problems, samples=2, sampling=Sampling(max_new_tokens=8, batch=64), seed=0)
+    write_rollouts(tmp_path / "r.parquet", rollouts, [0.0] * len(rollouts), {"teacher": "t"})
+    assert read_rollouts(tmp_path / "r.parquet") == (rollouts, {"teacher": "t"})
+
+
+@pytest.mark.parametrize("broken", ["missing", "text", "columns"])
+def test_a_broken_file_of_rollouts_is_said(tmp_path, broken):
+    path = tmp_path / "r.parquet"
+    if broken == "text":
+        path.write_text("not parquet")
+    elif broken == "columns":
+        pq.write_table(pa.table({"problem": ["p"]}), path)
+    with pytest.raises(StudyError, match="delete its run and make it again"):
+        read_rollouts(path)
