@@ -18,8 +18,10 @@ except StudyError as error:
 s2d = f"{sys.executable} -m s2d_lib.cli"
 
 
+# The markers are targets themselves: Snakemake does not miss an intermediate file when what is made of it is there.
 rule all:
     input:
+        [job.marker for job in JOBS.values()],
         f"{folder}/regime.csv" if config.get("regime") else f"{folder}/headline.csv",
 
 
@@ -50,6 +52,7 @@ rule results:
 rule headline:
     input:
         rules.results.output,
+        "params/study.yaml",
     output:
         f"{folder}/headline.csv",
     shell:

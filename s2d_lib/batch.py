@@ -88,14 +88,18 @@ def headline(record: dict) -> str:
     return ", ".join([*parts, f"{record['seconds']:.0f} s"])
 
 
-def strip_machine(path: Path) -> None:
-    """Take paths and times out of an executed notebook's metadata."""
+def strip_machine(path: Path, injected: bool = True) -> None:
+    """Take paths and times out of an executed notebook's metadata and, on request, the cell that papermill injected."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
+    if not injected:
+        notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        if not cell.metadata.get("tags"):
+            cell.metadata.pop("tags", None)
     beside = path.with_name(f"{path.name}.stripped")
     beside.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     beside.replace(path)
@@ -104,8 +108,9 @@ def strip_machine(path: Path) -> None:
 def draw(profile: str | None = None) -> list[str]:
     """Redraw tables and figures from committed results by running the analysis notebooks.
 
-    The executed notebook replaces its own source where the profile is the notebook's default, so that it can be read
-    with its outputs; for other profiles it lies beside the figures.
+    Args:
+        profile: Only this profile's; without one, those of every profile with results, and the notebooks that need no
+            results (the principle, the base models).
 
     Returns:
         One line a notebook.
@@ -115,25 +120,29 @@ def draw(profile: str | None = None) -> list[str]:
     """
     root = project_root()
     folders = [root / "figures" / profile] if profile else sorted(p.parent for p in root.glob("figures/*/results"))
+    if not folders:
+        raise StudyError("there are no results under figures/: make them with `make study`.")
     done = []
     for folder in folders:
         for notebook in sorted((root / "notebooks").glob("9*.ipynb")):
-            executed = folder / notebook.name
-            execute(notebook, executed, {"profile": folder.name})
-            strip_machine(executed)
             if folder.name == DEFAULT_PROFILE:
-                executed = executed.replace(notebook)
-            done.append(f"{executed.relative_to(root)} -> {folder.relative_to(root)}/")
-    if not done:
-        raise StudyError("there are no results under figures/: make them with `make study`.")
+                done.append(_in_place(notebook, {"profile": folder.name}))
+            else:
+                execute(notebook, folder / notebook.name, {"profile": folder.name})
+                strip_machine(folder / notebook.name)
+                done.append(f"{(folder / notebook.name).relative_to(root)}")
     if profile is None:
-        principle = root / "notebooks" / "00_the_principle.ipynb"
-        executed = principle.with_name(f".{principle.name}")
-        execute(principle, executed, {})
-        strip_machine(executed)
-        executed.replace(principle)
-        done.append(f"{principle.relative_to(root)} -> figures/principle/")
+        done += [_in_place(root / "notebooks" / name, {}) for name in ("00_the_principle.ipynb", "10_base_models.ipynb")]
     return done
+
+
+def _in_place(notebook: Path, parameters: dict) -> str:
+    """Run a notebook whose outputs are committed, so that it can be read on the web, and replace it whole."""
+    executed = notebook.with_name(f".{notebook.name}")
+    execute(notebook, executed, parameters)
+    strip_machine(executed, injected=False)
+    executed.replace(notebook)
+    return f"notebooks/{notebook.name}"
 
 
 def make_bases(profile: str) -> None:
@@ -145,8 +154,4 @@ def make_bases(profile: str) -> None:
     settings = load_profile(profile)
     if settings.pretraining is None:
         raise StudyError(f"profile {profile!r} has no `pretraining` block: its base models are published checkpoints.")
-    notebook = project_root() / "notebooks" / "10_base_models.ipynb"
-    executed = notebook.with_name(f".{notebook.name}")
-    execute(notebook, executed, {"profile": profile, "remake": True})
-    strip_machine(executed)
-    executed.replace(notebook)
+    _in_place(project_root() / "notebooks" / "10_base_models.ipynb", {"profile": profile, "remake": True})

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import papermill
 import pytest
 import yaml
 
@@ -175,9 +176,16 @@ def test_a_broken_run_folder_stops_the_study_with_the_remedy(project, study):
     assert "has no readable record.json: delete" in output
 
 
-def test_a_parameter_that_a_notebook_does_not_have_stops_it(project, study, tmp_path):
-    import papermill
+@pytest.mark.parametrize("name", ["30_forward_kl_warmup", "31_opd", "50_evaluate"])
+def test_a_notebook_with_its_defaults_shows_the_finished_run(project, study, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("S2D_HOME", str(project))
+    monkeypatch.delenv("S2D_RUNS", raising=False)
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(project / "notebooks" / f"{name}.ipynb", out, kernel_name="python3", progress_bar=False)
+    assert "is finished: showing" in out.read_text()
 
+
+def test_a_parameter_that_a_notebook_does_not_have_stops_it(project, study, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="no parameter 'sede'; did you mean 'seed'"):
         papermill.execute_notebook(
             project / "notebooks" / "50_evaluate.ipynb",

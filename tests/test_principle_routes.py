@@ -23,6 +23,7 @@ from s2d_lib.principle.routes import (
 from s2d_lib.principle.training import Adam, Curve, mean_interval, train, updates_to_reach
 from s2d_lib.principle.tree import (
     Tree,
+    random_policy,
     sequence_log_probs,
     visitation,
 )

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -98,9 +97,10 @@ def _competition(spec: ProblemSets) -> Problems:
 
 
 def local_copy(dataset: str) -> str | None:
-    """A file of the dataset in $S2D_DATA, a folder of local copies; none: it comes from the Hub."""
+    """A file of the dataset in $S2D_DATA, a folder of local copies (relative to the project); None where there is none
+    and the dataset comes from the Hub."""
     folder, name = os.environ.get("S2D_DATA"), LOCAL_FILES.get(dataset)
-    path = Path(folder) / name if folder and name else None
+    path = project_root() / folder / name if folder and name else None
     return str(path.resolve()) if path and path.is_file() else None
 
 

@@ -307,3 +307,26 @@ def test_dtypes_may_differ(student, head, teacher, tolerance):
 def test_bad_arguments_are_refused_in_a_sentence(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         linear_divergence(**{**make_case((4,), 10, 5, 6), **change})
+
+
+def test_autocast_to_fp16_stays_in_fp32():
+    case = make_case((12,), 60, 16, 16)
+    mask = torch.arange(12) % 3 != 0
+    loss, _, _, exact = exact_loss(case, 1.0, {"mask": mask})
+    case = with_grad(case)
+    with torch.autocast("cpu", dtype=torch.float16):
+        out = linear_divergence(**case, mask=mask)
+    out.loss.backward()
+    assert relative_error(out.loss.item(), loss) < 1e-5
+    for name, grad in exact.items():
+        assert relative_error(case[name].grad, grad) < 1e-5
+
+
+def test_fp16_gradients_do_not_vanish_before_a_loss_scaler_lifts_them():
+    case = make_case((10,), 60, 16, 16, dtype=torch.float16)
+    _, _, _, exact = exact_loss(case, 1.0, {})
+    case = with_grad(case)
+    scale = 1e9  # fp16 ends at 6e-8
+    (linear_divergence(**case, normalizer=10 * scale).loss * scale).backward()
+    for name, grad in exact.items():
+        assert relative_error(case[name].grad, grad) < 1e-3

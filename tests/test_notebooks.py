@@ -1,0 +1,71 @@
+"""Notebooks as they are committed: tagged, short, honest about outputs; and notebook 10 run for real, briefly."""
+
+import json
+
+import nbformat
+import papermill
+import pytest
+
+from s2d_lib.policies.release import released
+
+MAX_CELL_LINES = 18
+
+
+@pytest.fixture
+def notebooks(root):
+    """Every notebook by name."""
+    return {p.name: nbformat.read(p, as_version=4) for p in sorted((root / "notebooks").glob("*.ipynb"))}
+
+
+def test_every_notebook_has_one_cell_of_parameters_and_it_is_the_first_code_cell(notebooks):
+    for name, notebook in notebooks.items():
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+        assert tagged == code[:1], name
+
+
+def test_every_notebook_opens_with_a_title_and_its_question(notebooks):
+    for name, notebook in notebooks.items():
+        first = notebook.cells[0]
+        assert first.cell_type == "markdown", name
+        assert first.source.startswith("# "), name
+        assert "question" in first.source.lower(), name
+
+
+def test_cells_are_short_and_tell_no_path_of_a_machine(notebooks):
+    for name, notebook in notebooks.items():
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                assert len(cell.source.splitlines()) <= MAX_CELL_LINES, (name, cell.source)
+        assert "/home/" not in json.dumps(notebook), name
+        assert "papermill" not in notebook.metadata, name
+
+
+def test_stage_notebooks_are_committed_without_outputs(notebooks):
+    for name, notebook in notebooks.items():
+        if name[0] in "2345":
+            assert not any(cell.get("outputs") for cell in notebook.cells), name
+
+
+def test_analysis_notebooks_are_committed_with_outputs_and_without_errors(notebooks):
+    for name, notebook in notebooks.items():
+        if name[0] in "019":
+            outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+            assert outputs, name
+            assert not [o for o in outputs if o.output_type == "error"], name
+
+
+@pytest.mark.slow
+def test_notebook_10_makes_base_models(root, tmp_path):
+    few = {"steps": 4, "batch": 8}
+    overrides = {"pretraining": {"models": {"student": few, "teacher": few}}}
+    papermill.execute_notebook(
+        root / "notebooks" / "10_base_models.ipynb",
+        tmp_path / "out.ipynb",
+        {"remake": True, "overrides": overrides, "folder": str(tmp_path / "models")},
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=root / "notebooks",
+    )
+    for name in ("student", "teacher"):
+        assert released(name, tmp_path / "models")["model"]["steps"] == 4
