@@ -7,6 +7,7 @@ import sys
 
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import jobs, regime_jobs
+from s2d_lib.study import load_profile
 
 profile = config.get("profile", "micro")
 folder = f"figures/{profile}"
@@ -15,6 +16,9 @@ try:
 except StudyError as error:
     sys.exit(f"error: {error}")
 
+TABLES = [f"{folder}/{table}.csv" for table in load_profile(profile).tables]
+# What a table is made of can also shrink (a seed less, a row less), which no newer run would tell.
+PARAMS = ["params/study.yaml", f"params/{profile}.yaml"]
 s2d = f"{sys.executable} -m s2d_lib.cli"
 
 
@@ -22,7 +26,7 @@ s2d = f"{sys.executable} -m s2d_lib.cli"
 rule all:
     input:
         [job.marker for job in JOBS.values()],
-        f"{folder}/regime.csv" if config.get("regime") else f"{folder}/headline.csv",
+        f"{folder}/regime.csv" if config.get("regime") else TABLES,
 
 
 for job in JOBS.values():
@@ -43,18 +47,18 @@ for job in JOBS.values():
 rule results:
     input:
         [job.marker for job in JOBS.values()],
+        PARAMS,
     output:
         f"{folder}/results/evaluation.csv",
     shell:
         f"{s2d} results --profile {profile}"
 
 
-rule headline:
+rule figures:
     input:
         rules.results.output,
-        "params/study.yaml",
     output:
-        f"{folder}/headline.csv",
+        TABLES,
     shell:
         f"{s2d} figures --profile {profile}"
 
@@ -62,6 +66,7 @@ rule headline:
 rule regime:
     input:
         [job.marker for job in JOBS.values()],
+        PARAMS,
     output:
         f"{folder}/regime.csv",
     shell:

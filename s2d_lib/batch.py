@@ -15,7 +15,7 @@ from s2d_lib.runs import DRIVER, Run, find_run, lock, publish, read_finished
 from s2d_lib.study import NOTEBOOKS, load_profile, project_root, resolve
 
 KERNEL = "python3"
-DEFAULT_PROFILE = "micro"
+COMMITTED = ("micro", "headline")  # profile and table that the analysis notebook is committed with
 
 
 def execute(notebook: Path, output: Path, parameters: dict) -> None:
@@ -122,17 +122,19 @@ def draw(profile: str | None = None) -> list[str]:
     folders = [root / "figures" / profile] if profile else sorted(p.parent for p in root.glob("figures/*/results"))
     if not folders:
         raise StudyError("there are no results under figures/: make them with `make study`.")
-    done = []
+    notebook, done = root / "notebooks" / "90_headline.ipynb", []
     for folder in folders:
-        for notebook in sorted((root / "notebooks").glob("9*.ipynb")):
-            if folder.name == DEFAULT_PROFILE:
-                done.append(_in_place(notebook, {"profile": folder.name}))
+        for table in load_profile(folder.name).tables:
+            if (folder.name, table) == COMMITTED:
+                done.append(_in_place(notebook, {"profile": folder.name, "table": table}))
             else:
-                execute(notebook, folder / notebook.name, {"profile": folder.name})
-                strip_machine(folder / notebook.name)
-                done.append(f"{(folder / notebook.name).relative_to(root)}")
+                execute(notebook, folder / f"{table}.ipynb", {"profile": folder.name, "table": table})
+                strip_machine(folder / f"{table}.ipynb")
+                done.append(f"figures/{folder.name}/{table}.ipynb")
     if profile is None:
-        done += [_in_place(root / "notebooks" / name, {}) for name in ("00_the_principle.ipynb", "10_base_models.ipynb")]
+        done += [
+            _in_place(root / "notebooks" / name, {}) for name in ("00_the_principle.ipynb", "10_base_models.ipynb")
+        ]
     return done
 
 

@@ -63,7 +63,7 @@ def _run(chosen) -> int:
 def _study(chosen) -> int:
     from s2d_lib.pipeline import jobs, regime_jobs
     from s2d_lib.runs import runs_root
-    from s2d_lib.study import project_root
+    from s2d_lib.study import load_profile, project_root
 
     root = project_root()
     (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
@@ -77,7 +77,8 @@ def _study(chosen) -> int:
         status = subprocess.run(command, check=False).returncode
     if status == 0 and not (chosen.dry_run or chosen.regime):
         folder = root / "figures" / chosen.profile
-        print((folder / "headline.md").read_text())
+        for table in load_profile(chosen.profile).tables:
+            print((folder / f"{table}.md").read_text())
         print(
             f"Tables and plots: {folder.relative_to(root)}/ · runs and their notebooks: {runs_root() / chosen.profile}/"
         )

@@ -9,6 +9,7 @@ import pandas as pd
 
 from s2d_lib.grading import grade_many
 from s2d_lib.problems.base import Problem
+from s2d_lib.report.bundle import read_evaluation
 from s2d_lib.rollouts import Rollout, sample
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
@@ -129,8 +130,3 @@ def _write_csv(table: pd.DataFrame, path: Path) -> None:
     beside = path.with_name(f".{path.name}")
     table.to_csv(beside, index=False, float_format="%.6g")
     beside.replace(path)
-
-
-def read_evaluation(path: Path) -> pd.DataFrame:
-    """Per-problem results as `evaluate` wrote them."""
-    return pd.read_csv(path, dtype={"correct": str, "level": str, "problem": str})

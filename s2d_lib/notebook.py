@@ -6,22 +6,23 @@ from IPython.display import display
 
 from s2d_lib.errors import StudyError
 from s2d_lib.evaluation import evaluate
-from s2d_lib.runs import Run, command_for, open_run
+from s2d_lib.runs import Run, open_run
 from s2d_lib.stages.inputs import Inputs, prepare
-from s2d_lib.study import NOTEBOOKS
 from s2d_lib.study.load import did_you_mean
 
 PARAMETERS = ("profile", "checkpoint", "seed", "overrides")
 
 
-def start(profile: str, checkpoint: str, seed: int, overrides: dict, stages: tuple[str, ...]) -> Run:
-    """Open the run that a notebook's parameters name and show what it resolves to.
+def start(
+    profile: str, checkpoint: str, seed: int, overrides: dict, stages: tuple[str, ...], show: bool = False
+) -> Run:
+    """Open the run that a notebook's parameters name and show what it resolves to; arguments as `open_run`'s.
 
     Raises:
         StudyError: A parameter the notebook does not have, bad values, or a checkpoint of another notebook.
     """
     refuse_unknown_parameters(PARAMETERS)
-    run = open_run(profile, checkpoint, seed, overrides, stages)
+    run = open_run(profile, checkpoint, seed, overrides, stages, show)
     display(resolved_table(run))
     return run
 
@@ -43,20 +44,6 @@ def refuse_unknown_parameters(known: tuple[str, ...]) -> None:
             continue
         if isinstance(value, plain):
             raise StudyError(f"this notebook has no parameter {name!r}; {did_you_mean(name, known)}")
-
-
-def require_evaluable(run: Run) -> None:
-    """Notebook 50 makes runs of base checkpoints and shows finished runs of all others.
-
-    Raises:
-        StudyError: For a trained checkpoint that is not finished, or one without a policy.
-    """
-    stage = run.resolved.stage
-    if stage == "teacher_rollouts" or (stage != "base" and not run.finished):
-        raise StudyError(
-            f"{run.resolved.checkpoint!r} is stage {stage!r} and not there to evaluate: run notebook {NOTEBOOKS[stage]} "
-            f"or `{command_for(run.resolved)}`."
-        )
 
 
 def resolved_table(run: Run) -> pd.DataFrame:
@@ -102,4 +89,4 @@ def finish(run: Run, inputs: Inputs | None = None) -> pd.DataFrame:
     return pd.DataFrame({"value": {name: str(value) for name, value in rows.items() if value is not None}})
 
 
-__all__ = ["evaluate", "finish", "prepare", "require_evaluable", "start"]
+__all__ = ["evaluate", "finish", "prepare", "start"]

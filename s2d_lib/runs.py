@@ -20,6 +20,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.provenance import environment, peak_memory_mb
 from s2d_lib.study import NOTEBOOKS, Resolved, project_root, resolve
 
+UNRECORDED = ("record.json", "notebook.ipynb", "facts.json")  # files of a run folder that its record does not hash
 DRIVER = "S2D_DRIVER"  # set by `s2d run`, which publishes the folder itself once the executed notebook lies in it too
 
 
@@ -118,7 +119,6 @@ class Run:
     resolved: Resolved
     finished: FinishedRun | None = None
     facts: dict[str, Any] = field(default_factory=dict)  # what stages want in the record
-    _lock: contextlib.ExitStack | None = None
     _started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -155,8 +155,16 @@ class Run:
         return found
 
     def remember(self, **facts: Any) -> None:
-        """Keep facts for the record, also over an interruption."""
+        """Keep facts for the record, also over an interruption; with them the seconds so far and the peak memory.
+
+        Of an attempt that was killed, only what came before its last call counts.
+        """
+        now, peak = time.perf_counter(), peak_memory_mb()
+        before = self.facts.get("peak_memory_mb", {})
         self.facts |= facts
+        self.facts["seconds"] = round(self.facts.get("seconds", 0.0) + now - self._started, 2)
+        self.facts["peak_memory_mb"] = {kind: max(value, before.get(kind, 0.0)) for kind, value in peak.items()}
+        self._started = now
         write_json(self.path("facts.json"), self.facts)
 
     def finish(self) -> dict:
@@ -168,27 +176,23 @@ class Run:
         if self.finished:
             return self.finished.record
         shutil.rmtree(self.path("trainer"), ignore_errors=True)
-        facts = dict(self.facts)
-        seconds = time.perf_counter() - self._started
-        self.path("facts.json").unlink(missing_ok=True)
-        files = sorted(
-            p for p in self.folder.rglob("*") if p.is_file() and p.name not in ("record.json", "notebook.ipynb")
-        )
+        for leftover in self.folder.glob(".*"):  # what a killed save left behind
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        # facts.json stays until the folder is published: a kill before that must not lose what the run has cost.
+        self.remember()
+        files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.name not in UNRECORDED)
         record = {
             "hash": self.resolved.hash,
             "resolved": self.resolved.model_dump(mode="json"),
-            "seconds": round(seconds, 2),
-            "peak_memory_mb": peak_memory_mb(),
             "environment": environment(),
             "files": {str(p.relative_to(self.folder)): file_hash(p) for p in files},
-            **facts,
+            **self.facts,
         }
         write_json(self.path("record.json"), record)
         if DRIVER not in os.environ:
             publish(self.folder, self.final)
             self.finished = FinishedRun(self.final, record)
-        if self._lock:
-            self._lock.close()
+        release(self.final)
         return record
 
 
@@ -199,10 +203,18 @@ def publish(unfinished: Path, final: Path) -> None:
     if final.exists():
         final.rename(stale)
     unfinished.rename(final)
+    (final / "facts.json").unlink(missing_ok=True)
     shutil.rmtree(stale, ignore_errors=True)
 
 
-def open_run(profile: str, checkpoint: str, seed: int, overrides: dict | None = None, stages: tuple = ()) -> Run:
+def open_run(
+    profile: str,
+    checkpoint: str,
+    seed: int,
+    overrides: dict | None = None,
+    stages: tuple[str, ...] = (),
+    show: bool = False,
+) -> Run:
     """Resolve a run and open its folder: the finished one, an unfinished one to go on with, or a new one.
 
     Args:
@@ -211,27 +223,40 @@ def open_run(profile: str, checkpoint: str, seed: int, overrides: dict | None = 
         seed: Of the run.
         overrides: Nested, shaped like the profile's file; such a run gets a folder of its own.
         stages: Stages that the calling notebook can run.
+        show: Whether the notebook can also show finished and evaluated runs of any other stage.
 
     Raises:
         StudyError: Bad parameters, or a checkpoint that belongs to another notebook.
     """
     resolved = resolve(profile, checkpoint, seed, overrides)
-    if stages and resolved.stage not in stages:
-        raise StudyError(
-            f"checkpoint {checkpoint!r} is stage {resolved.stage!r}: run it with notebook {NOTEBOOKS[resolved.stage]}."
-        )
     run = Run(resolved, find_run(resolved))
+    shown = show and run.finished and run.path("evaluation.csv").is_file()
+    if stages and resolved.stage not in stages and not shown:
+        raise StudyError(
+            f"checkpoint {checkpoint!r} is stage {resolved.stage!r}: run it with notebook {NOTEBOOKS[resolved.stage]}, or "
+            f"with `{command_for(resolved)}`."
+        )
     if run.finished:
         print(f"{checkpoint} (profile {profile}, seed {seed}) is finished: showing {run.folder}.")
         return run
     run.final.parent.mkdir(parents=True, exist_ok=True)
     if DRIVER not in os.environ:  # the driver holds the lock for its notebook
-        run._lock = contextlib.ExitStack()
-        run._lock.enter_context(lock(run.final))
+        release(run.final)  # a notebook's cell that is run again must not wait for itself
+        _HELD[run.final] = contextlib.ExitStack()
+        _HELD[run.final].enter_context(lock(run.final))
         run.finished = find_run(resolved)  # another process may have finished it while this one waited
     if not run.finished:
         _prepare(run)
     return run
+
+
+_HELD: dict[Path, contextlib.ExitStack] = {}  # locks of the runs that this process is making
+
+
+def release(final: Path) -> None:
+    """Give up this process's lock on a run, if it holds one."""
+    if held := _HELD.pop(final, None):
+        held.close()
 
 
 @contextlib.contextmanager

@@ -35,7 +35,6 @@ def test_a_run_appears_only_when_it_is_whole(runs):
 def test_facts_survive_an_interruption_and_end_in_the_record(runs):
     run = open_run("micro", "student", 0)
     run.remember(sampled={"tokens": 3})
-    run._lock.close()
     again = open_run("micro", "student", 0)
     assert again.finish()["sampled"] == {"tokens": 3}
 
@@ -45,7 +44,6 @@ def test_an_unfinished_folder_with_other_parameters_is_begun_anew(runs):
     run = open_run("micro", "student", 0, overrides)
     run.path("old").write_text("x")
     run.path("resolved.json").write_text(json.dumps({"hash": "another"}))
-    run._lock.close()
     assert not open_run("micro", "student", 0, overrides).path("old").exists()
 
 
@@ -120,6 +118,32 @@ def test_under_the_driver_the_notebook_leaves_publishing_to_it(runs, monkeypatch
     assert (unfinished / "record.json").is_file()
     publish(unfinished, run.final)
     assert read_finished(run.final)
+
+
+def test_a_kill_between_record_and_publishing_loses_no_account(runs, monkeypatch):
+    monkeypatch.setenv(DRIVER, "1")
+    run = open_run("micro", "student", 0)
+    run.remember(optimizer_steps=7)
+    first = run.finish()  # the driver is killed here, before it publishes
+    second = open_run("micro", "student", 0).finish()
+    assert first["optimizer_steps"] == second["optimizer_steps"] == 7
+
+
+def test_what_a_killed_save_left_behind_is_not_published(runs):
+    run = open_run("micro", "student", 0)
+    run.path(".model.123").mkdir()
+    (run.path(".model.123") / "half").write_text("x")
+    assert not [name for name in run.finish()["files"] if name.startswith(".")]
+    assert not (run.final / ".model.123").exists()
+
+
+def test_a_notebooks_cell_can_be_run_again(runs):
+    open_run("micro", "student", 0)
+    assert not open_run("micro", "student", 0).finished  # it does not wait for itself
+
+
+def test_facts_are_not_part_of_a_published_run(runs):
+    assert not (make().final / "facts.json").exists()
 
 
 def _hold(path, seconds):

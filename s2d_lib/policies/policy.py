@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from s2d_lib.errors import StudyError
@@ -99,8 +99,10 @@ def model_place(model: str) -> str:
     return model
 
 
-def load_policy(spec: RoleModel, hardware: Hardware, place: str | Path | None = None) -> Policy:
+def load_policy(spec: RoleModel, hardware: Hardware, place: str | Path | None = None, weights: bool = True) -> Policy:
     """Load a policy: from `place` (a run's model folder) or, without one, from where the role's spec says.
+
+    Without `weights` the model is only its architecture (on torch's meta device), enough to compare it with another.
 
     Raises:
         StudyError: Model not found, tokenizer without EOS or pad or with both the same, no chat template where one is
@@ -112,7 +114,11 @@ def load_policy(spec: RoleModel, hardware: Hardware, place: str | Path | None = 
         source = str(converted(source, spec.gguf_file))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, hardware.dtype))
+        if weights:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, hardware.dtype))
+        else:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise StudyError(
@@ -120,7 +126,7 @@ def load_policy(spec: RoleModel, hardware: Hardware, place: str | Path | None = 
             "local folder."
         ) from None
     _set_special_tokens(model, tokenizer, spec, source)
-    return Policy(model.to(hardware.device), tokenizer, spec.chat)
+    return Policy(model.to(hardware.device) if weights else model, tokenizer, spec.chat)
 
 
 def _set_special_tokens(model: PreTrainedModel, tokenizer, spec: RoleModel, source: str) -> None:

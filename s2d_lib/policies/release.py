@@ -1,6 +1,7 @@
 """Making and releasing the micro family's base models: pretrained once, shared by all seeds of the study."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def make_base(
     final = folder / name
     beside = folder / f".{name}.unfinished"
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(beside, ignore_errors=True)  # of an attempt that was killed
     save_policy(Policy(model, tokenizer, chat=False), beside)
     record = {
         "model": spec.model_dump(),

@@ -57,6 +57,11 @@ class Bundle:
         return list(self.evaluation["set"].unique())
 
 
+def read_evaluation(path: Path) -> pd.DataFrame:
+    """Per-problem results; the samples' grades, such as `0110`, stay text."""
+    return pd.read_csv(path, dtype={"correct": str, "level": str, "problem": str})
+
+
 def collect(runs: list[FinishedRun], folder: Path) -> None:
     """Write the bundle of finished runs.
 
@@ -69,7 +74,7 @@ def collect(runs: list[FinishedRun], folder: Path) -> None:
         checkpoint, seed = run.name, run.record["resolved"]["seed"]
         labels = {"seed": seed, "checkpoint": checkpoint}
         if run.path("evaluation.csv").is_file():
-            table = pd.read_csv(run.path("evaluation.csv"), dtype={"correct": str, "level": str})
+            table = read_evaluation(run.path("evaluation.csv"))
             evaluations.append(table.assign(**labels)[["seed", "checkpoint", *table.columns]])
         if run.path("metrics.csv").is_file():
             table = pd.read_csv(run.path("metrics.csv"))
@@ -89,7 +94,7 @@ def read_bundle(folder: Path) -> Bundle:
         StudyError: When it is not there or broken.
     """
     try:
-        evaluation = pd.read_csv(folder / "evaluation.csv", dtype={"correct": str, "level": str})
+        evaluation = read_evaluation(folder / "evaluation.csv")
         curves = pd.read_csv(folder / "curves.csv")
         raw = json.loads((folder / "records.json").read_text())
     except (OSError, ValueError) as error:

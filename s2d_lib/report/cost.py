@@ -30,8 +30,8 @@ def route_cost(bundle: Bundle, checkpoint: str, seed: int) -> dict[str, int]:
 
     Returns:
         `own_steps`: optimiser steps of the checkpoint's own weights; over the whole ancestry, teacher included:
-        `all_steps`, `labels` (distinct labeled problems that were graded against), `gradings`, `sampled_tokens`,
-        `trained_tokens`.
+        `all_steps`, `labels` (distinct labeled problems that were graded against), `gradings`, `sampled_sequences`,
+        `sampled_tokens`, `trained_tokens`.
     """
     records = [bundle.records[name, seed] for name in ancestry(bundle, checkpoint, seed)]
     labels = set().union(*(r.get("label_use", {}).get("problems", {}) for r in records))
@@ -41,6 +41,7 @@ def route_cost(bundle: Bundle, checkpoint: str, seed: int) -> dict[str, int]:
         "all_steps": sum(r.get("optimizer_steps", 0) for r in records),
         "labels": len(labels),
         "gradings": sum(r.get("label_use", {}).get("gradings", 0) for r in records),
+        "sampled_sequences": sum(r.get("sampled", {}).get("sequences", 0) for r in records),
         "sampled_tokens": sum(r.get("sampled", {}).get("tokens", 0) for r in records),
         "trained_tokens": sum(r.get("trained_tokens", 0) for r in records),
     }

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from s2d_lib.report.bundle import read_evaluation
 from s2d_lib.report.style import PALETTE, use_style
 
 AXIS_LABELS = {
@@ -89,7 +90,7 @@ def accuracy_by_level(run) -> pd.DataFrame:
 
 
 def _evaluation(run) -> pd.DataFrame:
-    results = pd.read_csv(run.path("evaluation.csv"), dtype={"correct": str, "level": str})
+    results = read_evaluation(run.path("evaluation.csv"))
     results["accuracy"] = results["correct"].map(lambda bits: bits.count("1") / len(bits))
     return results
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Okabe-Ito; "olive" is its yellow darkened until a thin line can be seen on white.
 BLACK, GREY, ORANGE, SKY, GREEN = "#000000", "#999999", "#E69F00", "#56B4E9", "#009E73"
 OLIVE, BLUE, VERMILLION, PURPLE = "#B5A800", "#0072B2", "#D55E00", "#CC79A7"
+WINE, BROWN = "#882255", "#7A4B1E"  # for more routes than Okabe and Ito have colours
 PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY)
 """The colour cycle for series that are no route."""
 
@@ -26,7 +27,9 @@ ROUTE_COLORS = {
     "student": GREY,
     "student.grpo": VERMILLION,
     "student.bridge.raw_teacher": SKY,
+    "student.warm.raw_teacher": WINE,
     "student.warm.rl_teacher": ORANGE,
+    "student.forward_kl_only.rl_teacher": BROWN,
     "student.bridge.rl_teacher": BLUE,
     "student.opd_only.rl_teacher": PURPLE,
     "student.teacher_sample_sft.rl_teacher": GREEN,
@@ -39,7 +42,9 @@ ROUTE_LABELS = {
     "student": "base student",
     "student.grpo": "direct GRPO",
     "student.bridge.raw_teacher": "bridge, raw teacher",
-    "student.warm.rl_teacher": "forward-KL warmup only",
+    "student.warm.raw_teacher": "forward-KL warmup, raw teacher",
+    "student.warm.rl_teacher": "forward-KL warmup alone",
+    "student.forward_kl_only.rl_teacher": "forward KL only",
     "student.bridge.rl_teacher": "bridge, RL teacher",
     "student.opd_only.rl_teacher": "OPD only",
     "student.teacher_sample_sft.rl_teacher": "teacher-sample SFT",
@@ -48,7 +53,7 @@ ROUTE_LABELS = {
 }
 """Checkpoint name -> what a reader sees."""
 
-ROUTE_MARKERS = dict(zip(ROUTE_COLORS, "oXvsDP^<*", strict=True))
+ROUTE_MARKERS = dict(zip(ROUTE_COLORS, "oXvhspDP^<*", strict=True))
 """Checkpoint name -> marker, so that no figure depends on colour alone."""
 
 FORMATS = {

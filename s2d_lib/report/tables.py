@@ -16,6 +16,7 @@ COSTS = {
     "all_steps": "all steps",
     "labels": "labeled problems",
     "gradings": "gradings",
+    "sampled_sequences": "samples",
     "sampled_tokens": "tokens sampled",
     "trained_tokens": "tokens trained on",
 }
@@ -26,7 +27,8 @@ def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
 
     Returns:
         `checkpoint`, `route`, `seeds`; for each evaluation set `<set>`, `<set> low`, `<set> high` (95% interval over
-        seeds and problems) and, with a reference, `<set> difference` and its interval; costs as means over seeds.
+        seeds and problems) and, with a reference, `<set> difference` and its interval (NaN in the reference's own
+        row); costs as means over seeds.
 
     Raises:
         StudyError: When a checkpoint or a seed of it is missing from the results.
@@ -42,7 +44,9 @@ def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
         for name in bundle.sets:
             own = bundle.accuracy(checkpoint, name)
             row |= _columns(name, bootstrap(own.to_numpy()))
-            if table.reference:
+            if table.reference == checkpoint:
+                row |= dict.fromkeys((f"{name} difference{bound}" for bound in ("", " low", " high")), float("nan"))
+            elif table.reference:
                 reference = bundle.accuracy(table.reference, name).reindex(index=own.index, columns=own.columns)
                 if reference.isna().any(axis=None):
                     raise StudyError(
@@ -72,7 +76,7 @@ def readable(numbers: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
 
 
 def _interval(mean: float, low: float, high: float, signed: bool = False) -> str:
-    if signed and mean == low == high == 0:
+    if mean != mean:
         return "reference"
     sign = "+" if signed else ""
     return f"{100 * mean:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"

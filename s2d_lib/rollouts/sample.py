@@ -11,6 +11,8 @@ from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.study.schema import Sampling
 
+LOGIT_ROWS = 512  # token positions whose logits are held at a time
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
@@ -93,21 +95,29 @@ def _cut(ids: list[int], eos: int) -> list[int]:
 def sequence_log_probs(
     policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], batch: int
 ) -> list[float]:
-    """Log-probability (nats, temperature 1) of every rollout under the policy, EOS included."""
+    """Log-probability (nats, temperature 1) of every rollout under the policy, EOS included.
+
+    Only the completions' positions are projected to the vocabulary, LOGIT_ROWS of them at a time.
+    """
     prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
-    values: list[float] = []
+    device, values = policy.model.device, []
     for start in range(0, len(rollouts), batch):
         part = rollouts[start : start + batch]
         # Right padding: a causal model never looks at it, so it needs no mask and no shifted positions.
         rows = [[*prompt_ids[r.problem], *r.ids] for r in part]
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), policy.tokenizer.pad_token_id, device=policy.model.device)
-        keep = torch.zeros((len(rows), width), dtype=torch.bool, device=policy.model.device)
+        ids = torch.full((len(rows), max(map(len, rows))), policy.tokenizer.pad_token_id, device=device)
+        predicts = torch.zeros_like(ids, dtype=torch.bool)  # positions whose next token belongs to the completion
         for i, (row, rollout) in enumerate(zip(rows, part, strict=True)):
             ids[i, : len(row)] = torch.tensor(row)
-            keep[i, len(row) - len(rollout.ids) : len(row)] = True
+            predicts[i, len(row) - len(rollout.ids) - 1 : len(row) - 1] = True
         with torch.no_grad():
-            logits = policy.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-            chosen = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
-        values += (chosen * keep[:, 1:]).sum(1).tolist()
+            hidden = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[predicts]
+            targets = ids.roll(-1, 1)[predicts]
+            chosen = torch.cat(
+                [
+                    policy.model.lm_head(h).float().log_softmax(-1).gather(-1, t[:, None]).squeeze(-1)
+                    for h, t in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
+                ]
+            )
+        values += [token_values.sum().item() for token_values in chosen.split([len(r.ids) for r in part])]
     return values

@@ -44,20 +44,22 @@ class DenseTrainer(DistillationTrainer):
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         kept = inputs["completion_ids"].size(1)
-        student_hidden = self._get_last_hidden_state(unwrapped_student, ids, attention, kept)
         self.teacher_model.eval()
         unwrapped_teacher = self.accelerator.unwrap_model(self.teacher_model)
-        with torch.no_grad():
-            # Through the teacher's own wrapper, so that sharded parameters are there during the forward pass.
-            teacher_hidden = self._forward_redirection(
-                self.teacher_model,
-                unwrapped_teacher,
-                self._get_last_hidden_state,
-                unwrapped_teacher,
-                ids,
-                attention,
-                kept,
-            )
+        # accelerate's autocast sits on the models' own forward, which neither of these two calls goes through.
+        with self.accelerator.autocast():
+            student_hidden = self._get_last_hidden_state(unwrapped_student, ids, attention, kept)
+            with torch.no_grad():
+                # Through the teacher's own wrapper, so that sharded parameters are there during the forward pass.
+                teacher_hidden = self._forward_redirection(
+                    self.teacher_model,
+                    unwrapped_teacher,
+                    self._get_last_hidden_state,
+                    unwrapped_teacher,
+                    ids,
+                    attention,
+                    kept,
+                )
         student_head, teacher_head = (
             unwrapped_student.get_output_embeddings(),
             unwrapped_teacher.get_output_embeddings(),
@@ -134,14 +136,14 @@ def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
         processing_class=policy.tokenizer,
         divergence=estimator(params.estimator, beta=params.beta, **options),
     )
-    metrics = train(run, policy, trainer, f"{run.resolved.checkpoint}: divergence, nats per token")
-    tokens = int((metrics["completions/mean_length"] * params.batch).round().sum())
-    fresh = params.states == "student"
-    run.remember(
-        sampled={"sequences": params.batch * params.steps if fresh else 0, "tokens": tokens if fresh else 0},
-        trained_tokens=tokens,
-    )
-    return metrics
+
+    def cost(metrics: pd.DataFrame) -> dict:
+        tokens = int((metrics["completions/mean_length"] * params.batch).round().sum())
+        fresh = params.states == "student"
+        sampled = {"sequences": params.batch * params.steps if fresh else 0, "tokens": tokens if fresh else 0}
+        return {"sampled": sampled, "trained_tokens": tokens}
+
+    return train(run, policy, trainer, f"{run.resolved.checkpoint}: divergence, nats per token", cost)
 
 
 def _rows(run: Run, inputs: Inputs) -> list[dict]:

@@ -39,20 +39,25 @@ def prepare(run: Run) -> Inputs:
     resolved = run.resolved
     problems = load_problems(resolved.problems)
     _check_pool_fills_a_batch(run, problems.pool)
+    rollouts = _rollouts(run)
     if run.finished and run.path("model").is_dir():
-        return Inputs(load_policy(resolved.model, resolved.hardware, run.path("model")), problems)
+        policy = load_policy(resolved.model, resolved.hardware, run.path("model"))
+        return Inputs(policy, problems, rollouts=rollouts)
     policy = load_policy(resolved.model, _trained(resolved.hardware), model_folder(run))
-    if "teacher" not in resolved.parents or resolved.stage == "teacher_rollouts":
-        teacher = None
-    else:
+    teacher = None
+    if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
         parent = run.parent("teacher")
-        teacher = load_policy(_model_of(parent), resolved.hardware, _weights_of(parent))
+        # Teacher-sample SFT never runs the teacher, but trains on its token ids: the pair must fit all the same.
+        needed = resolved.stage != "teacher_sample_sft"
+        teacher = load_policy(_model_of(parent), resolved.hardware, _weights_of(parent), weights=needed)
         check_pair(policy, teacher)
-    rollouts = None
-    if "rollouts" in resolved.parents:
-        parent = run.parent("rollouts")
-        rollouts, _ = read_rollouts(parent.path("rollouts.parquet"))
     return Inputs(policy, problems, teacher, rollouts)
+
+
+def _rollouts(run: Run) -> list[Rollout] | None:
+    if "rollouts" not in run.resolved.parents:
+        return None
+    return read_rollouts(run.parent("rollouts").path("rollouts.parquet"))[0]
 
 
 def model_folder(run: Run):

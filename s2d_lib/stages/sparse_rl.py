@@ -33,7 +33,9 @@ class RecordedReward:
         self.__name__ = reward.__name__  # TRL names its metrics after it
         rows = path.read_text().splitlines() if path.is_file() else []
         kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] < first_step]
-        path.write_text("".join(f"{row}\n" for row in kept))
+        beside = path.with_name(f".{path.name}")
+        beside.write_text("".join(f"{row}\n" for row in kept))
+        beside.replace(path)
 
     def __call__(self, prompts, completions, completion_ids, trainer_state, **columns) -> list[float]:
         """Rewards of one generation batch, in order; TRL's signature (1.16: `GRPOTrainer._calculate_rewards`)."""
@@ -83,18 +85,19 @@ def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
     )
-    metrics = train(run, policy, trainer, f"{run.resolved.checkpoint}: reward")
-    gradings = pd.read_json(run.path("gradings.jsonl"), lines=True)
+    return train(run, policy, trainer, f"{run.resolved.checkpoint}: reward", lambda metrics: _cost(reward.path))
+
+
+def _cost(gradings_file: Path) -> dict:
+    """What training consumed, from the account of its gradings."""
+    gradings = pd.read_json(gradings_file, lines=True)
+    tokens = int(gradings["tokens"].sum())
     used = gradings.groupby("problem", sort=True).size()
-    run.remember(
-        label_use={
-            "problems": {str(problem): int(times) for problem, times in used.items()},
-            "gradings": len(gradings),
-        },
-        sampled={"sequences": len(gradings), "tokens": int(gradings["tokens"].sum())},
-        trained_tokens=int(gradings["tokens"].sum()),
-    )
-    return metrics
+    return {
+        "label_use": {"problems": {str(name): int(times) for name, times in used.items()}, "gradings": len(gradings)},
+        "sampled": {"sequences": len(gradings), "tokens": tokens},
+        "trained_tokens": tokens,
+    }
 
 
 def _resumed_step(run: Run) -> int:

@@ -34,15 +34,17 @@ def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
             "`batch` or raise teacher_rollouts.samples_per_problem."
         )
     order = schedule(rows, params.batch, params.steps, run_seed(run, "order"))
+    config = SFTConfig(
+        **trainer_arguments(run, params), max_length=None, packing=False, train_sampling_strategy="sequential"
+    )
     trainer = SFTTrainer(
-        model=policy.model,
-        args=SFTConfig(**trainer_arguments(run, params), max_length=None, packing=False),
-        train_dataset=Dataset.from_list(order),
-        processing_class=policy.tokenizer,
+        model=policy.model, args=config, train_dataset=Dataset.from_list(order), processing_class=policy.tokenizer
     )
-    metrics = train(run, policy, trainer, f"{run.resolved.checkpoint}: loss, nats per token")
-    run.remember(
-        sampled={"sequences": 0, "tokens": 0},
-        trained_tokens=sum(token != -100 for row in order for token in row["labels"]),
+    trained = sum(token != -100 for row in order for token in row["labels"])
+    return train(
+        run,
+        policy,
+        trainer,
+        f"{run.resolved.checkpoint}: loss, nats per token",
+        lambda metrics: {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": trained},
     )
-    return metrics

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,11 @@ Item = TypeVar("Item")
 
 
 def run_seed(run: Run, purpose: str) -> int:
-    """Seed of one random stream of a run: no two runs, and no two purposes in a run, share one."""
+    """Seed of one random stream of a run: no two checkpoints, seeds or purposes share one.
+
+    Runs of one checkpoint and seed that differ only in parameters do, on purpose: common random numbers make learning
+    rates comparable.
+    """
     resolved = run.resolved
     return derive_seed(resolved.profile, resolved.checkpoint, resolved.seed, purpose)
 
@@ -59,6 +63,7 @@ def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:
         "bf16": hardware.dtype == "bfloat16",
         "use_cpu": hardware.device == "cpu",
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would log a NaN loss as 0 and hide it from StopOnNonFinite
         "save_steps": params.save_steps,
         "save_total_limit": 2,
         "report_to": "none",
@@ -83,8 +88,16 @@ class StopOnNonFinite(TrainerCallback):
                 )
 
 
-def train(run: Run, policy: Policy, trainer: Trainer, title: str) -> pd.DataFrame:
+def train(run: Run, policy: Policy, trainer: Trainer, title: str, cost: Callable[[pd.DataFrame], dict]) -> pd.DataFrame:
     """Train, resuming where an interrupted attempt stopped, and keep the model and the metrics of every step.
+
+    Args:
+        run: The run.
+        policy: Whose model is trained; it holds the trained one afterwards.
+        trainer: TRL's, built.
+        title: Above the live curve.
+        cost: From the metrics to what the record says of labels and tokens; kept before the model is, since a model
+            that is there counts as training that is over.
 
     Returns:
         The metrics, one row an optimiser step.
@@ -104,8 +117,9 @@ def train(run: Run, policy: Policy, trainer: Trainer, title: str) -> pd.DataFram
     metrics = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     metrics = metrics[["step", *[c for c in metrics.columns if c not in ("step", "epoch")]]]
     metrics.to_csv(run.path("metrics.csv"), index=False)
-    policy.model = trainer.accelerator.unwrap_model(trainer.model)
-    run.remember(optimizer_steps=int(asked))
+    # With accelerate's wrapper a bf16 run would be evaluated in bf16 now and in float32 after an interruption.
+    policy.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    run.remember(optimizer_steps=int(asked), **cost(metrics))
     save_policy(policy, run.path("model"))
     return metrics
 

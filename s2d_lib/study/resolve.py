@@ -52,7 +52,7 @@ class ProblemSets(Strict):
 
 
 class Resolved(Strict):
-    """Everything one run needs. Its hash names the run's content: equal hashes mean interchangeable runs."""
+    """Everything one run needs. Its hash names the run's content: equal hashes are interchangeable in one profile."""
 
     profile: str
     checkpoint: str
@@ -114,8 +114,6 @@ def parents_of(node: Checkpoint) -> dict[str, str]:
     parents = {"from": node.from_, "teacher": node.teacher}
     if needs_rollouts(node):
         parents["rollouts"] = rollouts_name(node.teacher, node.labels)
-        if node.stage == "teacher_sample_sft":
-            del parents["teacher"]  # it sees the samples only
     return {kind: name for kind, name in parents.items() if name}
 
 
@@ -159,6 +157,12 @@ def _resolve_node(
     if node.labels is not None and node.labels not in settings.problems.pools:
         hint = did_you_mean(node.labels, settings.problems.pools)
         raise StudyError(f"{where}: label pool {node.labels!r} is not declared; {hint}")
+    params = _stage_params(node, role, settings, where)
+    if "states" in params and (params["states"] == "teacher") != ("rollouts" in parents):
+        raise StudyError(
+            f"{where}: stage {node.stage!r} can't train on {params['states']} states by the profile alone; set `states` in "
+            "the checkpoint's overrides in study.yaml, where the graph can see it."
+        )
     problems = ProblemSets(
         source=settings.problems.source,
         world=getattr(settings.problems, "world", None),
@@ -176,7 +180,7 @@ def _resolve_node(
         model=settings.roles[role],
         weights=released_weights(settings.roles[role].model) if node.stage == "base" else None,
         labels=node.labels,
-        params=_stage_params(node, role, settings, where),
+        params=params,
         problems=problems,
         sampling=settings.sampling,
         evaluation=settings.evaluation,
@@ -192,8 +196,7 @@ def _stage_params(node: Checkpoint, role: str, settings: Profile, where: str) ->
         return {}
 
     def params(stage: str, extra: dict) -> dict:
-        refined = {**settings.by_role.get(role, {}).get(stage, {}), **extra}
-        content = getattr(settings.stages, stage).model_dump() | refined
+        content = settings.stage_settings(stage, role) | extra
         return validated(STAGE_PARAMS[stage], content, f"{where}, stage {stage!r}").model_dump()
 
     own = params(node.stage, node.overrides)
@@ -206,10 +209,13 @@ def released_weights(model: str) -> str | None:
     """Weights hash of a model released inside the package (`micro/<name>`), from its record; none for other models."""
     if not model.startswith("micro/"):
         return None
-    record = RELEASED / model.removeprefix("micro/") / "record.json"
-    if not record.is_file():
+    folder = RELEASED / model.removeprefix("micro/")
+    if not (folder / "record.json").is_file():
         raise StudyError(f"the released model {model!r} is not in this installation: make it with `make base`.")
-    return json.loads(record.read_text())["weights_sha256"]
+    recorded = json.loads((folder / "record.json").read_text())["weights_sha256"]
+    if hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() != recorded:
+        raise StudyError(f"the weights of {model!r} are not those of its record: make it again with `make base`.")
+    return recorded
 
 
 def derive_seed(*parts: str | int) -> int:

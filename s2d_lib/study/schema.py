@@ -45,6 +45,8 @@ class Checkpoint(Strict):
         if given != needs:
             say = lambda names: ", ".join(sorted(n.rstrip("_") for n in names)) or "nothing"  # noqa: E731
             raise ValueError(f"stage {self.stage!r} needs exactly {say(needs)}, given {say(given)}")
+        if self.overrides and self.stage == "base":
+            raise ValueError("a base checkpoint has no hyperparameters to override")
         if self.steps_of and self.stage in ("base", "teacher_rollouts"):
             raise ValueError(f"stage {self.stage!r} takes no optimiser steps, so it can't have `steps_of`")
         return self
@@ -191,7 +193,7 @@ class SparseRL(Training):
     epsilon_low: float = Field(0.2, gt=0)
     epsilon_high: float = Field(0.28, gt=0)  # asymmetric clip
     kl_coefficient: float = Field(0.0, ge=0)
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
+    loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo"  # not bnpo: its mean is over a micro-batch, not the batch
     scale_rewards: Literal["group", "batch", "none"] = "group"
     mask_truncated: bool = True  # rollouts cut off by the length limit carry no gradient
 
@@ -228,7 +230,7 @@ class TeacherRollouts(Strict):
 
 
 class Stages(Strict):
-    """Hyperparameters of every stage; `by_role` refines them for the model that trains."""
+    """Hyperparameters of every stage."""
 
     sparse_rl: SparseRL
     forward_kl: Distillation
@@ -290,8 +292,11 @@ class Regime(Strict):
     trials: list[Trials] = []
 
 
+TrainedStage = Literal["sparse_rl", "forward_kl", "opd", "teacher_sample_sft"]
+
+
 class Profile(Strict):
-    """params/<profile>.yaml after `by_role` refinements were applied."""
+    """params/<profile>.yaml."""
 
     about: str = ""
     seeds: list[int] = Field(min_length=1)
@@ -301,10 +306,21 @@ class Profile(Strict):
     evaluation: Evaluation
     hardware: Hardware = Hardware()
     stages: Stages
-    by_role: dict[Role, dict[str, dict[str, object]]] = {}
+    by_role: dict[Role, dict[TrainedStage, dict[str, object]]] = {}  # refines `stages` for the model that trains
     pretraining: Pretraining | None = None  # only of the micro family; read by notebook 10
     regime: Regime | None = None
     tables: list[str]  # which of the study's tables this profile makes
+
+    def stage_settings(self, stage: str, role: str) -> dict:
+        """Hyperparameters of a stage for the role that trains, before a checkpoint's own overrides."""
+        return getattr(self.stages, stage).model_dump() | self.by_role.get(role, {}).get(stage, {})
+
+    @model_validator(mode="after")
+    def _refinements_fit_their_stages(self):
+        for role, stages in self.by_role.items():
+            for stage in stages:
+                type(getattr(self.stages, stage)).model_validate(self.stage_settings(stage, role))
+        return self
 
     @model_validator(mode="after")
     def _regime_on_its_own_seeds(self):

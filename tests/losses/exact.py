@@ -86,3 +86,8 @@ def relative_error(value, expected):
     """Norm of the difference over the norm of `expected`."""
     value, expected = torch.as_tensor(value).double(), torch.as_tensor(expected).double()
     return ((value - expected).norm() / expected.norm().clamp(min=1e-300)).item()
+
+
+def with_grad(case):
+    """A copy of the case whose student tensors collect gradients."""
+    return {k: v.clone().requires_grad_(k.startswith("student")) for k, v in case.items()}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from s2d_lib.errors import StudyError
+from s2d_lib.policies.policy import save_policy
 from s2d_lib.report.live import LiveCurve
 from s2d_lib.rollouts import read_rollouts
 from s2d_lib.runs import open_run
@@ -93,10 +94,36 @@ def test_an_interrupted_run_ends_in_the_same_bytes(make, tiny, monkeypatch, chec
             make(checkpoint)
     run = open_run("micro", checkpoint, 0, tiny)
     assert (run.folder / "trainer" / "checkpoint-2").is_dir()
-    run._lock.close()
     resumed = make(checkpoint)
     assert {name: resumed.record["files"][name] for name in expected} == expected
     assert resumed.record["optimizer_steps"] == 4
+
+
+def test_a_kill_after_training_loses_no_account(make, tiny, monkeypatch):
+    def die(*args):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "s2d_lib.stages.training.save_policy", lambda policy, folder: (save_policy(policy, folder), die())
+        )
+        with pytest.raises(Killed):
+            make("student.grpo")
+    record = make("student.grpo").record
+    assert record["optimizer_steps"] == 4
+    assert record["label_use"]["gradings"] == record["sampled"]["sequences"] == 64
+
+
+def test_teacher_sample_sft_trains_in_the_scheduled_order(make, tiny, monkeypatch):
+    from trl import SFTTrainer
+
+    samplers = []
+    monkeypatch.setattr(
+        SFTTrainer, "train", lambda self, **k: samplers.append(self._get_train_sampler()) or self._stop()
+    )
+    with pytest.raises(AttributeError, match="_stop"):
+        make("student.teacher_sample_sft.rl_teacher")
+    assert list(samplers[0]) == list(range(64))
 
 
 def test_a_half_written_trainer_checkpoint_is_not_resumed_from(tmp_path):
@@ -136,6 +163,7 @@ def test_a_resumed_reward_drops_what_came_after_its_checkpoint(tmp_path):
         ("student", {"roles": {"student": {"eos_token": "<end>"}}}, "is not in the vocabulary"),
         ("student", {"roles": {"student": {"chat": True}}}, "has no chat template"),
         ("student.warm.raw_teacher", {"roles": {"teacher": {"eos_token": "#"}}}, "they differ in the EOS token"),
+        ("student.teacher_sample_sft.rl_teacher", {"roles": {"teacher": {"eos_token": "#"}}}, "they differ in the EOS"),
     ],
 )
 def test_what_does_not_fit_is_said_before_training(make, tiny, checkpoint, change, sentence):

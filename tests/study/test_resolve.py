@@ -68,7 +68,7 @@ def test_parents_come_before_children():
 
 def test_shared_ancestors_are_one_job():
     assert CHECKPOINTS.count("teacher.rl.rollouts.full") == 1
-    assert len(CHECKPOINTS) == len(set(CHECKPOINTS)) == 12
+    assert len(CHECKPOINTS) == len(set(CHECKPOINTS)) == 13
 
 
 @given(st.lists(st.one_of(st.integers(), st.text(max_size=5)), min_size=1, max_size=4))

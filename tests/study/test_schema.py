@@ -39,6 +39,13 @@ def test_every_checkpoint_of_every_profiles_tables_resolves():
         ),
         (("micro", "student", 0, {"hardware": {"device": "tpu"}}), "hardware.device"),
         (("micro", "student", 0, ["a"]), "`overrides` must be a mapping"),
+        (("micro", "student", 0, {"by_role": {"student": {"sparse_rll": {}}}}), "sparse_rll"),
+        (("micro", "student", 0, {"by_role": {"student": {"opd": {"stepz": 1}}}}), "stepz"),
+        (
+            ("micro", "student.opd_only.rl_teacher", 0, {"stages": {"opd": {"states": "teacher"}}}),
+            "can't train on teacher states",
+        ),
+        (("micro", "student", 0, {"seeds": [1000]}), "regime.seeds must not be seeds of the study"),
     ],
 )
 def test_bad_parameters_get_one_sentence(arguments, sentence):
