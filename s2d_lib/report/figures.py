@@ -3,10 +3,11 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from s2d_lib.report.bundle import Bundle
-from s2d_lib.report.style import ROUTE_COLORS, ROUTE_LABELS, ROUTE_MARKERS, use_style
+from s2d_lib.report.style import BLACK, ROUTE_COLORS, ROUTE_LABELS, ROUTE_MARKERS, use_style
 
 
 def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure:
@@ -19,7 +20,7 @@ def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure
     places = np.arange(len(numbers))[::-1]
     for axes, name in zip(panels[0], sets, strict=True):
         for place, row in zip(places, numbers.to_dict("records"), strict=True):
-            color = ROUTE_COLORS.get(row["checkpoint"], "#000000")
+            color = ROUTE_COLORS.get(row["checkpoint"], BLACK)
             seeds = bundle.accuracy(row["checkpoint"], name).mean(axis=1)
             axes.plot(100 * seeds, np.full(len(seeds), place - 0.26), ".", color=color, alpha=0.55, markersize=4)
             mean, low, high = (100 * row[c] for c in (name, f"{name} low", f"{name} high"))
@@ -46,16 +47,29 @@ def _samples(bundle: Bundle, name: str) -> int:
 
 
 def curves_figure(bundle: Bundle, metric: str, ylabel: str, title: str, log: bool = False) -> Figure:
-    """A metric over the optimiser steps of every run that has it: the mean over seeds, and their range."""
+    """A metric over the optimiser steps of every run that has it: the mean over seeds, and their range.
+
+    Each seed's curve is a running mean over the last 5 steps.
+    """
     use_style()
+    rows = bundle.curves.dropna(subset=[metric]).sort_values(["checkpoint", "seed", "step"], kind="stable")
+    smooth = rows.groupby(["checkpoint", "seed"])[metric].transform(lambda v: v.rolling(5, min_periods=1).mean())
+    order = [name for name in ROUTE_LABELS if name in set(rows["checkpoint"])]
+    order += sorted(set(rows["checkpoint"]) - set(order))
     figure, axes = plt.subplots(figsize=(6.5, 3.4))
-    for checkpoint, rows in bundle.curves.dropna(subset=[metric]).groupby("checkpoint", sort=False):
-        by_step = rows.pivot(index="step", columns="seed", values=metric).rolling(5, min_periods=1).mean()
-        color = ROUTE_COLORS.get(checkpoint)
-        axes.plot(by_step.index, by_step.mean(axis=1), color=color, label=ROUTE_LABELS.get(checkpoint, checkpoint))
-        axes.fill_between(by_step.index, by_step.min(axis=1), by_step.max(axis=1), color=color, alpha=0.15, linewidth=0)
+    sns.lineplot(
+        data=rows.assign(value=smooth, route=rows["checkpoint"].map(lambda name: ROUTE_LABELS.get(name, name))),
+        x="step",
+        y="value",
+        hue="route",
+        hue_order=[ROUTE_LABELS.get(name, name) for name in order],
+        palette=[ROUTE_COLORS.get(name, BLACK) for name in order],
+        estimator="mean",
+        errorbar=("pi", 100),
+        ax=axes,
+    )
     axes.set(xlabel="optimiser step", ylabel=ylabel, title=title, yscale="log" if log else "linear")
-    axes.legend(loc="best")
+    axes.legend(title=None)
     plt.close(figure)
     return figure
 
