@@ -120,8 +120,8 @@ def draw(profile: str | None = None) -> list[str]:
     """
     root = project_root()
     folders = [root / "figures" / profile] if profile else sorted(p.parent for p in root.glob("figures/*/results"))
-    if not folders:
-        raise StudyError("there are no results under figures/: make them with `make study`.")
+    if not folders or not all((folder / "results").is_dir() for folder in folders):
+        raise StudyError(f"there are no results in figures/{profile or ''}: make them with `make study`.")
     notebook, done = root / "notebooks" / "90_headline.ipynb", []
     for folder in folders:
         for table in load_profile(folder.name).tables:

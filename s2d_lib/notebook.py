@@ -11,6 +11,7 @@ from s2d_lib.stages.inputs import Inputs, prepare
 from s2d_lib.study.load import did_you_mean
 
 PARAMETERS = ("profile", "checkpoint", "seed", "overrides")
+FRESH = 4  # entries of a kernel's input history: an empty one, the parameters, papermill's parameters, the next cell
 
 
 def start(
@@ -36,7 +37,7 @@ def refuse_unknown_parameters(known: tuple[str, ...]) -> None:
         StudyError: Naming the unknown parameter.
     """
     shell = get_ipython()
-    if shell is None or shell.execution_count > 3:  # later, the user's own variables are there too
+    if shell is None or len(shell.user_ns["In"]) > FRESH:  # later, the user's own variables are there too
         return
     plain = (str, int, float, bool, list, dict, tuple, type(None))
     for name, value in shell.user_ns.items():

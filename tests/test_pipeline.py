@@ -152,7 +152,7 @@ def test_an_ablation_is_a_few_lines_of_yaml_and_makes_only_what_is_new(project, 
         (("run", "--checkpoint", "teachr"), "error: unknown checkpoint 'teachr'; did you mean 'teacher'?"),
         (("run", "--checkpoint", "student", "--overrides", "{"), "error: --overrides must be JSON"),
         (("run", "--checkpoint", "student.grpo", "--seed", "77"), "error: 'student.grpo' needs the run 'student'"),
-        (("figures", "--profile", "smollm2-smoke"), "error: no readable results"),
+        (("figures", "--profile", "smollm2-smoke"), "error: there are no results in figures/smollm2-smoke"),
     ],
 )
 def test_bad_input_is_one_sentence_and_a_failure(project, study, words, sentence):

@@ -16,5 +16,5 @@ def test_every_path_the_readme_links_to_exists(root):
 
 def test_every_make_target_the_readme_names_exists(root):
     targets = re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE)
-    for target in re.findall(r"`?make ([a-z]+)", (root / "README.md").read_text()):
+    for target in re.findall(r"(?:^|`)make ([a-z]+)", (root / "README.md").read_text(), re.MULTILINE):
         assert target in targets, target
