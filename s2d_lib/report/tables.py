@@ -88,7 +88,7 @@ def write_table(numbers: pd.DataFrame, sets: list[str], folder: Path, name: str,
     shown = readable(numbers, sets)
     (folder / f"{name}.md").write_text(f"**{title}**\n\n{shown.to_markdown(index=False)}\n\n{note}\n")
     body = shown.map(_tex).rename(columns=_tex).style.hide(axis="index").to_latex(hrules=True)
-    caption = f"\\caption{{{_tex(title)}. {_tex(note)}}}\n"
+    caption = f"\\caption{{{_tex(title)}{'' if title.endswith('?') else '.'} {_tex(note)}}}\n"
     (folder / f"{name}.tex").write_text(f"\\begin{{table}}\n\\centering\n{caption}{body}\\end{{table}}\n")
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
 
