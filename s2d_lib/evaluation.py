@@ -1,61 +1,20 @@
 """Evaluation: avg@k with its standard error over problems, pass@k, length and cut-off share, per problem."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from s2d_lib.grading import grade_many
 from s2d_lib.problems.base import Problem
 from s2d_lib.report.bundle import read_evaluation
+from s2d_lib.report.summary import summarise
 from s2d_lib.rollouts import Rollout, sample
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.training import run_seed
 
 COLUMNS = ["set", "problem", "level", "correct", "tokens", "cut_off"]
-
-
-def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k samples is correct (Chen et al. 2021, Eq. 1).
-
-    Raises:
-        ValueError: When k is larger than the number of samples.
-    """
-    if not 1 <= k <= samples:
-        raise ValueError(f"pass@{k} needs between 1 and {samples} samples")
-    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
-
-
-def summarise(results: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of every evaluation set.
-
-    Args:
-        results: Rows as `evaluate` writes them: one a problem, `correct` a string of 0 and 1, one a sample.
-
-    Returns:
-        One row a set: `problems`, `samples`, `avg` (avg@k, mean over problems of the mean correctness), `se` (standard
-        error of that mean over problems), `pass` (pass@k), `tokens` (mean length), `cut_off` (share without EOS).
-    """
-    rows = []
-    for name, part in results.groupby("set", sort=False):
-        mean = part["correct"].map(lambda bits: bits.count("1") / len(bits)).to_numpy(float)
-        k = len(part["correct"].iloc[0])
-        rows.append(
-            {
-                "set": name,
-                "problems": len(part),
-                "samples": k,
-                "avg": mean.mean(),
-                "se": mean.std(ddof=1) / math.sqrt(len(mean)) if len(mean) > 1 else float("nan"),
-                "pass": np.mean([pass_at_k(k, bits.count("1"), k) for bits in part["correct"]]),
-                "tokens": part["tokens"].mean(),
-                "cut_off": part["cut_off"].mean(),
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def per_problem(name: str, problems: Sequence[Problem], rollouts: Sequence[Rollout], grading: str) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import nbformat
 import papermill
 import pytest
 
-from s2d_lib.policies.release import released
+from s2d_lib.study.resolve import released_record
 
 MAX_CELL_LINES = 18
 
@@ -68,4 +68,4 @@ def test_notebook_10_makes_base_models(root, tmp_path):
         cwd=root / "notebooks",
     )
     for name in ("student", "teacher"):
-        assert released(name, tmp_path / "models")["model"]["steps"] == 4
+        assert released_record(tmp_path / "models" / name)["model"]["steps"] == 4

@@ -1,6 +1,5 @@
 """Making and releasing the micro family's base models: pretrained once, shared by all seeds of the study."""
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,8 +15,6 @@ from s2d_lib.runs import file_hash, publish, write_json
 from s2d_lib.study import load_profile
 from s2d_lib.study.load import did_you_mean
 from s2d_lib.study.resolve import RELEASED
-
-RECORD = "record.json"
 
 
 def make_base(
@@ -68,23 +65,6 @@ def make_base(
         "loss": curve,
         "environment": environment(),
     }
-    write_json(beside / RECORD, record)
+    write_json(beside / "record.json", record)
     publish(beside, final)
-    return record
-
-
-def released(name: str, folder: Path = RELEASED) -> dict:
-    """The record of a released base model.
-
-    Raises:
-        StudyError: When it is missing, or its weights are not those of the record.
-    """
-    path = folder / name / RECORD
-    if not path.is_file():
-        raise StudyError(f"the base model {name!r} is not in {folder}: make it with `make base`.")
-    record = json.loads(path.read_text())
-    if file_hash(path.with_name("model.safetensors")) != record["weights_sha256"]:
-        raise StudyError(
-            f"the weights of base model {name!r} are not those of its record: make it again with `make base`."
-        )
     return record

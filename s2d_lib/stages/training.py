@@ -13,8 +13,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import Policy, save_policy
-from s2d_lib.report.live import LiveCurve
 from s2d_lib.runs import Run
+from s2d_lib.stages.live import LiveCurve
 from s2d_lib.study import derive_seed
 from s2d_lib.study.schema import Training
 

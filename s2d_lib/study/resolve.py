@@ -209,13 +209,23 @@ def released_weights(model: str) -> str | None:
     """Weights hash of a model released inside the package (`micro/<name>`), from its record; none for other models."""
     if not model.startswith("micro/"):
         return None
-    folder = RELEASED / model.removeprefix("micro/")
+    return released_record(RELEASED / model.removeprefix("micro/"))["weights_sha256"]
+
+
+def released_record(folder: Path) -> dict[str, Any]:
+    """The record of a released base model, its weights checked against it.
+
+    Raises:
+        StudyError: When it is missing, or its weights are not those of the record.
+    """
     if not (folder / "record.json").is_file():
-        raise StudyError(f"the released model {model!r} is not in this installation: make it with `make base`.")
-    recorded = json.loads((folder / "record.json").read_text())["weights_sha256"]
-    if hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() != recorded:
-        raise StudyError(f"the weights of {model!r} are not those of its record: make it again with `make base`.")
-    return recorded
+        raise StudyError(f"the base model {folder.name!r} is not in {folder.parent}: make it with `make base`.")
+    record = json.loads((folder / "record.json").read_text())
+    if hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() != record["weights_sha256"]:
+        raise StudyError(
+            f"the weights of base model {folder.name!r} are not those of its record: make it again with `make base`."
+        )
+    return record
 
 
 def derive_seed(*parts: str | int) -> int:

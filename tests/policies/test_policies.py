@@ -9,9 +9,9 @@ import torch
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.pair import check_pair
 from s2d_lib.policies.policy import load_policy, save_policy
-from s2d_lib.policies.release import make_base, released
+from s2d_lib.policies.release import make_base
 from s2d_lib.study import load_profile, resolve
-from s2d_lib.study.resolve import RELEASED
+from s2d_lib.study.resolve import RELEASED, released_record
 from s2d_lib.study.schema import Hardware, RoleModel
 
 NAMES = ("student", "teacher")
@@ -19,7 +19,7 @@ NAMES = ("student", "teacher")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_released_weights_are_those_of_their_record(name):
-    record = released(name)
+    record = released_record(RELEASED / name)
     policy = load_policy(RoleModel(model=f"micro/{name}"), Hardware())
     config = policy.model.config
     assert policy.size == record["parameters"]
@@ -49,13 +49,13 @@ def test_a_base_model_can_be_made_and_a_changed_one_is_refused(tmp_path):
     overrides = {"pretraining": {"models": {"student": {"steps": 3, "batch": 4}}}}
     record = make_base("micro", "student", tmp_path, overrides)
     assert record["weights_sha256"] == make_base("micro", "student", tmp_path, overrides)["weights_sha256"]
-    assert released("student", tmp_path)["parameters"] == record["parameters"]
+    assert released_record(tmp_path / "student")["parameters"] == record["parameters"]
     path = tmp_path / "student" / "record.json"
     path.write_text(json.dumps({**record, "weights_sha256": "0"}))
     with pytest.raises(StudyError, match="not those of its record"):
-        released("student", tmp_path)
+        released_record(tmp_path / "student")
     with pytest.raises(StudyError, match="make it with `make base`"):
-        released("teacher", tmp_path)
+        released_record(tmp_path / "teacher")
 
 
 def test_a_policy_survives_saving(tmp_path):

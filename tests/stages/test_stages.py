@@ -9,11 +9,11 @@ import torch
 
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import save_policy
-from s2d_lib.report.live import LiveCurve
 from s2d_lib.rollouts import read_rollouts
 from s2d_lib.runs import open_run
 from s2d_lib.stages import sparse_rl as sparse_rl_module
 from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.live import LiveCurve
 from s2d_lib.stages.training import last_whole_checkpoint
 from s2d_lib.study.load import deep_merge
 
