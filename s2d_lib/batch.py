@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 from papermill.exceptions import PapermillExecutionError
 
 from s2d_lib.errors import StudyError
@@ -59,7 +60,7 @@ def run_checkpoint(profile: str, checkpoint: str, seed: int, overrides: dict | N
         if found := find_run(resolved):
             return f"{checkpoint}, seed {seed}: finished before"
         executed = run.final.with_name(f".{checkpoint}.ipynb")
-        os.environ[DRIVER] = "1"
+        os.environ[DRIVER] = str(psutil.Process().create_time())
         try:
             execute(
                 project_root() / "notebooks" / NOTEBOOKS[resolved.stage],

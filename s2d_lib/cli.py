@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     base.add_argument("--profile", default="micro")
 
     chosen = parser.parse_args(arguments)
+    # jsonschema, under papermill, checks internationalised addresses with it where it is installed (JupyterLab does). No
+    # notebook has one, and building its grammar takes longer than importing everything else that a job's driver needs.
+    sys.modules.setdefault("rfc3987_syntax", None)
     try:
         return COMMANDS[chosen.command](chosen)
     except StudyError as error:

@@ -51,24 +51,29 @@ def evaluate(run: Run, inputs: Inputs) -> pd.DataFrame:
     """
     path = run.path("evaluation.csv")
     if not path.is_file():
-        resolved, parts, texts = run.resolved, [], []
-        for name, problems in inputs.problems.evaluations.items():
-            rollouts = sample(
-                inputs.policy,
-                problems,
-                samples=resolved.evaluation.samples,
-                sampling=resolved.sampling,
-                temperature=resolved.evaluation.temperature,
-                top_p=resolved.evaluation.top_p,
-                seed=run_seed(run, f"evaluation {name}"),
-                about=f"evaluating on {name}",
-            )
-            part = per_problem(name, problems, rollouts, inputs.problems.grading)
-            parts.append(part)
-            texts.append(_first_samples(name, problems, rollouts, part))
-        pd.concat(texts).to_csv(run.path("samples.csv"), index=False)
-        _write_csv(pd.concat(parts), path)
+        with run.phase("evaluation"):
+            _evaluate(run, inputs, path)
     return summarise(read_evaluation(path))
+
+
+def _evaluate(run: Run, inputs: Inputs, path: Path) -> None:
+    resolved, parts, texts = run.resolved, [], []
+    for name, problems in inputs.problems.evaluations.items():
+        rollouts = sample(
+            inputs.policy,
+            problems,
+            samples=resolved.evaluation.samples,
+            sampling=resolved.sampling,
+            temperature=resolved.evaluation.temperature,
+            top_p=resolved.evaluation.top_p,
+            seed=run_seed(run, f"evaluation {name}"),
+            about=f"evaluating on {name}",
+        )
+        part = per_problem(name, problems, rollouts, inputs.problems.grading)
+        parts.append(part)
+        texts.append(_first_samples(name, problems, rollouts, part))
+    pd.concat(texts).to_csv(run.path("samples.csv"), index=False)
+    _write_csv(pd.concat(parts), path)
 
 
 def _first_samples(name: str, problems: Sequence[Problem], rollouts: Sequence[Rollout], part: pd.DataFrame):

@@ -16,12 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from s2d_lib.errors import StudyError
 from s2d_lib.provenance import environment, peak_memory_mb
 from s2d_lib.study import NOTEBOOKS, Resolved, project_root, resolve
 
 UNRECORDED = ("record.json", "notebook.ipynb", "facts.json")  # files of a run folder that its record does not hash
-DRIVER = "S2D_DRIVER"  # set by `s2d run`, which publishes the folder itself once the executed notebook lies in it too
+# Set by `s2d run`, which publishes the folder itself once the executed notebook lies in it too: when that process began
+# (seconds since 1970)
+DRIVER = "S2D_DRIVER"
 
 
 def runs_root() -> Path:
@@ -167,6 +171,19 @@ class Run:
         self._started = now
         write_json(self.path("facts.json"), self.facts)
 
+    def spent(self, **phases: float) -> None:
+        """Add seconds to what phases of the run (loading, sampling, updates, ...) have taken, for the record."""
+        before = self.facts.setdefault("phases", {})
+        for name, seconds in phases.items():
+            before[name] = round(before.get(name, 0.0) + seconds, 2)
+
+    @contextlib.contextmanager
+    def phase(self, name: str):
+        """Count the time inside the block as a phase's."""
+        began = time.perf_counter()
+        yield
+        self.spent(**{name: time.perf_counter() - began})
+
     def finish(self) -> dict:
         """Write record.json and publish the folder; under `s2d run` the driver publishes.
 
@@ -280,3 +297,6 @@ def _prepare(run: Run) -> None:
         write_json(resolved_file, {"hash": run.resolved.hash, **run.resolved.model_dump(mode="json")})
     if run.path("facts.json").is_file():
         run.facts = json.loads(run.path("facts.json").read_text())
+    if began := os.environ.get(DRIVER):  # a kernel that a person started may have idled for hours
+        kernel = psutil.Process().create_time()
+        run.spent(papermill=kernel - float(began), imports=time.time() - kernel)

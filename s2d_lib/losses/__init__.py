@@ -1,7 +1,8 @@
 """Distillation losses as pure tensor functions: three estimators of one divergence, and the reference they must match.
 
 `linear_divergence` is exact and the default; `topk_tail_divergence` and `sampled_token_reverse_kl` are what others use
-in its place, for the ablation. All take hidden states and heads and return a `TokenLoss`. This room knows torch only.
+in its place, for the ablation. All take hidden states and heads and return a `TokenLoss`. `topk_targets_forward_kl` is
+`topk_tail_divergence` without a teacher, from what `topk_targets` kept of it. This room knows torch only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from s2d_lib.losses.inputs import TokenLoss
 from s2d_lib.losses.linear_divergence import linear_divergence
 from s2d_lib.losses.reference import divergence, kl_divergence
 from s2d_lib.losses.sampled import sampled_token_reverse_kl, topk_tail_divergence
+from s2d_lib.losses.topk_targets import topk_targets, topk_targets_forward_kl
 
 __all__ = [
     "ESTIMATORS",
@@ -24,6 +26,8 @@ __all__ = [
     "linear_divergence",
     "sampled_token_reverse_kl",
     "topk_tail_divergence",
+    "topk_targets",
+    "topk_targets_forward_kl",
 ]
 
 ESTIMATORS = {

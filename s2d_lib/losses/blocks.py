@@ -13,12 +13,12 @@ from s2d_lib.losses.inputs import Head, Inputs
 
 def block_rows(vocab: int, device: str) -> int:
     """Tokens per block: a few buffers of it should fit a core's second-level cache; a GPU wants more to do at once."""
-    return max(1, (2**16 if device == "cpu" else 2**24) // vocab)
+    return max(1, (2**17 if device == "cpu" else 2**24) // vocab)
 
 
 def spare_buffers(student: Head, beta: float) -> int:
     """How many buffers of a block's size `block_divergence_` needs beside the two projections."""
-    return (3 if 0 < beta < 1 else 1) + (student.softcap is not None)
+    return (3 if 0 < beta < 1 else 2) + (student.softcap is not None)
 
 
 def block_divergence_(
@@ -29,16 +29,16 @@ def block_divergence_(
     slope = None
     if student.softcap is not None:
         *spare, slope = spare
-    # Scales, caps and temperature keep the order. A second argmax would cost as much as all exponentials.
-    agreement = z_t.gather(-1, z_s.argmax(-1, keepdim=True)).squeeze(-1) == z_t.amax(-1)
+    # Both are largest at one token: then, and only then, their sum is as large as the sum of both maxima. (Scales, caps
+    # and temperature keep the order. Two argmaxes would cost as much as all exponentials.)
+    highest = torch.add(z_s, z_t, out=spare[0]).amax(-1)
+    agreement = highest == z_s.amax(-1) + z_t.amax(-1)
     _transform_(z_s, student, inputs.temperature, slope)
     _transform_(z_t, teacher, inputs.temperature)
     # Without a bias logits are finite, and so is every log-probability
     infinite = student.bias is not None or teacher.bias is not None
-    log_p = torch.log_softmax(z_s, -1, out=spare[0])
-    log_q = torch.log_softmax(z_t, -1, out=z_s)
     formula = _forward_kl_ if beta == 0 else _reverse_kl_ if beta == 1 else _jsd_
-    value, entropy = formula(log_p, log_q, z_t, *spare[1:], beta=beta, infinite=infinite)
+    value, entropy = formula(z_s, z_t, *spare, beta=beta, infinite=infinite)
     if factor is not None:
         if slope is not None:
             z_s.mul_(slope)
@@ -58,47 +58,57 @@ def _transform_(z: Tensor, head: Head, temperature: float, slope: Tensor | None 
     z.mul_(head.softcap / temperature)
 
 
-# Each formula overwrites its buffers, returns the divergence and the student's entropy, and leaves the gradient (by the
-# student's logits, see the top of the file) in log_q's. Where a probability is 0 because its logarithm is -inf, the
-# logarithm must not meet it: 0 * inf is NaN. A probability that merely underflowed is harmless.
+def _log_and_probs_(z: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn logits into log-probabilities in place, and write the probabilities to `out`, with one exponential a token.
+
+    The largest probability is exp(0) over the sum of the exponentials, so its logarithm gives the normaliser.
+    """
+    probs = torch.softmax(z, -1, out=out)
+    return z.sub_(z.amax(-1, keepdim=True) - probs.amax(-1, keepdim=True).log_()), probs
 
 
-def _forward_kl_(log_p: Tensor, log_q: Tensor, free: Tensor, *, beta: float, infinite: bool):
-    q = torch.exp(log_q, out=free)
+# Each formula gets logits, overwrites its buffers, returns the divergence and the student's entropy, and leaves the
+# gradient (by the student's logits, see linear_divergence.py) in `z_s`. Where a probability is 0 because its logarithm
+# is -inf, the logarithm must not meet it: 0 * inf is NaN. A probability that merely underflowed is harmless.
+
+
+def _forward_kl_(z_s: Tensor, z_t: Tensor, free: Tensor, free2: Tensor, *, beta: float, infinite: bool):
+    log_p, p = _log_and_probs_(z_s, free)
+    log_q, q = _log_and_probs_(z_t, free2)
     gap = log_q.sub_(log_p)
     if infinite:
         gap.masked_fill_(q == 0, 0)
-    value = gap.mul_(q).sum(-1)
-    p = torch.exp(log_p, out=gap)
-    if infinite:
         log_p.masked_fill_(p == 0, 0)
+    value = gap.mul_(q).sum(-1)
     entropy = log_p.mul_(p).sum(-1).neg_()
-    p.sub_(q)
+    torch.sub(p, q, out=z_s)
     return value, entropy
 
 
-def _reverse_kl_(log_p: Tensor, log_q: Tensor, free: Tensor, *, beta: float, infinite: bool):
-    p = torch.exp(log_p, out=free)
-    gap = torch.sub(log_p, log_q, out=log_q)
+def _reverse_kl_(z_s: Tensor, z_t: Tensor, free: Tensor, free2: Tensor, *, beta: float, infinite: bool):
+    log_p, p = _log_and_probs_(z_s, free)
+    log_q = torch.log_softmax(z_t, -1, out=free2)
     if infinite:
-        gap.masked_fill_(p == 0, 0)
         log_p.masked_fill_(p == 0, 0)
-    entropy = log_p.mul_(p).sum(-1).neg_()
+        log_q.masked_fill_(p == 0, 0)
+    entropy = torch.mul(log_p, p, out=z_t).sum(-1).neg_()
+    gap = log_p.sub_(log_q)
     value = gap.mul_(p).sum(-1)
     gap.addcmul_(p, value[:, None], value=-1)
     return value, entropy
 
 
-def _jsd_(log_p: Tensor, log_q: Tensor, free: Tensor, free2: Tensor, free3: Tensor, *, beta: float, infinite: bool):
-    p, q = torch.exp(log_p, out=free), torch.exp(log_q, out=free2)
-    # Where both underflow the mixture's logarithm has no say, but must be finite
-    log_m = torch.lerp(p, q, beta, out=free3).clamp_(min=torch.finfo(p.dtype).tiny).log_()
+def _jsd_(z_s: Tensor, z_t: Tensor, free: Tensor, free2: Tensor, free3: Tensor, *, beta: float, infinite: bool):
+    log_p, p = _log_and_probs_(z_s, free)
+    log_q, q = _log_and_probs_(z_t, free2)
     if infinite:
         log_p.masked_fill_(p == 0, 0)
         log_q.masked_fill_(q == 0, 0)
+    # Where both underflow the mixture's logarithm has no say, but must be finite
+    log_m = torch.lerp(p, q, beta, out=free3).clamp_(min=torch.finfo(p.dtype).tiny).log_()
     kl_teacher = log_q.sub_(log_m).mul_(q).sum(-1)
     entropy = torch.mul(log_p, p, out=log_q).sum(-1).neg_()
-    gap = torch.sub(log_p, log_m, out=log_q)
+    gap = log_p.sub_(log_m)
     kl_student = gap.mul_(p).sum(-1)
     gap.addcmul_(p, kl_student[:, None], value=-1)
     return beta * kl_teacher + (1 - beta) * kl_student, entropy

@@ -213,7 +213,7 @@ def _auto_chunk(n: int, vocab: int, device: str) -> int:
     return max(1, math.ceil(n / math.ceil(max(n, 1) / limit)))
 
 
-_PIECE = 256
+_PIECE = 512
 
 
 def project(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:

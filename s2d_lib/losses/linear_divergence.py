@@ -197,7 +197,7 @@ def _compute(inputs: Inputs, beta: float, wanted: list[bool]):
         elif wants_hidden:
             grad_hidden[where] = torch.mm(grad, weight[:vocab])
         if wants_weight:
-            _add_outer_(grad_weight[:vocab], z_s, grad, rows, first=part.start == 0)
+            add_outer_(grad_weight[:vocab], z_s, grad, rows, first=part.start == 0)
         if wants_bias:
             grad_bias[:vocab] += z_s.sum(0)
 
@@ -219,7 +219,7 @@ def _row_factor(inputs: Inputs, beta: float) -> Tensor:
     return factor if inputs.weights is None else inputs.weights[:, None] * factor
 
 
-def _add_outer_(total: Tensor, grad32: Tensor, grad: Tensor, rows: Tensor, first: bool) -> None:
+def add_outer_(total: Tensor, grad32: Tensor, grad: Tensor, rows: Tensor, first: bool) -> None:
     """Add `grad.T @ rows` to `total` without rounding it to the inputs' dtype on the way; the first overwrites."""
     if total.dtype == rows.dtype:
         torch.addmm(total, grad.t(), rows, beta=0 if first else 1, out=total)

@@ -150,9 +150,9 @@ def _estimate(inputs: Inputs, of_chunk, extra: Tensor | None = None) -> TokenLos
     student, teacher = inputs.student, inputs.teacher
 
     def body(hidden, weight, bias, teacher_hidden, extra):
-        log_p = _log_probs(inputs, student, hidden, weight, bias)
+        log_p = log_probs_of(inputs, student, hidden, weight, bias)
         with torch.no_grad():
-            log_q = _log_probs(inputs, teacher, teacher_hidden, teacher.weight, teacher.bias)
+            log_q = log_probs_of(inputs, teacher, teacher_hidden, teacher.weight, teacher.bias)
             entropy = -(log_p.exp() * log_p.where(log_p > -math.inf, 0.0)).sum(-1)
             agreement = log_p.argmax(-1) == log_q.argmax(-1)
         return *of_chunk(log_p, log_q, extra), entropy, agreement
@@ -170,7 +170,8 @@ def _estimate(inputs: Inputs, of_chunk, extra: Tensor | None = None) -> TokenLos
         return inputs.token_loss(differentiable.sum() / inputs.normalizer, value, entropy, agreement)
 
 
-def _log_probs(inputs: Inputs, head: Head, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def log_probs_of(inputs: Inputs, head: Head, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Log-probabilities (n, V) of one of the two models for some of its tokens; differentiable."""
     logits = _Projection.apply(hidden, weight, bias, inputs.vocab, inputs.dtype) * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)

@@ -4,20 +4,26 @@ One thin subclass of TRL's DistillationTrainer with two choices: whose states (s
 student's own rollouts) and which divergence.
 """
 
+from collections.abc import Callable
+
 import pandas as pd
 import torch
 from datasets import Dataset
 from trl import DistillationConfig, DistillationTrainer
 
 from s2d_lib.errors import StudyError
-from s2d_lib.losses import estimator
+from s2d_lib.losses import TokenLoss, estimator, topk_targets_forward_kl
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
 from s2d_lib.runs import Run
+from s2d_lib.stages.clock import Clocked
+from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.teacher_targets import TeacherTargets, kept_targets
 from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
+from s2d_lib.study.schema import Distillation
 
 
-class DenseTrainer(DistillationTrainer):
+class DenseTrainer(Clocked, DistillationTrainer):
     """TRL's DistillationTrainer (read from release 1.16) with s2d's loss and, on request, stored completions.
 
     Overridden hooks, each checked by a test to be still called:
@@ -25,15 +31,22 @@ class DenseTrainer(DistillationTrainer):
         but taken as they are (teacher rollouts). `_compute_loss`: the divergence straight from hidden states.
     """
 
-    def __init__(self, *args, divergence, **kwargs):
-        """`divergence` is an estimator of s2d_lib.losses with beta and its other options set."""
+    def __init__(self, *args, divergence, targets: TeacherTargets | None = None, **kwargs):
+        """`divergence` takes hidden states and heads as the estimators of s2d_lib.losses do, with its options set.
+
+        With `targets` the teacher is not asked: rows need a `rollout` column, their place among the stored rollouts.
+        """
         super().__init__(*args, **kwargs)
         self.divergence = divergence
+        self.targets = targets
         self._stored: list[list[int]] | None = None
 
     def _generate_and_score_completions(self, inputs):
         self._stored = [row["completion_ids"] for row in inputs] if "completion_ids" in inputs[0] else None
-        return super()._generate_and_score_completions(inputs)
+        batch = super()._generate_and_score_completions(inputs)
+        if self.targets is not None:  # as a tensor it follows its row when TRL shuffles and splits the batch
+            batch["rollout"] = torch.tensor([row["rollout"] for row in inputs])
+        return batch
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, has_tool_images=False):
         if self._stored is not None:
@@ -44,63 +57,42 @@ class DenseTrainer(DistillationTrainer):
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         kept = inputs["completion_ids"].size(1)
-        self.teacher_model.eval()
-        unwrapped_teacher = self.accelerator.unwrap_model(self.teacher_model)
-        # accelerate's autocast sits on the models' own forward, which neither of these two calls goes through.
+        # accelerate's autocast sits on the models' own forward, which no call of a model here goes through.
         with self.accelerator.autocast():
             student_hidden = self._get_last_hidden_state(unwrapped_student, ids, attention, kept)
-            with torch.no_grad():
-                # Through the teacher's own wrapper, so that sharded parameters are there during the forward pass.
-                teacher_hidden = self._forward_redirection(
-                    self.teacher_model,
-                    unwrapped_teacher,
-                    self._get_last_hidden_state,
-                    unwrapped_teacher,
-                    ids,
-                    attention,
-                    kept,
-                )
-        student_head, teacher_head = (
-            unwrapped_student.get_output_embeddings(),
-            unwrapped_teacher.get_output_embeddings(),
-        )
+            if self.targets is not None:
+                teacher = self.targets.of(inputs["rollout"], inputs["completion_mask"])
+            else:
+                teacher = self.ask_teacher(ids, attention, kept) | {"tokens": inputs["completion_ids"]}
         result = self.divergence(
-            student_hidden,
-            student_head.weight,
-            teacher_hidden,
-            teacher_head.weight,
+            student_hidden=student_hidden,
+            **head_arguments("student", unwrapped_student),
+            **teacher,
             temperature=self.temperature,
             mask=inputs["completion_mask"],
             normalizer=num_items_in_batch,
-            student_bias=student_head.bias,
-            teacher_bias=teacher_head.bias,
-            **_head_arguments("student", unwrapped_student.config.get_text_config()),
-            **_head_arguments("teacher", unwrapped_teacher.config.get_text_config()),
-            tokens=inputs["completion_ids"],
         )
         mode = "train" if self.model.training else "eval"
         if result.n_tokens > 0:
             self._metrics[mode]["argmax_agreement"].append((result.agreement_sum / result.n_tokens).item())
         return result.loss, result.entropy_sum, result.n_tokens
 
+    @torch.no_grad()
+    def ask_teacher(self, ids: torch.Tensor, attention: torch.Tensor, kept: int) -> dict:
+        """The teacher's part of the loss's arguments, computed: hidden states (B, kept, H) and its head.
 
-def _head_arguments(side: str, config) -> dict:
-    """How a model turns its head's output into logits, under the names that the models TRL supports use for it."""
-    scale = next(
-        (
-            v
-            for n in ("logit_scale", "output_multiplier", "lm_head_multiplier")
-            if (v := getattr(config, n, None)) is not None
-        ),
-        None,
-    )
-    scaling = getattr(config, "logits_scaling", None)
-    if scale is None and scaling is not None:  # Granite divides by it, HyperCLOVA X multiplies
-        scale = scaling if config.model_type == "hyperclovax" else 1 / scaling
-    return {
-        f"{side}_logit_scale": 1.0 if scale is None else scale,
-        f"{side}_softcap": getattr(config, "final_logit_softcapping", None),
-    }
+        Args:
+            ids: (B, L) prompts and completions.
+            attention: (B, L), 0 where padded.
+            kept: How many positions the completions take at the end.
+        """
+        self.teacher_model.eval()
+        teacher = self.accelerator.unwrap_model(self.teacher_model)
+        # Through the teacher's own wrapper, so that sharded parameters are there during the forward pass.
+        hidden = self._forward_redirection(
+            self.teacher_model, teacher, self._get_last_hidden_state, teacher, ids, attention, kept
+        )
+        return {"teacher_hidden": hidden, **head_arguments("teacher", teacher)}
 
 
 def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
@@ -127,14 +119,16 @@ def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
         top_p=sampling.top_p,
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
     )
-    options = {"top_k": params.top_k} if params.top_k else {}
+    with run.phase("loading"):
+        targets = None if params.teacher_targets == "recompute" else kept_targets(run, inputs)
     trainer = DenseTrainer(
         model=policy.model,
-        teacher_model=inputs.teacher.model,
+        teacher_model=inputs.teacher.model if targets is None else None,
         args=config,
         train_dataset=Dataset.from_list(schedule(rows, params.batch, params.steps, run_seed(run, "order"))),
         processing_class=policy.tokenizer,
-        divergence=estimator(params.estimator, beta=params.beta, **options),
+        divergence=_divergence(params),
+        targets=targets,
     )
 
     def cost(metrics: pd.DataFrame) -> dict:
@@ -146,10 +140,21 @@ def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
     return train(run, policy, trainer, f"{run.resolved.checkpoint}: divergence, nats per token", cost)
 
 
+def _divergence(params: Distillation) -> Callable[..., TokenLoss]:
+    if params.teacher_targets == "top_k":
+        return topk_targets_forward_kl
+    # Whose states, whose top tokens: so a teacher's that are kept and a teacher's that are computed are the same ones
+    options = {"top_k": params.top_k, "top_k_of": params.states} if params.top_k else {}
+    return estimator(params.estimator, beta=params.beta, **options)
+
+
 def _rows(run: Run, inputs: Inputs) -> list[dict]:
     """What one pass over the data is: a row a problem, or a row a stored teacher rollout."""
     policy = inputs.policy
     if run.resolved.params["states"] == "student":
         return [{"prompt": policy.prompt(p.prompt)} for p in inputs.problems.pool]
     prompts = {p.id: p.prompt for p in inputs.problems.pool}
-    return [{"prompt": policy.prompt(prompts[r.problem]), "completion_ids": list(r.ids)} for r in inputs.rollouts]
+    return [
+        {"prompt": policy.prompt(prompts[r.problem]), "completion_ids": list(r.ids), "rollout": i}
+        for i, r in enumerate(inputs.rollouts)
+    ]

@@ -36,6 +36,11 @@ def prepare(run: Run) -> Inputs:
         StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that
             overlaps an evaluation set or is smaller than one batch; no GPU where one is asked for.
     """
+    with run.phase("loading"):
+        return _load(run)
+
+
+def _load(run: Run) -> Inputs:
     resolved = run.resolved
     problems = load_problems(resolved.problems)
     _check_pool_fills_a_batch(run, problems.pool)

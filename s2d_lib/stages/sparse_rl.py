@@ -11,6 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 from s2d_lib.grading import make_reward
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
 from s2d_lib.runs import Run
+from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.training import (
     finished_metrics,
@@ -52,6 +53,10 @@ class RecordedReward:
         return rewards
 
 
+class SparseTrainer(Clocked, GRPOTrainer):
+    """TRL's GRPOTrainer with a clock."""
+
+
 def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` with GRPO on the label pool.
 
@@ -78,7 +83,7 @@ def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
     )
     reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), _resumed_step(run))
-    trainer = GRPOTrainer(
+    trainer = SparseTrainer(
         model=policy.model,
         reward_funcs=reward,
         args=config,

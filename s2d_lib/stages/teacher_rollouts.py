@@ -18,14 +18,15 @@ def teacher_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:
         return read_rollouts(path)[0]
     resolved = run.resolved
     seed = run_seed(run, "rollouts")
-    rollouts = sample(
-        inputs.policy,
-        inputs.problems.pool,
-        samples=resolved.stage_params.samples_per_problem,
-        sampling=resolved.sampling,
-        seed=seed,
-        about=f"{resolved.checkpoint}",
-    )
+    with run.phase("sampling"):
+        rollouts = sample(
+            inputs.policy,
+            inputs.problems.pool,
+            samples=resolved.stage_params.samples_per_problem,
+            sampling=resolved.sampling,
+            seed=seed,
+            about=f"{resolved.checkpoint}",
+        )
     log_probs = sequence_log_probs(inputs.policy, inputs.problems.pool, rollouts, resolved.sampling.batch)
     how = {
         "teacher": resolved.parents["teacher"],

@@ -6,8 +6,13 @@ from trl import SFTConfig, SFTTrainer
 
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import Run
+from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
+
+
+class SampleTrainer(Clocked, SFTTrainer):
+    """TRL's SFTTrainer with a clock."""
 
 
 def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
@@ -37,7 +42,7 @@ def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
     config = SFTConfig(
         **trainer_arguments(run, params), max_length=None, packing=False, train_sampling_strategy="sequential"
     )
-    trainer = SFTTrainer(
+    trainer = SampleTrainer(
         model=policy.model, args=config, train_dataset=Dataset.from_list(order), processing_class=policy.tokenizer
     )
     trained = sum(token != -100 for row in order for token in row["labels"])

@@ -119,6 +119,8 @@ def train(run: Run, policy: Policy, trainer: Trainer, title: str, cost: Callable
     metrics.to_csv(run.path("metrics.csv"), index=False)
     # With accelerate's wrapper a bf16 run would be evaluated in bf16 now and in float32 after an interruption.
     policy.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    sampling = metrics["seconds/sampling"].sum()
+    run.spent(sampling=sampling, updates=metrics["seconds/step"].sum() - sampling)
     run.remember(optimizer_steps=int(asked), **cost(metrics))
     save_policy(policy, run.path("model"))
     return metrics

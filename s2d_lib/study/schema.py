@@ -210,12 +210,21 @@ class Distillation(Training):
     states: Literal["teacher", "student"]  # whose rollouts supply the states
     beta: float = Field(ge=0, le=1)  # 0 forward KL, 1 reverse KL, between: generalised JSD
     estimator: Literal["full", "topk_tail", "sampled_token"] = "full"
-    top_k: PositiveInt | None = None  # tokens kept apart from the tail bucket; only for topk_tail
+    # Only for topk_tail: tokens kept apart from the tail bucket, the most likely ones of the model whose states they are.
+    top_k: PositiveInt | None = None
+    # What the teacher says of stored rollouts: computed in every epoch, or once and kept, exactly or as its top tokens.
+    teacher_targets: Literal["recompute", "hidden_states", "top_k"] = "recompute"
 
     @model_validator(mode="after")
-    def _top_k_only_where_read(self):
+    def _options_only_where_read(self):
         if (self.estimator == "topk_tail") != (self.top_k is not None):
             raise ValueError("`top_k` belongs to estimator topk_tail, and to no other")
+        if self.teacher_targets != "recompute" and self.states != "teacher":
+            raise ValueError(
+                f"teacher_targets {self.teacher_targets} are kept of stored rollouts: they need states teacher"
+            )
+        if self.teacher_targets == "top_k" and (self.estimator != "topk_tail" or self.beta != 0):
+            raise ValueError("teacher_targets top_k know no more than forward KL needs: estimator topk_tail, beta 0")
         if self.estimator == "sampled_token" and (self.states != "student" or self.beta != 1):
             raise ValueError(
                 "estimator sampled_token is reverse KL on the student's own samples: states student, beta 1"

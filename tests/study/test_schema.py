@@ -37,6 +37,25 @@ def test_every_checkpoint_of_every_profiles_tables_resolves():
             ("micro", "student", 0, {"stages": {"forward_kl": {"estimator": "sampled_token"}}}),
             "sampled_token is reverse KL",
         ),
+        (
+            ("micro", "student", 0, {"stages": {"opd": {"teacher_targets": "hidden_states"}}}),
+            "teacher_targets hidden_states are kept of stored rollouts: they need states teacher",
+        ),
+        (
+            ("micro", "student", 0, {"stages": {"forward_kl": {"teacher_targets": "top_k"}}}),
+            "teacher_targets top_k know no more than forward KL needs: estimator topk_tail, beta 0",
+        ),
+        (
+            (
+                *("micro", "student", 0),
+                {
+                    "stages": {
+                        "forward_kl": {"teacher_targets": "top_k", "estimator": "topk_tail", "top_k": 8, "beta": 1}
+                    }
+                },
+            ),
+            "estimator topk_tail, beta 0",
+        ),
         (("micro", "student", 0, {"hardware": {"device": "tpu"}}), "hardware.device"),
         (("micro", "student", 0, ["a"]), "`overrides` must be a mapping"),
         (("micro", "student", 0, {"by_role": {"student": {"sparse_rll": {}}}}), "sparse_rll"),
