@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from trl import DistillationConfig, DistillationTrainer
+from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import TokenLoss, estimator, topk_targets_forward_kl
@@ -64,14 +65,17 @@ class DenseTrainer(Clocked, DistillationTrainer):
                 teacher = self.targets.of(inputs["rollout"], inputs["completion_mask"])
             else:
                 teacher = self.ask_teacher(ids, attention, kept) | {"tokens": inputs["completion_ids"]}
-        result = self.divergence(
-            student_hidden=student_hidden,
-            **head_arguments("student", unwrapped_student),
-            **teacher,
-            temperature=self.temperature,
-            mask=inputs["completion_mask"],
-            normalizer=num_items_in_batch,
-        )
+        student = head_arguments("student", unwrapped_student)
+        heads = [value for name, value in (student | teacher).items() if name.endswith(("_weight", "_bias"))]
+        with maybe_gather_lm_head_ctx(*heads):  # of ZeRO-3; FSDP2's the loss gathers itself
+            result = self.divergence(
+                student_hidden=student_hidden,
+                **student,
+                **teacher,
+                temperature=self.temperature,
+                mask=inputs["completion_mask"],
+                normalizer=num_items_in_batch,
+            )
         mode = "train" if self.model.training else "eval"
         if result.n_tokens > 0:
             self._metrics[mode]["argmax_agreement"].append((result.agreement_sum / result.n_tokens).item())
