@@ -7,7 +7,7 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install study test figures base regime lint help
+.PHONY: install study test figures bench base regime lint help
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,14 @@ figures: $(BIN)/.installed  ## redraw figures/ from the committed results, witho
 
 regime: $(BIN)/.installed  ## the check that froze the micro setting, on seeds of its own
 	@$(BIN)/s2d study --regime --profile $(PROFILE) --cores $(CORES)
+
+# Liger is compared with, not used; its own dependency, Triton, only works on a GPU's machine and comes with torch there.
+$(BIN)/.bench: $(BIN)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps -c constraints.txt liger-kernel
+	touch $@
+
+bench: $(BIN)/.bench  ## time and memory of the losses, the stages and sampling beside TRL's and Liger's
+	@$(BIN)/s2d bench
 
 base: $(BIN)/.installed  ## pretrain the micro family's base models again (notebook 10)
 	@$(BIN)/s2d base --profile $(PROFILE)

@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = commands.add_parser("figures", help="redraw figures from committed results")
     figures.add_argument("--profile", help="only this profile's; all by default")
 
+    bench = commands.add_parser("bench", help="measure what losses, stages and sampling cost beside their peers")
+    bench.add_argument("--only", nargs="*", help="parts: loss, loss_gpu, stages, sampling, targets, study")
+
     base = commands.add_parser("base", help="pretrain the released base models again (notebook 10)")
     base.add_argument("--profile", default="micro")
 
@@ -126,6 +129,14 @@ def _figures(chosen) -> int:
     return 0
 
 
+def _bench(chosen) -> int:
+    from s2d_lib.bench.run import run_bench
+
+    for line in run_bench(chosen.only):
+        print(line, flush=True)
+    return 0
+
+
 def _base(chosen) -> int:
     from s2d_lib.batch import make_bases
 
@@ -133,7 +144,7 @@ def _base(chosen) -> int:
     return 0
 
 
-COMMANDS = {"run": _run, "study": _study, "results": _results, "figures": _figures, "base": _base}
+COMMANDS = {"run": _run, "study": _study, "results": _results, "figures": _figures, "bench": _bench, "base": _base}
 
 if __name__ == "__main__":
     sys.exit(main())

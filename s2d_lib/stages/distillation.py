@@ -19,6 +19,7 @@ from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.parts import by_length
 from s2d_lib.stages.teacher_targets import TeacherTargets, kept_targets
 from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
 from s2d_lib.study.schema import Distillation
@@ -55,6 +56,17 @@ class DenseTrainer(Clocked, DistillationTrainer):
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, has_tool_images)
 
     def _compute_loss(self, unwrapped_student, inputs, num_items_in_batch):
+        if num_items_in_batch is None:
+            num_items_in_batch = inputs["completion_mask"].sum().clamp(min=1)
+        parts = [self.part_loss(unwrapped_student, part, num_items_in_batch) for part in by_length(inputs)]
+        loss, entropy, agreement, tokens = (sum(values) for values in zip(*parts, strict=True))
+        mode = "train" if self.model.training else "eval"
+        if tokens > 0:
+            self._metrics[mode]["argmax_agreement"].append((agreement / tokens).item())
+        return loss, entropy, tokens
+
+    def part_loss(self, unwrapped_student, inputs, num_items_in_batch):
+        """Loss, entropy, agreements and tokens of some rows of a batch; those of its parts add up to the batch's."""
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         kept = inputs["completion_ids"].size(1)
@@ -76,10 +88,7 @@ class DenseTrainer(Clocked, DistillationTrainer):
                 mask=inputs["completion_mask"],
                 normalizer=num_items_in_batch,
             )
-        mode = "train" if self.model.training else "eval"
-        if result.n_tokens > 0:
-            self._metrics[mode]["argmax_agreement"].append((result.agreement_sum / result.n_tokens).item())
-        return result.loss, result.entropy_sum, result.n_tokens
+        return result.loss, result.entropy_sum, result.agreement_sum, result.n_tokens
 
     @torch.no_grad()
     def ask_teacher(self, ids: torch.Tensor, attention: torch.Tensor, kept: int) -> dict:
@@ -108,6 +117,24 @@ def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
     """
     if (done := finished_metrics(run)) is not None:
         return done
+    trainer = dense_trainer(run, inputs)
+    params = run.resolved.stage_params
+
+    def cost(metrics: pd.DataFrame) -> dict:
+        tokens = int((metrics["completions/mean_length"] * params.batch).round().sum())
+        fresh = params.states == "student"
+        sampled = {"sequences": params.batch * params.steps if fresh else 0, "tokens": tokens if fresh else 0}
+        return {"sampled": sampled, "trained_tokens": tokens}
+
+    return train(run, inputs.policy, trainer, f"{run.resolved.checkpoint}: divergence, nats per token", cost)
+
+
+def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
+    """The trainer of a dense stage, before its first step.
+
+    Raises:
+        StudyError: Fewer rows than one optimiser step takes, or no room on the disk for kept teacher targets.
+    """
     params, policy, sampling = run.resolved.stage_params, inputs.policy, run.resolved.sampling
     rows = _rows(run, inputs)
     if len(rows) < params.batch:
@@ -125,7 +152,7 @@ def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
     )
     with run.phase("loading"):
         targets = None if params.teacher_targets == "recompute" else kept_targets(run, inputs)
-    trainer = DenseTrainer(
+    return DenseTrainer(
         model=policy.model,
         teacher_model=inputs.teacher.model if targets is None else None,
         args=config,
@@ -134,14 +161,6 @@ def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
         divergence=_divergence(params),
         targets=targets,
     )
-
-    def cost(metrics: pd.DataFrame) -> dict:
-        tokens = int((metrics["completions/mean_length"] * params.batch).round().sum())
-        fresh = params.states == "student"
-        sampled = {"sequences": params.batch * params.steps if fresh else 0, "tokens": tokens if fresh else 0}
-        return {"sampled": sampled, "trained_tokens": tokens}
-
-    return train(run, policy, trainer, f"{run.resolved.checkpoint}: divergence, nats per token", cost)
 
 
 def _divergence(params: Distillation) -> Callable[..., TokenLoss]:

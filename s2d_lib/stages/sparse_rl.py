@@ -65,6 +65,13 @@ def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
     """
     if (done := finished_metrics(run)) is not None:
         return done
+    trainer = sparse_trainer(run, inputs)
+    account = run.path("gradings.jsonl")
+    return train(run, inputs.policy, trainer, f"{run.resolved.checkpoint}: reward", lambda metrics: _cost(account))
+
+
+def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
+    """The trainer of sparse RL, before its first step (of a resumed run: before its next one)."""
     params, policy = run.resolved.stage_params, inputs.policy
     problems = schedule(inputs.problems.pool, params.batch // params.group_size, params.steps, run_seed(run, "order"))
     rows = [{"prompt": policy.prompt(p.prompt), "answer": p.answer, "id": p.id} for p in problems]
@@ -83,14 +90,13 @@ def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
     )
     reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), _resumed_step(run))
-    trainer = SparseTrainer(
+    return SparseTrainer(
         model=policy.model,
         reward_funcs=reward,
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
     )
-    return train(run, policy, trainer, f"{run.resolved.checkpoint}: reward", lambda metrics: _cost(reward.path))
 
 
 def _cost(gradings_file: Path) -> dict:

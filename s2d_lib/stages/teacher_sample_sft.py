@@ -23,6 +23,23 @@ def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
     """
     if (done := finished_metrics(run)) is not None:
         return done
+    trainer = sample_trainer(run, inputs)
+    trained = sum(token != -100 for row in trainer.train_dataset for token in row["labels"])
+    return train(
+        run,
+        inputs.policy,
+        trainer,
+        f"{run.resolved.checkpoint}: loss, nats per token",
+        lambda metrics: {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": trained},
+    )
+
+
+def sample_trainer(run: Run, inputs: Inputs) -> SampleTrainer:
+    """The trainer of teacher-sample SFT, before its first step.
+
+    Raises:
+        StudyError: Fewer rollouts than one optimiser step takes.
+    """
     params, policy = run.resolved.stage_params, inputs.policy
     problems = inputs.problems.pool
     prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
@@ -42,14 +59,6 @@ def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
     config = SFTConfig(
         **trainer_arguments(run, params), max_length=None, packing=False, train_sampling_strategy="sequential"
     )
-    trainer = SampleTrainer(
+    return SampleTrainer(
         model=policy.model, args=config, train_dataset=Dataset.from_list(order), processing_class=policy.tokenizer
-    )
-    trained = sum(token != -100 for row in order for token in row["labels"])
-    return train(
-        run,
-        policy,
-        trainer,
-        f"{run.resolved.checkpoint}: loss, nats per token",
-        lambda metrics: {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": trained},
     )

@@ -10,6 +10,7 @@ from trl import DistillationConfig, DistillationTrainer
 from s2d_lib.losses import estimator
 from s2d_lib.policies.policy import load_policy
 from s2d_lib.problems.sources import load_problems
+from s2d_lib.stages import parts as of_parts
 from s2d_lib.stages.distillation import DenseTrainer
 from s2d_lib.stages.training import schedule
 from s2d_lib.study import resolve
@@ -44,8 +45,10 @@ def trainer(pair, tmp_path, cls=DenseTrainer, rows=None, beta=1.0, steps=1, **ex
     )
 
 
+@pytest.mark.parametrize("rows", [64, 3])
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
-def test_loss_and_gradients_are_trls_on_the_same_batch(pair, tmp_path, beta):
+def test_loss_and_gradients_are_trls_on_the_same_batch(pair, tmp_path, monkeypatch, beta, rows):
+    monkeypatch.setattr(of_parts, "ROWS", rows)
     ours = trainer(pair, tmp_path, beta=beta, divergence=estimator("full", beta=beta))
     theirs = trainer(pair, tmp_path, DistillationTrainer, beta=beta)
     torch.manual_seed(0)

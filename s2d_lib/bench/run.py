@@ -1,0 +1,130 @@
+"""`make bench`: measure, and write tables and plots to figures/bench/."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from s2d_lib.bench import report
+from s2d_lib.bench.loss import loss_cost
+from s2d_lib.bench.measure import machine
+from s2d_lib.bench.study_time import study_time, study_time_plot
+from s2d_lib.errors import StudyError
+from s2d_lib.report.bundle import read_bundle
+from s2d_lib.report.style import save_figure, use_style
+from s2d_lib.runs import write_json
+from s2d_lib.study import project_root, resolve
+
+
+def run_bench(only: list[str] | None = None) -> list[str]:
+    """Run the parts of the benchmark one after the other, each on one thread.
+
+    Args:
+        only: Names of PARTS; all by default.
+
+    Returns:
+        One line a part: what was written, or why it was not run.
+
+    Raises:
+        StudyError: A peer that is compared with is not installed, or an unknown part.
+    """
+    if unknown := sorted(set(only or ()) - set(PARTS)):
+        raise StudyError(f"the benchmark has no part {unknown[0]!r}: choose among {', '.join(PARTS)}.")
+    folder = project_root() / "figures" / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    use_style()
+    write_json(folder / "machine.json", machine())
+    return [PARTS[name](folder) for name in PARTS if not only or name in only]
+
+
+def _loss(folder: Path, device: str = "cpu") -> str:
+    try:
+        import liger_kernel  # noqa: F401
+    except ImportError:
+        raise StudyError(
+            "the benchmark compares with Liger: `make bench` installs it, or pip install liger-kernel."
+        ) from None
+    table = loss_cost(device)
+    name = "loss" if device == "cpu" else "loss_gpu"
+    about = ", ".join(f"{key} {value}" for key, value in machine().items())
+    note = (
+        "One forward and backward pass; seconds are medians over interleaved rounds, over_trl the ratio to TRL within a "
+        "round (median, smallest, largest), peak_mib is beyond the inputs, errors are relative and against fp64 on the same "
+        f"inputs, floor is the share of the machine's own matmul time for the least work. {about}. Made by `make bench`."
+    )
+    report.write_table(table, folder, name, note)
+    save_figure(report.loss_plot(table), folder, name)
+    return f"figures/bench/{name}.md"
+
+
+def _loss_gpu(folder: Path) -> str:
+    if not torch.cuda.is_available():
+        return (
+            "loss_gpu: torch sees no GPU here, so this part was not run; the same command runs it where there is one."
+        )
+    return _loss(folder, "cuda")
+
+
+def _stages(folder: Path) -> str:
+    from s2d_lib.bench.stages import stages_cost
+
+    table = stages_cost()
+    report.write_table(table, folder, "stages", STAGES_NOTE)
+    save_figure(report.stages_plot(table), folder, "stages")
+    return "figures/bench/stages.md"
+
+
+def _sampling(folder: Path) -> str:
+    from s2d_lib.bench.sampling import sampling_cost, sampling_plot
+
+    timings, fits = sampling_cost()
+    laws = [fit.table().assign(policy=name, r2=fit.r2, r2_held_out=fit.r2_held_out) for name, fit in fits.items()]
+    timings.to_csv(folder / "sampling_points.csv", index=False, float_format="%.4g")
+    report.write_table(pd.concat(laws), folder, "sampling", SAMPLING_NOTE)
+    save_figure(sampling_plot(timings, fits), folder, "sampling")
+    return "figures/bench/sampling.md"
+
+
+def _targets(folder: Path) -> str:
+    from s2d_lib.bench.stages import released, teacher_samples
+    from s2d_lib.bench.target_bias import target_bias
+    from s2d_lib.problems.sources import load_problems
+
+    rollouts, pool = teacher_samples({}), load_problems(resolve("micro", "student.grpo", 0).problems).pool
+    table = target_bias(released("student"), released("teacher"), pool, rollouts, [1, 2, 4, 8, 16, 32])
+    report.write_table(table, folder, "targets", TARGETS_NOTE)
+    return "figures/bench/targets.md"
+
+
+def _study(folder: Path) -> str:
+    table = study_time(read_bundle(project_root() / "figures" / "micro" / "results"))
+    report.write_table(table.reset_index(), folder, "study", STUDY_NOTE)
+    save_figure(study_time_plot(table), folder, "study")
+    return "figures/bench/study.md"
+
+
+STAGES_NOTE = (
+    "Micro family, batches of 256, the same weights, prompts, seeds and first rollouts on both sides, rounds in turn. "
+    "seconds_step is the median with its quartiles; over_trl the ratio of medians within a round (median, smallest, "
+    "largest). TRL has no mode for stored rollouts: for forward KL its trainer and its loss are given them."
+)
+SAMPLING_NOTE = (
+    "seconds = batches (s + a T) + rollouts (p + b T + c T^2), T tokens a completion; fitted to two thirds of the points, "
+    "r2_held_out is over the others (sampling_points.csv)."
+)
+TARGETS_NOTE = (
+    "Forward KL of the micro student to the raw teacher on the teacher's own rollouts: loss and bias in nats a token, "
+    "gradient errors relative to the exact gradient's norm, bytes a token on disk, seconds of one pass over all rollouts."
+)
+STUDY_NOTE = "Seconds of a job by phase, mean over seeds, from the records of the committed study."
+
+PARTS: dict[str, Callable[[Path], str]] = {
+    "loss": _loss,
+    "loss_gpu": _loss_gpu,
+    "stages": _stages,
+    "sampling": _sampling,
+    "targets": _targets,
+    "study": _study,
+}
