@@ -115,7 +115,7 @@ def draw(profile: str | None = None) -> list[str]:
 
     Args:
         profile: Only this profile's; without one, those of every profile with results, and the notebooks that need no
-            results (the principle, the base models).
+            results of a study (the principle, the loss, the base models).
 
     Returns:
         One line a notebook.
@@ -138,7 +138,8 @@ def draw(profile: str | None = None) -> list[str]:
                 done.append(f"figures/{folder.name}/{table}.ipynb")
     if profile is None:
         done += [
-            _in_place(root / "notebooks" / name, {}) for name in ("00_the_principle.ipynb", "10_base_models.ipynb")
+            _in_place(root / "notebooks" / f"{name}.ipynb", {})
+            for name in ("00_the_principle", "01_the_loss", "10_base_models")
         ]
     return done
 

@@ -81,20 +81,18 @@ def regime_jobs(profile: str) -> dict[str, Job]:
     return found
 
 
-def _add(resolved: Resolved, found: dict[str, Job]) -> str:
+def _add(resolved: Resolved, found: dict[str, Job]) -> None:
     """Add a run and its ancestors; a run that its overrides do not touch is the plain one."""
     if resolved.overrides:
         plain = resolve(resolved.profile, resolved.checkpoint, resolved.seed)
         resolved = plain if plain.hash == resolved.hash else resolved
     if resolved.hash not in found:
-        parents = [
-            _add(resolve(resolved.profile, name, resolved.seed, resolved.overrides), found)
-            for name in dict.fromkeys(resolved.parents.values())
-        ]
-        job = Job(resolved, tuple(parents))
+        for name, parent in resolved.parent_hashes.items():
+            if parent not in found:
+                _add(resolve(resolved.profile, name, resolved.seed, resolved.overrides), found)
+        job = Job(resolved, tuple(resolved.parent_hashes.values()))
         _sync_marker(job)
         found[resolved.hash] = job
-    return resolved.hash
 
 
 def _sync_marker(job: Job) -> None:

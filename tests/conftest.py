@@ -27,6 +27,7 @@ TINY = {
     "evaluation": {"samples": 4},
     "stages": {
         "sparse_rl": {"steps": 4, "batch": 16, "micro_batch": 8, "group_size": 4, "save_steps": 2},
+        "teacher_sft": {"steps": 4, "batch": 8, "micro_batch": 4, "save_steps": 2},
         "forward_kl": {"steps": 4, "batch": 16, "micro_batch": 8, "save_steps": 2},
         "opd": {"steps": 4, "batch": 16, "micro_batch": 8, "save_steps": 2},
         "teacher_sample_sft": {"steps": 4, "batch": 16, "micro_batch": 8, "save_steps": 2},

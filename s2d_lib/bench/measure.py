@@ -1,5 +1,7 @@
 """Timing that survives a busy machine: contenders in turn, round after round, and ratios within each round."""
 
+import contextlib
+import ctypes
 import gc
 import multiprocessing
 import platform
@@ -12,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 SHORTEST = 0.2  # seconds: what is faster is repeated within a round until it takes as long
-LONG = 3.0  # seconds
+LONG = 1.0  # seconds
 
 
 def interleaved(steps: dict[str, Callable[[], object]], rounds: int, about: str) -> pd.DataFrame:
@@ -58,8 +60,8 @@ def ratios(seconds: pd.DataFrame, over: str) -> pd.DataFrame:
 def peak_of(make: Callable[[], Callable[[], object]], device: str) -> float:
     """Highest memory (MiB) that a step, made by `make`, holds at any time beyond what is held before it.
 
-    On a CPU it is the resident memory of a forked process, so that nothing that was freed before is there to be used
-    again unseen. Linux only; elsewhere NaN.
+    On a CPU it is the resident memory of a forked process, which first gives back what was freed before and could be
+    used again unseen. Linux only; elsewhere NaN.
     """
     if device == "cuda":
         step = make()
@@ -83,6 +85,8 @@ def peak_of(make: Callable[[], Callable[[], object]], device: str) -> float:
 
 def _report_peak(make: Callable[[], Callable[[], object]], sender) -> None:
     step = make()
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
     before = _status("VmRSS")
     step()

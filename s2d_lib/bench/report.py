@@ -42,7 +42,7 @@ def loss_plot(table: pd.DataFrame) -> Figure:
         ours = rows[rows["contender"] == "s2d"].iloc[0]
         at = cases.index(case)
         upper.plot([at - 0.42, at + 0.42], [ours["floor"] * ours["over_trl"]] * 2, color="black", linewidth=1.2)
-    upper.set(ylabel="time over TRL's", title="Forward and backward pass (line: this machine's matmul floor)")
+    upper.set(ylabel="time over TRL's", title="Forward and backward pass (line: the least work as plain matmuls)")
     upper.legend(ncols=len(COLORS), loc="upper left", bbox_to_anchor=(0, 1.0), fontsize=8)
     upper.set_ylim(0, 1.35)
     over = memory["peak_mib"] / memory.groupby("case")["peak_mib"].transform(

@@ -70,16 +70,16 @@ def _loss_gpu(folder: Path) -> str:
 def _stages(folder: Path) -> str:
     from s2d_lib.bench.stages import stages_cost
 
-    table = stages_cost()
+    table = stages_cost(rounds=3)
     report.write_table(table, folder, "stages", STAGES_NOTE)
     save_figure(report.stages_plot(table), folder, "stages")
     return "figures/bench/stages.md"
 
 
 def _sampling(folder: Path) -> str:
-    from s2d_lib.bench.sampling import sampling_cost, sampling_plot
+    from s2d_lib.bench.sampling import Grid, sampling_cost, sampling_plot
 
-    timings, fits = sampling_cost()
+    timings, fits = sampling_cost(grid=Grid(rounds=2))
     laws = [fit.table().assign(policy=name, r2=fit.r2, r2_held_out=fit.r2_held_out) for name, fit in fits.items()]
     timings.to_csv(folder / "sampling_points.csv", index=False, float_format="%.4g")
     report.write_table(pd.concat(laws), folder, "sampling", SAMPLING_NOTE)

@@ -44,5 +44,5 @@ def study_time_plot(table: pd.DataFrame) -> Figure:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(xlabel="seconds of one job, mean over seeds", title="Where the time of the study goes")
-    axes.legend(ncols=len(PHASES), loc="lower center", bbox_to_anchor=(0.4, -0.32), handlelength=1, columnspacing=1)
+    fig.legend(ncols=len(PHASES), loc="outside lower center", handlelength=1, columnspacing=1)
     return fig

@@ -1,5 +1,6 @@
 """From a resolved run's specification to its problems: the label pool and the evaluation sets."""
 
+import hashlib
 import os
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,7 @@ from s2d_lib.problems.competition import load_competition
 from s2d_lib.problems.decontamination import decontaminate
 from s2d_lib.problems.function_chains import World
 from s2d_lib.study.load import project_root
-from s2d_lib.study.resolve import ProblemSets
+from s2d_lib.study.resolve import Half, ProblemSets, derive_seed
 from s2d_lib.study.schema import ChainSet, CompetitionSet
 
 LOCAL_FILES = {
@@ -32,7 +33,8 @@ class Problems:
         pool: The label pool; empty for a base checkpoint.
         evaluations: Evaluation sets by name.
         grading: How answers are compared: `exact` or `math`.
-        report: What loading found: duplicates, conflicts, overlaps.
+        report: What loading found: duplicates, conflicts, overlaps; and `label_pool`: the pool's name, size and the
+            SHA-256 of its sorted ids.
     """
 
     pool: list[Problem]
@@ -41,16 +43,44 @@ class Problems:
     report: dict = field(default_factory=dict)
 
 
-def load_problems(spec: ProblemSets) -> Problems:
+def load_problems(spec: ProblemSets, labels: str | None = None) -> Problems:
     """The label pool and the evaluation sets, disjoint.
 
+    Args:
+        spec: What a resolved run says of its problems.
+        labels: The label pool's name, for the report.
+
     Raises:
-        StudyError: A file is missing, broken or empty, a set can't be made, or the label pool overlaps an evaluation
-            set and the profile does not ask to remove the overlap.
+        StudyError: A file is missing, broken or empty, a set can't be made, the pool is too small to be halved, or it
+            overlaps an evaluation set and the profile does not ask to remove the overlap.
     """
-    if spec.source == "function_chains":
-        return _function_chains(spec)
-    return _competition(spec)
+    half = spec.pool if isinstance(spec.pool, Half) else None
+    whole = spec.model_copy(update={"pool": half.of}) if half else spec
+    problems = _function_chains(whole) if spec.source == "function_chains" else _competition(whole)
+    pool = half_of(problems.pool, half) if half else problems.pool
+    if not pool:
+        return problems
+    ids = "\n".join(sorted(p.id for p in pool))
+    facts = {"name": labels, "size": len(pool), "ids_sha256": hashlib.sha256(ids.encode()).hexdigest()}
+    return replace(problems, pool=pool, report=problems.report | {"label_pool": facts})
+
+
+def half_of(pool: list[Problem], spec: Half) -> list[Problem]:
+    """1H or 2H of a pool: random, disjoint, together the whole pool; of an odd number 1H gets one problem more.
+
+    Who belongs to which half depends on the problems' ids and the seed, not on their order in a file.
+
+    Raises:
+        StudyError: When the pool has fewer than two problems.
+    """
+    if len(pool) < 2:
+        raise StudyError(
+            f"the label pool 'full' has {len(pool)} problem(s), too few for the halves 1H and 2H: enlarge it."
+        )
+    ids = sorted(p.id for p in pool)
+    order = np.random.default_rng(derive_seed("halves", spec.seed)).permutation(len(ids))
+    first = {ids[i] for i in order[: (len(ids) + 1) // 2]}
+    return [p for p in pool if (p.id in first) == (spec.half == "1H")]
 
 
 def _function_chains(spec: ProblemSets) -> Problems:

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from s2d_lib.report.bundle import Bundle
-from s2d_lib.report.style import BLACK, ROUTE_COLORS, ROUTE_LABELS, ROUTE_MARKERS, use_style
+from s2d_lib.report.style import ROUTE_LABELS, route_label, route_look, use_style
 
 
 def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure:
@@ -20,7 +20,7 @@ def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure
     places = np.arange(len(numbers))[::-1]
     for axes, name in zip(panels[0], sets, strict=True):
         for place, row in zip(places, numbers.to_dict("records"), strict=True):
-            color = ROUTE_COLORS.get(row["checkpoint"], BLACK)
+            color, marker = route_look(row["checkpoint"])
             seeds = bundle.accuracy(row["checkpoint"], name).mean(axis=1)
             axes.plot(100 * seeds, np.full(len(seeds), place - 0.26), ".", color=color, alpha=0.55, markersize=4)
             mean, low, high = (100 * row[c] for c in (name, f"{name} low", f"{name} high"))
@@ -28,7 +28,7 @@ def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure
                 mean,
                 place,
                 xerr=[[mean - low], [high - mean]],
-                fmt=ROUTE_MARKERS.get(row["checkpoint"], "o"),
+                fmt=marker,
                 color=color,
                 capsize=3,
             )
@@ -56,14 +56,15 @@ def curves_figure(bundle: Bundle, metric: str, ylabel: str, title: str, log: boo
     smooth = rows.groupby(["checkpoint", "seed"])[metric].transform(lambda v: v.rolling(5, min_periods=1).mean())
     order = [name for name in ROUTE_LABELS if name in set(rows["checkpoint"])]
     order += sorted(set(rows["checkpoint"]) - set(order))
+    labels = {name: ROUTE_LABELS.get(name, route_label(name)) for name in order}
     figure, axes = plt.subplots(figsize=(6.5, 3.4))
     sns.lineplot(
-        data=rows.assign(value=smooth, route=rows["checkpoint"].map(lambda name: ROUTE_LABELS.get(name, name))),
+        data=rows.assign(value=smooth, route=rows["checkpoint"].map(labels)),
         x="step",
         y="value",
         hue="route",
-        hue_order=[ROUTE_LABELS.get(name, name) for name in order],
-        palette=[ROUTE_COLORS.get(name, BLACK) for name in order],
+        hue_order=list(labels.values()),
+        palette=[route_look(name)[0] for name in order],
         estimator="mean",
         errorbar=("pi", 100),
         ax=axes,

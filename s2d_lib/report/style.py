@@ -56,6 +56,84 @@ ROUTE_LABELS = {
 ROUTE_MARKERS = dict(zip(ROUTE_COLORS, "oXvhspDP^<*", strict=True))
 """Checkpoint name -> marker, so that no figure depends on colour alone."""
 
+_TRANSFERS = {
+    "bridge": "bridge",
+    "opd_only": "OPD only",
+    "teacher_sample_sft": "teacher-sample SFT",
+    "warm": "forward-KL warmup",
+    "forward_kl_only": "forward KL only",
+}
+_TEACHERS = {
+    **{f"{kind}_{size}": f"{word} {size.replace('_', ' ')}" for size in ("teacher", "large_teacher")
+       for kind, word in (("raw", "raw"), ("sft", "SFT"), ("rl", "RL"))},
+    "rl_same_size": "same-size RL teacher",
+}  # fmt: skip
+_ENDS = {
+    "grpo_2H": "GRPO on 2H",
+    "replay_1H": "replay of 1H",
+    "topk_tail": "top-k estimator",
+    "sampled_token": "sampled-token estimator",
+}
+# Routes without a colour of their own: one for what is done to the student (darker with GRPO on fresh problems after it,
+# lighter with a replay), one for each size of teacher; the marker says who teaches.
+_TRANSFER_COLORS = {
+    "bridge": {"": BLUE, "grpo_2H": "#003B5C", "replay_1H": "#80B8D8"},
+    "opd_only": {"": PURPLE, "grpo_2H": "#7A3A60"},
+    "teacher_sample_sft": {"": GREEN, "grpo_2H": "#00503A"},
+    "warm": {"": ORANGE},
+    "forward_kl_only": {"": BROWN},
+}
+_TEACHER_MARKERS = dict(zip(
+    ["sft_teacher", "raw_large_teacher", "sft_large_teacher", "rl_large_teacher", "rl_same_size",
+     "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H"], "ov8hX<>p*", strict=True,
+))  # fmt: skip
+_END_MARKERS = {"topk_tail": "d", "sampled_token": "H"}
+
+
+def route_label(checkpoint: str) -> str:
+    """What a reader sees where routes from several teachers stand side by side: `bridge, RL teacher (1H), GRPO on 2H`.
+
+    Names that the study's pattern (student.<transfer>.<teacher>[_1H][.<Stage 3>]) does not cover are looked up in
+    ROUTE_LABELS, or shown as they are.
+    """
+    match checkpoint.split("."):
+        case ["student", transfer, source, *end] if transfer in _TRANSFERS:
+            return ", ".join([_TRANSFERS[transfer], _teacher_label(source), *(_ENDS.get(e, e) for e in end)])
+        case ["student", "grpo_2H"]:
+            return "cold GRPO on 2H"
+        case ["teacher" | "large_teacher"] | ["teacher" | "large_teacher", _]:
+            return _teacher_label(_source(checkpoint))
+    return ROUTE_LABELS.get(checkpoint, checkpoint)
+
+
+def _teacher_label(source: str) -> str:
+    teacher = source.removesuffix("_1H")
+    return _TEACHERS.get(teacher, teacher) + (" (1H)" if source.endswith("_1H") else "")
+
+
+def _source(checkpoint: str) -> str:
+    """A teacher's own checkpoint as routes from it name it: `teacher.rl_1H` is their `rl_teacher_1H`."""
+    size, _, recipe = checkpoint.partition(".")
+    half = "_1H" if recipe.endswith("_1H") else ""
+    return f"{recipe.removesuffix('_1H') or 'raw'}_{size}{half}"
+
+
+def route_look(checkpoint: str) -> tuple[str, str]:
+    """Colour (hex) and marker of a checkpoint; no two of the study's share both."""
+    if checkpoint in ROUTE_COLORS:
+        return ROUTE_COLORS[checkpoint], ROUTE_MARKERS[checkpoint]
+    match checkpoint.split("."):
+        case ["student", transfer, source, *end] if transfer in _TRANSFER_COLORS:
+            last = end[-1] if end else ""
+            shades = _TRANSFER_COLORS[transfer]
+            return shades.get(last, shades[""]), _END_MARKERS.get(last) or _TEACHER_MARKERS.get(source, "o")
+        case ["student", *_]:
+            return VERMILLION, "o"
+        case ["teacher" | "large_teacher" as size, *_]:
+            return BLACK if size == "teacher" else BROWN, _TEACHER_MARKERS.get(_source(checkpoint), "o")
+    return BLACK, "o"
+
+
 FORMATS = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},

@@ -8,7 +8,7 @@ from s2d_lib.claims import Estimate, bootstrap
 from s2d_lib.errors import StudyError
 from s2d_lib.report.bundle import Bundle
 from s2d_lib.report.cost import route_cost
-from s2d_lib.report.style import ROUTE_LABELS
+from s2d_lib.report.style import ROUTE_LABELS, route_label
 from s2d_lib.study.schema import Table
 
 COSTS = {
@@ -20,6 +20,7 @@ COSTS = {
     "sampled_tokens": "tokens sampled",
     "trained_tokens": "tokens trained on",
 }
+PAGE = 40  # rows that fit on one
 
 
 def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
@@ -33,6 +34,8 @@ def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
     Raises:
         StudyError: When a checkpoint or a seed of it is missing from the results.
     """
+    # The short names say no teacher where only one is meant; a table with others has the long ones throughout.
+    labels = ROUTE_LABELS if set(table.rows) <= set(ROUTE_LABELS) else {name: route_label(name) for name in table.rows}
     rows = []
     for checkpoint in table.rows:
         seeds = sorted(seed for name, seed in bundle.records if name == checkpoint)
@@ -40,7 +43,7 @@ def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
             raise StudyError(
                 f"table {table.title!r}: the results hold no run of {checkpoint!r}; make it with `make study`."
             )
-        row: dict = {"checkpoint": checkpoint, "route": ROUTE_LABELS.get(checkpoint, checkpoint), "seeds": len(seeds)}
+        row: dict = {"checkpoint": checkpoint, "route": labels[checkpoint], "seeds": len(seeds)}
         for name in bundle.sets:
             own = bundle.accuracy(checkpoint, name)
             row |= _columns(name, bootstrap(own.to_numpy()))
@@ -84,13 +87,27 @@ def _interval(mean: float, low: float, high: float, signed: bool = False) -> str
 
 def write_table(numbers: pd.DataFrame, sets: list[str], folder: Path, name: str, title: str, note: str) -> None:
     """Write a table as csv (all numbers), md and tex (for readers)."""
+    write_forms(numbers, {title: readable(numbers, sets)}, folder, name, note)
+
+
+def write_forms(numbers: pd.DataFrame, shown: dict[str, pd.DataFrame], folder: Path, name: str, note: str) -> None:
+    """Write `<name>.csv` with all numbers, and `<name>.md` and `<name>.tex` with what readers are shown: tables by title.
+
+    A table of more than a page is a longtable in LaTeX; all need booktabs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    shown = readable(numbers, sets)
-    (folder / f"{name}.md").write_text(f"**{title}**\n\n{shown.to_markdown(index=False)}\n\n{note}\n")
-    body = shown.map(_tex).rename(columns=_tex).style.hide(axis="index").to_latex(hrules=True)
-    caption = f"\\caption{{{_tex(title)}{'' if title.endswith('?') else '.'} {_tex(note)}}}\n"
-    (folder / f"{name}.tex").write_text(f"\\begin{{table}}\n\\centering\n{caption}{body}\\end{{table}}\n")
+    parts = [f"**{title}**\n\n{table.to_markdown(index=False)}\n" for title, table in shown.items()]
+    (folder / f"{name}.md").write_text("\n".join([*parts, f"{note}\n"]))
+    (folder / f"{name}.tex").write_text("\n".join(_latex(table, title, note) for title, table in shown.items()))
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
+
+
+def _latex(table: pd.DataFrame, title: str, note: str) -> str:
+    caption = f"{_tex(title)}{'' if title.endswith('?') else '.'} {_tex(note)}"
+    style = table.map(_tex).rename(columns=_tex).style.hide(axis="index")
+    if len(table) > PAGE:
+        return style.to_latex(hrules=True, environment="longtable", caption=caption)
+    return f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{style.to_latex(hrules=True)}\\end{{table}}\n"
 
 
 def _tex(text: str) -> str:

@@ -34,7 +34,7 @@ def prepare(run: Run) -> Inputs:
 
     Raises:
         StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that
-            overlaps an evaluation set or is smaller than one batch; no GPU where one is asked for.
+            overlaps an evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for.
     """
     with run.phase("loading"):
         return _load(run)
@@ -42,7 +42,7 @@ def prepare(run: Run) -> Inputs:
 
 def _load(run: Run) -> Inputs:
     resolved = run.resolved
-    problems = load_problems(resolved.problems)
+    problems = load_problems(resolved.problems, resolved.labels)
     _check_pool_fills_a_batch(run, problems.pool)
     rollouts = _rollouts(run)
     if run.finished and run.path("model").is_dir():

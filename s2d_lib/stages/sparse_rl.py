@@ -11,6 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 from s2d_lib.grading import make_reward
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
 from s2d_lib.runs import Run
+from s2d_lib.stages.account import account_row, label_use, read_account
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.training import (
@@ -43,13 +44,7 @@ class RecordedReward:
         rewards = self.reward(prompts=prompts, completions=completions, **columns)
         with self.path.open("a") as stream:
             for problem, ids, reward in zip(columns["id"], completion_ids, rewards, strict=True):
-                row = {
-                    "step": trainer_state.global_step,
-                    "problem": problem,
-                    "tokens": len(ids),
-                    "correct": int(reward),
-                }
-                stream.write(json.dumps(row) + "\n")
+                stream.write(account_row(trainer_state.global_step, problem, len(ids), reward))
         return rewards
 
 
@@ -99,13 +94,12 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
     )
 
 
-def _cost(gradings_file: Path) -> dict:
+def _cost(account: Path) -> dict:
     """What training consumed, from the account of its gradings."""
-    gradings = pd.read_json(gradings_file, lines=True)
+    gradings = read_account(account)
     tokens = int(gradings["tokens"].sum())
-    used = gradings.groupby("problem", sort=True).size()
     return {
-        "label_use": {"problems": {str(name): int(times) for name, times in used.items()}, "gradings": len(gradings)},
+        "label_use": label_use(gradings),
         "sampled": {"sequences": len(gradings), "tokens": tokens},
         "trained_tokens": tokens,
     }

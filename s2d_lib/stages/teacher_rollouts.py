@@ -35,6 +35,7 @@ def teacher_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:
         "log_prob": "nats of the whole completion under the teacher at temperature 1, top-p 1",
         "seed": seed,
     }
-    run.remember(sampled={"sequences": len(rollouts), "tokens": sum(len(r.ids) for r in rollouts)})
+    tokens = sum(len(r.ids) for r in rollouts)
+    run.remember(sampled={"sequences": len(rollouts), "tokens": tokens}, problems=inputs.problems.report)
     write_rollouts(path, rollouts, log_probs, how)
     return rollouts

@@ -5,6 +5,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from s2d_lib.errors import StudyError
+from s2d_lib.policies.policy import Policy
 from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
@@ -23,19 +24,22 @@ def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
     """
     if (done := finished_metrics(run)) is not None:
         return done
-    trainer = sample_trainer(run, inputs)
+    return train_on_samples(run, inputs.policy, sample_trainer(run, inputs))
+
+
+def train_on_samples(run: Run, policy: Policy, trainer: SampleTrainer, **facts: object) -> pd.DataFrame:
+    """Train on stored tokens; `facts` join the record with the steps and tokens that training took.
+
+    Returns:
+        Metrics of every optimiser step.
+    """
     trained = sum(token != -100 for row in trainer.train_dataset for token in row["labels"])
-    return train(
-        run,
-        inputs.policy,
-        trainer,
-        f"{run.resolved.checkpoint}: loss, nats per token",
-        lambda metrics: {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": trained},
-    )
+    cost = {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": trained, **facts}
+    return train(run, policy, trainer, f"{run.resolved.checkpoint}: loss, nats per token", lambda metrics: cost)
 
 
 def sample_trainer(run: Run, inputs: Inputs) -> SampleTrainer:
-    """The trainer of teacher-sample SFT, before its first step.
+    """The trainer of next-token loss on `inputs.rollouts`, before its first step.
 
     Raises:
         StudyError: Fewer rollouts than one optimiser step takes.

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from s2d_lib.errors import StudyError
 from s2d_lib.study.schema import Profile, Study
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
+
 
 def project_root() -> Path:
     """The folder that holds params/study.yaml: $S2D_HOME, or the working directory or one above it, or the checkout
@@ -45,7 +47,7 @@ def read_yaml(path: Path) -> dict:
         StudyError: When it is missing, not YAML or not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), Loader=LOADER)
     except FileNotFoundError:
         raise StudyError(f"{path} does not exist.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -3,19 +3,21 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_root, validated
 from s2d_lib.study.schema import (
+    HALVES,
     ChainSet,
     Checkpoint,
     CompetitionSet,
     Distillation,
     Evaluation,
     Hardware,
+    Problems,
     Profile,
     Role,
     RoleModel,
@@ -31,6 +33,7 @@ from s2d_lib.study.schema import (
 
 STAGE_PARAMS = {
     "sparse_rl": SparseRL,
+    "teacher_sft": Training,
     "forward_kl": Distillation,
     "opd": Distillation,
     "teacher_sample_sft": Training,
@@ -40,6 +43,14 @@ USES_ROLLOUTS = ("forward_kl", "teacher_sample_sft")
 RELEASED = Path(__file__).parents[1] / "policies" / "micro"
 
 
+class Half(Strict):
+    """A random half of the pool `full`, cut once everything else has settled which problems that pool holds."""
+
+    half: Literal["1H", "2H"]
+    of: ChainSet | CompetitionSet
+    seed: int  # the profile's `halves_seed`; no run on another pool has it, so changing it makes none of those stale
+
+
 class ProblemSets(Strict):
     """The problems a run touches."""
 
@@ -47,7 +58,7 @@ class ProblemSets(Strict):
     world: WorldSpec | None = None
     instruction: str = ""
     overlap: str = "refuse"
-    pool: ChainSet | CompetitionSet | None = None  # the label pool; none for a base checkpoint
+    pool: ChainSet | CompetitionSet | Half | None = None  # the label pool; none for a base checkpoint
     evaluations: dict[str, ChainSet | CompetitionSet]
 
 
@@ -93,27 +104,28 @@ def with_rollouts(study: Study) -> dict[str, Checkpoint]:
     """The study's checkpoints and, for every teacher and pool that some stage needs rollouts of, their run."""
     nodes = dict(study.checkpoints)
     for node in study.checkpoints.values():
-        if needs_rollouts(node):
-            name = rollouts_name(node.teacher, node.labels)
-            nodes[name] = Checkpoint(
+        if teacher := rollouts_of(node):
+            nodes[rollouts_name(teacher, node.labels)] = Checkpoint(
                 stage="teacher_rollouts",
-                teacher=node.teacher,
+                teacher=teacher,
                 labels=node.labels,
-                about=f"rollouts of {node.teacher} on the label pool {node.labels}, sampled once",
+                about=f"rollouts of {teacher} on the label pool {node.labels}, sampled once",
             )
     return nodes
 
 
-def needs_rollouts(node: Checkpoint) -> bool:
-    """Whether a checkpoint trains on stored teacher rollouts."""
-    return node.stage in USES_ROLLOUTS or node.overrides.get("states") == "teacher"
+def rollouts_of(node: Checkpoint) -> str | None:
+    """Whose stored rollouts a checkpoint trains on: its teacher's, in teacher SFT its own; None if it uses none."""
+    if node.stage == "teacher_sft":
+        return node.from_
+    return node.teacher if node.stage in USES_ROLLOUTS or node.overrides.get("states") == "teacher" else None
 
 
 def parents_of(node: Checkpoint) -> dict[str, str]:
     """The runs a checkpoint reads, by what it reads them for."""
     parents = {"from": node.from_, "teacher": node.teacher}
-    if needs_rollouts(node):
-        parents["rollouts"] = rollouts_name(node.teacher, node.labels)
+    if teacher := rollouts_of(node):
+        parents["rollouts"] = rollouts_name(teacher, node.labels)
     return {kind: name for kind, name in parents.items() if name}
 
 
@@ -154,9 +166,6 @@ def _resolve_node(
     role = node.role or parents["from" if "from" in parents else "teacher"].role
     if role not in settings.roles:
         raise StudyError(f"{where} needs a model for role {role!r}: add it under `roles`.")
-    if node.labels is not None and node.labels not in settings.problems.pools:
-        hint = did_you_mean(node.labels, settings.problems.pools)
-        raise StudyError(f"{where}: label pool {node.labels!r} is not declared; {hint}")
     params = _stage_params(node, role, settings, where)
     if "states" in params and (params["states"] == "teacher") != ("rollouts" in parents):
         raise StudyError(
@@ -168,7 +177,7 @@ def _resolve_node(
         world=getattr(settings.problems, "world", None),
         instruction=getattr(settings.problems, "instruction", ""),
         overlap=getattr(settings.problems, "overlap", "refuse"),
-        pool=settings.problems.pools[node.labels] if node.labels else None,
+        pool=_label_pool(node.labels, settings.problems, where),
         evaluations=settings.problems.evaluations,
     )
     return Resolved(
@@ -189,6 +198,21 @@ def _resolve_node(
         parent_hashes={parent.checkpoint: parent.hash for parent in parents.values()},
         overrides=overrides,
     )
+
+
+def _label_pool(name: str | None, problems: Problems, where: str) -> ChainSet | CompetitionSet | Half | None:
+    if name is None:
+        return None
+    if name in HALVES:
+        if "full" not in problems.pools:
+            raise StudyError(
+                f"{where}: label pool {name!r} is a half of `full`, which is not declared: add it to `pools`."
+            )
+        return Half(half=name, of=problems.pools["full"], seed=problems.halves_seed)
+    if name not in problems.pools:
+        hint = did_you_mean(name, [*problems.pools, *HALVES])
+        raise StudyError(f"{where}: label pool {name!r} is not declared; {hint}")
+    return problems.pools[name]
 
 
 def _stage_params(node: Checkpoint, role: str, settings: Profile, where: str) -> dict[str, Any]:

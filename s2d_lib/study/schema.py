@@ -13,7 +13,7 @@ class Strict(BaseModel):
 
 # --- study.yaml -------------------------------------------------------------------------------------------------------
 
-Stage = Literal["base", "teacher_rollouts", "sparse_rl", "forward_kl", "opd", "teacher_sample_sft"]
+Stage = Literal["base", "teacher_rollouts", "sparse_rl", "teacher_sft", "forward_kl", "opd", "teacher_sample_sft"]
 Role = Literal["student", "teacher", "large_teacher"]
 
 
@@ -37,6 +37,7 @@ class Checkpoint(Strict):
             "base": {"role"},
             "teacher_rollouts": {"teacher", "labels"},
             "sparse_rl": {"from_", "labels"},
+            "teacher_sft": {"from_", "labels"},
             "forward_kl": {"from_", "teacher", "labels"},
             "opd": {"from_", "teacher", "labels"},
             "teacher_sample_sft": {"from_", "teacher", "labels"},
@@ -75,6 +76,9 @@ class Study(Strict):
 
 # --- <profile>.yaml: problems -----------------------------------------------------------------------------------------
 
+HALVES = ("1H", "2H")
+"""Label pools that every profile has: the random halves of its pool `full`."""
+
 
 class WorldSpec(Strict):
     """The facts behind function-chain problems (see s2d_lib.problems.function_chains.World)."""
@@ -83,6 +87,20 @@ class WorldSpec(Strict):
     values: PositiveInt
     zipf: float = Field(ge=0)
     seed: int = Field(ge=0)
+
+
+class ProblemSource(Strict):
+    """What every problem source has."""
+
+    pools: dict[str, Strict]
+    halves_seed: int = Field(0, ge=0)  # of the split of the pool `full` into the random halves 1H and 2H
+
+    @model_validator(mode="after")
+    def _halves_are_made_not_declared(self):
+        for name in HALVES:
+            if name in self.pools:
+                raise ValueError(f"the pool name {name} is kept for a half of `full`, which needs no entry: rename it")
+        return self
 
 
 class ChainSet(Strict):
@@ -94,7 +112,7 @@ class ChainSet(Strict):
     seed: int = Field(ge=0)
 
 
-class FunctionChains(Strict):
+class FunctionChains(ProblemSource):
     """Problem source of the micro family."""
 
     source: Literal["function_chains"]
@@ -112,7 +130,7 @@ class CompetitionSet(Strict):
     seed: int = Field(0, ge=0)
 
 
-class CompetitionMath(Strict):
+class CompetitionMath(ProblemSource):
     """Problem source of the real profiles."""
 
     source: Literal["competition_math"]
@@ -242,6 +260,7 @@ class Stages(Strict):
     """Hyperparameters of every stage."""
 
     sparse_rl: SparseRL
+    teacher_sft: Training
     forward_kl: Distillation
     opd: Distillation
     teacher_sample_sft: Training
@@ -301,7 +320,7 @@ class Regime(Strict):
     trials: list[Trials] = []
 
 
-TrainedStage = Literal["sparse_rl", "forward_kl", "opd", "teacher_sample_sft"]
+TrainedStage = Literal["sparse_rl", "teacher_sft", "forward_kl", "opd", "teacher_sample_sft"]
 
 
 class Profile(Strict):
@@ -319,6 +338,9 @@ class Profile(Strict):
     pretraining: Pretraining | None = None  # only of the micro family; read by notebook 10
     regime: Regime | None = None
     tables: list[str]  # which of the study's tables this profile makes
+    # What the papers evaluate on -> the evaluation set that stands for it here. Only claims read it, so no run's hash
+    # holds it: naming a set afterwards makes no run stale.
+    stands_for: dict[str, str] = {}
 
     def stage_settings(self, stage: str, role: str) -> dict:
         """Hyperparameters of a stage for the role that trains, before a checkpoint's own overrides."""
@@ -335,4 +357,14 @@ class Profile(Strict):
     def _regime_on_its_own_seeds(self):
         if self.regime and set(self.regime.seeds) & set(self.seeds):
             raise ValueError("regime.seeds must not be seeds of the study: what is chosen on them would be tuned to it")
+        return self
+
+    @model_validator(mode="after")
+    def _stand_ins_are_evaluation_sets(self):
+        known = self.problems.evaluations
+        for meant, name in self.stands_for.items():
+            if name not in known:
+                raise ValueError(f"stands_for.{meant} names {name!r}, which is no evaluation set ({', '.join(known)})")
+        if len(set(self.stands_for.values())) < len(self.stands_for):
+            raise ValueError("stands_for gives one evaluation set two meanings, and its problems would count twice")
         return self

@@ -10,12 +10,14 @@ from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.sparse_rl import sparse_rl
 from s2d_lib.stages.teacher_rollouts import teacher_rollouts
 from s2d_lib.stages.teacher_sample_sft import teacher_sample_sft
+from s2d_lib.stages.teacher_sft import teacher_sft
 from s2d_lib.study import resolve
 
 STAGES = {
     "base": lambda run, inputs: None,
     "teacher_rollouts": teacher_rollouts,
     "sparse_rl": sparse_rl,
+    "teacher_sft": teacher_sft,
     "forward_kl": distill,
     "opd": distill,
     "teacher_sample_sft": teacher_sample_sft,

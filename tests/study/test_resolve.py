@@ -9,9 +9,9 @@ from s2d_lib.study import derive_seed, needed, resolve
 CHECKPOINTS = list(needed("micro"))
 
 
-def stale_after(overrides: dict) -> set[str]:
-    """Checkpoints of the micro study whose hash changes under the overrides."""
-    return {name for name in CHECKPOINTS if resolve("micro", name, 0).hash != resolve("micro", name, 0, overrides).hash}
+def stale_after(overrides: dict, checkpoints: list[str] = CHECKPOINTS) -> set[str]:
+    """Checkpoints, by default the micro study's, whose hash changes under the overrides."""
+    return {name for name in checkpoints if resolve("micro", name, 0).hash != resolve("micro", name, 0, overrides).hash}
 
 
 def test_a_stage_parameter_makes_exactly_that_stage_and_what_is_below_it_stale():
@@ -32,6 +32,18 @@ def test_rollouts_feed_warmup_and_sft_but_not_opd_only():
     assert "student.teacher_sample_sft.rl_teacher" in stale
     assert "student.bridge.raw_teacher" in stale
     assert not stale & {"student.opd_only.rl_teacher", "student.grpo", "teacher.rl", "student", "teacher"}
+
+
+def test_another_split_makes_exactly_what_uses_halves_stale():
+    halves = ["teacher.rl_1H", "teacher.sft_1H", "teacher.rl_1H.rollouts.1H", "student.bridge.rl_teacher_1H.grpo_2H"]
+    full = [*CHECKPOINTS, "teacher.sft", "teacher.sft.rollouts.full", "student.bridge.sft_teacher"]
+    assert stale_after({"problems": {"halves_seed": 7}}, [*full, *halves]) == set(halves)
+    assert stale_after({"problems": {"pools": {"full": {"seed": 9}}}}, halves) == set(halves)
+
+
+def test_teacher_sft_feeds_what_learns_from_the_sft_teacher():
+    names = [*CHECKPOINTS, "teacher.sft", "student.warm.sft_teacher", "student.bridge.sft_teacher"]
+    assert stale_after({"stages": {"teacher_sft": {"learning_rate": 1e-4}}}, names) == set(names) - set(CHECKPOINTS)
 
 
 def test_steps_of_keeps_a_one_stage_control_at_the_bridges_updates():
@@ -87,9 +99,10 @@ def test_adjacent_parts_are_kept_apart():
     assert derive_seed("a", "bc") != derive_seed("ab", "c")
 
 
+@pytest.mark.parametrize("name", ["student.bridge.rl_teacher", "student.bridge.rl_teacher_1H.grpo_2H"])
 @pytest.mark.parametrize("seed", [0, 3])
-def test_the_resolved_form_survives_json(seed):
+def test_the_resolved_form_survives_json(seed, name):
     from s2d_lib.study import Resolved
 
-    resolved = resolve("micro", "student.bridge.rl_teacher", seed)
+    resolved = resolve("micro", name, seed)
     assert Resolved.model_validate_json(resolved.model_dump_json()).hash == resolved.hash

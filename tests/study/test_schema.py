@@ -65,6 +65,12 @@ def test_every_checkpoint_of_every_profiles_tables_resolves():
             "can't train on teacher states",
         ),
         (("micro", "student", 0, {"seeds": [1000]}), "regime.seeds must not be seeds of the study"),
+        (
+            ("micro", "student", 0, {"problems": {"pools": {"2H": {"count": 8, "lengths": [2], "seed": 0}}}}),
+            "the pool name 2H is kept for a half of `full`, which needs no entry: rename it",
+        ),
+        (("micro", "student", 0, {"problems": {"halves_seed": -1}}), "halves_seed"),
+        (("micro", "student", 0, {"stages": {"teacher_sft": {"group_size": 4}}}), "stages.teacher_sft.group_size"),
     ],
 )
 def test_bad_parameters_get_one_sentence(arguments, sentence):
@@ -87,6 +93,10 @@ def write_params(folder, study: str):
         ("checkpoints: {a: {stage: base}}\ntables: {}", "needs exactly role, given nothing"),
         ("checkpoints: {a: {stage: base, role: student, labels: full}}\ntables: {}", "needs exactly role"),
         ("checkpoints: {a: {stage: sparse_rl, from: b, labels: full}}\ntables: {}", "'b', which is not declared"),
+        (
+            "checkpoints: {a: {stage: teacher_sft, from: a, teacher: a, labels: b}}\ntables: {}",
+            "needs exactly from, labels",
+        ),
         ("checkpoints: {a: {stage: nope}}\ntables: {}", "checkpoints.a.stage"),
         (
             "checkpoints: {a: {stage: base, role: student}}\ntables: {t: {title: x, rows: [c]}}",
@@ -99,6 +109,26 @@ def test_broken_study_files_get_one_sentence(tmp_path, study, sentence):
     write_params(tmp_path, study)
     with pytest.raises(StudyError, match=sentence):
         load_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ("1H", "label pool '1H' is a half of `full`, which is not declared: add it to `pools`."),
+        ("3H", "label pool '3H' is not declared; known: 1H, 2H, all."),
+    ],
+)
+def test_a_pool_that_the_profile_does_not_have_is_said(tmp_path, root, labels, sentence):
+    write_params(
+        tmp_path,
+        "checkpoints:\n  student: {stage: base, role: student}\n"
+        f"  a: {{stage: sparse_rl, from: student, labels: {labels}}}\ntables: {{}}",
+    )
+    profile = (root / "params" / "micro.yaml").read_text()
+    (tmp_path / "params" / "micro.yaml").write_text(profile.replace("    full: {", "    all: {"))
+    with pytest.raises(StudyError) as error:
+        resolve("micro", "a", 0, root=tmp_path)
+    assert sentence in str(error.value)
 
 
 def test_a_cycle_is_named(tmp_path, root):

@@ -1,0 +1,123 @@
+"""A file of claims against the results of the profiles that play the paper's model families."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from s2d_lib.claims.fair import (
+    Budget,
+    budget,
+    check_evaluation,
+    check_settings,
+    paired_accuracies,
+    seeds_of,
+    unequal_budgets,
+)
+from s2d_lib.claims.schema import Claim, Claims, Comparison
+from s2d_lib.claims.verdict import Compared, compare
+from s2d_lib.errors import StudyError
+from s2d_lib.report.bundle import Bundle
+from s2d_lib.study.load import did_you_mean
+from s2d_lib.study.schema import Profile, Study
+
+
+@dataclass(frozen=True)
+class Results:
+    """What one profile has measured."""
+
+    name: str
+    profile: Profile
+    bundle: Bundle
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One comparison of two checkpoints on one set, for one claim.
+
+    Attributes:
+        claim: Id of the claim.
+        family: The paper's model family that it is about.
+        better: The checkpoint that should be better.
+        than: The one that it is compared with.
+        meant: What the paper evaluates on.
+        margin: Points by which `better` may be worse.
+        profile: The profile that plays the family; empty when none does.
+        evaluation: The evaluation set that stands for `meant` there; empty when none does.
+        result: None when it can't be made yet.
+        missing: Why not.
+        budgets: Label budgets of both sides, when there is a result.
+        reason: Why they may differ; empty when they do not.
+    """
+
+    claim: str
+    family: str
+    better: str
+    than: str
+    meant: str
+    margin: float
+    profile: str = ""
+    evaluation: str = ""
+    result: Compared | None = None
+    missing: str = ""
+    budgets: tuple[Budget, Budget] | None = None
+    reason: str = ""
+
+
+def evaluate(claims: Claims, study: Study, results: Mapping[str, Results]) -> list[Outcome]:
+    """Every comparison of every claim, in the file's order; what can't be compared yet is there with the reason.
+
+    Args:
+        claims: The claims.
+        study: Where their checkpoints are declared.
+        results: The paper's family -> results of the profile that plays it.
+
+    Raises:
+        StudyError: When a claim names a checkpoint that the study lacks, a profile gives a set a meaning that no claim
+            knows, or a comparison would be unfair (s2d_lib.claims.fair).
+    """
+    for name, claim in claims.claims.items():
+        for checkpoint in (c for comparison in claim.comparisons for c in comparison.better_first):
+            if checkpoint not in study.checkpoints:
+                hint = did_you_mean(checkpoint, study.checkpoints)
+                raise StudyError(f"claim {name!r} is about {checkpoint!r}, which study.yaml does not declare; {hint}")
+    for found in results.values():
+        for meant in found.profile.stands_for:
+            if meant not in claims.sets:
+                hint = did_you_mean(meant, claims.sets)
+                raise StudyError(f"profile {found.name!r}: stands_for.{meant} is unknown in claims.yaml; {hint}")
+    return [outcome for name, claim in claims.claims.items() for outcome in _of_claim(name, claim, claims, results)]
+
+
+def _of_claim(name: str, claim: Claim, claims: Claims, results: Mapping[str, Results]) -> list[Outcome]:
+    planned = [
+        (comparison, Outcome(name, claim.family, better, than, meant, comparison.margin))
+        for comparison in claim.comparisons
+        for better, than in comparison.pairs()
+        for meant in comparison.sets
+    ]
+    return [_made(comparison, plan, len(planned), claims, results) for comparison, plan in planned]
+
+
+def _made(comparison: Comparison, plan: Outcome, count: int, claims: Claims, results: Mapping[str, Results]) -> Outcome:
+    """The planned comparison with its result, or with what it lacks."""
+    found = results.get(plan.family)
+    if found is None:
+        return replace(plan, missing=f"no results of a profile that plays the {plan.family} family")
+    plan = replace(plan, profile=found.name)
+    if plan.meant not in found.profile.stands_for:
+        return replace(plan, missing=f"no evaluation set of profile {found.name} stands for {plan.meant}")
+    plan = replace(plan, evaluation=found.profile.stands_for[plan.meant])
+    absent = [side for side in (plan.better, plan.than) if not seeds_of(found.bundle, side)]
+    if absent:
+        return replace(plan, missing=f"no run of {' and '.join(absent)}")
+    try:
+        values = paired_accuracies(found.bundle, plan.better, plan.than, plan.evaluation)
+        for side in (plan.better, plan.than):
+            check_settings(found.bundle, side)
+        check_evaluation(found.bundle, plan.better, plan.than)
+        budgets = budget(found.bundle, plan.better), budget(found.bundle, plan.than)
+        reasons = {"labels": comparison.unequal_labels, "gradings": comparison.unequal_gradings}
+        reason = unequal_budgets(*budgets, claims.gradings_tolerance, reasons)
+    except StudyError as error:
+        where = f"claim {plan.claim!r}, {plan.better} against {plan.than} on {plan.evaluation}"
+        raise StudyError(f"{where}: {error}") from None
+    return replace(plan, result=compare(*values, plan.margin / 100, count), budgets=budgets, reason=reason)

@@ -1,0 +1,38 @@
+"""Reading params/claims.yaml and params/published.yaml."""
+
+from pathlib import Path
+
+from s2d_lib.claims.published import Published
+from s2d_lib.claims.schema import Claims
+from s2d_lib.errors import StudyError
+from s2d_lib.study.load import did_you_mean, project_root, read_yaml, validated
+
+
+def load_claims(root: Path | None = None) -> Claims:
+    """The validated params/claims.yaml. Its checkpoints are checked against the study when it is evaluated.
+
+    Raises:
+        StudyError: When it is broken, or a claim is about a set or a model family that the file does not declare.
+    """
+    path = (root or project_root()) / "params" / "claims.yaml"
+    claims = validated(Claims, read_yaml(path), path.name)
+    families = {family for played in claims.families.values() for family in played}
+    for name, claim in claims.claims.items():
+        if claim.family not in families:
+            hint = did_you_mean(claim.family, families)
+            raise StudyError(f"{path.name}: claim {name!r} is about family {claim.family!r}, not in `families`; {hint}")
+        for meant in (meant for comparison in claim.comparisons for meant in comparison.sets):
+            if meant not in claims.sets:
+                hint = did_you_mean(meant, claims.sets)
+                raise StudyError(f"{path.name}: claim {name!r} is about set {meant!r}, not in `sets`; {hint}")
+    return claims
+
+
+def load_published(root: Path | None = None) -> Published:
+    """The validated params/published.yaml.
+
+    Raises:
+        StudyError: When it is broken or holds a figure twice.
+    """
+    path = (root or project_root()) / "params" / "published.yaml"
+    return validated(Published, read_yaml(path), path.name)

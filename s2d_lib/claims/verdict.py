@@ -1,0 +1,89 @@
+"""What a difference says of a comparison `a > b`, and several comparisons of a claim."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from s2d_lib.claims.bootstrap import Estimate, spread
+
+Verdict = Literal["holds", "contradicted", "undecided", "not run"]
+
+ERROR = 0.05  # two-sided
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One comparison of two checkpoints on the same problems; accuracies as shares.
+
+    Attributes:
+        difference: Accuracy of the one that should be better minus that of the other, with its 95% interval over seeds
+            and problems.
+        problem_error: Standard error of the difference over problems alone, as the paper gives it for accuracies.
+        detectable: The smallest true difference that a study of this size finds with 80% power at two-sided 5%.
+        verdict: Of this comparison alone.
+        refuted: Whether it is contradicted at the level that is corrected for the number of comparisons in its claim.
+        seeds: How many seeds both sides have; with one, nothing is known of another training run and nothing decided.
+        problems: How many problems both sides answered.
+    """
+
+    difference: Estimate
+    problem_error: float
+    detectable: float
+    verdict: Verdict
+    refuted: bool
+    seeds: int
+    problems: int
+
+
+def compare(better: np.ndarray, than: np.ndarray, margin: float = 0.0, comparisons: int = 1) -> Compared:
+    """Whether `better` is above `than`.
+
+    It holds when the 95% interval of the difference lies above -margin and is contradicted when it lies below, so a
+    margin of 0 asks for superiority and a positive one only for not being worse by that much.
+
+    Args:
+        better: Mean correctness of what should be better, shape (seeds, problems).
+        than: The same of what it is compared with.
+        margin: How much worse it may be, a share.
+        comparisons: How many comparisons its claim has; the level of `refuted` is 5% divided by it (Bonferroni, which
+            for the question whether any is contradicted is the same as Holm).
+
+    Raises:
+        StudyError: When the two do not have the same seeds and problems.
+    """
+    seeds, problems = np.shape(better)
+    distribution = spread(better, than)
+    estimate = distribution.interval(1 - ERROR)
+    by_problem = (np.asarray(better, float) - np.asarray(than, float)).mean(axis=0)
+    return Compared(
+        difference=estimate,
+        problem_error=float(by_problem.std(ddof=1) / np.sqrt(problems)),
+        detectable=distribution.detectable(ERROR, POWER),
+        verdict=_verdict(estimate, margin) if seeds > 1 else "undecided",
+        refuted=seeds > 1 and _verdict(distribution.interval(1 - ERROR / comparisons), margin) == "contradicted",
+        seeds=seeds,
+        problems=problems,
+    )
+
+
+def _verdict(estimate: Estimate, margin: float) -> Verdict:
+    if estimate.low > -margin:
+        return "holds"
+    return "contradicted" if estimate.high < -margin else "undecided"
+
+
+def claim_verdict(results: Sequence[Compared | None]) -> Verdict:
+    """Verdict of a claim from all its comparisons; None is one whose runs do not exist.
+
+    It holds when every comparison holds: an intersection-union test, whose error is at most that of one comparison
+    (Berger 1982). It is contradicted when any comparison is at the corrected level. While a comparison is missing, it
+    can still be contradicted, but not hold.
+    """
+    if any(result.refuted for result in results if result):
+        return "contradicted"
+    if None in results:
+        return "not run"
+    return "holds" if all(result.verdict == "holds" for result in results) else "undecided"

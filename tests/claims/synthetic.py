@@ -1,0 +1,67 @@
+"""Made-up results with known truth: graded samples on crossed seeds and problems, and records as far as claims read them."""
+
+import numpy as np
+import pandas as pd
+
+from s2d_lib.report.bundle import Bundle
+
+SAMPLES = 16
+
+
+def graded(rng, accuracy: float, seeds: int, problems: np.ndarray, seed_sd=0.15, rest_sd=0.8) -> np.ndarray:
+    """Correct samples of 16, shape (seeds, problems): a logit of ability, problem, seed and interaction.
+
+    The variance components are those of the committed micro results: differences of two checkpoints then have a standard
+    deviation of about 0.03 over seeds, 0.15 over problems and 0.2 in the rest.
+    """
+    logit = np.log(accuracy / (1 - accuracy)) * 1.35 + problems  # 1.35 undoes the shrinkage by the spread of logits
+    own = rng.normal(0, 0.6, len(problems))
+    noise = rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, rest_sd, (seeds, len(problems)))
+    return rng.binomial(SAMPLES, 1 / (1 + np.exp(-(logit + own + noise))))
+
+
+def resolved(seed: int, parents: dict[str, str], **facts) -> dict:
+    """A resolved stage as far as claims read it."""
+    return {
+        "seed": seed,
+        "stage": facts.get("stage", "sparse_rl"),
+        "role": facts.get("role", "student"),
+        "labels": facts.get("pool"),
+        "params": {"learning_rate": facts.get("rate", 1e-3)},
+        "evaluation": {"samples": SAMPLES},
+        "sampling": {"temperature": facts.get("temperature", 1.0)},
+        "parents": parents,
+        "parent_hashes": {parent: f"{parent}-{seed}" for parent in parents.values()},
+    }
+
+
+def record(seed: int, parents: dict[str, str] | None = None, labels=(), gradings: int = 0, **facts) -> dict:
+    """A record of one run that graded `labels` (problem ids) `gradings` times."""
+    use = {"label_use": {"problems": dict.fromkeys(labels, 1), "gradings": gradings}} if gradings else {}
+    return {"resolved": resolved(seed, parents or {}, **facts), "optimizer_steps": 10, **use}
+
+
+def bundle_of(
+    accuracies: dict[str, dict[str, float]], records: dict[str, dict], seeds: int, problems: dict[str, int], rng
+):
+    """A bundle.
+
+    Args:
+        accuracies: Checkpoint -> set -> true accuracy of an average problem.
+        records: Checkpoint -> arguments of `record`.
+        seeds: How many.
+        problems: Set -> how many.
+        rng: Random generator.
+    """
+    difficulty = {name: rng.normal(0, 1.2, count) for name, count in problems.items()}
+    rows = []
+    for checkpoint, on in accuracies.items():
+        for name, accuracy in on.items():
+            for seed, line in enumerate(graded(rng, accuracy, seeds, difficulty[name])):
+                rows += [
+                    (seed, checkpoint, name, f"{name}/{p}", "", "1" * right + "0" * (SAMPLES - right), 9.0, 0.0)
+                    for p, right in enumerate(line)
+                ]
+    columns = ["seed", "checkpoint", "set", "problem", "level", "correct", "tokens", "cut_off"]
+    made = {(name, seed): record(seed, **facts) for name, facts in records.items() for seed in range(seeds)}
+    return Bundle(pd.DataFrame(rows, columns=columns), pd.DataFrame(), made)

@@ -1,0 +1,91 @@
+"""Intervals: exact small cases, coverage on synthetic data with known truth."""
+
+import numpy as np
+import pytest
+
+from s2d_lib.claims import bootstrap
+from s2d_lib.claims.bootstrap import spread, student_t_quantile
+from s2d_lib.errors import StudyError
+
+
+def test_no_spread_gives_no_width():
+    estimate = bootstrap(np.full((3, 10), 0.25))
+    assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_a_pairwise_constant_difference_has_no_width_however_noisy_the_sides():
+    base = np.random.default_rng(0).random((3, 50))
+    estimate = bootstrap(base + 0.1, base)
+    assert (estimate.low, estimate.high) == pytest.approx((0.1, 0.1), abs=1e-4)
+
+
+def test_the_same_numbers_give_the_same_interval():
+    values = np.random.default_rng(0).random((3, 50))
+    assert bootstrap(values) == bootstrap(values)
+
+
+def test_unequal_sides_are_refused():
+    with pytest.raises(StudyError, match="same seeds and problems"):
+        bootstrap(np.zeros((3, 5)), np.zeros((2, 5)))
+
+
+def test_one_problem_is_refused():
+    with pytest.raises(StudyError, match="at least two problems"):
+        bootstrap(np.zeros((3, 1)))
+
+
+def test_an_accuracy_stays_a_share_and_a_difference_may_be_negative():
+    wild = np.repeat([[0.0], [0.02], [0.5]], 20, axis=1)
+    assert bootstrap(wild).low == 0
+    assert bootstrap(wild, np.zeros_like(wild)).low < -0.4
+
+
+@pytest.mark.parametrize(
+    ("share", "freedom", "value"),
+    [
+        (0.975, 1, 12.706),
+        (0.975, 2, 4.3027),
+        (0.9975, 2, 14.089),
+        (0.975, 3, 3.1824),
+        (0.2, 2, -1.0607),
+        (0.025, 7, -2.3646),
+    ],
+)
+def test_students_quantiles_are_those_of_the_tables(share, freedom, value):
+    assert student_t_quantile(share, freedom) == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.706), (3, 4.3027), (5, 2.7764), (8, 2.3646)])
+def test_where_only_seeds_differ_the_interval_is_students(seeds, quantile):
+    of_seed = np.random.default_rng(1).normal(0.0, 0.01, (seeds, 1))
+    estimate = bootstrap(np.repeat(of_seed, 50, axis=1), np.zeros((seeds, 50)))
+    half = quantile * of_seed.std(ddof=1) / np.sqrt(seeds)
+    assert (estimate.low, estimate.high) == pytest.approx((of_seed.mean() - half, of_seed.mean() + half), abs=1e-4)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_where_only_problems_differ_the_interval_is_that_of_their_mean(seeds):
+    of_problem = np.random.default_rng(1).normal(0.5, 0.1, 200)
+    estimate = bootstrap(np.repeat(of_problem[None], seeds, axis=0))
+    half = 1.96 * of_problem.std(ddof=1) / np.sqrt(200)
+    assert (estimate.high - estimate.low) / 2 == pytest.approx(half, rel=0.05)
+
+
+def test_a_higher_level_is_wider():
+    distribution = spread(np.random.default_rng(0).random((3, 50)))
+    widths = [distribution.interval(level).high - distribution.interval(level).low for level in (0.6, 0.95, 0.99)]
+    assert widths == sorted(widths)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "problems", "of_seed", "of_problem"),
+    [(3, 100, 0.02, 0.15), (3, 100, 0.1, 0.1), (3, 60, 0.0, 0.15), (5, 100, 0.06, 0.03), (8, 60, 0.02, 0.15)],
+)
+def test_the_interval_covers_the_truth_as_often_as_it_says(seeds, problems, of_seed, of_problem):
+    rng = np.random.default_rng(2)
+    trials, hits = 1000, 0
+    for _ in range(trials):
+        values = rng.normal(0.1, of_problem, problems) + rng.normal(0, of_seed, (seeds, 1))
+        estimate = bootstrap(values + rng.normal(0, 0.18, (seeds, problems)), np.zeros((seeds, problems)))
+        hits += estimate.low <= 0.1 <= estimate.high
+    assert 0.93 <= hits / trials <= 0.98

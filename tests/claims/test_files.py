@@ -1,0 +1,109 @@
+"""claims.yaml, published.yaml and `stands_for`: what is committed is valid, what is wrong gets one sentence."""
+
+import pytest
+
+from s2d_lib.claims import evaluate, load_claims, load_published
+from s2d_lib.errors import StudyError
+from s2d_lib.study import load_profile, load_study, resolve
+
+HEAD = """
+sets: [MATH]
+gradings_tolerance: 0.05
+families: {micro: {Qwen3: micro}}
+claims:
+  A1:
+    sentence: s
+    source: s
+"""
+
+
+def test_the_committed_claims_are_all_there():
+    claims = load_claims()
+    assert [name for name in claims.claims if name.startswith("A")] == [f"A{n}" for n in range(1, 14)]
+
+
+def test_every_claim_is_about_checkpoints_of_the_study_and_none_is_dropped():
+    outcomes = evaluate(load_claims(), load_study(), {})
+    assert {outcome.claim for outcome in outcomes} == set(load_claims().claims)
+    assert all(outcome.missing for outcome in outcomes)
+
+
+def test_every_difference_in_labels_by_design_has_its_reason():
+    for claim in load_claims().claims.values():
+        for comparison in claim.comparisons:
+            raw = any("raw_" in name for name in comparison.better_first)
+            replayed = any(name.endswith("replay_1H") for name in comparison.better_first)
+            assert bool(comparison.unequal_labels) >= (raw or replayed)
+            assert not (replayed and comparison.unequal_gradings)  # at equal updates
+
+
+@pytest.mark.parametrize(
+    ("family", "comparisons", "sentence"),
+    [
+        ("Qwen3", "[{better_first: [a, b], sets: [MAHT]}]", "'MAHT', not in `sets`; did you mean 'MATH'"),
+        ("Qwen", "[{better_first: [a, b], sets: [MATH]}]", "'Qwen', not in `families`; did you mean 'Qwen3'"),
+        ("Qwen3", "[{better_first: [a], sets: [MATH]}]", "better_first"),
+        ("Qwen3", "[{better_first: [a, b, a], sets: [MATH]}]", "stands twice"),
+        ("Qwen3", "[{better_first: [a, b], sets: [MATH], margn: 1}]", "unknown parameter.*margn"),
+        ("Qwen3", "[]", "comparisons"),
+    ],
+)
+def test_broken_claims_get_one_sentence(tmp_path, family, comparisons, sentence):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "claims.yaml").write_text(f"{HEAD}    family: {family}\n    comparisons: {comparisons}\n")
+    with pytest.raises(StudyError, match=sentence) as error:
+        load_claims(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("better", "than", "name", "value"),
+    [
+        ("student.bridge.rl_teacher", "student.grpo", "MATH", 3.4),
+        ("student.bridge.rl_teacher", "student.grpo", "AIME 2024", 5.4),
+        ("student.grpo", "student.bridge.raw_teacher", "MATH", 4.0),
+        ("student.bridge.rl_teacher", "student.opd_only.rl_teacher", "MATH", 1.7),
+        ("student.bridge.rl_teacher_1H.grpo_2H", "student.bridge.rl_teacher_1H", "MATH", 3.1),
+    ],
+)
+def test_published_differences_stated_reversed_or_from_two_accuracies(better, than, name, value):
+    assert load_published().difference("Qwen3", better, than, name).value == pytest.approx(value)
+
+
+def test_what_is_not_published_is_not_guessed():
+    published = load_published()
+    assert published.difference("Qwen3", "student.bridge.sft_teacher", "student.grpo", "MATH") is None
+    assert published.difference("Llama", "student.bridge.rl_teacher", "student.grpo", "AIME 2024") is None
+
+
+ACCURACY = "{paper: A, route: a, value: 1, unit: percent, source: s}"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (ACCURACY.replace("percent", "points"), "a difference has `against`"),
+        (ACCURACY.replace("A", "C"), "paper"),
+        (f"{ACCURACY}\n- {ACCURACY}", "stands twice"),
+    ],
+)
+def test_broken_published_figures_get_one_sentence(tmp_path, content, sentence):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "published.yaml").write_text(f"figures:\n- {content}")
+    with pytest.raises(StudyError, match=sentence):
+        load_published(tmp_path)
+
+
+def test_a_stand_in_must_be_an_evaluation_set():
+    with pytest.raises(StudyError, match=r"stands_for.MATH names 'micro-mat', which is no evaluation set"):
+        load_profile("micro", {"stands_for": {"MATH": "micro-mat"}})
+    with pytest.raises(StudyError, match="two meanings"):
+        load_profile("micro", {"stands_for": {"MATH": "micro-math", "AIME 2024": "micro-math"}})
+
+
+def test_what_a_set_stands_for_makes_no_run_stale():
+    named = {"stands_for": {"MATH": "micro-aime"}}
+    assert (
+        resolve("micro", "student.bridge.rl_teacher", 0).hash
+        == resolve("micro", "student.bridge.rl_teacher", 0, named).hash
+    )

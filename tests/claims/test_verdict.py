@@ -1,0 +1,89 @@
+"""Verdicts on graded samples with known truth: wrong ones are rare, power grows with the difference."""
+
+import numpy as np
+import pytest
+
+from s2d_lib.claims.bootstrap import Estimate
+from s2d_lib.claims.verdict import Compared, claim_verdict, compare
+from tests.claims.synthetic import SAMPLES, graded
+
+
+def pairs(count: int, seeds: int = 3, problems: int = 100, accuracy: float = 0.4, seed_sd: float = 0.3):
+    """Pairs of routes that are equally good, correctness of shape (seeds, problems)."""
+    rng = np.random.default_rng(2)
+    for _ in range(count):
+        difficulty = rng.normal(0, 1.2, problems)
+        yield [graded(rng, accuracy, seeds, difficulty, seed_sd) / SAMPLES for _ in range(2)]
+
+
+EQUAL = list(pairs(250))
+
+
+def test_without_a_difference_few_verdicts_are_wrong():
+    results = [compare(*pair, comparisons=5) for pair in EQUAL]
+    assert sum(result.verdict != "undecided" for result in results) / len(results) <= 0.08
+    claims = [claim_verdict(results[start : start + 5]) for start in range(0, len(results), 5)]
+    assert claims.count("contradicted") <= 4
+    assert claims.count("holds") == 0
+
+
+def test_power_grows_with_the_difference_and_is_as_promised():
+    detectable = np.median([compare(*pair).detectable for pair in EQUAL[:120]])
+    found = lambda part: np.mean([compare(a + part * detectable, b).verdict == "holds" for a, b in EQUAL[:120]])  # noqa: E731
+    quarter, half, whole, double = (found(part) for part in (0.25, 0.5, 1, 2))
+    assert quarter < half < whole < double
+    assert 0.68 <= whole <= 0.9
+    assert double > 0.95
+
+
+def test_swapped_sides_swap_the_verdict():
+    a, b = EQUAL[0]
+    assert compare(a + 0.6, b).verdict == compare(b, a - 0.6).verdict == "holds"
+    assert compare(b, a + 0.6).verdict == "contradicted"
+
+
+def test_more_seeds_detect_less():
+    assert compare(*next(pairs(1, seeds=8))).detectable < compare(*next(pairs(1, seeds=3))).detectable
+
+
+@pytest.mark.parametrize(
+    ("difference", "margin", "verdict"),
+    [(0.0, 0.015, "holds"), (-0.01, 0.015, "holds"), (-0.02, 0.015, "contradicted"), (-0.01, 0.0, "contradicted")],
+)
+def test_a_margin_moves_what_is_asked_for(difference, margin, verdict):
+    base = np.random.default_rng(0).random((3, 50))
+    assert compare(base + difference, base, margin).verdict == verdict
+
+
+def test_one_seed_decides_nothing():
+    base = np.random.default_rng(0).random((1, 50))
+    result = compare(base + 0.5, base)
+    assert result.difference.low > 0
+    assert result.verdict == "undecided"
+    assert not compare(base - 0.5, base).refuted
+
+
+def test_the_error_over_problems_is_that_of_their_mean_difference():
+    a, b = EQUAL[1]
+    expected = (a - b).mean(axis=0).std(ddof=1) / np.sqrt(100)
+    assert compare(a, b).problem_error == pytest.approx(expected)
+
+
+def result(verdict: str, refuted: bool = False) -> Compared:
+    return Compared(Estimate(0, 0, 0), 0, 0, verdict, refuted, 3, 10)
+
+
+@pytest.mark.parametrize(
+    ("results", "verdict"),
+    [
+        ([result("holds"), result("holds")], "holds"),
+        ([result("holds"), result("undecided")], "undecided"),
+        ([result("holds"), result("contradicted")], "undecided"),
+        ([result("holds"), result("contradicted", refuted=True)], "contradicted"),
+        ([result("holds"), None], "not run"),
+        ([None, None], "not run"),
+        ([None, result("contradicted", refuted=True)], "contradicted"),
+    ],
+)
+def test_a_claim_from_its_comparisons(results, verdict):
+    assert claim_verdict(results) == verdict

@@ -1,0 +1,119 @@
+"""Claims as tables and picture, and what a route's models consumed of the labels."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from s2d_lib.claims import Published, evaluate
+from s2d_lib.errors import StudyError
+from s2d_lib.report.claims import (
+    claims_figure,
+    claims_table,
+    comparisons_table,
+    readable_comparisons,
+    results_of,
+    write_claims,
+)
+from s2d_lib.report.cost import label_ledger, route_cost
+from s2d_lib.report.style import route_label, save_figure
+from tests.claims.conftest import bundle, claims, results, study  # noqa: F401
+from tests.claims.synthetic import record
+
+FIGURE = {"paper": "A", "family": "Qwen3", "set": "MATH", "unit": "percent", "source": "abstract"}
+PUBLISHED = Published.model_validate(
+    {"figures": [FIGURE | {"route": "bridge", "value": 79.3}, FIGURE | {"route": "student.grpo", "value": 75.9}]}
+)
+
+
+@pytest.fixture
+def tables(claims, study, results):  # noqa: F811
+    outcomes = evaluate(claims, study, results)
+    return claims_table(outcomes, claims), comparisons_table(outcomes, PUBLISHED)
+
+
+def test_numbers_of_every_comparison(tables):
+    _, comparisons = tables
+    first = comparisons.iloc[0]
+    assert (first["seeds"], first["problems"], first["labels better"], first["labels than"]) == (3, 80, 16, 16)
+    assert first["low"] < first["difference"] < first["high"]
+    assert first["published"] == pytest.approx(3.4)
+    assert comparisons.iloc[1]["published source"] == "not published here"
+    assert comparisons["verdict"].tolist() == ["holds", "holds", "contradicted", "holds", "holds", "not run", "not run"]
+
+
+def test_one_row_a_claim_with_what_is_missing(tables):
+    claims, _ = tables  # noqa: F811
+    assert claims["verdict"].tolist() == ["holds", "contradicted", "holds", "not run", "not run"]
+    assert claims["comparisons"].tolist() == [2, 1, 2, 1, 1]
+    assert claims.set_index("claim").loc["C5", "missing"] == "no run of bridge.large"
+
+
+def test_the_three_forms(tables, tmp_path):
+    write_claims(*tables, tmp_path, "Made up.")
+    numbers = pd.read_csv(tmp_path / "claims.csv")
+    assert numbers["claim verdict"].tolist()[:3] == ["holds", "holds", "contradicted"]
+    text = (tmp_path / "claims.md").read_text()
+    assert "not published here" in text
+    assert "raw uses none" in text
+    assert text.endswith("Made up.\n")
+    tex = (tmp_path / "claims.tex").read_text()
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
+
+
+def test_more_than_a_page_is_a_longtable(tables, tmp_path):
+    claims, comparisons = tables  # noqa: F811
+    write_claims(claims, pd.concat([comparisons] * 6), tmp_path)
+    assert (tmp_path / "claims.tex").read_text().count(r"\begin{longtable}") == 1
+
+
+def test_readers_are_told_of_margins_and_of_a_single_seed(tables):
+    changed = tables[1].head(1).assign(seeds=1.0, margin=1.5)
+    (remark,) = readable_comparisons(changed)["remark"]
+    assert remark == "one seed: nothing is known of another run; at least as good, within 1.5 points"
+
+
+def test_the_dashboard_shows_every_comparison_with_its_verdicts_marker(tables, tmp_path):
+    figure = claims_figure(*tables, "Claims")
+    (axes,) = figure.axes
+    assert len(axes.get_yticks()) == len(tables[1])
+    markers = [line.get_marker() for line in axes.get_lines()]
+    assert (markers.count("o"), markers.count("X"), markers.count("D")) == (4, 1, 2)
+    words = [text.get_text() for text in axes.texts]
+    assert words.count("not run") == 4  # two comparisons and their two claims
+    assert all(path.stat().st_size for path in save_figure(figure, tmp_path, "claims"))
+    plt.close(figure)
+
+
+def test_only_profiles_that_exist_have_results(claims, tmp_path, root):  # noqa: F811
+    assert set(results_of("micro", claims, root)) >= {"Qwen3"}
+    with pytest.raises(StudyError, match=r"'macro' is not in `families`.*did you mean 'micro'"):
+        results_of("macro", claims, root)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "label"),
+    [
+        ("student.bridge.rl_large_teacher_1H.grpo_2H", "bridge, RL large teacher (1H), GRPO on 2H"),
+        ("student.opd_only.rl_same_size", "OPD only, same-size RL teacher"),
+        ("student.grpo_2H", "cold GRPO on 2H"),
+        ("student.grpo", "direct GRPO"),
+        ("something.else", "something.else"),
+    ],
+)
+def test_labels_of_routes(checkpoint, label):
+    assert route_label(checkpoint) == label
+
+
+def test_the_ledger_says_which_model_consumed_which_labels(bundle):  # noqa: F811
+    bundle.records["bridge.grpo_2H", 0] = record(
+        0, {"from": "bridge"}, labels=[f"p{n}" for n in range(8, 16)], gradings=40, pool="2H"
+    )
+    ledger = label_ledger(bundle, "bridge.grpo_2H", 0)
+    assert ledger["checkpoint"].tolist() == ["teacher.rl", "bridge", "bridge.grpo_2H", ""]
+    assert ledger["role"].tolist() == ["teacher", "student", "student", "total"]
+    assert ledger["pool"].tolist() == ["full", "full", "2H", ""]
+    assert ledger["use"].tolist() == ["labels", "prompts", "labels", ""]
+    assert ledger["labeled problems"].tolist() == [16, 0, 8, 16]  # the second half counts once
+    assert ledger["gradings"].tolist() == [160, 0, 40, 200]
+    cost = route_cost(bundle, "bridge.grpo_2H", 0)
+    assert (cost["labels"], cost["gradings"], cost["all_steps"]) == (16, 200, ledger["optimiser steps"].iloc[-1])

@@ -1,0 +1,102 @@
+"""Teacher SFT on the released micro teacher: its own rollouts, graded, the right ones learned; every label accounted for."""
+
+import shutil
+
+import pandas as pd
+import pytest
+
+from s2d_lib.errors import StudyError
+from s2d_lib.grading import grade
+from s2d_lib.rollouts import read_rollouts
+from s2d_lib.runs import open_run
+from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.live import LiveCurve
+from s2d_lib.stages.teacher_sft import verified_rollouts
+from s2d_lib.study.load import deep_merge
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def halved(tiny) -> dict:
+    """Overrides like `tiny` with halves as large as its pool."""
+    return deep_merge(tiny, {"problems": {"pools": {"full": {"count": 32}}}})
+
+
+def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_every_label(make, tiny):
+    run = make("teacher.sft")
+    record, resolved = run.record, run.record["resolved"]
+    assert (resolved["role"], resolved["parents"]) == (
+        "teacher",
+        {"from": "teacher", "rollouts": "teacher.rollouts.full"},
+    )
+    opened = open_run("micro", "teacher.sft", 0, tiny)
+    inputs = prepare(opened)
+    rollouts, how = read_rollouts(opened.parent("rollouts").path("rollouts.parquet"))
+    assert how["teacher"] == "teacher"
+
+    answers = {p.id: p.answer for p in inputs.problems.pool}
+    right = [r for r in rollouts if grade(r.text, answers[r.problem], mode="exact").correct]
+    assert verified_rollouts(opened, inputs) == right
+    assert 8 <= len(right) < len(rollouts) == 32
+
+    gradings = pd.read_json(run.path("gradings.jsonl"), lines=True)
+    assert list(gradings.columns) == ["step", "problem", "tokens", "correct"]  # as sparse RL's
+    assert gradings["problem"].tolist() == [r.problem for r in rollouts]
+    assert gradings["tokens"].tolist() == [len(r.ids) for r in rollouts]
+    assert gradings["correct"].sum() == len(right)
+    assert record["label_use"] == {"problems": dict.fromkeys(sorted(answers), 2), "gradings": 32}
+    assert record["optimizer_steps"] == 4
+    assert record["sampled"] == {"sequences": 0, "tokens": 0}  # the rollouts' own run has sampled them
+    passes, rest = divmod(4 * 8, len(right))
+    lengths = sorted(len(r.ids) for r in right)
+    least = passes * sum(lengths)
+    assert least + sum(lengths[:rest]) <= record["trained_tokens"] <= least + sum(lengths[len(lengths) - rest :])
+    assert record["problems"]["label_pool"]["name"] == "full"
+
+
+def test_its_samples_are_those_that_the_raw_teachers_bridge_trains_on(make, tiny):
+    make("teacher.sft")
+    make("student.warm.raw_teacher")
+    runs = [open_run("micro", name, 0, tiny) for name in ("teacher.sft", "student.warm.raw_teacher")]
+    assert runs[0].parent("rollouts").folder == runs[1].parent("rollouts").folder
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(make, halved, monkeypatch):
+    whole = make("teacher.sft_1H", overrides=halved)
+    assert whole.record["label_use"]["gradings"] == 32  # two of each problem of the half
+    assert whole.record["problems"]["label_pool"]["size"] == 16
+    expected = {name: h for name, h in whole.record["files"].items() if name != "metrics.csv"}
+    shutil.rmtree(whole.folder)
+
+    def die(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveCurve, "on_step_end", die, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            make("teacher.sft_1H", overrides=halved)
+    resumed = make("teacher.sft_1H", overrides=halved).record
+    assert {name: resumed["files"][name] for name in expected} == expected
+
+
+def test_too_few_right_answers_are_said_before_training(make, tiny):
+    large = deep_merge(tiny, {"stages": {"teacher_sft": {"batch": 32, "micro_batch": 8}}})
+    with pytest.raises(StudyError) as error:
+        make("teacher.sft", overrides=large)
+    assert "correct rollouts (of 32) but one optimiser step takes 32: lower `batch` or raise" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_halves_meet_in_stage_3(make, halved):
+    first = make("student.bridge.sft_teacher_1H", overrides=halved).record
+    fresh = make("student.bridge.sft_teacher_1H.grpo_2H", overrides=halved).record
+    replay = make("student.bridge.sft_teacher_1H.replay_1H", overrides=halved).record
+    used = lambda record: set(record["label_use"]["problems"])  # noqa: E731
+    assert "label_use" not in first
+    assert first["problems"]["label_pool"] == replay["problems"]["label_pool"]
+    assert not used(fresh) & used(replay)
+    assert len(used(fresh)) == len(used(replay)) == 16
+    assert fresh["label_use"]["gradings"] == replay["label_use"]["gradings"]
+    assert fresh["optimizer_steps"] == replay["optimizer_steps"]

@@ -1,0 +1,119 @@
+"""The one page: every route of paper A is declared, and a profile makes the tables for which it has the models."""
+
+import json
+
+import pytest
+import yaml
+
+from s2d_lib.errors import StudyError
+from s2d_lib.pipeline import Job
+from s2d_lib.study import load_study, needed, resolve
+from s2d_lib.study.load import deep_merge
+from s2d_lib.study.resolve import parents_of, with_rollouts
+
+SIZES = ("teacher", "large_teacher")
+KINDS = ("rl", "sft")
+TEACHERS = [f"{kind}_{size}" for kind in ("raw", *KINDS) for size in SIZES] + ["rl_same_size"]
+RL_TEACHERS = ["rl_teacher", "rl_large_teacher", "rl_same_size"]
+ROUTES = {
+    *("student", *SIZES, "student.grpo", "student.grpo_2H"),
+    *(f"{size}.{kind}{half}" for size in SIZES for kind in KINDS for half in ("", "_1H")),
+    *(f"student.{part}.{teacher}" for part in ("warm", "bridge") for teacher in TEACHERS),
+    *(f"student.{part}.{teacher}" for part in ("opd_only", "teacher_sample_sft") for teacher in RL_TEACHERS),
+    *(f"student.{part}.{kind}_{size}_1H" for part in ("warm", "bridge") for kind in KINDS for size in SIZES),
+    *(f"student.bridge.{k}_{size}_1H.{end}" for k in KINDS for size in SIZES for end in ("grpo_2H", "replay_1H")),
+    *(
+        f"student.{part}.rl_{size}_1H{end}"
+        for part in ("opd_only", "teacher_sample_sft")
+        for size in SIZES
+        for end in ("", ".grpo_2H")
+    ),
+    *(f"student.{name}" for name in ("forward_kl_only.rl_teacher", "bridge.rl_teacher.topk_tail")),
+    "student.bridge.rl_teacher.sampled_token",
+}
+TABLES = [f"table{number}" for number in range(2, 8)] + ["components", "estimators", "headline"]
+
+
+@pytest.fixture
+def whole(tmp_path, root, monkeypatch):
+    """A project whose micro profile has a large teacher (the teacher's weights) and makes every table."""
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "study.yaml").write_text((root / "params" / "study.yaml").read_text())
+    profile = yaml.safe_load((root / "params" / "micro.yaml").read_text())
+    more = {"roles": {"large_teacher": {"model": "micro/teacher"}}, "tables": TABLES}
+    (tmp_path / "params" / "micro.yaml").write_text(yaml.safe_dump(deep_merge(profile, more)))
+    monkeypatch.setenv("S2D_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_every_route_of_the_papers_tables_is_declared_and_in_a_table_or_above_a_row_of_one():
+    study = load_study()
+    assert set(study.checkpoints) >= ROUTES
+    assert set(study.tables) >= set(TABLES)
+    nodes, above = with_rollouts(study), set()
+    waiting = [row for table in study.tables.values() for row in table.rows]
+    while waiting:
+        name = waiting.pop()
+        above.add(name)
+        waiting += parents_of(nodes[name]).values()
+    assert above == set(nodes)
+
+
+def test_a_profile_with_all_roles_can_make_every_table_without_a_cycle(whole):
+    order = list(needed("micro"))
+    for child, parents in needed("micro").items():
+        assert all(order.index(parent) < order.index(child) for parent in parents)
+    assert set(order) >= ROUTES
+    resolved = {name: resolve("micro", name, 0) for name in order}
+    assert len({r.hash for r in resolved.values()}) == len(order)
+    assert len({Job(r, ()).rule for r in resolved.values()}) == len(order)
+
+
+def test_routes_share_their_ancestors():
+    parents = lambda name: resolve("micro", name, 0).parents  # noqa: E731
+    rollouts = "teacher.rl_1H.rollouts.1H"
+    assert parents("student.warm.rl_teacher_1H")["rollouts"] == rollouts
+    assert parents("student.teacher_sample_sft.rl_teacher_1H")["rollouts"] == rollouts
+    assert parents("teacher.sft") == {"from": "teacher", "rollouts": "teacher.rollouts.full"}
+    assert parents("student.warm.raw_teacher")["rollouts"] == "teacher.rollouts.full"
+    assert parents("student.bridge.rl_same_size") == {"from": "student.warm.rl_same_size", "teacher": "student.grpo"}
+    estimators = [parents(f"student.bridge.rl_teacher{end}") for end in ("", ".topk_tail", ".sampled_token")]
+    assert estimators[0] == estimators[1] == estimators[2]
+
+
+def test_fresh_problems_and_replay_get_equal_problems_and_updates():
+    fresh, replay, cold = (
+        resolve("micro", name, 0)
+        for name in (
+            "student.bridge.rl_teacher_1H.grpo_2H",
+            "student.bridge.rl_teacher_1H.replay_1H",
+            "student.grpo_2H",
+        )
+    )
+    assert fresh.params == replay.params == cold.params
+    assert (fresh.labels, replay.labels, cold.labels) == ("2H", "1H", "2H")
+    assert fresh.problems.pool.of == replay.problems.pool.of
+
+
+def test_a_profile_makes_only_its_own_tables_and_says_what_another_one_needs(whole):
+    path = whole / "params" / "micro.yaml"
+    profile = yaml.safe_load(path.read_text())
+    del profile["roles"]["large_teacher"]
+    path.write_text(yaml.safe_dump(profile | {"tables": ["headline", "estimators", "components"]}))
+    assert not [name for name in needed("micro") if "large" in name]
+    path.write_text(yaml.safe_dump(profile | {"tables": ["headline", "table3"]}))
+    with pytest.raises(StudyError) as error:
+        needed("micro")
+    assert str(error.value) == (
+        "profile 'micro' can't make table 'table3', which needs 'large_teacher': add a model for role 'large_teacher' under "
+        "`roles`, or drop the table."
+    )
+    with pytest.raises(StudyError, match="needs a model for role 'large_teacher': add it under `roles`"):
+        resolve("micro", "student.bridge.rl_large_teacher", 0)
+
+
+def test_committed_results_are_those_of_the_committed_parameters(root):
+    records = json.loads((root / "figures" / "micro" / "results" / "records.json").read_text())
+    for name, record in records.items():
+        checkpoint, seed = name.rsplit("@", 1)
+        assert resolve("micro", checkpoint, int(seed)).hash == record["hash"], name
