@@ -102,7 +102,7 @@ def test_a_stand_in_must_be_an_evaluation_set():
 
 
 def test_what_a_set_stands_for_makes_no_run_stale():
-    named = {"stands_for": {"MATH": "micro-aime"}}
+    named = {"stands_for": {"MATH": "micro-aime", "AIME 2024": "micro-math"}}
     assert (
         resolve("micro", "student.bridge.rl_teacher", 0).hash
         == resolve("micro", "student.bridge.rl_teacher", 0, named).hash
