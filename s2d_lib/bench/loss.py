@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from s2d_lib.bench import contenders
-from s2d_lib.bench.cases import CPU_CASES, GPU_CASES, LARGE_BF16, MEDIUM, MEDIUM_BF16, SMALL, Case, make_batch
+from s2d_lib.bench.cases import CPU_CASES, GPU_CASES, LARGE, LARGE_BF16, MEDIUM, MEDIUM_BF16, SMALL, Case, make_batch
 from s2d_lib.bench.contenders import Step
 from s2d_lib.bench.measure import interleaved, peak_of, ratios
 from s2d_lib.losses import divergence
@@ -16,12 +16,12 @@ from s2d_lib.losses import divergence
 OURS, NAIVE, TRL, TUNED, LIGER = "s2d", "naive", "TRL", "TRL, best tile", "Liger, best chunk"
 
 # Tile and chunk sizes tried for the peers: each gets its fastest on each case, s2d its default
-TRL_TILES = [(256, 4096), (512, 2048), (512, 8192)]
+TRL_TILES = [(256, 4096), (512, 2048)]
 TRL_TILES_GPU = [(1024, 32768), (4096, 8192), (4096, 65536)]
 LIGER_CHUNKS = [256, 1024]
 LIGER_BUDGETS = [1, 4, 16]
 
-ROUNDS = {SMALL: 9, MEDIUM: 4, MEDIUM_BF16: 3}  # elsewhere 2: minutes count
+ROUNDS = {SMALL: 9, MEDIUM: 3, LARGE: 3, LARGE_BF16: 3}  # elsewhere 2: minutes count
 ALL_CONTENDERS = (SMALL, MEDIUM, MEDIUM_BF16)  # elsewhere on a CPU only s2d, TRL as it is and Liger, to save minutes
 MEMORY = (MEDIUM, MEDIUM_BF16, LARGE_BF16)
 ERRORS = (SMALL, MEDIUM, MEDIUM_BF16)
