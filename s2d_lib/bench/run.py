@@ -93,7 +93,7 @@ def _targets(folder: Path) -> str:
     from s2d_lib.problems.sources import load_problems
 
     rollouts, pool = teacher_samples({}), load_problems(resolve("micro", "student.grpo", 0).problems).pool
-    table = target_bias(released("student"), released("teacher"), pool, rollouts, [1, 2, 4, 8, 16, 32])
+    table = target_bias(released("student"), released("teacher"), pool, rollouts, [1, 2, 4, 8, 16, 32], rounds=1)
     report.write_table(table, folder, "targets", TARGETS_NOTE)
     return "figures/bench/targets.md"
 
