@@ -21,7 +21,7 @@ TRL_TILES_GPU = [(1024, 32768), (4096, 8192), (4096, 65536)]
 LIGER_CHUNKS = [256, 1024]
 LIGER_BUDGETS = [1, 4, 16]
 
-ROUNDS = {SMALL: 5, MEDIUM: 3, LARGE: 3, LARGE_BF16: 3}  # elsewhere 2: minutes count
+ROUNDS = {SMALL: 5, MEDIUM: 3, LARGE: 3}  # elsewhere 2: minutes count
 ALL_CONTENDERS = (SMALL, MEDIUM, MEDIUM_BF16)  # elsewhere on a CPU only s2d, TRL as it is and Liger, to save minutes
 MEMORY = (MEDIUM, MEDIUM_BF16, LARGE_BF16)
 ERRORS = (SMALL, MEDIUM, MEDIUM_BF16)
