@@ -14,13 +14,13 @@ import torch
 from tqdm.auto import tqdm
 
 SHORTEST = 0.2  # seconds: what is faster is repeated within a round until it takes as long
-LONG = 1.0  # seconds
+LONG = 1.0  # seconds: where every step takes longer, first calls count as a round
 
 
 def interleaved(steps: dict[str, Callable[[], object]], rounds: int, about: str) -> pd.DataFrame:
     """Time every step once a round, each round starting with another one.
 
-    A first call of each is not counted, except where it takes seconds: then what it does once is lost in the rest.
+    A first call of each is not counted, except where all of them are long: then what it does once is lost in the rest.
 
     Returns:
         One row a round, one column a step: seconds of one call.
