@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import find_run, runs_root
-from s2d_lib.study import Resolved, load_profile, needed, project_root, resolve
+from s2d_lib.study import Resolved, frontier, load_profile, needed, project_root, resolve
+from s2d_lib.study.problem_sets import AT
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Job:
     def rule(self) -> str:
         """Name of the Snakemake rule."""
         hint = f"_{self.resolved.hash[:6]}" if self.resolved.overrides else ""
-        return f"{self.resolved.checkpoint.replace('.', '_')}_seed_{self.resolved.seed}{hint}"
+        return f"{self.resolved.checkpoint.replace('.', '_').replace(AT, '_at_')}_seed_{self.resolved.seed}{hint}"
 
     @property
     def command(self) -> str:
@@ -49,14 +50,18 @@ class Job:
 
 
 def jobs(profile: str) -> dict[str, Job]:
-    """All jobs of a profile's tables and seeds by their hash, parents first, their markers in step with the run folders.
+    """All jobs of a profile by their hash: tables on all seeds, the label frontier on its own; parents first, their markers
+    in step with the run folders.
 
     Raises:
         StudyError: Bad parameters, or a broken run folder.
     """
     found: dict[str, Job] = {}
-    for seed in load_profile(profile).seeds:
-        for checkpoint in needed(profile):
+    settings = load_profile(profile)
+    tables, budgets = needed(profile), frontier(profile)
+    for seed in settings.seeds:
+        both = {**tables, **budgets} if settings.frontier and seed in settings.frontier.seeds else tables
+        for checkpoint in both:
             _add(resolve(profile, checkpoint, seed), found)
     return found
 
@@ -75,8 +80,10 @@ def regime_jobs(profile: str) -> dict[str, Job]:
         for checkpoint in regime.checkpoints:
             _add(resolve(profile, checkpoint, seed), found)
     for trials in regime.trials:
+        role = resolve(profile, trials.checkpoint, regime.seeds[0]).role
         for rate in trials.learning_rates:
-            overrides = {"stages": {trials.stage: {"learning_rate": rate}}}
+            tried = {"learning_rate": rate, "steps": trials.steps}
+            overrides = {"stage_3": tried} if trials.stage == "stage_3" else {"by_role": {role: {trials.stage: tried}}}
             _add(resolve(profile, trials.checkpoint, regime.seeds[0], overrides), found)
     return found
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from s2d_lib.study.schema import Strict
+from s2d_lib.study.strict import Strict
 
 
 class Figure(Strict):

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from pydantic import Field, model_validator
 
-from s2d_lib.study.schema import Strict
+from s2d_lib.study.strict import Strict
 
 
 class Comparison(Strict):

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from s2d_lib.problems.function_chains import EOS, PAD, UNK, World, corpus
-from s2d_lib.study.schema import Corpus, MicroModel
+from s2d_lib.study.pretraining import Corpus, MicroModel
 
 HEAD_SIZE = 32  # the smallest that vLLM serves; it need not divide the width
 CONTEXT = 64  # tokens

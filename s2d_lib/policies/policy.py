@@ -13,7 +13,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.policies.gguf import converted
 from s2d_lib.study.load import project_root
 from s2d_lib.study.resolve import RELEASED
-from s2d_lib.study.schema import Hardware, RoleModel
+from s2d_lib.study.settings import Hardware, RoleModel
 
 disable_progress_bar()  # a bar for every file read or written drowns the training's own
 

@@ -11,9 +11,9 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.problems.competition import load_competition
 from s2d_lib.problems.decontamination import decontaminate
 from s2d_lib.problems.function_chains import World
+from s2d_lib.problems.pools import cut
 from s2d_lib.study.load import project_root
-from s2d_lib.study.resolve import Half, ProblemSets, derive_seed
-from s2d_lib.study.schema import ChainSet, CompetitionSet
+from s2d_lib.study.problem_sets import ChainSet, CompetitionSet, Half, LabelBudget, ProblemSets
 
 LOCAL_FILES = {
     "dapo-math-17k": "dapo-math-17k-processed.parquet",
@@ -33,6 +33,7 @@ class Problems:
         pool: The label pool; empty for a base checkpoint.
         evaluations: Evaluation sets by name.
         grading: How answers are compared: `exact` or `math`.
+        validation: What accuracy is measured on while a stage trains; empty where the profile has none.
         report: What loading found: duplicates, conflicts, overlaps; and `label_pool`: the pool's name, size and the
             SHA-256 of its sorted ids.
     """
@@ -40,47 +41,30 @@ class Problems:
     pool: list[Problem]
     evaluations: dict[str, list[Problem]]
     grading: str
+    validation: list[Problem] = field(default_factory=list)
     report: dict = field(default_factory=dict)
 
 
 def load_problems(spec: ProblemSets, labels: str | None = None) -> Problems:
-    """The label pool and the evaluation sets, disjoint.
+    """The label pool, the validation problems and the evaluation sets, disjoint.
 
     Args:
         spec: What a resolved run says of its problems.
         labels: The label pool's name, for the report.
 
     Raises:
-        StudyError: A file is missing, broken or empty, a set can't be made, the pool is too small to be halved, or it
+        StudyError: A file is missing, broken or empty, a set can't be made, the pool is too small to be cut, or it
             overlaps an evaluation set and the profile does not ask to remove the overlap.
     """
-    half = spec.pool if isinstance(spec.pool, Half) else None
-    whole = spec.model_copy(update={"pool": half.of}) if half else spec
+    part = spec.pool if isinstance(spec.pool, Half | LabelBudget) else None
+    whole = spec.model_copy(update={"pool": part.of}) if part else spec
     problems = _function_chains(whole) if spec.source == "function_chains" else _competition(whole)
-    pool = half_of(problems.pool, half) if half else problems.pool
+    pool = cut(problems.pool, part) if part else problems.pool
     if not pool:
         return problems
     ids = "\n".join(sorted(p.id for p in pool))
     facts = {"name": labels, "size": len(pool), "ids_sha256": hashlib.sha256(ids.encode()).hexdigest()}
     return replace(problems, pool=pool, report=problems.report | {"label_pool": facts})
-
-
-def half_of(pool: list[Problem], spec: Half) -> list[Problem]:
-    """1H or 2H of a pool: random, disjoint, together the whole pool; of an odd number 1H gets one problem more.
-
-    Who belongs to which half depends on the problems' ids and the seed, not on their order in a file.
-
-    Raises:
-        StudyError: When the pool has fewer than two problems.
-    """
-    if len(pool) < 2:
-        raise StudyError(
-            f"the label pool 'full' has {len(pool)} problem(s), too few for the halves 1H and 2H: enlarge it."
-        )
-    ids = sorted(p.id for p in pool)
-    order = np.random.default_rng(derive_seed("halves", spec.seed)).permutation(len(ids))
-    first = {ids[i] for i in order[: (len(ids) + 1) // 2]}
-    return [p for p in pool if (p.id in first) == (spec.half == "1H")]
 
 
 def _function_chains(spec: ProblemSets) -> Problems:
@@ -90,7 +74,8 @@ def _function_chains(spec: ProblemSets) -> Problems:
     for name, chain_set in spec.evaluations.items():
         evaluations[name] = _chain_set(world, name, chain_set, taken)
     pool = _chain_set(world, "pool", spec.pool, taken) if spec.pool else []
-    return Problems(pool, evaluations, grading="exact")
+    validation = _chain_set(world, "validation", spec.validation, taken) if spec.validation else []
+    return Problems(pool, evaluations, grading="exact", validation=validation)
 
 
 def _chain_set(world: World, name: str, spec: ChainSet, taken: set[str]) -> list[Problem]:
@@ -113,8 +98,10 @@ def _competition(spec: ProblemSets) -> Problems:
         return problems
 
     evaluations = {name: read(name, one) for name, one in spec.evaluations.items()}
+    validation = read("validation", spec.validation) if spec.validation else []
     pool = read("pool", spec.pool) if spec.pool else []
-    pool, report["overlap"] = _disjoint(pool, evaluations, spec.overlap)
+    # Training on validation problems would spoil them as it would an evaluation set.
+    pool, report["overlap"] = _disjoint(pool, evaluations | {"validation": validation}, spec.overlap)
 
     def instructed(problems: list[Problem]) -> list[Problem]:
         return (
@@ -122,7 +109,11 @@ def _competition(spec: ProblemSets) -> Problems:
         )
 
     return Problems(
-        instructed(pool), {n: instructed(ps) for n, ps in evaluations.items()}, grading="math", report=report
+        instructed(pool),
+        {n: instructed(ps) for n, ps in evaluations.items()},
+        grading="math",
+        validation=instructed(validation),
+        report=report,
     )
 
 

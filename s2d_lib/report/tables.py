@@ -9,7 +9,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.report.bundle import Bundle
 from s2d_lib.report.cost import route_cost
 from s2d_lib.report.style import ROUTE_LABELS, route_label
-from s2d_lib.study.schema import Table
+from s2d_lib.study.page import Table
 
 COSTS = {
     "own_steps": "own steps",

@@ -9,7 +9,7 @@ from transformers import set_seed
 
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.study.schema import Sampling
+from s2d_lib.study.settings import Sampling
 
 LOGIT_ROWS = 512  # token positions whose logits are held at a time
 
@@ -43,6 +43,7 @@ def sample(
     temperature: float | None = None,
     top_p: float | None = None,
     about: str = "sampling",
+    show: bool = True,
 ) -> list[Rollout]:
     """`samples` independent completions of every problem, in the order of the problems.
 
@@ -55,6 +56,7 @@ def sample(
         temperature: Instead of the sampling's.
         top_p: Instead of the sampling's.
         about: Label of the progress bar.
+        show: Whether there is a bar at all.
     """
     set_seed(seed)
     tokenizer, device = policy.tokenizer, policy.model.device
@@ -63,7 +65,7 @@ def sample(
     rollouts: list[Rollout] = []
     was_training = policy.model.training
     policy.model.eval()
-    with tqdm(total=len(jobs), desc=about, unit="rollout", mininterval=1.0) as bar:
+    with tqdm(total=len(jobs), desc=about, unit="rollout", mininterval=1.0, disable=not show) as bar:
         for start in range(0, len(jobs), sampling.batch):
             batch = jobs[start : start + sampling.batch]
             inputs = tokenizer.pad(

@@ -22,7 +22,8 @@ from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.parts import by_length
 from s2d_lib.stages.teacher_targets import TeacherTargets, kept_targets
 from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
-from s2d_lib.study.schema import Distillation
+from s2d_lib.study.problem_sets import LabelBudget
+from s2d_lib.study.stage_params import Distillation
 
 
 class DenseTrainer(Clocked, DistillationTrainer):
@@ -126,7 +127,7 @@ def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
         sampled = {"sequences": params.batch * params.steps if fresh else 0, "tokens": tokens if fresh else 0}
         return {"sampled": sampled, "trained_tokens": tokens}
 
-    return train(run, inputs.policy, trainer, f"{run.resolved.checkpoint}: divergence, nats per token", cost)
+    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: divergence, nats per token", cost)
 
 
 def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
@@ -137,7 +138,7 @@ def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
     """
     params, policy, sampling = run.resolved.stage_params, inputs.policy, run.resolved.sampling
     rows = _rows(run, inputs)
-    if len(rows) < params.batch:
+    if len(rows) < params.batch and not isinstance(run.resolved.problems.pool, LabelBudget):
         raise StudyError(
             f"{run.resolved.checkpoint!r} has {len(rows)} rows to train on but one optimiser step takes {params.batch}: "
             "lower `batch` or enlarge the pool or its rollouts."

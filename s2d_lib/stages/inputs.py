@@ -9,7 +9,8 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.rollouts import Rollout, read_rollouts
 from s2d_lib.runs import FinishedRun, Run
-from s2d_lib.study.schema import Hardware, RoleModel
+from s2d_lib.study.problem_sets import LabelBudget
+from s2d_lib.study.settings import Hardware, RoleModel
 
 
 @dataclass
@@ -95,6 +96,8 @@ def _check_pool_fills_a_batch(run: Run, pool: list[Problem]) -> None:
     needed = batch // getattr(params, "group_size", 1)
     if "rollouts" in run.resolved.parents:
         return  # rows are rollouts there, several a problem; the stage checks their number
+    if isinstance(run.resolved.problems.pool, LabelBudget):
+        return  # few on purpose: the problems are then used more than once in a step
     if len(pool) < needed:
         raise StudyError(
             f"the label pool {run.resolved.labels!r} has {len(pool)} problems but one optimiser step of "

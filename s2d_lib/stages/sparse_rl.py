@@ -62,7 +62,7 @@ def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
         return done
     trainer = sparse_trainer(run, inputs)
     account = run.path("gradings.jsonl")
-    return train(run, inputs.policy, trainer, f"{run.resolved.checkpoint}: reward", lambda metrics: _cost(account))
+    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: reward", lambda metrics: _cost(account))
 
 
 def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:

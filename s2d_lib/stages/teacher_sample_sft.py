@@ -5,7 +5,6 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.policy import Policy
 from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
@@ -24,10 +23,10 @@ def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
     """
     if (done := finished_metrics(run)) is not None:
         return done
-    return train_on_samples(run, inputs.policy, sample_trainer(run, inputs))
+    return train_on_samples(run, inputs, sample_trainer(run, inputs))
 
 
-def train_on_samples(run: Run, policy: Policy, trainer: SampleTrainer, **facts: object) -> pd.DataFrame:
+def train_on_samples(run: Run, inputs: Inputs, trainer: SampleTrainer, **facts: object) -> pd.DataFrame:
     """Train on stored tokens; `facts` join the record with the steps and tokens that training took.
 
     Returns:
@@ -35,7 +34,7 @@ def train_on_samples(run: Run, policy: Policy, trainer: SampleTrainer, **facts: 
     """
     trained = sum(token != -100 for row in trainer.train_dataset for token in row["labels"])
     cost = {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": trained, **facts}
-    return train(run, policy, trainer, f"{run.resolved.checkpoint}: loss, nats per token", lambda metrics: cost)
+    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: loss, nats per token", lambda metrics: cost)
 
 
 def sample_trainer(run: Run, inputs: Inputs) -> SampleTrainer:

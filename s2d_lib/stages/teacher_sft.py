@@ -54,4 +54,4 @@ def teacher_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
             f"optimiser step takes {batch}: lower `batch` or raise teacher_rollouts.samples_per_problem."
         )
     trainer = sample_trainer(run, replace(inputs, rollouts=verified))
-    return train_on_samples(run, inputs.policy, trainer, label_use=label_use(read_account(run.path("gradings.jsonl"))))
+    return train_on_samples(run, inputs, trainer, label_use=label_use(read_account(run.path("gradings.jsonl"))))

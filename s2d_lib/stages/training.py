@@ -12,11 +12,13 @@ import pandas as pd
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.policy import Policy, save_policy
+from s2d_lib.policies.policy import save_policy
 from s2d_lib.runs import Run
+from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.live import LiveCurve
+from s2d_lib.stages.validation import Validation
 from s2d_lib.study import derive_seed
-from s2d_lib.study.schema import Training
+from s2d_lib.study.stage_params import Training
 
 Item = TypeVar("Item")
 
@@ -53,7 +55,8 @@ def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:
         "output_dir": str(run.path("trainer")),
         "max_steps": params.steps,
         "learning_rate": params.learning_rate,
-        "lr_scheduler_type": params.schedule,
+        # Plain "constant" has no warmup: transformers would not read warmup_steps.
+        "lr_scheduler_type": "constant_with_warmup" if params.schedule == "constant" else params.schedule,
         "warmup_steps": params.warmup_steps,
         "weight_decay": params.weight_decay,
         "max_grad_norm": params.max_grad_norm,
@@ -88,12 +91,12 @@ class StopOnNonFinite(TrainerCallback):
                 )
 
 
-def train(run: Run, policy: Policy, trainer: Trainer, title: str, cost: Callable[[pd.DataFrame], dict]) -> pd.DataFrame:
+def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable[[pd.DataFrame], dict]) -> pd.DataFrame:
     """Train, resuming where an interrupted attempt stopped, and keep the model and the metrics of every step.
 
     Args:
         run: The run.
-        policy: Whose model is trained; it holds the trained one afterwards.
+        inputs: Whose policy is trained; it holds the trained model afterwards.
         trainer: TRL's, built.
         title: Above the live curve.
         cost: From the metrics to what the record says of labels and tokens; kept before the model is, since a model
@@ -108,6 +111,8 @@ def train(run: Run, policy: Policy, trainer: Trainer, title: str, cost: Callable
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnNonFinite())
     trainer.add_callback(LiveCurve(title))
+    if run.resolved.validation:
+        trainer.add_callback(Validation(run, inputs))
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.path("trainer")))
     asked = run.resolved.params["steps"]
     if trainer.state.global_step != asked:
@@ -118,11 +123,11 @@ def train(run: Run, policy: Policy, trainer: Trainer, title: str, cost: Callable
     metrics = metrics[["step", *[c for c in metrics.columns if c not in ("step", "epoch")]]]
     metrics.to_csv(run.path("metrics.csv"), index=False)
     # With accelerate's wrapper a bf16 run would be evaluated in bf16 now and in float32 after an interruption.
-    policy.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    inputs.policy.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     sampling = metrics["seconds/sampling"].sum()
     run.spent(sampling=sampling, updates=metrics["seconds/step"].sum() - sampling)
     run.remember(optimizer_steps=int(asked), **cost(metrics))
-    save_policy(policy, run.path("model"))
+    save_policy(inputs.policy, run.path("model"))
     return metrics
 
 

@@ -1,13 +1,16 @@
 """The study: params/*.yaml as validated, resolved, hashed nodes of one graph. Knows no torch."""
 
-from s2d_lib.study.graph import NOTEBOOKS, needed
+from s2d_lib.study.graph import NOTEBOOKS, frontier, needed
 from s2d_lib.study.load import load_profile, load_study, profile_names, project_root
-from s2d_lib.study.resolve import Resolved, derive_seed, parents_of, resolve, rollouts_name, with_rollouts
+from s2d_lib.study.nodes import all_nodes, parents_of, rollouts_name
+from s2d_lib.study.resolve import Resolved, derive_seed, resolve
 
 __all__ = [
     "NOTEBOOKS",
     "Resolved",
+    "all_nodes",
     "derive_seed",
+    "frontier",
     "load_profile",
     "load_study",
     "needed",
@@ -16,5 +19,4 @@ __all__ = [
     "project_root",
     "resolve",
     "rollouts_name",
-    "with_rollouts",
 ]

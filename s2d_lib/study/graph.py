@@ -4,7 +4,10 @@ from pathlib import Path
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_root
-from s2d_lib.study.resolve import parents_of, with_rollouts
+from s2d_lib.study.nodes import all_nodes, parents_of
+from s2d_lib.study.page import Checkpoint
+from s2d_lib.study.problem_sets import AT
+from s2d_lib.study.profile import Profile
 
 NOTEBOOKS = {
     "base": "50_evaluate.ipynb",
@@ -25,30 +28,60 @@ def needed(profile: str, root: Path | None = None) -> dict[str, list[str]]:
 
     Raises:
         StudyError: When the profile lists a table that the study does not have, or one that needs a role for which the
-            profile has no model.
+            profile has no model, or checkpoints are made of each other.
     """
     root = root or project_root()
     study, settings = load_study(root), load_profile(profile, root=root)
-    nodes = with_rollouts(study)
-    order: dict[str, list[str]] = {}
-
-    def visit(name: str, table: str) -> None:
-        if name not in order:
-            if (role := nodes[name].role) not in {None, *settings.roles}:
-                raise StudyError(
-                    f"profile {profile!r} can't make table {table!r}, which needs {name!r}: add a model for role {role!r} "
-                    "under `roles`, or drop the table."
-                )
-            parents = list(parents_of(nodes[name]).values())
-            for parent in parents:
-                visit(parent, table)
-            order[name] = parents
-
+    wanted: dict[str, str] = {}
     for table in settings.tables:
         if table not in study.tables:
             raise StudyError(
                 f"profile {profile!r} lists table {table!r}, which study.yaml lacks; {did_you_mean(table, study.tables)}"
             )
-        for row in study.tables[table].rows:
-            visit(row, table)
+        wanted |= {row: f"table {table!r}" for row in study.tables[table].rows if row not in wanted}
+    return _with_ancestors(wanted, profile, all_nodes(study), settings)
+
+
+def frontier(profile: str, root: Path | None = None) -> dict[str, list[str]]:
+    """Likewise, what the profile's label frontier needs: its routes at every budget, and without one (all labels).
+
+    Empty for a profile without a frontier.
+
+    Raises:
+        StudyError: Likewise.
+    """
+    root = root or project_root()
+    study, settings = load_study(root), load_profile(profile, root=root)
+    if settings.frontier is None:
+        return {}
+    if study.frontier is None:
+        raise StudyError(f"profile {profile!r} has a `frontier`, but study.yaml declares no routes for one.")
+    routes, budgets = study.frontier.routes, settings.frontier.budgets
+    wanted = [*routes, *(f"{route}{AT}{budget}" for budget in budgets for route in routes)]
+    return _with_ancestors(dict.fromkeys(wanted, "the frontier"), profile, all_nodes(study, budgets), settings)
+
+
+def _with_ancestors(
+    wanted: dict[str, str], profile: str, nodes: dict[str, Checkpoint], settings: Profile
+) -> dict[str, list[str]]:
+    """`wanted`: checkpoint -> what needs it, for the error."""
+    order: dict[str, list[str]] = {}
+
+    def visit(name: str, what: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise StudyError(f"study.yaml: {' needs '.join([*path[path.index(name) :], name])}, which is a cycle.")
+        if name in order:
+            return
+        if (role := nodes[name].role) not in {None, *settings.roles}:
+            raise StudyError(
+                f"profile {profile!r} can't make {what}, which needs {name!r}: add a model for role {role!r} under "
+                "`roles`, or drop it."
+            )
+        parents = list(parents_of(nodes[name]).values())
+        for parent in parents:
+            visit(parent, what, (*path, name))
+        order[name] = parents
+
+    for name, what in wanted.items():
+        visit(name, what, ())
     return order

@@ -9,7 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from s2d_lib.errors import StudyError
-from s2d_lib.study.schema import Profile, Study
+from s2d_lib.study.page import Study
+from s2d_lib.study.profile import Profile
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
 
@@ -108,6 +109,10 @@ def load_study(root: Path | None = None) -> Study:
             if row not in study.checkpoints:
                 hint = did_you_mean(row, study.checkpoints)
                 raise StudyError(f"{path.name}: table {name!r} lists {row!r}, which is not declared; {hint}")
+    for route in study.frontier.routes if study.frontier else ():
+        if route not in study.checkpoints:
+            hint = did_you_mean(route, study.checkpoints)
+            raise StudyError(f"{path.name}: the frontier lists {route!r}, which is not declared; {hint}")
     return study
 
 

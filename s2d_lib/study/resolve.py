@@ -3,33 +3,29 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_root, validated
-from s2d_lib.study.schema import (
+from s2d_lib.study.nodes import all_nodes, parents_of
+from s2d_lib.study.page import Checkpoint, Role, Stage
+from s2d_lib.study.problem_sets import (
+    AT,
     HALVES,
+    WHOLE,
     ChainSet,
-    Checkpoint,
     CompetitionSet,
-    Distillation,
-    Evaluation,
-    Hardware,
+    Half,
+    LabelBudget,
     Problems,
-    Profile,
-    Role,
-    RoleModel,
-    Sampling,
-    SparseRL,
-    Stage,
-    Strict,
-    Study,
-    TeacherRollouts,
-    Training,
-    WorldSpec,
+    ProblemSets,
 )
+from s2d_lib.study.profile import Profile
+from s2d_lib.study.settings import Evaluation, Hardware, RoleModel, Sampling, Validation
+from s2d_lib.study.stage_params import Distillation, SparseRL, TeacherRollouts, Training
+from s2d_lib.study.strict import Strict
 
 STAGE_PARAMS = {
     "sparse_rl": SparseRL,
@@ -39,27 +35,8 @@ STAGE_PARAMS = {
     "teacher_sample_sft": Training,
     "teacher_rollouts": TeacherRollouts,
 }
-USES_ROLLOUTS = ("forward_kl", "teacher_sample_sft")
+USES_LABELS = ("sparse_rl", "teacher_sft")
 RELEASED = Path(__file__).parents[1] / "policies" / "micro"
-
-
-class Half(Strict):
-    """A random half of the pool `full`, cut once everything else has settled which problems that pool holds."""
-
-    half: Literal["1H", "2H"]
-    of: ChainSet | CompetitionSet
-    seed: int  # the profile's `halves_seed`; no run on another pool has it, so changing it makes none of those stale
-
-
-class ProblemSets(Strict):
-    """The problems a run touches."""
-
-    source: str
-    world: WorldSpec | None = None
-    instruction: str = ""
-    overlap: str = "refuse"
-    pool: ChainSet | CompetitionSet | Half | None = None  # the label pool; none for a base checkpoint
-    evaluations: dict[str, ChainSet | CompetitionSet]
 
 
 class Resolved(Strict):
@@ -77,6 +54,7 @@ class Resolved(Strict):
     problems: ProblemSets
     sampling: Sampling
     evaluation: Evaluation
+    validation: Validation | None = None  # of runs that train
     hardware: Hardware
     parents: dict[str, str] = Field(default_factory=dict)  # kind (from, teacher, rollouts) -> checkpoint name
     parent_hashes: dict[str, str] = Field(default_factory=dict)  # checkpoint name -> hash
@@ -95,40 +73,6 @@ class Resolved(Strict):
         return model.model_validate(self.params) if model else None
 
 
-def rollouts_name(teacher: str, labels: str) -> str:
-    """Name of the run that holds a teacher's rollouts on a label pool, sampled once for all that train on them."""
-    return f"{teacher}.rollouts.{labels}"
-
-
-def with_rollouts(study: Study) -> dict[str, Checkpoint]:
-    """The study's checkpoints and, for every teacher and pool that some stage needs rollouts of, their run."""
-    nodes = dict(study.checkpoints)
-    for node in study.checkpoints.values():
-        if teacher := rollouts_of(node):
-            nodes[rollouts_name(teacher, node.labels)] = Checkpoint(
-                stage="teacher_rollouts",
-                teacher=teacher,
-                labels=node.labels,
-                about=f"rollouts of {teacher} on the label pool {node.labels}, sampled once",
-            )
-    return nodes
-
-
-def rollouts_of(node: Checkpoint) -> str | None:
-    """Whose stored rollouts a checkpoint trains on: its teacher's, in teacher SFT its own; None if it uses none."""
-    if node.stage == "teacher_sft":
-        return node.from_
-    return node.teacher if node.stage in USES_ROLLOUTS or node.overrides.get("states") == "teacher" else None
-
-
-def parents_of(node: Checkpoint) -> dict[str, str]:
-    """The runs a checkpoint reads, by what it reads them for."""
-    parents = {"from": node.from_, "teacher": node.teacher}
-    if teacher := rollouts_of(node):
-        parents["rollouts"] = rollouts_name(teacher, node.labels)
-    return {kind: name for kind, name in parents.items() if name}
-
-
 def resolve(
     profile: str, checkpoint: str, seed: int, overrides: dict | None = None, root: Path | None = None
 ) -> Resolved:
@@ -143,7 +87,7 @@ def resolve(
         raise StudyError(f"`seed` must be a whole number of at least 0, given {seed!r}.")
     study = load_study(root)
     settings = load_profile(profile, overrides, root)
-    nodes = with_rollouts(study)
+    nodes = all_nodes(study, settings.frontier.budgets if settings.frontier else ())
     memo: dict[str, Resolved] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> Resolved:
@@ -166,12 +110,14 @@ def _resolve_node(
     role = node.role or parents["from" if "from" in parents else "teacher"].role
     if role not in settings.roles:
         raise StudyError(f"{where} needs a model for role {role!r}: add it under `roles`.")
-    params = _stage_params(node, role, settings, where)
+    goes_on = "from" in parents and parents["from"].stage != "base"
+    params = _stage_params(node, role, goes_on, settings, where)
     if "states" in params and (params["states"] == "teacher") != ("rollouts" in parents):
         raise StudyError(
             f"{where}: stage {node.stage!r} can't train on {params['states']} states by the profile alone; set `states` in "
             "the checkpoint's overrides in study.yaml, where the graph can see it."
         )
+    trains = node.stage not in ("base", "teacher_rollouts")
     problems = ProblemSets(
         source=settings.problems.source,
         world=getattr(settings.problems, "world", None),
@@ -179,6 +125,7 @@ def _resolve_node(
         overlap=getattr(settings.problems, "overlap", "refuse"),
         pool=_label_pool(node.labels, settings.problems, where),
         evaluations=settings.problems.evaluations,
+        validation=settings.problems.validation if trains else None,
     )
     return Resolved(
         profile=profile,
@@ -193,6 +140,7 @@ def _resolve_node(
         problems=problems,
         sampling=settings.sampling,
         evaluation=settings.evaluation,
+        validation=settings.validation if trains else None,
         hardware=settings.hardware,
         parents={kind: parent.checkpoint for kind, parent in parents.items()},
         parent_hashes={parent.checkpoint: parent.hash for parent in parents.values()},
@@ -200,32 +148,45 @@ def _resolve_node(
     )
 
 
-def _label_pool(name: str | None, problems: Problems, where: str) -> ChainSet | CompetitionSet | Half | None:
+def _label_pool(
+    name: str | None, problems: Problems, where: str
+) -> ChainSet | CompetitionSet | Half | LabelBudget | None:
     if name is None:
         return None
+    base, _, budget = name.partition(AT)
+    if (base in HALVES or budget) and WHOLE not in problems.pools:
+        raise StudyError(
+            f"{where}: label pool {name!r} is cut from {WHOLE!r}, which is not declared: add it to `pools`."
+        )
+    if budget:
+        return LabelBudget(labels=int(budget), of=problems.pools[WHOLE], seed=problems.split_seed)
     if name in HALVES:
-        if "full" not in problems.pools:
-            raise StudyError(
-                f"{where}: label pool {name!r} is a half of `full`, which is not declared: add it to `pools`."
-            )
-        return Half(half=name, of=problems.pools["full"], seed=problems.halves_seed)
+        return Half(half=name, of=problems.pools[WHOLE], seed=problems.split_seed)
     if name not in problems.pools:
         hint = did_you_mean(name, [*problems.pools, *HALVES])
         raise StudyError(f"{where}: label pool {name!r} is not declared; {hint}")
     return problems.pools[name]
 
 
-def _stage_params(node: Checkpoint, role: str, settings: Profile, where: str) -> dict[str, Any]:
+def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile, where: str) -> dict[str, Any]:
+    """A stage's hyperparameters.
+
+    A half of the labels takes half of the steps of a stage that uses labels: a problem is then graded as often in 1H
+    and 2H as in the whole pool, so that routes that split their labels between two models spend as many gradings as
+    routes that don't. Stages on prompts alone keep their steps.
+    """
     if node.stage == "base":
         return {}
 
     def params(stage: str, extra: dict) -> dict:
-        content = settings.stage_settings(stage, role) | extra
+        content = settings.stage_settings(stage, role, goes_on) | extra
         return validated(STAGE_PARAMS[stage], content, f"{where}, stage {stage!r}").model_dump()
 
     own = params(node.stage, node.overrides)
     if node.steps_of:
         own["steps"] = sum(params(stage, {})["steps"] for stage in node.steps_of)
+    if node.stage in USES_LABELS and node.labels in HALVES:
+        own["steps"] = (own["steps"] + 1) // 2
     return own
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from s2d_lib.claims import Claims, Results
 from s2d_lib.study.load import load_profile
-from s2d_lib.study.schema import Study
+from s2d_lib.study.page import Study
 from tests.claims.synthetic import bundle_of
 
 FIRST, SECOND = [f"p{n}" for n in range(8)], [f"p{n}" for n in range(8, 16)]

@@ -12,7 +12,7 @@ from s2d_lib.policies.policy import load_policy, save_policy
 from s2d_lib.policies.release import make_base
 from s2d_lib.study import load_profile, resolve
 from s2d_lib.study.resolve import RELEASED, released_record
-from s2d_lib.study.schema import Hardware, RoleModel
+from s2d_lib.study.settings import Hardware, RoleModel
 
 NAMES = ("student", "teacher")
 

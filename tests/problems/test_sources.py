@@ -8,7 +8,7 @@ import pytest
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.study import resolve
-from s2d_lib.study.resolve import ProblemSets
+from s2d_lib.study.problem_sets import ProblemSets
 
 SENTENCE = (
     "A gardener plants {n} rows of tulips with seventeen bulbs in every row, and then gives away exactly {m} bulbs to "

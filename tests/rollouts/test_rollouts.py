@@ -11,7 +11,7 @@ from s2d_lib.problems.sources import load_problems
 from s2d_lib.rollouts import read_rollouts, sample, write_rollouts
 from s2d_lib.rollouts.sample import sequence_log_probs
 from s2d_lib.study import resolve
-from s2d_lib.study.schema import Hardware, RoleModel, Sampling
+from s2d_lib.study.settings import Hardware, RoleModel, Sampling
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from trl import DistillationConfig, GRPOConfig, GRPOTrainer
 from s2d_lib.losses import estimator
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS, load_policy
 from s2d_lib.stages.distillation import DenseTrainer
-from s2d_lib.study.schema import Hardware, RoleModel
+from s2d_lib.study.settings import Hardware, RoleModel
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ import yaml
 
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import Job
-from s2d_lib.study import load_study, needed, resolve
+from s2d_lib.study import frontier, load_profile, load_study, needed, resolve
 from s2d_lib.study.load import deep_merge
-from s2d_lib.study.resolve import parents_of, with_rollouts
+from s2d_lib.study.nodes import all_nodes, parents_of
 
 SIZES = ("teacher", "large_teacher")
 KINDS = ("rl", "sft")
@@ -31,7 +31,7 @@ ROUTES = {
     *(f"student.{name}" for name in ("forward_kl_only.rl_teacher", "bridge.rl_teacher.topk_tail")),
     "student.bridge.rl_teacher.sampled_token",
 }
-TABLES = [f"table{number}" for number in range(2, 8)] + ["components", "estimators", "headline"]
+TABLES = [f"table{number}" for number in range(2, 9)] + ["components", "estimators", "headline"]
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_every_route_of_the_papers_tables_is_declared_and_in_a_table_or_above_a_
     study = load_study()
     assert set(study.checkpoints) >= ROUTES
     assert set(study.tables) >= set(TABLES)
-    nodes, above = with_rollouts(study), set()
-    waiting = [row for table in study.tables.values() for row in table.rows]
+    nodes, above = all_nodes(study), set()
+    waiting = [row for table in study.tables.values() for row in table.rows] + study.frontier.routes
     while waiting:
         name = waiting.pop()
         above.add(name)
@@ -93,6 +93,75 @@ def test_fresh_problems_and_replay_get_equal_problems_and_updates():
     assert fresh.params == replay.params == cold.params
     assert (fresh.labels, replay.labels, cold.labels) == ("2H", "1H", "2H")
     assert fresh.problems.pool.of == replay.problems.pool.of
+
+
+def test_a_half_of_the_labels_takes_half_of_the_steps_where_labels_are_used():
+    steps = lambda name: resolve("micro", name, 0, {"stages": {"sparse_rl": {"steps": 101}}}).params["steps"]  # noqa: E731
+    assert (steps("teacher.rl"), steps("teacher.rl_1H"), steps("student.grpo_2H")) == (101, 51, 51)
+    assert steps("student.bridge.rl_teacher_1H.replay_1H") == steps("student.bridge.rl_teacher_1H.grpo_2H")
+    assert steps("teacher.sft_1H") * 2 == steps("teacher.sft")
+    assert steps("student.warm.rl_teacher_1H") == steps("student.warm.rl_teacher")
+    assert steps("student.opd_only.rl_teacher_1H") == steps("student.opd_only.rl_teacher")
+
+
+def test_sparse_rl_that_goes_on_from_a_trained_checkpoint_has_stage_3s_own_settings():
+    rate = lambda name: resolve("micro", name, 0, {"stage_3": {"learning_rate": 1.0e-5}}).params["learning_rate"]  # noqa: E731
+    assert rate("student.bridge.rl_teacher_1H.grpo_2H") == rate("student.bridge.rl_teacher.grpo") == 1.0e-5
+    assert rate("student.grpo") == rate("student.grpo_2H") != 1.0e-5
+    assert rate("student.bridge.rl_teacher") != 1.0e-5
+
+
+def test_the_frontier_is_its_routes_at_every_budget_with_all_they_are_made_from():
+    nodes, budgets = frontier("micro"), load_profile("micro").frontier.budgets
+    some = resolve("micro", f"student.bridge.rl_teacher@{budgets[0]}", 0)
+    assert some.parents == {
+        "from": f"student.warm.rl_teacher@{budgets[0]}",
+        "teacher": f"teacher.rl@{budgets[0]}",
+    }
+    assert resolve("micro", f"student.warm.raw_teacher@{budgets[0]}", 0).parents == {
+        "from": "student",
+        "teacher": "teacher",
+        "rollouts": f"teacher.rollouts.full@{budgets[0]}",
+    }
+    assert (some.problems.pool.labels, some.problems.pool.of) == (
+        budgets[0],
+        resolve("micro", "teacher.rl", 0).problems.pool,
+    )
+    whole = resolve("micro", "student.bridge.rl_teacher", 0)
+    assert some.params == whole.params
+    order = list(nodes)
+    assert all(order.index(parent) < order.index(child) for child, parents in nodes.items() for parent in parents)
+    assert {f"{route}@{budget}" for route in load_study().frontier.routes for budget in budgets} < set(nodes)
+    assert all("@" in name or name in needed("micro") or name in load_study().frontier.routes for name in nodes)
+
+
+def test_a_frontier_route_on_a_half_is_refused(whole):
+    path = whole / "params" / "study.yaml"
+    path.write_text(
+        path.read_text().replace(
+            "    - student.bridge.raw_teacher\n    - student.bridge.rl_teacher\n    - student.bridge.rl_teacher.grpo\n",
+            "    - teacher.rl_1H\n",
+        )
+    )
+    with pytest.raises(
+        StudyError, match="cut to a label budget, so they use the pool 'full' only; 'teacher.rl_1H' uses '1H'"
+    ):
+        frontier("micro")
+
+
+def test_a_cycle_is_named(whole):
+    path = whole / "params" / "study.yaml"
+    path.write_text(
+        path.read_text().replace("from: teacher,       labels: full}", "from: teacher.sft, labels: full}", 1)
+    )
+    path.write_text(
+        path.read_text().replace(
+            "teacher.sft:       {stage: teacher_sft, from: teacher, ",
+            "teacher.sft: {stage: teacher_sft, from: teacher.rl, ",
+        )
+    )
+    with pytest.raises(StudyError, match="teacher.sft needs teacher.rl needs teacher.sft, which is a cycle"):
+        needed("micro")
 
 
 def test_a_profile_makes_only_its_own_tables_and_says_what_another_one_needs(whole):

@@ -37,7 +37,7 @@ def test_rollouts_feed_warmup_and_sft_but_not_opd_only():
 def test_another_split_makes_exactly_what_uses_halves_stale():
     halves = ["teacher.rl_1H", "teacher.sft_1H", "teacher.rl_1H.rollouts.1H", "student.bridge.rl_teacher_1H.grpo_2H"]
     full = [*CHECKPOINTS, "teacher.sft", "teacher.sft.rollouts.full", "student.bridge.sft_teacher"]
-    assert stale_after({"problems": {"halves_seed": 7}}, [*full, *halves]) == set(halves)
+    assert stale_after({"problems": {"split_seed": 7}}, [*full, *halves]) == set(halves)
     assert stale_after({"problems": {"pools": {"full": {"seed": 9}}}}, halves) == set(halves)
 
 

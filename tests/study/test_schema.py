@@ -69,7 +69,7 @@ def test_every_checkpoint_of_every_profiles_tables_resolves():
             ("micro", "student", 0, {"problems": {"pools": {"2H": {"count": 8, "lengths": [2], "seed": 0}}}}),
             "the pool name 2H is kept for a half of `full`, which needs no entry: rename it",
         ),
-        (("micro", "student", 0, {"problems": {"halves_seed": -1}}), "halves_seed"),
+        (("micro", "student", 0, {"problems": {"split_seed": -1}}), "split_seed"),
         (("micro", "student", 0, {"stages": {"teacher_sft": {"group_size": 4}}}), "stages.teacher_sft.group_size"),
     ],
 )

@@ -1,4 +1,4 @@
-"""1H and 2H: disjoint, together `full`, decided by ids and a seed, after everything else has settled the pool."""
+"""Halves and label budgets: parts of `full`, decided by ids and a seed, after everything else has settled the pool."""
 
 import json
 import random
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.base import Problem
-from s2d_lib.problems.sources import half_of, load_problems
+from s2d_lib.problems.pools import cut
+from s2d_lib.problems.sources import load_problems
 from s2d_lib.study import resolve
-from s2d_lib.study.resolve import Half, ProblemSets
-from s2d_lib.study.schema import ChainSet, CompetitionSet
+from s2d_lib.study.problem_sets import ChainSet, CompetitionSet, Half, LabelBudget, ProblemSets
 
 
 def problems(count: int) -> list[Problem]:
@@ -26,19 +26,19 @@ def half(which: str, seed: int) -> Half:
 @given(count=st.integers(2, 300), seed=st.integers(0, 2**31), shuffle=st.randoms())
 def test_halves_are_disjoint_and_together_the_pool_in_its_order(count, seed, shuffle):
     pool = problems(count)
-    first, second = (half_of(pool, half(which, seed)) for which in ("1H", "2H"))
+    first, second = (cut(pool, half(which, seed)) for which in ("1H", "2H"))
     assert len(first) - len(second) == count % 2
     ids = [p.id for p in pool]
     assert sorted(first + second, key=lambda p: ids.index(p.id)) == pool
     assert all(part == [p for p in pool if p in part] for part in (first, second))
     shuffled = pool[:]
     shuffle.shuffle(shuffled)
-    assert set(half_of(shuffled, half("1H", seed))) == set(first)
+    assert set(cut(shuffled, half("1H", seed))) == set(first)
 
 
 def test_another_seed_cuts_elsewhere_and_halves_are_random():
     pool = problems(400)
-    parts = [{p.id for p in half_of(pool, half("1H", seed))} for seed in range(20)]
+    parts = [{p.id for p in cut(pool, half("1H", seed))} for seed in range(20)]
     assert len({frozenset(part) for part in parts}) == 20
     shared = [len(a & b) for i, a in enumerate(parts) for b in parts[:i]]
     assert sum(shared) / len(shared) == pytest.approx(100, abs=3)  # independent halves share a quarter of the pool
@@ -49,6 +49,24 @@ def test_a_pool_too_small_for_halves_is_said(pool):
     resolved = resolve("micro", "student.grpo_2H", 0, {"problems": {"pools": {"full": pool}}})
     with pytest.raises(StudyError, match=r"'full' has 1 problem\(s\), too few for the halves 1H and 2H: enlarge it"):
         load_problems(resolved.problems, resolved.labels)
+
+
+@given(count=st.integers(3, 300), seed=st.integers(0, 2**31), data=st.data())
+def test_a_smaller_label_budget_lies_inside_a_larger_one(count, seed, data):
+    pool = problems(count)
+    large = data.draw(st.integers(2, count - 1))
+    small = data.draw(st.integers(1, large))
+    whole = ChainSet(count=1, lengths=[1], seed=0)
+    parts = [cut(pool, LabelBudget(labels=labels, of=whole, seed=seed)) for labels in (small, large)]
+    assert [len(part) for part in parts] == [small, large]
+    assert set(parts[0]) <= set(parts[1])
+    assert parts[1] == [p for p in pool if p in parts[1]]
+
+
+def test_a_budget_that_is_the_whole_pool_or_more_is_refused():
+    part = LabelBudget(labels=8, of=ChainSet(count=8, lengths=[1], seed=0), seed=0)
+    with pytest.raises(StudyError, match="the label budget 8 is not below the 8 problems of the pool 'full': drop it"):
+        cut(problems(8), part)
 
 
 def test_the_micro_halves_are_the_micro_pool():
@@ -72,7 +90,7 @@ def test_the_report_names_the_pool_its_size_and_its_problems():
     assert len(first["ids_sha256"]) == 64
     assert first["ids_sha256"] != second["ids_sha256"]
     assert facts("student.bridge.rl_teacher_1H") == first
-    assert facts("teacher.rl_1H", {"problems": {"halves_seed": 1}})["ids_sha256"] != first["ids_sha256"]
+    assert facts("teacher.rl_1H", {"problems": {"split_seed": 1}})["ids_sha256"] != first["ids_sha256"]
     assert facts("student.grpo")["name"] == "full"
     assert facts("student") is None
 

@@ -1,0 +1,151 @@
+"""What a stage's training does on problems it never trains on: accuracy and, beside a teacher, the divergence from it."""
+
+import contextlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from s2d_lib.grading import grade_many
+from s2d_lib.losses import linear_divergence
+from s2d_lib.policies.policy import Policy
+from s2d_lib.problems.base import Problem
+from s2d_lib.rollouts import Rollout, sample
+from s2d_lib.runs import Run
+from s2d_lib.stages.heads import head_arguments
+from s2d_lib.stages.inputs import Inputs
+from s2d_lib.study import derive_seed
+
+KINDS = {"forward_kl": 0.0, "reverse_kl": 1.0}  # the divergences measured, by their beta
+
+
+class Validation(TrainerCallback):
+    """Before the first optimiser step, after every so many and after the last, writes a row to validation.csv.
+
+    `step`; `accuracy`, the mean correctness of the samples; `length`, their mean length in tokens; and in a dense stage
+    `forward_kl` and `reverse_kl` (nats per token, temperature 1) at the `teacher_states` (one rollout of the teacher a
+    problem, sampled before training) and the `student_states` (one of the trained model's samples a problem).
+
+    It leaves no trace in training: the random streams go on as if nothing had been sampled.
+    """
+
+    def __init__(self, run: Run, inputs: Inputs):
+        self.run, self.inputs, self.path = run, inputs, run.path("validation.csv")
+        self.teacher = inputs.teacher if run.resolved.stage in ("forward_kl", "opd") else None
+        self.rows: list[dict] = []
+        self.teacher_states: list[Rollout] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Take up the rows of an interrupted attempt, up to the step that training resumes from."""
+        if self.path.is_file():
+            rows = pd.read_csv(self.path)
+            self.rows = rows[rows["step"] <= state.global_step].to_dict("records")
+        if self.teacher is not None:
+            with undisturbed(), self.run.phase("validation"):
+                self.teacher_states = self._samples(self.teacher, 1, "teacher states")
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        """Measure; at a step's beginning, where its clock does not run yet."""
+        if state.global_step % self.run.resolved.validation.every == 0:
+            self._measure(state.global_step, model)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        """Measure what training has come to."""
+        self._measure(state.global_step, model)
+
+    def _measure(self, step: int, model) -> None:
+        if self.rows and self.rows[-1]["step"] == step:
+            return
+        policy = Policy(model, self.inputs.policy.tokenizer, self.inputs.policy.chat)
+        with undisturbed(), self.run.phase("validation"):
+            rollouts = self._samples(policy, self.run.resolved.validation.samples, f"step {step}")
+            answers = {p.id: p.answer for p in self.inputs.problems.validation}
+            golds = [answers[r.problem] for r in rollouts]
+            grades = grade_many([r.text for r in rollouts], golds, mode=self.inputs.problems.grading)
+            row = {
+                "step": step,
+                "accuracy": float(np.mean([g.correct for g in grades])),
+                "length": float(np.mean([len(r.ids) for r in rollouts])),
+            }
+            if self.teacher is not None:
+                row |= self._divergences(policy, "teacher_states", self.teacher_states)
+                row |= self._divergences(policy, "student_states", [r for r in rollouts if r.sample == 0])
+        self.rows.append(row)
+        write_rows(self.rows, self.path)
+
+    def _samples(self, policy: Policy, samples: int, purpose: str) -> list[Rollout]:
+        resolved = self.run.resolved
+        seed = derive_seed(resolved.profile, resolved.checkpoint, resolved.seed, f"validation {purpose}")
+        problems = self.inputs.problems.validation
+        return sample(policy, problems, samples=samples, sampling=resolved.sampling, seed=seed, show=False)
+
+    def _divergences(self, policy: Policy, states: str, rollouts: list[Rollout]) -> dict[str, float]:
+        batch = self.run.resolved.sampling.batch
+        values = mean_divergences(policy, self.teacher, self.inputs.problems.validation, rollouts, batch)
+        return {f"{kind}/{states}": value for kind, value in values.items()}
+
+
+@torch.no_grad()
+def mean_divergences(
+    student: Policy, teacher: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], batch: int
+) -> dict[str, float]:
+    """Forward KL(p_T || p_S) and reverse KL(p_S || p_T) over the whole vocabulary, means over the rollouts' tokens.
+
+    Args:
+        student: p_S.
+        teacher: p_T, with the same vocabulary.
+        problems: Whose prompts the rollouts answer.
+        rollouts: Whose states, each at least one token.
+        batch: Rollouts at a time.
+
+    Returns:
+        `forward_kl` and `reverse_kl`, nats per token at temperature 1.
+    """
+    prompt_ids = dict(zip((p.id for p in problems), student.prompt_ids([p.prompt for p in problems]), strict=True))
+    heads = {**head_arguments("student", student.model), **head_arguments("teacher", teacher.model)}
+    sums, tokens = dict.fromkeys(KINDS, 0.0), 0
+    for start in range(0, len(rollouts), batch):
+        part = rollouts[start : start + batch]
+        hidden = [_hidden(policy, prompt_ids, part) for policy in (student, teacher)]
+        for kind, beta in KINDS.items():
+            values = linear_divergence(student_hidden=hidden[0], teacher_hidden=hidden[1], beta=beta, **heads)
+            sums[kind] += values.per_token.sum().item()
+        tokens += len(hidden[0])
+    return {kind: value / tokens for kind, value in sums.items()}
+
+
+def _hidden(policy: Policy, prompt_ids: dict[str, list[int]], rollouts: Sequence[Rollout]) -> Tensor:
+    """Last hidden states (tokens, H) that predict the rollouts' tokens; right padding, which nothing looks at."""
+    rows = [[*prompt_ids[r.problem], *r.ids] for r in rollouts]
+    ids = torch.full((len(rows), max(map(len, rows))), policy.tokenizer.pad_token_id)
+    predicts = torch.zeros_like(ids, dtype=torch.bool)
+    for i, (row, rollout) in enumerate(zip(rows, rollouts, strict=True)):
+        ids[i, : len(row)] = torch.tensor(row)
+        predicts[i, len(row) - len(rollout.ids) - 1 : len(row) - 1] = True
+    device, was_training = policy.model.device, policy.model.training
+    policy.model.eval()
+    hidden = policy.model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state[predicts.to(device)]
+    policy.model.train(was_training)
+    return hidden
+
+
+@contextlib.contextmanager
+def undisturbed():
+    """Put the random streams (Python, NumPy, torch on every device) back to where they were before the block."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)
+
+
+def write_rows(rows: list[dict], path: Path) -> None:
+    """Write a table whole or not at all."""
+    beside = path.with_name(f".{path.name}")
+    pd.DataFrame(rows).to_csv(beside, index=False, float_format="%.6g")
+    beside.replace(path)

@@ -1,0 +1,42 @@
+"""How a micro family's base models are made (notebook 10)."""
+
+from pydantic import Field, PositiveInt
+
+from s2d_lib.study.strict import Strict
+
+
+class CorpusMix(Strict):
+    """Shares of the documents of a mixed-quality corpus."""
+
+    guess: float = Field(ge=0)  # an answer out of the air
+    sloppy: float = Field(ge=0)  # worked, each step slips with chance `slip`
+    right: float = Field(ge=0)  # worked, correct
+
+
+class Corpus(Strict):
+    """What micro base models are pretrained on."""
+
+    mix: CorpusMix
+    slip: float = Field(ge=0, le=1)
+    lengths: list[PositiveInt] = Field(min_length=1)
+
+
+class MicroModel(Strict):
+    """Architecture and pretraining of one micro base model (Qwen3, head size 32)."""
+
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    mlp: PositiveInt
+    init: float = Field(gt=0)  # standard deviation of the initial weights
+    steps: PositiveInt
+    batch: PositiveInt
+    learning_rate: float = Field(gt=0)  # the peak of a one-cycle schedule
+    seed: int = Field(ge=0)
+
+
+class Pretraining(Strict):
+    """How notebook 10 makes the micro family's base models."""
+
+    corpus: Corpus
+    models: dict[str, MicroModel]

@@ -1,0 +1,117 @@
+"""params/<profile>.yaml: which models play the roles, on which problems, with which hyperparameters and hardware."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from s2d_lib.study.page import Role
+from s2d_lib.study.pretraining import Pretraining
+from s2d_lib.study.problem_sets import Problems
+from s2d_lib.study.settings import Evaluation, Hardware, RoleModel, Sampling, Validation
+from s2d_lib.study.stage_params import Stages
+from s2d_lib.study.strict import Strict
+
+TrainedStage = Literal["sparse_rl", "teacher_sft", "forward_kl", "opd", "teacher_sample_sft"]
+
+
+class Trials(Strict):
+    """What is tried of one stage before the study, on the regime's first seed: each learning rate for so many steps.
+
+    Rates are constant after their warmup and the data's order does not depend on the number of steps, so one run's
+    validation curve tells of every smaller number of steps too.
+    """
+
+    checkpoint: str  # the run they are tried on
+    stage: TrainedStage | Literal["stage_3"]
+    steps: PositiveInt
+    learning_rates: list[float] = Field(min_length=2)
+
+
+class Regime(Strict):
+    """Runs on seeds of their own, made before the study: is the setting fit for the question, and at which rates?"""
+
+    seeds: list[int] = Field(min_length=1)
+    checkpoints: list[str]
+    trials: list[Trials] = Field(default_factory=list)
+
+
+class LabelBudgets(Strict):
+    """The label frontier: at which budgets, under the whole pool, its routes are made, and on which of the seeds."""
+
+    budgets: list[PositiveInt] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+
+
+class Profile(Strict):
+    """params/<profile>.yaml."""
+
+    about: str = ""
+    seeds: list[int] = Field(min_length=1)
+    roles: dict[Role, RoleModel]
+    problems: Problems
+    sampling: Sampling
+    evaluation: Evaluation
+    validation: Validation | None = None
+    hardware: Hardware = Hardware()
+    stages: Stages
+    # Refines `stages` for the model that trains.
+    by_role: dict[Role, dict[TrainedStage, dict[str, object]]] = Field(default_factory=dict)
+    # Refines sparse_rl where it goes on from a trained checkpoint (paper A: Stage 3).
+    stage_3: dict[str, object] = Field(default_factory=dict)
+    pretraining: Pretraining | None = None  # only of the micro family; read by notebook 10
+    regime: Regime | None = None
+    tables: list[str]  # which of the study's tables this profile makes
+    frontier: LabelBudgets | None = None
+    # What the papers evaluate on -> the evaluation set that stands for it here. Only claims read it, so no run's hash
+    # holds it: naming a set afterwards makes no run stale.
+    stands_for: dict[str, str] = Field(default_factory=dict)
+
+    def stage_settings(self, stage: str, role: str, goes_on: bool = False) -> dict:
+        """Hyperparameters of a stage before a checkpoint's own overrides.
+
+        Args:
+            stage: Which.
+            role: Of the model that trains.
+            goes_on: Whether it goes on from a trained checkpoint instead of a base model.
+        """
+        refined = self.by_role.get(role, {}).get(stage, {})
+        stage_3 = self.stage_3 if goes_on and stage == "sparse_rl" else {}
+        return getattr(self.stages, stage).model_dump() | refined | stage_3
+
+    @model_validator(mode="after")
+    def _refinements_fit_their_stages(self):
+        for role, stages in self.by_role.items():
+            for stage in stages:
+                type(getattr(self.stages, stage)).model_validate(self.stage_settings(stage, role))
+        type(self.stages.sparse_rl).model_validate(self.stage_settings("sparse_rl", "student", goes_on=True))
+        return self
+
+    @model_validator(mode="after")
+    def _validation_has_problems(self):
+        if (self.validation is None) != (self.problems.validation is None):
+            raise ValueError("`validation` and `problems.validation` belong together: give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _frontier_on_the_studys_seeds(self):
+        if self.frontier and not set(self.frontier.seeds) <= set(self.seeds):
+            raise ValueError(
+                "frontier.seeds must be seeds of the study, whose runs are its last budget, the whole pool"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _regime_on_its_own_seeds(self):
+        if self.regime and set(self.regime.seeds) & set(self.seeds):
+            raise ValueError("regime.seeds must not be seeds of the study: what is chosen on them would be tuned to it")
+        return self
+
+    @model_validator(mode="after")
+    def _stand_ins_are_evaluation_sets(self):
+        known = self.problems.evaluations
+        for meant, name in self.stands_for.items():
+            if name not in known:
+                raise ValueError(f"stands_for.{meant} names {name!r}, which is no evaluation set ({', '.join(known)})")
+        if len(set(self.stands_for.values())) < len(self.stands_for):
+            raise ValueError("stands_for gives one evaluation set two meanings, and its problems would count twice")
+        return self

@@ -1,0 +1,91 @@
+"""The hyperparameters of every stage."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from s2d_lib.study.strict import Strict
+
+
+class Training(Strict):
+    """What every training stage has."""
+
+    # Optimiser steps. Stages that use labels take half of them on a half of the pool `full` (see s2d_lib.study.resolve).
+    steps: PositiveInt
+    learning_rate: float = Field(gt=0)
+    batch: PositiveInt  # sequences in one optimiser step
+    micro_batch: PositiveInt  # sequences in one forward-backward pass; must divide `batch`
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    save_steps: PositiveInt = 50  # a killed run resumes from the last of these
+
+    @model_validator(mode="after")
+    def _micro_batches_fill_the_batch(self):
+        if self.batch % self.micro_batch:
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
+        return self
+
+
+class SparseRL(Training):
+    """GRPO with a 0/1 task reward (paper A: Stage 1, Stage 3 and cold RL)."""
+
+    group_size: int = Field(ge=2)  # rollouts of one prompt; `batch` counts rollouts
+    epsilon_low: float = Field(0.2, gt=0)
+    epsilon_high: float = Field(0.28, gt=0)  # asymmetric clip
+    kl_coefficient: float = Field(0.0, ge=0)
+    loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo"  # not bnpo: its mean is over a micro-batch, not the batch
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    mask_truncated: bool = True  # rollouts cut off by the length limit carry no gradient
+
+    @model_validator(mode="after")
+    def _whole_groups(self):
+        if self.batch % self.group_size:
+            raise ValueError(f"group_size {self.group_size} does not divide batch {self.batch}")
+        return self
+
+
+class Distillation(Training):
+    """Dense matching of a teacher's next-token distributions (paper A: Stages 2a and 2b)."""
+
+    states: Literal["teacher", "student"]  # whose rollouts supply the states
+    beta: float = Field(ge=0, le=1)  # 0 forward KL, 1 reverse KL, between: generalised JSD
+    estimator: Literal["full", "topk_tail", "sampled_token"] = "full"
+    # Only for topk_tail: tokens kept apart from the tail bucket, the most likely ones of the model whose states they are.
+    top_k: PositiveInt | None = None
+    # What the teacher says of stored rollouts: computed in every epoch, or once and kept, exactly or as its top tokens.
+    teacher_targets: Literal["recompute", "hidden_states", "top_k"] = "recompute"
+
+    @model_validator(mode="after")
+    def _options_only_where_read(self):
+        if (self.estimator == "topk_tail") != (self.top_k is not None):
+            raise ValueError("`top_k` belongs to estimator topk_tail, and to no other")
+        if self.teacher_targets != "recompute" and self.states != "teacher":
+            raise ValueError(
+                f"teacher_targets {self.teacher_targets} are kept of stored rollouts: they need states teacher"
+            )
+        if self.teacher_targets == "top_k" and (self.estimator != "topk_tail" or self.beta != 0):
+            raise ValueError("teacher_targets top_k know no more than forward KL needs: estimator topk_tail, beta 0")
+        if self.estimator == "sampled_token" and (self.states != "student" or self.beta != 1):
+            raise ValueError(
+                "estimator sampled_token is reverse KL on the student's own samples: states student, beta 1"
+            )
+        return self
+
+
+class TeacherRollouts(Strict):
+    """Sampling the teacher once, for every stage that trains on its rollouts."""
+
+    samples_per_problem: PositiveInt
+
+
+class Stages(Strict):
+    """Hyperparameters of every stage."""
+
+    sparse_rl: SparseRL
+    teacher_sft: Training
+    forward_kl: Distillation
+    opd: Distillation
+    teacher_sample_sft: Training
+    teacher_rollouts: TeacherRollouts
