@@ -49,7 +49,7 @@ rule results:
         [job.marker for job in JOBS.values()],
         PARAMS,
     output:
-        f"{folder}/results/evaluation.csv",
+        f"{folder}/results/evaluation.csv.gz",
     shell:
         f"{s2d} results --profile {profile}"
 

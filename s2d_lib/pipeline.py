@@ -58,10 +58,11 @@ def jobs(profile: str) -> dict[str, Job]:
     """
     found: dict[str, Job] = {}
     settings = load_profile(profile)
-    tables, budgets = needed(profile), frontier(profile)
     for seed in settings.seeds:
-        both = {**tables, **budgets} if settings.frontier and seed in settings.frontier.seeds else tables
-        for checkpoint in both:
+        for checkpoint in needed(profile):
+            _add(resolve(profile, checkpoint, seed), found)
+    for seed in settings.frontier.seeds if settings.frontier else ():
+        for checkpoint in frontier(profile):
             _add(resolve(profile, checkpoint, seed), found)
     return found
 

@@ -1,11 +1,12 @@
 """The compact results of a study: what every table and figure is drawn from, small enough to be committed.
 
-`figures/<profile>/results/` holds evaluation.csv (every problem's samples, graded), curves.csv (metrics of every
-optimiser step) and records.json (parameters, label use, tokens, versions of every run).
+`figures/<profile>/results/` holds evaluation.csv.gz (every problem's samples, graded), curves.csv.gz (metrics of every
+optimiser step), validation.csv.gz (accuracy and divergences while training) and records.json (parameters, label use,
+tokens, versions of every run).
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,10 @@ CURVES = [
 ]
 
 
+# Without a time in its header the same results are the same bytes
+GZIP = {"method": "gzip", "mtime": 0}
+
+
 @dataclass(frozen=True)
 class Bundle:
     """Results of one profile.
@@ -33,11 +38,14 @@ class Bundle:
             cut_off.
         curves: One row an optimiser step: seed, checkpoint, step and the metrics in CURVES.
         records: Records by checkpoint and seed.
+        validation: One row a measurement while training: seed, checkpoint, step, accuracy, length, and in dense stages
+            the divergences `<forward_kl|reverse_kl>/<teacher|student>_states` (see s2d_lib.stages.validation).
     """
 
     evaluation: pd.DataFrame
     curves: pd.DataFrame
     records: dict[tuple[str, int], dict]
+    validation: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["seed", "checkpoint", "step"]))
 
     def accuracy(self, checkpoint: str, name: str) -> pd.DataFrame:
         """Mean correctness of every problem of a set: a row a seed, a column a problem.
@@ -69,7 +77,7 @@ def collect(runs: list[FinishedRun], folder: Path) -> None:
         runs: All runs of the profile.
         folder: figures/<profile>/results.
     """
-    evaluations, curves, records = [], [], {}
+    evaluations, curves, validations, records = [], [], [], {}
     for run in runs:
         checkpoint, seed = run.name, run.record["resolved"]["seed"]
         labels = {"seed": seed, "checkpoint": checkpoint}
@@ -80,11 +88,17 @@ def collect(runs: list[FinishedRun], folder: Path) -> None:
             table = pd.read_csv(run.path("metrics.csv"))
             kept = ["step", *[c for c in CURVES if c in table]]
             curves.append(table[kept].assign(**labels)[["seed", "checkpoint", *kept]])
+        if run.path("validation.csv").is_file():
+            validations.append(pd.read_csv(run.path("validation.csv")).assign(**labels))
         records[f"{checkpoint}@{seed}"] = {k: v for k, v in run.record.items() if k != "files"}
     folder.mkdir(parents=True, exist_ok=True)
-    pd.concat(curves).to_csv(folder / "curves.csv", index=False, float_format="%.5g")
+    pd.concat(curves).to_csv(folder / "curves.csv.gz", index=False, float_format="%.5g", compression=GZIP)
+    if validations:
+        rows = pd.concat(validations)
+        rows = rows[["seed", "checkpoint", *(c for c in rows if c not in ("seed", "checkpoint"))]]
+        rows.to_csv(folder / "validation.csv.gz", index=False, float_format="%.5g", compression=GZIP)
     write_json(folder / "records.json", records)
-    pd.concat(evaluations).to_csv(folder / "evaluation.csv", index=False, float_format="%.6g")
+    pd.concat(evaluations).to_csv(folder / "evaluation.csv.gz", index=False, float_format="%.6g", compression=GZIP)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -94,10 +108,12 @@ def read_bundle(folder: Path) -> Bundle:
         StudyError: When it is not there or broken.
     """
     try:
-        evaluation = read_evaluation(folder / "evaluation.csv")
-        curves = pd.read_csv(folder / "curves.csv")
+        evaluation = read_evaluation(folder / "evaluation.csv.gz")
+        curves = pd.read_csv(folder / "curves.csv.gz")
+        validation = folder / "validation.csv.gz"  # of a profile whose stages validate
+        more = {"validation": pd.read_csv(validation)} if validation.is_file() else {}
         raw = json.loads((folder / "records.json").read_text())
     except (OSError, ValueError) as error:
         raise StudyError(f"no readable results in {folder} ({error}): make them with `make study`.") from None
     records = {(name.rsplit("@", 1)[0], int(name.rsplit("@", 1)[1])): record for name, record in raw.items()}
-    return Bundle(evaluation, curves, records)
+    return Bundle(evaluation, curves, records, **more)

@@ -93,16 +93,9 @@ class Profile(Strict):
         return self
 
     @model_validator(mode="after")
-    def _frontier_on_the_studys_seeds(self):
-        if self.frontier and not set(self.frontier.seeds) <= set(self.seeds):
-            raise ValueError(
-                "frontier.seeds must be seeds of the study, whose runs are its last budget, the whole pool"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _regime_on_its_own_seeds(self):
-        if self.regime and set(self.regime.seeds) & set(self.seeds):
+        studied = {*self.seeds, *(self.frontier.seeds if self.frontier else ())}
+        if self.regime and studied & set(self.regime.seeds):
             raise ValueError("regime.seeds must not be seeds of the study: what is chosen on them would be tuned to it")
         return self
 

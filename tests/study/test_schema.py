@@ -114,7 +114,7 @@ def test_broken_study_files_get_one_sentence(tmp_path, study, sentence):
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        ("1H", "label pool '1H' is a half of `full`, which is not declared: add it to `pools`."),
+        ("1H", "label pool '1H' is cut from 'full', which is not declared: add it to `pools`."),
         ("3H", "label pool '3H' is not declared; known: 1H, 2H, all."),
     ],
 )
