@@ -106,6 +106,7 @@ def _results(chosen) -> int:
     from s2d_lib.pipeline import jobs, regime_jobs
     from s2d_lib.report.bundle import collect
     from s2d_lib.report.regime import write_regime
+    from s2d_lib.report.trials import write_trials
     from s2d_lib.runs import find_run
     from s2d_lib.study import project_root
 
@@ -117,7 +118,11 @@ def _results(chosen) -> int:
                 f"the run {job.resolved.checkpoint!r}, seed {job.resolved.seed}, is missing: `make study`."
             )
     folder = project_root() / "figures" / chosen.profile
-    write_regime(runs, folder / "regime.csv") if chosen.regime else collect(runs, folder / "results")
+    if chosen.regime:
+        write_regime(runs, folder / "regime.csv")
+        write_trials(runs, folder / "trials.csv")
+    else:
+        collect(runs, folder / "results")
     return 0
 
 

@@ -23,7 +23,9 @@ TINY = {
             "micro-math": {"count": 6, "lengths": [2], "seed": 2},
             "micro-aime": {"count": 4, "lengths": [3], "rare": True, "seed": 3},
         },
+        "validation": {"count": 5, "lengths": [2], "seed": 4},
     },
+    "validation": {"every": 2, "samples": 3},
     "evaluation": {"samples": 4},
     "stages": {
         "sparse_rl": {"steps": 4, "batch": 16, "micro_batch": 8, "group_size": 4, "save_steps": 2},
@@ -33,6 +35,11 @@ TINY = {
         "teacher_sample_sft": {"steps": 4, "batch": 16, "micro_batch": 8, "save_steps": 2},
         "teacher_rollouts": {"samples_per_problem": 2},
     },
+    # What the profile refines would else stand over the stages above.
+    "by_role": {
+        role: {stage: {"steps": 4} for stage in ("sparse_rl", "teacher_sft")} for role in ("teacher", "large_teacher")
+    },
+    "stage_3": {"steps": 4},
 }
 """Overrides of the micro profile that make every stage take seconds."""
 

@@ -1,0 +1,125 @@
+"""Validation while training: what it measures, that it leaves no trace, and that an interruption costs no row."""
+
+import random
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from s2d_lib.errors import StudyError
+from s2d_lib.losses import kl_divergence
+from s2d_lib.policies.policy import load_policy
+from s2d_lib.problems.sources import load_problems
+from s2d_lib.rollouts import sample
+from s2d_lib.runs import open_run
+from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.sparse_rl import sparse_rl
+from s2d_lib.stages.validation import Validation, mean_divergences, undisturbed
+from s2d_lib.study import resolve
+from s2d_lib.study.load import deep_merge
+
+DIVERGENCES = [
+    f"{kind}/{states}" for states in ("teacher_states", "student_states") for kind in ("forward_kl", "reverse_kl")
+]
+
+
+@pytest.fixture
+def policies():
+    """The student and the teacher, as released, and the micro profile's problems."""
+    student, teacher = (resolve("micro", name, 0) for name in ("student", "teacher"))
+    loaded = [load_policy(r.model, r.hardware) for r in (student, teacher)]
+    return *loaded, load_problems(student.problems).evaluations["micro-math"][:7], student.sampling
+
+
+def test_the_divergences_are_the_means_over_every_token_of_the_reference(policies):
+    student, teacher, problems, sampling = policies
+    rollouts = sample(teacher, problems, samples=2, sampling=sampling, seed=1, show=False)
+    found = mean_divergences(student, teacher, problems, rollouts, batch=3)
+    prompts = {p.id: p.prompt for p in problems}
+    sums, tokens = np.zeros(2), 0
+    for rollout in rollouts:  # one at a time, from logits: no padding, no chunks
+        prompt = student.tokenizer(prompts[rollout.problem])["input_ids"]
+        ids = torch.tensor([[*prompt, *rollout.ids]])
+        with torch.no_grad():
+            log_s, log_t = (p.model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for p in (student, teacher))
+        sums += [kl_divergence(log_t, log_s).sum().item(), kl_divergence(log_s, log_t).sum().item()]
+        tokens += len(rollout.ids)
+    assert [found["forward_kl"], found["reverse_kl"]] == pytest.approx(sums / tokens, rel=1e-4)
+
+
+def test_a_model_has_no_divergence_from_itself(policies):
+    _, teacher, problems, sampling = policies
+    rollouts = sample(teacher, problems, samples=1, sampling=sampling, seed=1, show=False)
+    assert mean_divergences(teacher, teacher, problems, rollouts, batch=64) == pytest.approx(
+        {"forward_kl": 0, "reverse_kl": 0}, abs=1e-6
+    )
+
+
+def test_the_random_streams_go_on_as_if_nothing_had_been_drawn():
+    draw = lambda: (random.random(), np.random.rand(), torch.rand(()).item())  # noqa: E731
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = draw()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    with undisturbed():
+        draw()
+    assert draw() == expected
+
+
+@pytest.mark.slow
+def test_every_stage_is_measured_before_between_and_after_and_dense_ones_beside_their_teacher(make):
+    for checkpoint, columns in (("student.grpo", []), ("student.bridge.raw_teacher", DIVERGENCES)):
+        run = make(checkpoint)
+        rows = pd.read_csv(run.path("validation.csv"))
+        assert list(rows) == ["step", "accuracy", "length", *columns]
+        assert rows["step"].tolist() == [0, 2, 4]
+        assert rows["accuracy"].between(0, 1).all()
+        assert (rows["accuracy"] * 15).round(4).mod(1).eq(0).all()  # 5 problems of 3 samples
+        assert (rows[columns] > 0).all(axis=None)
+        assert run.record["phases"]["validation"] > 0
+
+
+@pytest.mark.slow
+def test_training_is_the_same_with_and_without_validation(make, tiny):
+    without = deep_merge(tiny, {"validation": None, "problems": {"validation": None}})
+    for checkpoint in ("student.grpo", "student.bridge.raw_teacher"):
+        models = [make(checkpoint, overrides=how).record["files"]["model/model.safetensors"] for how in (tiny, without)]
+        assert models[0] == models[1]
+    assert not make("student.grpo", overrides=without).path("validation.csv").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_with_the_same_rows(make, tiny, monkeypatch):
+    whole = make("student.grpo")
+    expected = whole.path("validation.csv").read_text()
+    shutil.rmtree(whole.folder)
+    began = Validation.on_step_begin
+
+    def killed(self, args, state, control, **kwargs):
+        began(self, args, state, control, **kwargs)
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    run = open_run("micro", "student.grpo", 0, tiny)
+    inputs = prepare(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "on_step_begin", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sparse_rl(run, inputs)
+    assert pd.read_csv(run.path("validation.csv"))["step"].tolist() == [0, 2]
+    assert make("student.grpo").path("validation.csv").read_text() == expected
+
+
+def test_validation_without_problems_is_refused(tiny):
+    for half in ({"validation": None}, {"problems": {"validation": None}}):
+        with pytest.raises(StudyError, match=r"`validation` and `problems.validation` belong together"):
+            resolve("micro", "student.grpo", 0, deep_merge(tiny, half))
+
+
+def test_validation_problems_are_in_no_pool_and_no_evaluation_set():
+    problems = load_problems(resolve("micro", "student.grpo", 0).problems)
+    prompts = lambda some: {p.prompt for p in some}  # noqa: E731
+    assert len(problems.validation) == 200
+    for other in (problems.pool, *problems.evaluations.values()):
+        assert not prompts(problems.validation) & prompts(other)
