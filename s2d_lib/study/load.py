@@ -125,6 +125,8 @@ def profile_names(root: Path | None = None) -> list[str]:
 def load_profile(name: str, overrides: dict | None = None, root: Path | None = None) -> Profile:
     """The validated params/<name>.yaml with `overrides` (nested, same shape as the file) laid over it.
 
+    A file that says `extends: <other profile>` holds only what is different from that one.
+
     Raises:
         StudyError: Unknown profile, unknown or ill-typed parameter.
     """
@@ -133,5 +135,19 @@ def load_profile(name: str, overrides: dict | None = None, root: Path | None = N
         raise StudyError(f"unknown profile {name!r}; {did_you_mean(str(name), profile_names(root))}")
     if overrides is not None and not isinstance(overrides, dict):
         raise StudyError(f"`overrides` must be a mapping shaped like params/{name}.yaml, given {overrides!r}.")
-    content = deep_merge(read_yaml(root / "params" / f"{name}.yaml"), overrides or {})
-    return validated(Profile, content, f"profile {name!r}")
+    return validated(Profile, deep_merge(_extended(name, root), overrides or {}), f"profile {name!r}")
+
+
+def _extended(name: str, root: Path, path: tuple[str, ...] = ()) -> dict:
+    """A profile's file laid over that of the profile it extends, if it does."""
+    if name in path:
+        raise StudyError(f"profile {path[0]!r} extends itself: {' extends '.join([*path, name])}.")
+    content = read_yaml(root / "params" / f"{name}.yaml")
+    below = content.pop("extends", None)
+    if below is None:
+        return content
+    if below not in profile_names(root):
+        raise StudyError(
+            f"profile {name!r} extends {below!r}, which there is not; {did_you_mean(below, profile_names(root))}"
+        )
+    return deep_merge(_extended(below, root, (*path, name)), content)

@@ -1,5 +1,7 @@
 """How a micro family's base models are made (notebook 10)."""
 
+from typing import Literal
+
 from pydantic import Field, PositiveInt
 
 from s2d_lib.study.strict import Strict
@@ -9,7 +11,7 @@ class CorpusMix(Strict):
     """Shares of the documents of a mixed-quality corpus."""
 
     guess: float = Field(ge=0)  # an answer out of the air
-    sloppy: float = Field(ge=0)  # worked, each step slips with chance `slip`
+    sloppy: float = Field(ge=0)  # worked, each step goes wrong with chance `slip`
     right: float = Field(ge=0)  # worked, correct
 
 
@@ -22,8 +24,9 @@ class Corpus(Strict):
 
 
 class MicroModel(Strict):
-    """Architecture and pretraining of one micro base model (Qwen3, head size 32)."""
+    """Architecture and pretraining of one micro base model (head size 32)."""
 
+    architecture: Literal["qwen3", "llama"] = "qwen3"  # its name in transformers
     width: PositiveInt
     layers: PositiveInt
     heads: PositiveInt
@@ -36,7 +39,7 @@ class MicroModel(Strict):
 
 
 class Pretraining(Strict):
-    """How notebook 10 makes the micro family's base models."""
+    """How notebook 10 makes a micro family's base models."""
 
     corpus: Corpus
     models: dict[str, MicroModel]

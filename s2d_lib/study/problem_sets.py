@@ -14,13 +14,24 @@ AT = "@"
 """Between a pool's or a checkpoint's name and a label budget: `student.grpo@64` learns from the pool `full@64`."""
 
 
-class WorldSpec(Strict):
-    """The facts behind function-chain problems (see s2d_lib.problems.function_chains.World)."""
+class ChainWorldSpec(Strict):
+    """The facts behind function-chain problems (see s2d_lib.problems.function_chains.ChainWorld)."""
 
     functions: PositiveInt
     values: PositiveInt
     zipf: float = Field(ge=0)
     seed: int = Field(ge=0)
+
+
+class SortingWorldSpec(Strict):
+    """The order behind sorting problems (see s2d_lib.problems.sorting.SortingWorld)."""
+
+    symbols: int = Field(ge=2, le=80)  # as many syllables as there are to name them
+    zipf: float = Field(ge=0)
+    seed: int = Field(ge=0)
+
+
+WorldSpec = ChainWorldSpec | SortingWorldSpec
 
 
 class ProblemSource(Strict):
@@ -39,23 +50,36 @@ class ProblemSource(Strict):
         return self
 
 
-class ChainSet(Strict):
-    """A set of function-chain problems."""
+class MicroSet(Strict):
+    """A set of micro problems."""
 
     count: PositiveInt
-    lengths: list[PositiveInt] = Field(min_length=1)
-    rare: bool = False  # draw all functions equally often instead of by their frequency in the corpus
+    lengths: list[PositiveInt] = Field(min_length=1)  # functions in a chain, symbols in a list
+    rare: bool = False  # draw all functions or symbols equally often instead of by their frequency in the corpus
     seed: int = Field(ge=0)
 
 
-class FunctionChains(ProblemSource):
-    """Problem source of the micro family."""
+class MicroProblems(ProblemSource):
+    """What the problem sources of micro families have; s2d_lib.problems.micro knows the world behind each."""
+
+    world: WorldSpec
+    pools: dict[str, MicroSet]
+    evaluations: dict[str, MicroSet]
+    validation: MicroSet | None = None
+
+
+class FunctionChains(MicroProblems):
+    """Chains of memorised functions."""
 
     source: Literal["function_chains"]
-    world: WorldSpec
-    pools: dict[str, ChainSet]
-    evaluations: dict[str, ChainSet]
-    validation: ChainSet | None = None
+    world: ChainWorldSpec
+
+
+class Sorting(MicroProblems):
+    """Lists to be sorted by a memorised order."""
+
+    source: Literal["sorting"]
+    world: SortingWorldSpec
 
 
 class CompetitionSet(Strict):
@@ -78,14 +102,14 @@ class CompetitionMath(ProblemSource):
     overlap: Literal["refuse", "remove"] = "refuse"  # pool problems that (nearly) stand in an evaluation set
 
 
-Problems = Annotated[FunctionChains | CompetitionMath, Field(discriminator="source")]
+Problems = Annotated[FunctionChains | Sorting | CompetitionMath, Field(discriminator="source")]
 
 
 class Half(Strict):
     """A random half of the pool `full`, cut once everything else has settled which problems that pool holds."""
 
     half: Literal["1H", "2H"]
-    of: ChainSet | CompetitionSet
+    of: MicroSet | CompetitionSet
     seed: int  # the profile's `split_seed`; no run on a whole pool has it, so changing it makes none of those stale
 
 
@@ -93,7 +117,7 @@ class LabelBudget(Strict):
     """Some problems of the pool `full`, drawn at random; a smaller budget's problems are among a larger one's."""
 
     labels: PositiveInt  # problems
-    of: ChainSet | CompetitionSet
+    of: MicroSet | CompetitionSet
     seed: int  # likewise
 
 
@@ -104,6 +128,6 @@ class ProblemSets(Strict):
     world: WorldSpec | None = None
     instruction: str = ""
     overlap: str = "refuse"
-    pool: ChainSet | CompetitionSet | Half | LabelBudget | None = None  # the label pool; none for a base checkpoint
-    evaluations: dict[str, ChainSet | CompetitionSet]
-    validation: ChainSet | CompetitionSet | None = None  # only of runs that train
+    pool: MicroSet | CompetitionSet | Half | LabelBudget | None = None  # the label pool; none for a base checkpoint
+    evaluations: dict[str, MicroSet | CompetitionSet]
+    validation: MicroSet | CompetitionSet | None = None  # only of runs that train

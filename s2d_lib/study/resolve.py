@@ -15,10 +15,10 @@ from s2d_lib.study.problem_sets import (
     AT,
     HALVES,
     WHOLE,
-    ChainSet,
     CompetitionSet,
     Half,
     LabelBudget,
+    MicroSet,
     Problems,
     ProblemSets,
 )
@@ -150,7 +150,7 @@ def _resolve_node(
 
 def _label_pool(
     name: str | None, problems: Problems, where: str
-) -> ChainSet | CompetitionSet | Half | LabelBudget | None:
+) -> MicroSet | CompetitionSet | Half | LabelBudget | None:
     if name is None:
         return None
     base, _, budget = name.partition(AT)

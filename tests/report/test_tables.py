@@ -12,7 +12,8 @@ from s2d_lib.study.page import Table
 
 def record(parents=None, **facts):
     """A record as far as tables read it."""
-    return {"resolved": {"parents": parents or {}, "stage": "x"}, **facts}
+    resolved = {"parents": parents or {}, "stage": "x", "evaluation": {"samples": 2}, "sampling": {}, "params": {}}
+    return {"resolved": resolved, **facts}
 
 
 @pytest.fixture
@@ -75,8 +76,35 @@ def test_a_missing_run_is_named(bundle):
 def test_a_seed_missing_on_one_side_is_refused(bundle):
     rows = bundle.evaluation
     partial = Bundle(rows[~((rows["checkpoint"] == "grpo") & (rows["seed"] == 1))], bundle.curves, bundle.records)
-    with pytest.raises(StudyError, match="'grpo' lacks seeds or problems of 'bridge'"):
+    with pytest.raises(StudyError, match="'grpo' was not evaluated on the same problems of 'easy' with every seed"):
         table_of(partial, Table(title="t", rows=["bridge", "grpo"], reference="grpo"))
+
+
+def test_runs_with_fewer_seeds_than_the_reference_are_refused_and_both_are_named(bundle):
+    del bundle.records["grpo", 1]
+    with pytest.raises(StudyError, match=r"'bridge' was run with seeds \[0, 1\] and 'grpo' with \[0\]"):
+        table_of(bundle, Table(title="t", rows=["bridge", "grpo"], reference="bridge"))
+
+
+def test_seeds_of_different_settings_under_one_name_are_refused_and_both_are_named(bundle):
+    bundle.records["teacher.rl", 1]["resolved"]["params"] = {"steps": 7}
+    bundle.records["teacher.rl", 0]["resolved"]["params"] = {"steps": 8}
+    with pytest.raises(StudyError, match=r"'teacher.rl' have different parameters.*8 with seed 0 and 7 with seed 1"):
+        table_of(bundle, Table(title="t", rows=["bridge"]))
+
+
+def test_an_ancestor_that_is_not_the_one_it_was_made_from_is_refused(bundle):
+    bundle.records["bridge", 0]["resolved"]["parent_hashes"] = {"teacher.rl": "old"}
+    bundle.records["teacher.rl", 0]["hash"] = "new"
+    with pytest.raises(StudyError, match=r"'bridge', seed 0, was made from a run 'teacher.rl' with hash old.*with new"):
+        table_of(bundle, Table(title="t", rows=["bridge"]))
+
+
+def test_rows_that_were_sampled_differently_are_refused(bundle):
+    for seed in (0, 1):
+        bundle.records["grpo", seed]["resolved"]["evaluation"] = {"samples": 4}
+    with pytest.raises(StudyError, match="'bridge' and 'grpo' were evaluated with different sampling"):
+        table_of(bundle, Table(title="t", rows=["bridge", "grpo"]))
 
 
 def test_the_three_forms_of_a_table(bundle, tmp_path):
@@ -84,6 +112,8 @@ def test_the_three_forms_of_a_table(bundle, tmp_path):
     write_table(numbers, ["easy"], tmp_path, "t", "Title & more", "50% of it")
     assert pd.read_csv(tmp_path / "t.csv")["easy"].tolist() == [0.5, 0.75]
     assert "75.0 [" in (tmp_path / "t.md").read_text()
+    assert "| [bridge](runs/bridge.md)" in (tmp_path / "t.md").read_text()
+    assert "runs/" not in (tmp_path / "t.tex").read_text()
     assert "reference" in (tmp_path / "t.md").read_text()
     tex = (tmp_path / "t.tex").read_text()
     assert r"Title \& more" in tex

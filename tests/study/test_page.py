@@ -42,6 +42,7 @@ def whole(tmp_path, root, monkeypatch):
     profile = yaml.safe_load((root / "params" / "micro.yaml").read_text())
     more = {"roles": {"large_teacher": {"model": "micro/teacher"}}, "tables": TABLES}
     (tmp_path / "params" / "micro.yaml").write_text(yaml.safe_dump(deep_merge(profile, more)))
+    (tmp_path / "params" / "micro-full.yaml").write_text((root / "params" / "micro-full.yaml").read_text())
     monkeypatch.setenv("S2D_HOME", str(tmp_path))
     return tmp_path
 
@@ -96,7 +97,9 @@ def test_fresh_problems_and_replay_get_equal_problems_and_updates():
 
 
 def test_a_half_of_the_labels_takes_half_of_the_steps_where_labels_are_used():
-    steps = lambda name: resolve("micro", name, 0, {"stages": {"sparse_rl": {"steps": 101}}}).params["steps"]  # noqa: E731
+    odd = {"sparse_rl": {"steps": 101}}
+    changed = {"stages": odd, "by_role": {"teacher": odd}}
+    steps = lambda name: resolve("micro", name, 0, changed).params["steps"]  # noqa: E731
     assert (steps("teacher.rl"), steps("teacher.rl_1H"), steps("student.grpo_2H")) == (101, 51, 51)
     assert steps("student.bridge.rl_teacher_1H.replay_1H") == steps("student.bridge.rl_teacher_1H.grpo_2H")
     assert steps("teacher.sft_1H") * 2 == steps("teacher.sft")
@@ -112,27 +115,27 @@ def test_sparse_rl_that_goes_on_from_a_trained_checkpoint_has_stage_3s_own_setti
 
 
 def test_the_frontier_is_its_routes_at_every_budget_with_all_they_are_made_from():
-    nodes, budgets = frontier("micro"), load_profile("micro").frontier.budgets
-    some = resolve("micro", f"student.bridge.rl_teacher@{budgets[0]}", 0)
+    nodes, budgets = frontier("micro-full"), load_profile("micro-full").frontier.budgets
+    some = resolve("micro-full", f"student.bridge.rl_teacher@{budgets[0]}", 0)
     assert some.parents == {
         "from": f"student.warm.rl_teacher@{budgets[0]}",
         "teacher": f"teacher.rl@{budgets[0]}",
     }
-    assert resolve("micro", f"student.warm.raw_teacher@{budgets[0]}", 0).parents == {
+    assert resolve("micro-full", f"student.warm.raw_teacher@{budgets[0]}", 0).parents == {
         "from": "student",
         "teacher": "teacher",
         "rollouts": f"teacher.rollouts.full@{budgets[0]}",
     }
     assert (some.problems.pool.labels, some.problems.pool.of) == (
         budgets[0],
-        resolve("micro", "teacher.rl", 0).problems.pool,
+        resolve("micro-full", "teacher.rl", 0).problems.pool,
     )
-    whole = resolve("micro", "student.bridge.rl_teacher", 0)
+    whole = resolve("micro-full", "student.bridge.rl_teacher", 0)
     assert some.params == whole.params
     order = list(nodes)
     assert all(order.index(parent) < order.index(child) for child, parents in nodes.items() for parent in parents)
     assert {f"{route}@{budget}" for route in load_study().frontier.routes for budget in budgets} < set(nodes)
-    assert all("@" in name or name in needed("micro") or name in load_study().frontier.routes for name in nodes)
+    assert all("@" in name or name in needed("micro-full") or name in load_study().frontier.routes for name in nodes)
 
 
 def test_a_frontier_route_on_a_half_is_refused(whole):
@@ -141,7 +144,7 @@ def test_a_frontier_route_on_a_half_is_refused(whole):
     study["frontier"]["routes"] = ["teacher.rl_1H"]
     path.write_text(yaml.safe_dump(study))
     with pytest.raises(StudyError, match=r"so they use the pool 'full' only; 'teacher.rl_1H' uses '1H'"):
-        frontier("micro")
+        frontier("micro-full")
 
 
 def test_a_cycle_among_what_a_table_needs_is_named(whole):

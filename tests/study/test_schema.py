@@ -142,3 +142,23 @@ def test_a_cycle_is_named(tmp_path, root):
     )
     with pytest.raises(StudyError, match="a needs b needs a, which is a cycle"):
         resolve("micro", "a", 0, root=tmp_path)
+
+
+def test_a_profile_that_extends_another_holds_only_what_differs(tmp_path, root):
+    (tmp_path / "params").mkdir()
+    for name in ("study", "micro"):
+        (tmp_path / "params" / f"{name}.yaml").write_text((root / "params" / f"{name}.yaml").read_text())
+    write = lambda name, text: (tmp_path / "params" / f"{name}.yaml").write_text(text)  # noqa: E731
+    write("a", "extends: micro\nseeds: [7]\nstages: {opd: {steps: 3}}\n")
+    write("b", "extends: a\nseeds: [8]\n")
+    plain, a, b = (load_profile(name, root=tmp_path) for name in ("micro", "a", "b"))
+    assert (a.seeds, b.seeds, a.stages.opd.steps, b.stages.opd.steps) == ([7], [8], 3, 3)
+    assert a.stages.forward_kl == plain.stages.forward_kl
+    assert load_profile("b", {"stages": {"opd": {"steps": 9}}}, tmp_path).stages.opd.steps == 9
+    write("c", "extends: d\n")
+    write("d", "extends: c\n")
+    with pytest.raises(StudyError, match="profile 'c' extends itself: c extends d extends c"):
+        load_profile("c", root=tmp_path)
+    write("d", "extends: mikro\n")
+    with pytest.raises(StudyError, match=r"profile 'd' extends 'mikro', which there is not; did you mean 'micro'\?"):
+        load_profile("c", root=tmp_path)
