@@ -73,7 +73,8 @@ def regime_jobs(profile: str) -> dict[str, Job]:
     Raises:
         StudyError: Bad parameters, a broken run folder, or a profile without a regime.
     """
-    regime = load_profile(profile).regime
+    settings = load_profile(profile)
+    regime = settings.regime
     if regime is None:
         raise StudyError(f"profile {profile!r} has no `regime` block.")
     found: dict[str, Job] = {}
@@ -81,11 +82,15 @@ def regime_jobs(profile: str) -> dict[str, Job]:
         for checkpoint in regime.checkpoints:
             _add(resolve(profile, checkpoint, seed), found)
     for trials in regime.trials:
-        role = resolve(profile, trials.checkpoint, regime.seeds[0]).role
+        plain = resolve(profile, trials.checkpoint, regime.seeds[0])
         for rate in trials.learning_rates:
             tried = {"learning_rate": rate, "steps": trials.steps}
-            overrides = {"stage_3": tried} if trials.stage == "stage_3" else {"by_role": {role: {trials.stage: tried}}}
-            _add(resolve(profile, trials.checkpoint, regime.seeds[0], overrides), found)
+            if trials.stage != "stage_3":  # of a control with the steps of several stages, `steps` are all of them
+                others = plain.params["steps"] - settings.stage_settings(trials.stage, plain.role)["steps"]
+                tried = {"by_role": {plain.role: {trials.stage: tried | {"steps": trials.steps - others}}}}
+            else:
+                tried = {"stage_3": tried}
+            _add(resolve(profile, trials.checkpoint, regime.seeds[0], tried), found)
     return found
 
 

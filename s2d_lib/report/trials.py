@@ -59,8 +59,8 @@ def read_trials(path: Path) -> pd.DataFrame:
 def choose(trials: pd.DataFrame) -> pd.DataFrame:
     """The choice for every stage and role.
 
-    Where a stage is tried on several checkpoints, a rate counts by the mean of their highest points, and the steps are
-    those of the checkpoint that needs most.
+    Where a stage is tried on several checkpoints, a rate counts by the mean of their highest points; the steps are those
+    of the first one, whose stage it is (the others are controls that take the steps of several stages).
 
     Args:
         trials: As `read_trials` gives them.
@@ -72,11 +72,11 @@ def choose(trials: pd.DataFrame) -> pd.DataFrame:
     for (stage, role), tried in trials.groupby(["stage", "role"], sort=False):
         best = tried.groupby(["learning_rate", "checkpoint"])["smooth"].max()
         rate = best.groupby("learning_rate").mean().idxmax()
-        chosen = tried[tried["learning_rate"] == rate]
-        steps = max(_enough(curve) for _, curve in chosen.groupby("checkpoint"))
+        own = tried[tried["checkpoint"] == tried["checkpoint"].iloc[0]]
+        steps = _enough(own[own["learning_rate"] == rate])
         rates = ", ".join(f"{r:g}" for r in sorted(tried["learning_rate"].unique()))
         row = {"stage": stage, "role": role, "learning_rate": rate, "steps": steps, "accuracy": best[rate].mean()}
-        rows.append(row | {"tried": f"{rates}; up to {tried['step'].max()} steps"})
+        rows.append(row | {"tried": f"{rates}; up to {own['step'].max()} steps"})
     return pd.DataFrame(rows)
 
 
