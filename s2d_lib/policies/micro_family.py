@@ -1,20 +1,21 @@
-"""The micro family: transformers small enough to pretrain and post-train on a laptop, made once by notebook 10."""
+"""The micro families: transformers small enough to pretrain and post-train on a laptop, made once by notebook 10."""
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.optim.lr_scheduler import OneCycleLR
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     PrinterCallback,
-    Qwen3Config,
-    Qwen3ForCausalLM,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
 
-from s2d_lib.problems.function_chains import EOS, PAD, UNK, World, corpus
+from s2d_lib.problems.world import Document, World, corpus
 from s2d_lib.study.pretraining import Corpus, MicroModel
 
 HEAD_SIZE = 32  # the smallest that vLLM serves; it need not divide the width
@@ -23,24 +24,26 @@ CONTEXT = 64  # tokens
 
 def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
     """Word-level tokenizer over the world's words; EOS and pad are distinct tokens."""
+    special = world.special
     vocabulary = {word: i for i, word in enumerate(world.words)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token=special.unknown))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
-        eos_token=EOS,
-        pad_token=PAD,
-        unk_token=UNK,
+        eos_token=special.end,
+        pad_token=special.pad,
+        unk_token=special.unknown,
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=CONTEXT,
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, spec: MicroModel) -> Qwen3ForCausalLM:
-    """A freshly initialised Qwen3 model with tied embeddings, fp32."""
+def build_model(tokenizer: PreTrainedTokenizerFast, spec: MicroModel) -> PreTrainedModel:
+    """A freshly initialised model with tied embeddings, fp32."""
     torch.manual_seed(spec.seed)
-    config = Qwen3Config(
+    config = AutoConfig.for_model(
+        spec.architecture,
         vocab_size=len(tokenizer),
         hidden_size=spec.width,
         num_hidden_layers=spec.layers,
@@ -56,11 +59,11 @@ def build_model(tokenizer: PreTrainedTokenizerFast, spec: MicroModel) -> Qwen3Fo
         pad_token_id=tokenizer.pad_token_id,
         dtype="float32",
     )
-    return Qwen3ForCausalLM(config)
+    return AutoModelForCausalLM.from_config(config)
 
 
 def pretrain(
-    model: Qwen3ForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     world: World,
     text: Corpus,
@@ -76,7 +79,7 @@ def pretrain(
         The loss curve, one dict with `step` and `loss` (nats per token) every 50 steps.
     """
     documents = corpus(world, spec.steps * spec.batch, text.mix.model_dump(), text.slip, text.lengths, spec.seed)
-    dataset = [_padded(row, tokenizer, world) for row in tokenizer(documents)["input_ids"]]
+    dataset = [_padded(document, tokenizer) for document in documents]
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.01)
     # One step more than is taken: at its very end a one-cycle schedule can't be stepped again.
     rate = OneCycleLR(optimizer, max_lr=spec.learning_rate, total_steps=spec.steps + 1)
@@ -105,14 +108,15 @@ def pretrain(
     return [{"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row]
 
 
-def _padded(ids: list[int], tokenizer: PreTrainedTokenizerFast, world: World) -> dict:
+def _padded(document: Document, tokenizer: PreTrainedTokenizerFast) -> dict:
+    prompt, solution = tokenizer(list(document))["input_ids"]
+    length = len(prompt) + len(solution)
     # Right padding under a causal mask is never attended to by a real token, so no attention mask is needed.
     tokens = np.full(CONTEXT, tokenizer.pad_token_id)
-    tokens[: len(ids)] = ids
+    tokens[:length] = prompt + solution
     labels = np.full(CONTEXT, -100)
-    solution = ids.index(world.words.index("?")) + 1
-    labels[solution : len(ids)] = ids[solution:]
-    return {"input_ids": tokens, "labels": labels, "length": len(ids)}
+    labels[len(prompt) : length] = solution
+    return {"input_ids": tokens, "labels": labels, "length": length}
 
 
 def _shortest_batch(rows: list[dict]) -> dict:

@@ -1,4 +1,4 @@
-"""Making and releasing the micro family's base models: pretrained once, shared by all seeds of the study."""
+"""Making and releasing the micro families' base models: pretrained once, shared by all seeds of the study."""
 
 import shutil
 import tempfile
@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.micro_family import build_model, build_tokenizer, pretrain
 from s2d_lib.policies.policy import Policy, configure_torch, save_policy
-from s2d_lib.problems.function_chains import World
+from s2d_lib.problems.micro import world_of
 from s2d_lib.provenance import environment
 from s2d_lib.runs import file_hash, publish, write_json
 from s2d_lib.study import load_profile
@@ -46,7 +46,7 @@ def make_base(
         raise StudyError(f"unknown base model {name!r}; {did_you_mean(name, settings.pretraining.models)}")
     configure_torch(settings.hardware)
     spec, text = settings.pretraining.models[name], settings.pretraining.corpus
-    world = World(**settings.problems.world.model_dump())
+    world = world_of(settings.problems)
     tokenizer = build_tokenizer(world)
     model = build_model(tokenizer, spec)
     with tempfile.TemporaryDirectory() as scratch:

@@ -8,17 +8,15 @@ instead of guessing the end).
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
-from s2d_lib.errors import StudyError
-from s2d_lib.problems.base import Problem
-
-EOS, PAD, UNK = "<eos>", "<pad>", "<unk>"
+from s2d_lib.problems.world import Document, SpecialWords, World, zipf_shares
 
 
 @dataclass(frozen=True)
-class World:
+class ChainWorld(World):
     """The facts: `functions` random permutations of `values` values, drawn from `seed`.
 
     Functions are used with frequency proportional to 1 / rank**zipf in the corpus and in ordinary problems, so that
@@ -30,6 +28,9 @@ class World:
     zipf: float
     seed: int
 
+    special: ClassVar[SpecialWords] = SpecialWords(pad="<pad>", end="<eos>", unknown="<unk>")
+    parts: ClassVar[str] = "functions"
+
     @cached_property
     def table(self) -> np.ndarray:
         """Function values, int array of shape (functions, values)."""
@@ -39,14 +40,18 @@ class World:
     @cached_property
     def frequency(self) -> np.ndarray:
         """Probability of each function in ordinary use, shape (functions,)."""
-        share = 1.0 / np.arange(1, self.functions + 1) ** self.zipf
-        return share / share.sum()
+        return zipf_shares(self.functions, self.zipf)
 
     @property
     def words(self) -> list[str]:
-        """The vocabulary, special tokens first; a word's place is its token id."""
+        """The vocabulary, special words first; a word's place is its token id."""
         values = [f"v{i}" for i in range(self.values)]
-        return [PAD, EOS, UNK, "?", "#", *values, *(f"f{i}" for i in range(self.functions))]
+        return [*self.special, "?", "#", *values, *(f"f{i}" for i in range(self.functions))]
+
+    @property
+    def longest(self) -> int:
+        """A chain uses a function once."""
+        return self.functions
 
     def chain(self, rng: np.random.Generator, length: int, rare: bool = False) -> tuple[int, list[int]]:
         """A start value and `length` distinct functions; `rare` draws all functions equally often."""
@@ -68,59 +73,16 @@ class World:
             words += [f"f{f}", f"v{value}"]
         return " ".join([*words, "#", f"v{value}"]), value
 
-    def problems(
-        self, name: str, count: int, lengths: list[int], rare: bool, seed: int, exclude: set[str] = frozenset()
-    ) -> list[Problem]:
-        """`count` distinct problems with chains of the given lengths in equal shares, none of them in `exclude`.
+    def problem(self, rng: np.random.Generator, length: int, rare: bool) -> tuple[str, str]:
+        """A chain and its final value."""
+        start, functions = self.chain(rng, length, rare)
+        return self.prompt(start, functions), f"v{self.solution(start, functions)[1]}"
 
-        Raises:
-            StudyError: When a chain would need more functions than the world has, or the world is too small for
-                `count` distinct problems.
-        """
-        if max(lengths) > self.functions:
-            raise StudyError(
-                f"problem set {name!r} asks for chains of {max(lengths)} functions but the world has "
-                f"{self.functions}: lower `lengths` or raise `functions`."
-            )
-        rng = np.random.default_rng(seed)
-        found: dict[str, Problem] = {}
-        for attempt in range(50 * count):
-            if len(found) == count:
-                return list(found.values())
-            length = lengths[attempt % len(lengths)]
-            start, functions = self.chain(rng, length, rare)
-            prompt = self.prompt(start, functions)
-            if prompt not in found and prompt not in exclude:
-                _, value = self.solution(start, functions)
-                found[prompt] = Problem(f"{name}/{prompt[:-2].replace(' ', '-')}", prompt, f"v{value}", str(length))
-        raise StudyError(
-            f"problem set {name!r}: only {len(found)} of {count} distinct problems found: lower `count` or enlarge the "
-            "world."
-        )
-
-
-def corpus(world: World, count: int, mix: dict[str, float], slip: float, lengths: list[int], seed: int) -> list[str]:
-    """Pretraining text of mixed quality, one document a string.
-
-    Args:
-        world: The facts.
-        count: Number of documents.
-        mix: Shares of `guess` (an answer out of the air), `sloppy` (worked, slips) and `right` (worked, correct).
-        slip: Chance that a step of a sloppy solution lands on a random value.
-        lengths: Chain lengths, in equal shares.
-        seed: Of the corpus.
-
-    Returns:
-        Documents `prompt solution <eos>`.
-    """
-    rng = np.random.default_rng(seed)
-    kinds = rng.choice(list(mix), size=count, p=np.array(list(mix.values())) / sum(mix.values()))
-    documents = []
-    for kind, length in zip(kinds, rng.choice(lengths, size=count), strict=True):
-        start, functions = world.chain(rng, int(length))
-        if kind == "guess":
-            text = f"# v{rng.integers(world.values)}"
+    def document(self, rng: np.random.Generator, length: int, quality: str, slip: float) -> Document:
+        """A chain, worked or with a random value in place of its solution; a slip lands on a random value."""
+        start, functions = self.chain(rng, length)
+        if quality == "guess":
+            text = f"# v{rng.integers(self.values)}"
         else:
-            text, _ = world.solution(start, functions, rng, slip if kind == "sloppy" else 0.0)
-        documents.append(f"{world.prompt(start, functions)} {text} {EOS}")
-    return documents
+            text, _ = self.solution(start, functions, rng, slip if quality == "sloppy" else 0.0)
+        return Document(self.prompt(start, functions), f"{text} {self.special.end}")

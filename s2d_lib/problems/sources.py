@@ -10,10 +10,11 @@ from s2d_lib.errors import StudyError
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.competition import load_competition
 from s2d_lib.problems.decontamination import decontaminate
-from s2d_lib.problems.function_chains import World
+from s2d_lib.problems.micro import WORLDS, world_of
 from s2d_lib.problems.pools import cut
+from s2d_lib.problems.world import World
 from s2d_lib.study.load import project_root
-from s2d_lib.study.problem_sets import ChainSet, CompetitionSet, Half, LabelBudget, ProblemSets
+from s2d_lib.study.problem_sets import CompetitionSet, Half, LabelBudget, MicroSet, ProblemSets
 
 LOCAL_FILES = {
     "dapo-math-17k": "dapo-math-17k-processed.parquet",
@@ -58,7 +59,7 @@ def load_problems(spec: ProblemSets, labels: str | None = None) -> Problems:
     """
     part = spec.pool if isinstance(spec.pool, Half | LabelBudget) else None
     whole = spec.model_copy(update={"pool": part.of}) if part else spec
-    problems = _function_chains(whole) if spec.source == "function_chains" else _competition(whole)
+    problems = _micro(whole) if spec.source in WORLDS else _competition(whole)
     pool = cut(problems.pool, part) if part else problems.pool
     if not pool:
         return problems
@@ -67,18 +68,16 @@ def load_problems(spec: ProblemSets, labels: str | None = None) -> Problems:
     return replace(problems, pool=pool, report=problems.report | {"label_pool": facts})
 
 
-def _function_chains(spec: ProblemSets) -> Problems:
-    world = World(**spec.world.model_dump())
+def _micro(spec: ProblemSets) -> Problems:
+    world = world_of(spec)
     taken: set[str] = set()
-    evaluations = {}
-    for name, chain_set in spec.evaluations.items():
-        evaluations[name] = _chain_set(world, name, chain_set, taken)
-    pool = _chain_set(world, "pool", spec.pool, taken) if spec.pool else []
-    validation = _chain_set(world, "validation", spec.validation, taken) if spec.validation else []
+    evaluations = {name: _micro_set(world, name, one, taken) for name, one in spec.evaluations.items()}
+    pool = _micro_set(world, "pool", spec.pool, taken) if spec.pool else []
+    validation = _micro_set(world, "validation", spec.validation, taken) if spec.validation else []
     return Problems(pool, evaluations, grading="exact", validation=validation)
 
 
-def _chain_set(world: World, name: str, spec: ChainSet, taken: set[str]) -> list[Problem]:
+def _micro_set(world: World, name: str, spec: MicroSet, taken: set[str]) -> list[Problem]:
     problems = world.problems(name, spec.count, spec.lengths, spec.rare, spec.seed, exclude=taken)
     taken |= {problem.prompt for problem in problems}
     return problems

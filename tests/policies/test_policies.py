@@ -1,4 +1,4 @@
-"""The micro family and loading: what is released is what its record says, and it is the architecture promised."""
+"""The micro families and loading: what is released is what its record says, and it is the architecture promised."""
 
 import json
 import sys
@@ -7,35 +7,73 @@ import pytest
 import torch
 
 from s2d_lib.errors import StudyError
+from s2d_lib.policies.micro_family import build_model, build_tokenizer
 from s2d_lib.policies.pair import check_pair
 from s2d_lib.policies.policy import load_policy, save_policy
 from s2d_lib.policies.release import make_base
+from s2d_lib.problems.micro import world_of
+from s2d_lib.problems.world import corpus
 from s2d_lib.study import load_profile, resolve
+from s2d_lib.study.pretraining import MicroModel
 from s2d_lib.study.resolve import RELEASED, released_record
 from s2d_lib.study.settings import Hardware, RoleModel
 
 NAMES = ("student", "teacher")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_released_weights_are_those_of_their_record(name):
+FAMILIES = {"micro": NAMES, "micro-llama": ("llama-student", "llama-teacher")}
+RELEASES = [(profile, name) for profile, names in FAMILIES.items() for name in names]
+
+
+@pytest.mark.parametrize(("profile", "name"), RELEASES)
+def test_the_released_weights_are_those_of_their_record(profile, name):
     record = released_record(RELEASED / name)
+    declared = load_profile(profile).pretraining.models[name]
     policy = load_policy(RoleModel(model=f"micro/{name}"), Hardware())
     config = policy.model.config
     assert policy.size == record["parameters"]
-    assert config.model_type == "qwen3"
+    assert config.model_type == declared.architecture == ("llama" if profile == "micro-llama" else "qwen3")
     assert config.head_dim == 32
+    assert config.tie_word_embeddings
     assert policy.tokenizer.eos_token_id != policy.tokenizer.pad_token_id
-    assert record["model"] == _declared(name)
+    assert MicroModel(**record["model"]) == declared
 
 
-def _declared(name):
-    return load_profile("micro").pretraining.models[name].model_dump()
+@pytest.mark.parametrize(("profile", "name"), RELEASES)
+def test_the_released_tokenizer_is_the_worlds_and_gives_its_texts_back(profile, name):
+    settings = load_profile(profile)
+    world, text = world_of(settings.problems), settings.pretraining.corpus
+    tokenizer = load_policy(RoleModel(model=f"micro/{name}"), Hardware()).tokenizer
+    vocabulary = {word: i for i, word in enumerate(world.words)}
+    assert tokenizer.get_vocab() == vocabulary == build_tokenizer(world).get_vocab()
+    for document in corpus(world, 50, text.mix.model_dump(), text.slip, text.lengths, seed=0):
+        ids = tokenizer(" ".join(document))["input_ids"]
+        assert tokenizer.decode(ids) == " ".join(document)
+        assert ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.unk_token_id not in ids
+        assert len(ids) <= tokenizer.model_max_length
 
 
-def test_the_released_family_is_small_and_holds_no_pickles():
+def test_the_second_family_shares_nothing_with_the_first():
+    first, second = (world_of(load_profile(profile).problems) for profile in FAMILIES)
+    assert set(first.words) & set(second.words) == {"#"}
+    assert first.words.index(first.special.end) != second.words.index(second.special.end)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
+def test_a_new_model_has_the_architecture_asked_for(architecture):
+    settings = load_profile("micro")
+    spec = settings.pretraining.models["student"].model_copy(update={"architecture": architecture})
+    model = build_model(build_tokenizer(world_of(settings.problems)), spec)
+    assert type(model).__name__ == {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}[architecture]
+    assert model.config.head_dim == 32
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert model.dtype == torch.float32
+
+
+def test_the_released_families_are_small_and_hold_no_pickles():
     files = [p for p in RELEASED.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) < 2 * 1024**2
+    assert sum(p.stat().st_size for p in files) < 3 * 1024**2
     assert not [p for p in files if p.suffix in (".bin", ".pt", ".pkl")]
 
 
@@ -67,8 +105,16 @@ def test_a_policy_survives_saving(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-def test_released_student_and_teacher_fit_each_other():
-    check_pair(*(load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in NAMES))
+@pytest.mark.parametrize("names", FAMILIES.values())
+def test_released_student_and_teacher_fit_each_other(names):
+    check_pair(*(load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in names))
+
+
+def test_models_of_two_families_do_not():
+    with pytest.raises(StudyError, match="can't be bridged"):
+        check_pair(
+            *(load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in ("student", "llama-teacher"))
+        )
 
 
 @pytest.mark.parametrize(

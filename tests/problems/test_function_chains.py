@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
-from s2d_lib.problems.function_chains import World, corpus
+from s2d_lib.problems.function_chains import ChainWorld
+from s2d_lib.problems.world import corpus
 
-WORLD = World(functions=6, values=8, zipf=1.0, seed=3)
+WORLD = ChainWorld(functions=6, values=8, zipf=1.0, seed=3)
 
 
 def evaluate_by_hand(prompt: str) -> str:
@@ -65,17 +66,17 @@ def test_rare_sets_use_all_functions_alike():
 
 def test_too_small_a_world_is_said():
     with pytest.raises(StudyError, match="only 8 of 9 distinct problems"):
-        World(1, 8, 0.0, 0).problems("x", 9, [1], False, 0)
-    with pytest.raises(StudyError, match="chains of 7 functions but the world has 6"):
+        ChainWorld(1, 8, 0.0, 0).problems("x", 9, [1], False, 0)
+    with pytest.raises(StudyError, match="problems of 7 functions but the world has 6"):
         WORLD.problems("x", 1, [7], False, 0)
 
 
 def test_the_corpus_has_its_shares_and_its_slips():
     documents = corpus(WORLD, 4000, {"guess": 0.4, "sloppy": 0.4, "right": 0.2}, 0.25, [3], seed=0)
-    assert all(d.endswith(" <eos>") and d.split()[4] == "?" for d in documents)
-    guesses = [d for d in documents if d.split("? ")[1].startswith("#")]
-    worked = [d for d in documents if not d.split("? ")[1].startswith("#")]
+    assert all(d.solution.endswith(" <eos>") and d.prompt.split()[4] == "?" for d in documents)
+    guesses = [d for d in documents if d.solution.startswith("#")]
+    worked = [d for d in documents if not d.solution.startswith("#")]
     assert len(guesses) / 4000 == pytest.approx(0.4, abs=0.03)
-    right = [evaluate_by_hand(d.split("? ")[0] + "?") == d.split()[-2] for d in worked]
+    right = [evaluate_by_hand(d.prompt) == d.solution.split()[-2] for d in worked]
     # A third is right by construction; of the others a step fails with chance 0.25 * 7/8, and may slip back.
     assert np.mean(right) == pytest.approx(1 / 3 + 2 / 3 * (0.75 + 0.25 / 8) ** 3, abs=0.04)

@@ -12,7 +12,7 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.problems.pools import cut
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.study import resolve
-from s2d_lib.study.problem_sets import ChainSet, CompetitionSet, Half, LabelBudget, ProblemSets
+from s2d_lib.study.problem_sets import CompetitionSet, Half, LabelBudget, MicroSet, ProblemSets
 
 
 def problems(count: int) -> list[Problem]:
@@ -20,7 +20,7 @@ def problems(count: int) -> list[Problem]:
 
 
 def half(which: str, seed: int) -> Half:
-    return Half(half=which, of=ChainSet(count=1, lengths=[1], seed=0), seed=seed)
+    return Half(half=which, of=MicroSet(count=1, lengths=[1], seed=0), seed=seed)
 
 
 @given(count=st.integers(2, 300), seed=st.integers(0, 2**31), shuffle=st.randoms())
@@ -56,7 +56,7 @@ def test_a_smaller_label_budget_lies_inside_a_larger_one(count, seed, data):
     pool = problems(count)
     large = data.draw(st.integers(2, count - 1))
     small = data.draw(st.integers(1, large))
-    whole = ChainSet(count=1, lengths=[1], seed=0)
+    whole = MicroSet(count=1, lengths=[1], seed=0)
     parts = [cut(pool, LabelBudget(labels=labels, of=whole, seed=seed)) for labels in (small, large)]
     assert [len(part) for part in parts] == [small, large]
     assert set(parts[0]) <= set(parts[1])
@@ -64,7 +64,7 @@ def test_a_smaller_label_budget_lies_inside_a_larger_one(count, seed, data):
 
 
 def test_a_budget_that_is_the_whole_pool_or_more_is_refused():
-    part = LabelBudget(labels=8, of=ChainSet(count=8, lengths=[1], seed=0), seed=0)
+    part = LabelBudget(labels=8, of=MicroSet(count=8, lengths=[1], seed=0), seed=0)
     with pytest.raises(StudyError, match="the label budget 8 is not below the 8 problems of the pool 'full': drop it"):
         cut(problems(8), part)
 

@@ -1,0 +1,123 @@
+"""What every micro problem type is: a world of facts to be memorised, problems about them, and text to learn them from.
+
+A type is one subclass of `World` in a file of its own, its parameters in s2d_lib.study.problem_sets, and one line in
+s2d_lib.problems.micro.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from s2d_lib.errors import StudyError
+from s2d_lib.problems.base import Problem
+
+
+class SpecialWords(NamedTuple):
+    """The words of a vocabulary that are no content."""
+
+    pad: str
+    end: str  # of a document, and of a completion
+    unknown: str
+
+
+class Document(NamedTuple):
+    """One pretraining text: a prompt and what is written after it, the end included."""
+
+    prompt: str
+    solution: str
+
+
+def zipf_shares(count: int, exponent: float) -> np.ndarray:
+    """Probabilities proportional to 1 / rank**exponent, shape (count,)."""
+    share = 1.0 / np.arange(1, count + 1) ** exponent
+    return share / share.sum()
+
+
+class World(ABC):
+    """The facts of one problem type. Prompts end with a word that asks; an answer stands behind the last `#`."""
+
+    special: ClassVar[SpecialWords]
+    parts: ClassVar[str]  # what a problem's length counts, in words
+
+    @property
+    @abstractmethod
+    def words(self) -> list[str]:
+        """The vocabulary, special words included; a word's place is its token id."""
+
+    @property
+    @abstractmethod
+    def longest(self) -> int:
+        """The length that no problem can exceed."""
+
+    @abstractmethod
+    def problem(self, rng: np.random.Generator, length: int, rare: bool) -> tuple[str, str]:
+        """A random prompt of that length and its answer; `rare` uses all parts equally often."""
+
+    @abstractmethod
+    def document(self, rng: np.random.Generator, length: int, quality: str, slip: float) -> Document:
+        """A random pretraining text about a problem of that length.
+
+        Args:
+            rng: Where randomness comes from.
+            length: Of the problem.
+            quality: `guess` (an answer out of the air), `sloppy` (worked, slips) or `right` (worked, correct).
+            slip: Chance that a step of a sloppy solution goes wrong.
+        """
+
+    def same(self, prompt: str) -> str:
+        """What prompts that ask the same have in common; such problems count as one."""
+        return prompt
+
+    def problems(
+        self, name: str, count: int, lengths: list[int], rare: bool, seed: int, exclude: set[str] = frozenset()
+    ) -> list[Problem]:
+        """`count` distinct problems of the given lengths in equal shares, none of them asked by a prompt in `exclude`.
+
+        Raises:
+            StudyError: When a problem would need more parts than the world has, or the world is too small for `count`
+                distinct problems.
+        """
+        if max(lengths) > self.longest:
+            raise StudyError(
+                f"problem set {name!r} asks for problems of {max(lengths)} {self.parts} but the world has "
+                f"{self.longest}: lower `lengths` or raise `{self.parts}`."
+            )
+        rng = np.random.default_rng(seed)
+        taken = {self.same(prompt) for prompt in exclude}
+        found: list[Problem] = []
+        for attempt in range(50 * count):
+            if len(found) == count:
+                break
+            length = lengths[attempt % len(lengths)]
+            prompt, answer = self.problem(rng, length, rare)
+            if self.same(prompt) not in taken:
+                taken.add(self.same(prompt))
+                found.append(Problem(f"{name}/{'-'.join(prompt.split()[:-1])}", prompt, answer, str(length)))
+        if len(found) < count:
+            raise StudyError(
+                f"problem set {name!r}: only {len(found)} of {count} distinct problems found: lower `count` or enlarge "
+                "the world."
+            )
+        return found
+
+
+def corpus(
+    world: World, count: int, mix: dict[str, float], slip: float, lengths: list[int], seed: int
+) -> list[Document]:
+    """Pretraining text of mixed quality.
+
+    Args:
+        world: The facts.
+        count: Number of documents.
+        mix: Shares of `guess`, `sloppy` and `right` documents.
+        slip: Chance that a step of a sloppy solution goes wrong.
+        lengths: Of the problems, in equal shares.
+        seed: Of the corpus.
+    """
+    rng = np.random.default_rng(seed)
+    qualities = rng.choice(list(mix), size=count, p=np.array(list(mix.values())) / sum(mix.values()))
+    return [
+        world.document(rng, int(length), str(quality), slip)
+        for quality, length in zip(qualities, rng.choice(lengths, size=count), strict=True)
+    ]
