@@ -60,7 +60,7 @@ def topk_targets(
     options = {"student_bias": bias, "student_logit_scale": logit_scale, "student_softcap": softcap}
     parts = []
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        inputs = _prepare_alone(hidden, weight, temperature, None, chunk_size=chunk_size, **options)
+        inputs = prepare_alone(hidden, weight, temperature, None, chunk_size=chunk_size, **options)
         head = inputs.student
         for part in inputs.chunks():
             log_q = log_probs_of(inputs, head, head.hidden[part], head.weight, head.bias)
@@ -99,7 +99,7 @@ def topk_targets_forward_kl(
         ValueError: as `linear_divergence`; tokens or log-probabilities of another shape, or outside the vocabulary.
 
     """
-    inputs = _prepare_alone(student_hidden, student_weight, temperature, weights, **options)
+    inputs = prepare_alone(student_hidden, student_weight, temperature, weights, **options)
     k = teacher_tokens.shape[-1] if teacher_tokens.dim() else 0
     good = k >= 1 and not teacher_tokens.is_floating_point() and teacher_tokens.shape == (*inputs.shape, k)
     check(good, f"teacher_tokens must be whole numbers of shape {(*inputs.shape, 'k')}.")
@@ -123,7 +123,7 @@ def topk_targets_forward_kl(
     return inputs.token_loss(_WithGradients.apply(loss, gradients, *leaves), *of_tokens)
 
 
-def _prepare_alone(hidden: Tensor, weight: Tensor, temperature: float, weights: Tensor | None, **options) -> Inputs:
+def prepare_alone(hidden: Tensor, weight: Tensor, temperature: float, weights: Tensor | None, **options) -> Inputs:
     """`prepare` for one model: a second one of width 1 stands in for the one that is not there."""
     nobody = hidden.new_zeros(()).expand(*hidden.shape[:-1], 1), hidden.new_zeros(()).expand(weight.shape[0], 1)
     return prepare(hidden, weight, *nobody, temperature, weights, **options)

@@ -1,0 +1,79 @@
+"""SDPO and SRPO from their formulas, in loops over Python floats: nothing of s2d_lib and no tensors in here."""
+
+import math
+
+
+def plain_siblings(correct, size):
+    """Index of the next correct rollout of the same group, going round; -1 without one."""
+    siblings = []
+    for i in range(len(correct)):
+        start, sibling = i - i % size, -1
+        for step in range(1, size):
+            j = start + (i - start + step) % size
+            if correct[j]:
+                sibling = j
+                break
+        siblings.append(sibling)
+    return siblings
+
+
+def plain_log_probs(hidden, weight, temperature=1.0):
+    """Log-probabilities of the vocabulary from one token's hidden state (H) and a head (V, H)."""
+    logits = [sum(h * w for h, w in zip(hidden, row, strict=True)) / temperature for row in weight]
+    highest = max(logits)
+    normaliser = highest + math.log(sum(math.exp(z - highest) for z in logits))
+    return [z - normaliser for z in logits]
+
+
+def plain_entropy(log_probs):
+    return -sum(math.exp(x) * x for x in log_probs)
+
+
+def plain_kl(log_a, log_b):
+    return sum(math.exp(a) * (a - b) for a, b in zip(log_a, log_b, strict=True))
+
+
+def plain_divergence(log_p, log_q, beta, top_k=None):
+    """Divergence of student p and teacher q over p's k most likely tokens and a tail."""
+    if top_k is not None and top_k < len(log_p):
+        order = sorted(range(len(log_p)), key=lambda v: -log_p[v])
+        log_p, log_q = (
+            [x[v] for v in order[:top_k]] + [math.log(sum(math.exp(x[v]) for v in order[top_k:]))]
+            for x in (log_p, log_q)
+        )
+    if beta == 0:
+        return plain_kl(log_q, log_p)
+    if beta == 1:
+        return plain_kl(log_p, log_q)
+    log_m = [math.log((1 - beta) * math.exp(p) + beta * math.exp(q)) for p, q in zip(log_p, log_q, strict=True)]
+    return beta * plain_kl(log_q, log_m) + (1 - beta) * plain_kl(log_p, log_m)
+
+
+def plain_advantages(rewards, size, scale):
+    def spread(values):
+        mean = sum(values) / len(values)
+        return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+    advantages = []
+    for start in range(0, len(rewards), size):
+        group = rewards[start : start + size]
+        by = {"group": spread(group) + 1e-4, "batch": spread(rewards) + 1e-4, "none": 1.0}[scale]
+        advantages += [(reward - sum(group) / size) / by for reward in group]
+    return advantages
+
+
+def plain_clipped(log_prob, sampled, advantage, low=0.2, high=0.28):
+    ratio = math.exp(log_prob - sampled)
+    clipped = min(max(ratio, 1 - low), 1 + high)
+    return -min(ratio * advantage, clipped * advantage)
+
+
+def plain_ratio(log_prob, sampled, clamp=2.0):
+    return min(math.exp(min(max(log_prob - sampled, -20.0), 20.0)), clamp)
+
+
+def plain_weights(entropies, beta):
+    """Weights of all SDPO tokens of a batch, averaging 1."""
+    raw = [math.exp(-beta * h) for h in entropies]
+    mean = sum(raw) / len(raw)
+    return [w / mean for w in raw]
