@@ -29,7 +29,8 @@ rule all:
         f"{folder}/regime.csv" if config.get("regime") else TABLES,
 
 
-for job in JOBS.values():
+# Seeds one after the other, then the frontier: what is finished when a long study is interrupted is whole seeds.
+for place, job in enumerate(JOBS.values()):
 
     rule:
         name:
@@ -38,6 +39,7 @@ for job in JOBS.values():
             [JOBS[parent].marker for parent in job.parents],
         output:
             job.marker,
+        priority: len(JOBS) - place
         params:
             command=job.command,
         shell:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -19,7 +20,6 @@ KERNEL = "python3"
 # While a kernel imports, Python's garbage collector, at its usual 700 new objects, looks again and again at what is there
 # to stay: a fifth of the time.
 KERNEL_ARGUMENTS = ["--log-level=CRITICAL", "--IPKernelApp.exec_lines=import gc; gc.set_threshold(50_000, 20, 20)"]
-COMMITTED = ("micro", "headline")  # profile and table that the analysis notebook is committed with
 
 
 def execute(notebook: Path, output: Path, parameters: dict) -> None:
@@ -127,21 +127,43 @@ def draw(profile: str | None = None) -> list[str]:
     folders = [root / "figures" / profile] if profile else sorted(p.parent for p in root.glob("figures/*/results"))
     if not folders or not all((folder / "results").is_dir() for folder in folders):
         raise StudyError(f"there are no results in figures/{profile or ''}: make them with `make study`.")
-    notebook, done = root / "notebooks" / "90_headline.ipynb", []
-    for folder in folders:
-        for table in load_profile(folder.name).tables:
-            if (folder.name, table) == COMMITTED:
-                done.append(_in_place(notebook, {"profile": folder.name, "table": table}))
-            else:
-                execute(notebook, folder / f"{table}.ipynb", {"profile": folder.name, "table": table})
-                strip_machine(folder / f"{table}.ipynb")
-                done.append(f"figures/{folder.name}/{table}.ipynb")
+    done = [line for folder in folders for line in _draw_results(root, folder)]
     if profile is None:
         done += [
             _in_place(root / "notebooks" / f"{name}.ipynb", {})
             for name in ("00_the_principle", "01_the_loss", "10_base_models")
         ]
     return done
+
+
+def _draw_results(root: Path, folder: Path) -> Iterator[str]:
+    """Run every analysis notebook that a profile has results for; a table that none of them writes gets the generic one."""
+    # Here, since every job of the graph imports this module too, and these bring pandas and matplotlib.
+    from s2d_lib.claims import load_claims
+    from s2d_lib.report.analysis import GENERIC, analyses_of
+    from s2d_lib.report.bundle import read_bundle
+    from s2d_lib.report.run_pages import PAGES, write_run_pages
+
+    name, settings = folder.name, load_profile(folder.name)
+    pages = write_run_pages(read_bundle(folder / "results"), name, folder)
+    yield f"figures/{name}/{PAGES}/: {len(pages)} pages"
+    analyses, tables = analyses_of(name, settings, load_claims())
+    for analysis in analyses:
+        path = root / "notebooks" / f"{analysis.notebook}.ipynb"
+        if name == analysis.committed:
+            yield _in_place(path, {"profile": name})
+        else:
+            yield _copy(path, folder / path.name, {"profile": name})
+    for table in tables:
+        path = root / "notebooks" / f"{GENERIC}.ipynb"
+        yield _copy(path, folder / f"{table}.ipynb", {"profile": name, "table": table})
+
+
+def _copy(notebook: Path, executed: Path, parameters: dict) -> str:
+    """Run a notebook into figures/<profile>."""
+    execute(notebook, executed, parameters)
+    strip_machine(executed)
+    return f"figures/{executed.parent.name}/{executed.name}"
 
 
 def _in_place(notebook: Path, parameters: dict) -> str:

@@ -69,7 +69,7 @@ def _run(chosen) -> int:
 def _study(chosen) -> int:
     from s2d_lib.pipeline import jobs, regime_jobs
     from s2d_lib.runs import runs_root
-    from s2d_lib.study import load_profile, project_root
+    from s2d_lib.study import project_root
 
     root = project_root()
     (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
@@ -83,12 +83,24 @@ def _study(chosen) -> int:
         status = subprocess.run(command, check=False).returncode
     if status == 0 and not (chosen.dry_run or chosen.regime):
         folder = root / "figures" / chosen.profile
-        for table in load_profile(chosen.profile).tables:
-            print((folder / f"{table}.md").read_text())
+        _print_first_table(chosen.profile, folder)
         print(
             f"Tables and plots: {folder.relative_to(root)}/ · runs and their notebooks: {runs_root() / chosen.profile}/"
         )
     return status
+
+
+def _print_first_table(profile, folder):
+    """The md holds links, which a terminal can't follow, so the table is made from the numbers again."""
+    import pandas as pd
+
+    from s2d_lib.report.tables import readable
+    from s2d_lib.study import load_profile, load_study
+
+    settings = load_profile(profile)
+    table, sets = settings.tables[0], list(settings.problems.evaluations)
+    print(load_study().tables[table].title)
+    print(readable(pd.read_csv(folder / f"{table}.csv"), sets).to_markdown(index=False))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import nbformat
 import papermill
 import pytest
 
+from s2d_lib.study import load_profile
 from s2d_lib.study.resolve import released_record
 
 MAX_CELL_LINES = 18
@@ -56,16 +57,17 @@ def test_analysis_notebooks_are_committed_with_outputs_and_without_errors(notebo
 
 
 @pytest.mark.slow
-def test_notebook_10_makes_base_models(root, tmp_path):
-    few = {"steps": 4, "batch": 8}
-    overrides = {"pretraining": {"models": {"student": few, "teacher": few}}}
+@pytest.mark.parametrize("profile", ["micro", "micro-llama"])
+def test_notebook_10_makes_base_models(root, tmp_path, profile):
+    names = load_profile(profile).pretraining.models
+    overrides = {"pretraining": {"models": {name: {"steps": 4, "batch": 8} for name in names}}}
     papermill.execute_notebook(
         root / "notebooks" / "10_base_models.ipynb",
         tmp_path / "out.ipynb",
-        {"remake": True, "overrides": overrides, "folder": str(tmp_path / "models")},
+        {"profile": profile, "remake": True, "overrides": overrides, "folder": str(tmp_path / "models")},
         kernel_name="python3",
         progress_bar=False,
         cwd=root / "notebooks",
     )
-    for name in ("student", "teacher"):
+    for name in names:
         assert released_record(tmp_path / "models" / name)["model"]["steps"] == 4

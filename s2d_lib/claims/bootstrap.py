@@ -116,7 +116,7 @@ def spread(accuracy: np.ndarray, against: np.ndarray | None = None) -> Spread:
     bounds = (0.0 if against is None else -1.0, 1.0)
     of_problem = values.mean(axis=0) - mean
     if seeds == 1:
-        return Spread(float(mean), _problem_weights(problems) @ of_problem, 0.0, 0, bounds)
+        return Spread(float(mean), problem_weights(problems) @ of_problem, 0.0, 0, bounds)
     of_seed = values.mean(axis=1) - mean
     rest = values - mean - of_seed[:, None] - of_problem
     seed_square = problems * (of_seed**2).sum() / (seeds - 1)
@@ -124,12 +124,12 @@ def spread(accuracy: np.ndarray, against: np.ndarray | None = None) -> Spread:
     rest_square = (rest**2).sum() / ((seeds - 1) * (problems - 1))
     # Observed problem effects contain their share of the rest, which the seeds' part already counts.
     own = np.sqrt(max(problem_square - rest_square, 0) / problem_square) if problem_square else 0.0
-    draws = _problem_weights(problems) @ (own * of_problem)
+    draws = problem_weights(problems) @ (own * of_problem)
     return Spread(float(mean), draws, float(np.sqrt(seed_square / (seeds * problems))), seeds - 1, bounds)
 
 
 @lru_cache(maxsize=4)
-def _problem_weights(problems: int) -> np.ndarray:
+def problem_weights(problems: int) -> np.ndarray:
     """Weights of the problems in every draw, shape (draws, problems): problems - 1 of them drawn with replacement, so
     that the variance over draws is the unbiased one (McCarthy and Snowden 1985)."""
     generator = np.random.default_rng(0)

@@ -1,8 +1,10 @@
 """Is it fair to compare two checkpoints? Same seeds, problems and settings, and equal label budgets, or a refusal."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from s2d_lib.errors import StudyError
 from s2d_lib.report.bundle import Bundle
@@ -25,24 +27,78 @@ def seeds_of(bundle: Bundle, checkpoint: str) -> list[int]:
     return sorted(seed for name, seed in bundle.records if name == checkpoint)
 
 
+def accuracies(bundle: Bundle, checkpoint: str, name: str) -> pd.DataFrame:
+    """Mean correctness on a set, a row a seed and a column a problem, whole.
+
+    Raises:
+        StudyError: When a seed that the checkpoint was run with, or a problem with one of them, is missing.
+    """
+    found = bundle.accuracy(checkpoint, name)
+    if list(found.index) != seeds_of(bundle, checkpoint) or found.isna().any(axis=None):
+        raise StudyError(
+            f"{checkpoint!r} was not evaluated on the same problems of {name!r} with every seed that it was run with: make "
+            "its runs again."
+        )
+    return found
+
+
 def paired_accuracies(bundle: Bundle, better: str, than: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean correctness of both on the same seeds and problems of a set, each of shape (seeds, problems).
 
     Raises:
         StudyError: When one of them lacks seeds or problems of the other.
     """
+    check_seeds(bundle, better, than)
+    high, low = accuracies(bundle, better, name), accuracies(bundle, than, name)
+    if set(high.columns) != set(low.columns):
+        raise StudyError(
+            f"{better!r} and {than!r} were not evaluated on the same problems of {name!r}: make their runs again."
+        )
+    return high.to_numpy(), low.reindex(index=high.index, columns=high.columns).to_numpy()
+
+
+def check_together(bundle: Bundle, checkpoints: Sequence[str]) -> None:
+    """Whatever stands in one table belongs together: the same seeds, each checkpoint with one setting and the ancestors
+    that it was made from, all evaluated in the same way.
+
+    Raises:
+        StudyError: Naming what does not, and both sides.
+    """
+    for name in checkpoints:
+        check_seeds(bundle, checkpoints[0], name)
+        check_evaluation(bundle, checkpoints[0], name)
+        check_settings(bundle, name)
+        check_lineage(bundle, name)
+
+
+def check_seeds(bundle: Bundle, better: str, than: str) -> None:
+    """Both sides must have been run with the same seeds.
+
+    Raises:
+        StudyError: When one of them lacks a seed of the other.
+    """
     if seeds_of(bundle, better) != seeds_of(bundle, than):
         raise StudyError(
             f"{better!r} was run with seeds {seeds_of(bundle, better)} and {than!r} with {seeds_of(bundle, than)}: make "
             "the missing runs, a comparison pairs them by seed."
         )
-    high, low = bundle.accuracy(better, name), bundle.accuracy(than, name)
-    if set(high.columns) != set(low.columns) or high.isna().any(axis=None) or low.isna().any(axis=None):
-        raise StudyError(
-            f"{better!r} and {than!r} were not evaluated on the same problems of {name!r} with every seed: make their "
-            "runs again."
-        )
-    return high.to_numpy(), low.reindex(index=high.index, columns=high.columns).to_numpy()
+
+
+def check_lineage(bundle: Bundle, checkpoint: str) -> None:
+    """The results must hold the very ancestors that a checkpoint was made from: its costs are theirs.
+
+    Raises:
+        StudyError: Naming an ancestor that was made again with other parameters, and both hashes.
+    """
+    for seed in seeds_of(bundle, checkpoint):
+        for name in ancestry(bundle, checkpoint, seed):
+            for parent, used in bundle.records[name, seed]["resolved"].get("parent_hashes", {}).items():
+                found = bundle.records[parent, seed].get("hash", used)
+                if found != used:
+                    raise StudyError(
+                        f"{name!r}, seed {seed}, was made from a run {parent!r} with hash {used[:12]}, but the results hold "
+                        f"one with {found[:12]}: collect them again with `make study`."
+                    )
 
 
 def check_settings(bundle: Bundle, checkpoint: str) -> None:

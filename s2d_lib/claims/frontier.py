@@ -25,7 +25,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from s2d_lib.claims.bootstrap import DRAWS, Estimate, _problem_weights, bootstrap
+from s2d_lib.claims.bootstrap import DRAWS, Estimate, problem_weights, bootstrap
 from s2d_lib.errors import StudyError
 
 LEVEL = 0.95
@@ -151,7 +151,7 @@ def _joint_draws(values: np.ndarray) -> np.ndarray:
     values = values[:, :, np.lexsort(values.reshape(-1, problems))]
     mean = values.mean(axis=(1, 2))
     of_problem = values.mean(axis=1) - mean[:, None]
-    weights = _problem_weights(problems)
+    weights = problem_weights(problems)
     if seeds == 1:
         return mean + weights @ of_problem.T
     of_seed = values.mean(axis=2) - mean[:, None]

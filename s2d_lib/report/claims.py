@@ -14,6 +14,7 @@ from matplotlib.transforms import blended_transform_factory
 from s2d_lib.claims import Claims, Outcome, Published, Results, claim_verdict
 from s2d_lib.errors import StudyError
 from s2d_lib.report.bundle import read_bundle
+from s2d_lib.report.run_pages import link, run_page
 from s2d_lib.report.style import BLACK, BLUE, GREY, VERMILLION, route_label, use_style
 from s2d_lib.report.tables import write_forms
 from s2d_lib.study.load import did_you_mean, load_profile, profile_names, project_root
@@ -147,8 +148,8 @@ def readable_claims(claims: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(missing=claims["missing"])
 
 
-def readable_comparisons(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons for readers."""
+def readable_comparisons(comparisons: pd.DataFrame, folder: Path | None = None) -> pd.DataFrame:
+    """The comparisons for readers; with links to run pages where the tables go to a `folder`, figures/<profile>."""
     rows = []
     for row in comparisons.to_dict("records"):
         made = row["verdict"] != "not run"
@@ -160,8 +161,7 @@ def readable_comparisons(comparisons: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "claim": row["claim"],
-                "better": route_label(row["better"]),
-                "than": route_label(row["than"]),
+                **{side: _route(row[side], row, folder) for side in ("better", "than")},
                 "set": f"{row['set']} for {row['meant']}" if row["set"] else row["meant"],
                 "difference": f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]" if made else "",
                 "published": _published(row),
@@ -172,6 +172,14 @@ def readable_comparisons(comparisons: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _route(checkpoint: str, row: dict, folder: Path | None) -> str:
+    """A route's label; where its runs exist it leads to its page, which may be another profile's."""
+    label = route_label(checkpoint)
+    if folder is None or row["verdict"] == "not run":
+        return label
+    return link(label, checkpoint, "" if row["profile"] == folder.name else f"../{row['profile']}/")
 
 
 def _published(row: dict) -> str:
@@ -190,7 +198,8 @@ def write_claims(claims: pd.DataFrame, comparisons: pd.DataFrame, folder: Path, 
     """
     numbers = comparisons.assign(**{"claim verdict": comparisons["claim"].map(claims.set_index("claim")["verdict"])})
     shown = {"Claims": readable_claims(claims), "Comparisons": readable_comparisons(comparisons)}
-    write_forms(numbers, shown, folder, "claims", f"{NOTE} {note}".strip())
+    links = shown | {"Comparisons": readable_comparisons(comparisons, folder)}
+    write_forms(numbers, shown, folder, "claims", f"{NOTE} {note}".strip(), links)
 
 
 def claims_figure(claims: pd.DataFrame, comparisons: pd.DataFrame, title: str) -> Figure:
@@ -212,7 +221,7 @@ def claims_figure(claims: pd.DataFrame, comparisons: pd.DataFrame, title: str) -
         _headline(axes, place, claim)
         for row in comparisons[comparisons["claim"] == claim["claim"]].to_dict("records"):
             place += 1
-            ticks[place] = f"{_contrast(row['better'], row['than'])} · {row['meant']}"
+            ticks[place] = f"{contrast_label(row['better'], row['than'])} · {row['meant']}"
             _comparison(axes, place, row)
         place += 1
     axes.axvline(0, color=BLACK, linewidth=0.8)
@@ -248,13 +257,13 @@ def _headline(axes: plt.Axes, place: int, claim: dict) -> None:
     axes.text(0.99, place, claim["verdict"], color=color, weight="bold", ha="right", **style).set_in_layout(False)
 
 
-def _contrast(better: str, than: str) -> str:
+def contrast_label(better: str, than: str, sign: str = " > ") -> str:
     """`a > b` in readers' words, what both have in common behind it."""
     left, right = (route_label(name).split(", ") for name in (better, than))
     start = _common(left, right)
     end = _common(left[start:][::-1], right[start:][::-1])
     own = [", ".join(words[start : len(words) - end]) or "nothing more" for words in (left, right)]
-    return " · ".join(filter(None, [" > ".join(own), ", ".join(left[:start] + left[len(left) - end :])]))
+    return " · ".join(filter(None, [sign.join(own), ", ".join(left[:start] + left[len(left) - end :])]))
 
 
 def _common(left: list[str], right: list[str]) -> int:
@@ -268,7 +277,8 @@ def _comparison(axes: plt.Axes, place: int, row: dict) -> None:
         axes.text(0.99, place, "not run", transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=7.5)
     else:
         axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=1.4)
-        axes.plot(row["difference"], place, marker, color=color, markersize=SIZE[marker])
+        page = f"../{row['profile']}/{run_page(row['better'])}"
+        axes.plot(row["difference"], place, marker, color=color, markersize=SIZE[marker], url=page)
     if row["margin"]:
         axes.plot([-row["margin"]] * 2, [place - 0.45, place + 0.45], ":", color=BLACK, linewidth=1)
     if not pd.isna(row["published"]):

@@ -1,5 +1,7 @@
 """Figures of a study: accuracies with intervals, and the curves of its training."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -7,11 +9,16 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from s2d_lib.report.bundle import Bundle
+from s2d_lib.report.cost import ancestry
+from s2d_lib.report.run_pages import run_page
 from s2d_lib.report.style import ROUTE_LABELS, route_label, route_look, use_style
 
 
 def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure:
-    """Accuracy of every row of a table, one panel a set: the mean with its 95% interval, and each seed as a dot."""
+    """Accuracy of every row of a table, one panel a set: the mean with its 95% interval, and each seed as a dot.
+
+    In an SVG beside the run pages, a mean leads to the page of its runs.
+    """
     use_style()
     sets = bundle.sets
     figure, panels = plt.subplots(
@@ -24,14 +31,8 @@ def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure
             seeds = bundle.accuracy(row["checkpoint"], name).mean(axis=1)
             axes.plot(100 * seeds, np.full(len(seeds), place - 0.26), ".", color=color, alpha=0.55, markersize=4)
             mean, low, high = (100 * row[c] for c in (name, f"{name} low", f"{name} high"))
-            axes.errorbar(
-                mean,
-                place,
-                xerr=[[mean - low], [high - mean]],
-                fmt=marker,
-                color=color,
-                capsize=3,
-            )
+            bars = axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt=marker, color=color, capsize=3)
+            bars.lines[0].set_url(run_page(row["checkpoint"]))
             axes.annotate(f"{mean:.1f}", (mean, place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
         axes.set(title=name, xlabel="avg@16, %" if _samples(bundle, name) == 16 else f"avg@{_samples(bundle, name)}, %")
         axes.set_xlim(0, 100)
@@ -75,7 +76,10 @@ def curves_figure(bundle: Bundle, metric: str, ylabel: str, title: str, log: boo
     return figure
 
 
-def of_stages(bundle: Bundle, stages: tuple[str, ...]) -> Bundle:
-    """The bundle with the curves of these stages only."""
-    chosen = {name for (name, _), record in bundle.records.items() if record["resolved"]["stage"] in stages}
+def of_stages(bundle: Bundle, stages: tuple[str, ...], routes: Sequence[str]) -> Bundle:
+    """The bundle with the curves of these stages only, of the routes and what they are made from."""
+    needed = {run for route, seed in bundle.records if route in routes for run in ancestry(bundle, route, seed)}
+    chosen = {
+        name for (name, _), record in bundle.records.items() if name in needed and record["resolved"]["stage"] in stages
+    }
     return Bundle(bundle.evaluation, bundle.curves[bundle.curves["checkpoint"].isin(chosen)], bundle.records)

@@ -18,6 +18,8 @@ AXIS_LABELS = {
     "mean_token_accuracy": "token accuracy, share",
 }
 
+DIVERGENCES = {"forward_kl": "KL(teacher || student), nats", "reverse_kl": "KL(student || teacher), nats"}
+
 
 def training_curves(metrics: pd.DataFrame | None, names: list[str]) -> Figure | None:
     """One small panel a metric, against the optimiser step; a running mean over the raw values."""
@@ -31,6 +33,30 @@ def training_curves(metrics: pd.DataFrame | None, names: list[str]) -> Figure | 
         axes.plot(metrics["step"], metrics[name], color=color, alpha=0.3, linewidth=1)
         axes.plot(metrics["step"], metrics[name].rolling(window, min_periods=1).mean(), color=color)
         axes.set(xlabel="optimiser step", ylabel=AXIS_LABELS.get(name, name))
+    plt.close(figure)
+    return figure
+
+
+def validation_curves(run) -> Figure | None:
+    """Accuracy on the validation problems while training and, in a dense stage, both divergences on the states of both
+    models. One run, so there is no interval; without validation there is one line that says so."""
+    if not run.path("validation.csv").is_file():
+        print("Nothing was validated while training: the profile has no `validation`, or this run trains nothing.")
+        return None
+    use_style()
+    rows = pd.read_csv(run.path("validation.csv"))
+    panels = {"accuracy": {"accuracy": "accuracy"}}
+    for kind, label in DIVERGENCES.items():
+        columns = {f"{kind}/{states}_states": f"{states}'s states" for states in ("teacher", "student")}
+        panels[label] = {column: name for column, name in columns.items() if column in rows}
+    panels = {label: columns for label, columns in panels.items() if columns}
+    figure, grid = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 2.5), squeeze=False)
+    for axes, (label, columns) in zip(grid[0], panels.items(), strict=True):
+        for column, name in columns.items():
+            axes.plot(rows["step"], rows[column], marker="o", markersize=3, label=name)
+        axes.set(xlabel="optimiser step", ylabel=label)
+        if len(columns) > 1:
+            axes.legend()
     plt.close(figure)
     return figure
 

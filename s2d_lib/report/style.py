@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 
+from s2d_lib.study.problem_sets import AT
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -69,6 +71,7 @@ _TEACHERS = {
     "rl_same_size": "same-size RL teacher",
 }  # fmt: skip
 _ENDS = {
+    "grpo": "GRPO on all labels",
     "grpo_2H": "GRPO on 2H",
     "replay_1H": "replay of 1H",
     "topk_tail": "top-k estimator",
@@ -77,7 +80,7 @@ _ENDS = {
 # Routes without a colour of their own: one for what is done to the student (darker with GRPO on fresh problems after it,
 # lighter with a replay), one for each size of teacher; the marker says who teaches.
 _TRANSFER_COLORS = {
-    "bridge": {"": BLUE, "grpo_2H": "#003B5C", "replay_1H": "#80B8D8"},
+    "bridge": {"": BLUE, "grpo": "#003B5C", "grpo_2H": "#003B5C", "replay_1H": "#80B8D8"},
     "opd_only": {"": PURPLE, "grpo_2H": "#7A3A60"},
     "teacher_sample_sft": {"": GREEN, "grpo_2H": "#00503A"},
     "warm": {"": ORANGE},
@@ -87,15 +90,18 @@ _TEACHER_MARKERS = dict(zip(
     ["sft_teacher", "raw_large_teacher", "sft_large_teacher", "rl_large_teacher", "rl_same_size",
      "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H"], "ov8hX<>p*", strict=True,
 ))  # fmt: skip
-_END_MARKERS = {"topk_tail": "d", "sampled_token": "H"}
+_END_MARKERS = {"grpo": "P", "topk_tail": "d", "sampled_token": "H"}
 
 
 def route_label(checkpoint: str) -> str:
     """What a reader sees where routes from several teachers stand side by side: `bridge, RL teacher (1H), GRPO on 2H`.
 
     Names that the study's pattern (student.<transfer>.<teacher>[_1H][.<Stage 3>]) does not cover are looked up in
-    ROUTE_LABELS, or shown as they are.
+    ROUTE_LABELS, or shown as they are; a label budget (`student.grpo@64`) is said behind the name.
     """
+    checkpoint, _, budget = checkpoint.partition(AT)
+    if budget:
+        return f"{route_label(checkpoint)}, {budget} labels"
     match checkpoint.split("."):
         case ["student", transfer, source, *end] if transfer in _TRANSFERS:
             return ", ".join([_TRANSFERS[transfer], _teacher_label(source), *(_ENDS.get(e, e) for e in end)])
@@ -119,7 +125,8 @@ def _source(checkpoint: str) -> str:
 
 
 def route_look(checkpoint: str) -> tuple[str, str]:
-    """Colour (hex) and marker of a checkpoint; no two of the study's share both."""
+    """Colour (hex) and marker of a checkpoint, the same at every label budget; no two of the study's share both."""
+    checkpoint, _, _ = checkpoint.partition(AT)
     if checkpoint in ROUTE_COLORS:
         return ROUTE_COLORS[checkpoint], ROUTE_MARKERS[checkpoint]
     match checkpoint.split("."):

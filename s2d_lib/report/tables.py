@@ -1,13 +1,16 @@
 """Tables: a checkpoint a row, accuracy with interval, difference to the reference, and what the route cost."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from s2d_lib.claims import Estimate, bootstrap
+from s2d_lib.claims.fair import accuracies, check_together, paired_accuracies, seeds_of
 from s2d_lib.errors import StudyError
 from s2d_lib.report.bundle import Bundle
 from s2d_lib.report.cost import route_cost
+from s2d_lib.report.run_pages import link
 from s2d_lib.report.style import ROUTE_LABELS, route_label
 from s2d_lib.study.page import Table
 
@@ -32,37 +35,49 @@ def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
         row); costs as means over seeds.
 
     Raises:
-        StudyError: When a checkpoint or a seed of it is missing from the results.
+        StudyError: When a checkpoint or a seed of it is missing from the results, or what they hold under its name does
+            not belong together (s2d_lib.claims.fair.check_together).
     """
-    # The short names say no teacher where only one is meant; a table with others has the long ones throughout.
-    labels = ROUTE_LABELS if set(table.rows) <= set(ROUTE_LABELS) else {name: route_label(name) for name in table.rows}
-    rows = []
     for checkpoint in table.rows:
-        seeds = sorted(seed for name, seed in bundle.records if name == checkpoint)
-        if not seeds:
+        if not seeds_of(bundle, checkpoint):
             raise StudyError(
                 f"table {table.title!r}: the results hold no run of {checkpoint!r}; make it with `make study`."
             )
+    check_together(bundle, list(dict.fromkeys([*table.rows, *filter(None, [table.reference])])))
+    return pd.DataFrame(_rows(bundle, table))
+
+
+def _rows(bundle: Bundle, table: Table) -> Iterator[dict]:
+    # The short names say no teacher where only one is meant; a table with others has the long ones throughout.
+    labels = ROUTE_LABELS if set(table.rows) <= set(ROUTE_LABELS) else {name: route_label(name) for name in table.rows}
+    for checkpoint in table.rows:
+        seeds = seeds_of(bundle, checkpoint)
         row: dict = {"checkpoint": checkpoint, "route": labels[checkpoint], "seeds": len(seeds)}
         for name in bundle.sets:
-            own = bundle.accuracy(checkpoint, name)
-            row |= _columns(name, bootstrap(own.to_numpy()))
+            row |= _columns(name, bootstrap(accuracies(bundle, checkpoint, name).to_numpy()))
             if table.reference == checkpoint:
                 row |= dict.fromkeys((f"{name} difference{bound}" for bound in ("", " low", " high")), float("nan"))
             elif table.reference:
-                reference = bundle.accuracy(table.reference, name).reindex(index=own.index, columns=own.columns)
-                if reference.isna().any(axis=None):
-                    raise StudyError(
-                        f"table {table.title!r}: {table.reference!r} lacks seeds or problems of {checkpoint!r}."
-                    )
-                row |= _columns(f"{name} difference", bootstrap(own.to_numpy(), reference.to_numpy()))
+                pair = paired_accuracies(bundle, checkpoint, table.reference, name)
+                row |= _columns(f"{name} difference", bootstrap(*pair))
         costs = pd.DataFrame([route_cost(bundle, checkpoint, seed) for seed in seeds]).mean()
-        rows.append(row | {COSTS[name]: round(value) for name, value in costs.items()})
-    return pd.DataFrame(rows)
+        yield row | {COSTS[name]: round(value) for name, value in costs.items()}
 
 
 def _columns(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.mean, f"{name} low": estimate.low, f"{name} high": estimate.high}
+
+
+def linked(shown: pd.DataFrame, numbers: pd.DataFrame, start: str = "") -> pd.DataFrame:
+    """What readers are shown, its routes leading to their runs' pages.
+
+    Args:
+        shown: With a column `route`.
+        numbers: Names the `checkpoint` of every row.
+        start: Leads to the folder of the profile, where it is another one's.
+    """
+    pairs = zip(shown["route"], numbers["checkpoint"], strict=True)
+    return shown.assign(route=[link(label, checkpoint, start) for label, checkpoint in pairs])
 
 
 def readable(numbers: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
@@ -87,16 +102,25 @@ def _interval(mean: float, low: float, high: float, signed: bool = False) -> str
 
 def write_table(numbers: pd.DataFrame, sets: list[str], folder: Path, name: str, title: str, note: str) -> None:
     """Write a table as csv (all numbers), md and tex (for readers)."""
-    write_forms(numbers, {title: readable(numbers, sets)}, folder, name, note)
+    shown = readable(numbers, sets)
+    write_forms(numbers, {title: shown}, folder, name, note, {title: linked(shown, numbers)})
 
 
-def write_forms(numbers: pd.DataFrame, shown: dict[str, pd.DataFrame], folder: Path, name: str, note: str) -> None:
-    """Write `<name>.csv` with all numbers, and `<name>.md` and `<name>.tex` with what readers are shown: tables by title.
+def write_forms(
+    numbers: pd.DataFrame,
+    shown: dict[str, pd.DataFrame],
+    folder: Path,
+    name: str,
+    note: str,
+    links: dict[str, pd.DataFrame] | None = None,
+) -> None:
+    """Write `<name>.csv` with all numbers, and `<name>.md` and `<name>.tex` with what readers are shown: tables by title;
+    `links`: the same with links to run pages, for the md.
 
     A table of more than a page is a longtable in LaTeX; all need booktabs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"**{title}**\n\n{table.to_markdown(index=False)}\n" for title, table in shown.items()]
+    parts = [f"**{title}**\n\n{table.to_markdown(index=False)}\n" for title, table in (links or shown).items()]
     (folder / f"{name}.md").write_text("\n".join([*parts, f"{note}\n"]))
     (folder / f"{name}.tex").write_text("\n".join(_latex(table, title, note) for title, table in shown.items()))
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")

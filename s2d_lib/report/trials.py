@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from s2d_lib.errors import StudyError
 from s2d_lib.report.style import PALETTE, use_style
 from s2d_lib.runs import FinishedRun
+from s2d_lib.study.problem_sets import HALVES
 from s2d_lib.study.profile import Profile
 
 NEIGHBOURS = 3  # measurements that a point of the curve is the mean of
@@ -24,7 +25,7 @@ def write_trials(runs: list[FinishedRun], path: Path) -> None:
     """Write the validation curves of the tried runs (those with overrides).
 
     One row a measurement: `checkpoint`, `stage` (`stage_3` where sparse RL goes on from a trained checkpoint), `role`,
-    `learning_rate`, `step`, `accuracy`.
+    `learning_rate`, `step`, `accuracy`. Steps are the profile's, of which a run on a half of the labels takes half.
     """
     parts = []
     for run in runs:
@@ -37,6 +38,7 @@ def write_trials(runs: list[FinishedRun], path: Path) -> None:
                 "learning_rate": resolved["params"]["learning_rate"],
             }
             rows = pd.read_csv(run.path("validation.csv"))[["step", "accuracy"]]
+            rows["step"] *= 2 if resolved["labels"] in HALVES else 1
             parts.append(rows.assign(**place)[[*place, "step", "accuracy"]])
     if parts:
         path.parent.mkdir(parents=True, exist_ok=True)

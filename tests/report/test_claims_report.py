@@ -18,6 +18,7 @@ from s2d_lib.report.cost import label_ledger, route_cost
 from s2d_lib.report.style import route_label, save_figure
 from tests.claims.conftest import bundle, claims, results, study  # noqa: F401
 from tests.claims.synthetic import record
+from tests.report.synthetic import write_bundle
 
 FIGURE = {"paper": "A", "family": "Qwen3", "set": "MATH", "unit": "percent", "source": "abstract"}
 PUBLISHED = Published.model_validate(
@@ -84,10 +85,24 @@ def test_the_dashboard_shows_every_comparison_with_its_verdicts_marker(tables, t
     plt.close(figure)
 
 
-def test_only_profiles_that_exist_have_results(claims, tmp_path, root):  # noqa: F811
-    assert set(results_of("micro", claims, root)) >= {"Qwen3"}
+def test_only_profiles_that_exist_have_results(claims, full, tmp_path, root):  # noqa: F811
+    (tmp_path / "params").symlink_to(root / "params")
+    assert results_of("micro", claims, tmp_path) == {}
+    write_bundle(full.bundle, tmp_path / "figures" / "micro" / "results")
+    assert set(results_of("micro", claims, tmp_path)) == {"Qwen3"}
     with pytest.raises(StudyError, match=r"'macro' is not in `families`.*did you mean 'micro'"):
-        results_of("macro", claims, root)
+        results_of("macro", claims, tmp_path)
+
+
+def test_routes_lead_to_their_runs_and_to_those_of_another_profile(tables, tmp_path):
+    claims, comparisons = tables  # noqa: F811
+    other = comparisons.assign(profile=["micro", "elsewhere", *comparisons["profile"][2:]])
+    write_claims(claims, other, tmp_path / "micro")
+    text = (tmp_path / "micro" / "claims.md").read_text()
+    assert "| [bridge](runs/bridge.md) " in text
+    assert "[bridge](../elsewhere/runs/bridge.md)" in text
+    assert "runs/bridge.large.md" not in text  # not run
+    assert "runs/" not in (tmp_path / "micro" / "claims.tex").read_text()
 
 
 @pytest.mark.parametrize(

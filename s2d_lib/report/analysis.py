@@ -1,0 +1,61 @@
+"""Which analysis notebook answers which question: the tables it writes, and what a profile must have for it."""
+
+from dataclasses import dataclass
+
+from s2d_lib.claims import Claims
+from s2d_lib.study.profile import Profile
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A notebook over committed results.
+
+    Attributes:
+        notebook: Its name.
+        writes: Tables of study.yaml whose files it writes; no other notebook writes them.
+        reads: Further tables whose checkpoints it shows.
+        families: Whether it needs the profile to have a table of model families in claims.yaml.
+        frontier: Whether it needs the profile to have a label frontier.
+        committed: The profile whose results the notebook itself is committed with; others get an executed copy.
+    """
+
+    notebook: str
+    writes: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    families: bool = False
+    frontier: bool = False
+    committed: str = "micro-full"
+
+
+GENERIC = "90_headline"
+"""The notebook that writes any one table, by its parameter `table`."""
+
+ANALYSES = (
+    Analysis(GENERIC, writes=("headline",)),
+    Analysis("91_allocation", writes=("table2", "table3")),
+    Analysis("92_bridge", writes=("components", "estimators"), reads=("table3",)),
+    Analysis("93_student_rl", writes=("table4", "table5", "table6")),
+    Analysis("94_placement", writes=("table7",)),
+    Analysis("95_families", families=True),
+    Analysis("96_label_frontier", frontier=True),
+    Analysis("97_claims", families=True),
+)
+
+
+def analyses_of(name: str, profile: Profile, claims: Claims) -> tuple[list[Analysis], list[str]]:
+    """The analysis notebooks that a profile has the results for, and the tables that none of them writes.
+
+    Args:
+        name: Of the profile.
+        profile: Its settings.
+        claims: Whose `families` say for which profiles there is a table of families.
+    """
+    chosen = [
+        analysis
+        for analysis in ANALYSES
+        if {*analysis.writes, *analysis.reads} <= set(profile.tables)
+        and (name in claims.families or not analysis.families)
+        and (profile.frontier or not analysis.frontier)
+    ]
+    written = {table for analysis in chosen for table in analysis.writes}
+    return chosen, [table for table in profile.tables if table not in written]

@@ -1,0 +1,180 @@
+"""A table of the study with results: accuracies and differences beside the published ones, and who consumed the labels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from s2d_lib.claims import Published, Results, load_claims, load_published
+from s2d_lib.claims.fair import seeds_of
+from s2d_lib.report.bundle import Bundle, read_bundle
+from s2d_lib.report.cost import ancestry, own_line
+from s2d_lib.report.style import route_label
+from s2d_lib.report.tables import linked, readable, table_of, write_forms
+from s2d_lib.study import load_profile, load_study, project_root
+from s2d_lib.study.page import Table
+
+CONSUMERS = {
+    "itself": "labels: itself",
+    "student": "labels: same-size teacher",
+    "teacher": "labels: teacher",
+    "large_teacher": "labels: large teacher",
+}
+"""Which model consumed labels on the way to a checkpoint -> column: its own weights, or a teacher by its role."""
+
+UNKNOWN = "not published here"
+COSTS_SHOWN = ("labeled problems", "gradings", "own steps", "all steps", "tokens sampled", "tokens trained on")
+
+
+def open_results(profile: str, root: Path | None = None) -> Results:
+    """The committed results of a profile.
+
+    Raises:
+        StudyError: When there are none, or they are broken.
+    """
+    root = root or project_root()
+    return Results(profile, load_profile(profile, root=root), read_bundle(root / "figures" / profile / "results"))
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """One table with its numbers.
+
+    Attributes:
+        name: In study.yaml, and of the files it is written to.
+        title: Its question.
+        numbers: From `table_of`, then the columns of CONSUMERS (distinct labeled problems, means over seeds) and for each
+            set `<set> published` (points against the reference, or NaN), `<set> published accuracy` (percent, or NaN) and
+            `<set> published source`.
+        meant: Evaluation set -> what the paper evaluates on, as far as the profile names it.
+        note: What to say under it.
+    """
+
+    name: str
+    title: str
+    numbers: pd.DataFrame
+    meant: dict[str, str]
+    note: str
+
+    @property
+    def sets(self) -> list[str]:
+        """The evaluation sets, in order."""
+        return [c.removesuffix(" published") for c in self.numbers if c.endswith(" published")]
+
+    @property
+    def accuracies(self) -> pd.DataFrame:
+        """For readers: accuracy, difference to the reference, and the difference that the paper published."""
+        plain = readable(self.numbers, self.sets)
+        kept = ["route"]
+        for name in self.sets:
+            kept += [c for c in (f"{name}, %", f"{name}, difference") if c in plain]
+            column = f"{self.meant.get(name, name)}, published"
+            plain[column] = [published_cell(row, name) for row in self.numbers.to_dict("records")]
+            kept.append(column)
+        return plain[kept]
+
+    @property
+    def costs(self) -> pd.DataFrame:
+        """For readers: which model consumed how many labels, and what the whole route cost."""
+        plain = readable(self.numbers, self.sets)
+        consumers = {c: [f"{value:,.0f}" for value in self.numbers[c]] for c in CONSUMERS.values() if c in self.numbers}
+        return plain[["route"]].assign(**consumers, **{name: plain[name] for name in COSTS_SHOWN})
+
+    def write(self, folder: Path) -> None:
+        """Write csv, md and tex into figures/<profile>."""
+        shown = {self.title: self.accuracies, "What these routes cost, and who consumed the labels": self.costs}
+        links = {title: linked(table, self.numbers) for title, table in shown.items()}
+        write_forms(self.numbers, shown, folder, self.name, self.note, links)
+
+
+def study_table(results: Results, name: str, root: Path | None = None) -> StudyTable:
+    """A table of study.yaml with a profile's results.
+
+    Raises:
+        StudyError: When the results are incomplete or do not belong together.
+    """
+    spec, bundle = load_study(root).tables[name], results.bundle
+    numbers = table_of(bundle, spec)
+    spent = pd.DataFrame([labels_by_consumer(bundle, checkpoint) for checkpoint in spec.rows])
+    published = published_columns(results, spec, load_published(root), family_of(results.name, root))
+    return StudyTable(
+        name, spec.title, pd.concat([numbers, spent, published], axis=1), meant_by(results), note_of(results, spec)
+    )
+
+
+def meant_by(results: Results) -> dict[str, str]:
+    """Evaluation set -> what the paper evaluates on, as far as the profile names it."""
+    return {own: theirs for theirs, own in results.profile.stands_for.items()}
+
+
+def labels_by_consumer(bundle: Bundle, checkpoint: str) -> dict[str, float]:
+    """How many distinct labeled problems each model consumed on the way to a checkpoint, means over seeds, by CONSUMERS."""
+    counts = []
+    for seed in seeds_of(bundle, checkpoint):
+        own, used = own_line(bundle, checkpoint, seed), {who: set() for who in CONSUMERS}
+        for name in ancestry(bundle, checkpoint, seed):
+            record = bundle.records[name, seed]
+            who = "itself" if name in own else record["resolved"]["role"]
+            used[who] |= set(record.get("label_use", {}).get("problems", {}))
+        counts.append([len(problems) for problems in used.values()])
+    return dict(zip(CONSUMERS.values(), np.mean(counts, axis=0), strict=True))
+
+
+def family_of(profile: str, root: Path | None = None) -> str | None:
+    """The paper's model family that a profile plays in claims.yaml; None when it plays none."""
+    roles = {name: family for played in load_claims(root).families.values() for family, name in played.items()}
+    return roles.get(profile)
+
+
+def published_columns(results: Results, spec: Table, published: Published, family: str | None) -> pd.DataFrame:
+    """What the paper published for every row, per evaluation set that stands for one of its own."""
+    meant = meant_by(results)
+    accuracies = {
+        (figure.route, figure.set): figure
+        for figure in published.figures
+        if figure.paper == "A" and figure.family == family and figure.against is None
+    }
+    rows = []
+    for checkpoint in spec.rows:
+        row: dict[str, object] = {}
+        for name in results.bundle.sets:
+            theirs = meant.get(name)
+            accuracy = accuracies.get((checkpoint, theirs))
+            difference = None
+            if family and theirs and spec.reference and spec.reference != checkpoint:
+                difference = published.difference(family, checkpoint, spec.reference, theirs)
+            found = difference or accuracy
+            row |= {
+                f"{name} published": difference.value if difference else float("nan"),
+                f"{name} published accuracy": accuracy.value if accuracy else float("nan"),
+                f"{name} published source": found.source if found else UNKNOWN,
+            }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def published_cell(row: dict, name: str) -> str:
+    """The published difference with its source; an accuracy where there is nothing to compare it with."""
+    difference, accuracy, source = (row[f"{name} published{c}"] for c in ("", " accuracy", " source"))
+    if difference == difference:
+        return f"{difference:+.1f} ({source})"
+    return f"{accuracy:.1f} % ({source})" if accuracy == accuracy else UNKNOWN
+
+
+def note_of(results: Results, spec: Table) -> str:
+    """What stands under a table."""
+    samples = results.profile.evaluation.samples
+    against = f", to {route_label(spec.reference)}" if spec.reference else ""
+    seeds = seeds_of(results.bundle, spec.rows[0])
+    return (
+        f"Profile {results.name}, seeds {seeds}, avg@{samples}, 95% intervals over seeds and problems; differences in "
+        f"points{against}, paired by seed and problem. {SCALES} Labels are distinct labeled problems over the whole route, "
+        f"by the model that was trained on them. Made by `make study PROFILE={results.name}`."
+    )
+
+
+SCALES = (
+    "Published figures are the paper's, on its own models and sets: the scales differ, so only the order of routes and the "
+    "sign of differences can be compared."
+)

@@ -1,0 +1,63 @@
+"""Contrasts of chosen pairs: the right differences of the right pairs, and refusals."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from s2d_lib.errors import StudyError
+from s2d_lib.report.bundle import Bundle
+from s2d_lib.report.contrasts import CONTRASTS, contrasts, readable_contrasts, title_of, write_contrasts
+from s2d_lib.study import load_study
+
+
+def test_every_pair_is_declared_in_the_study():
+    declared = load_study().checkpoints
+    assert {side for _, pairs in CONTRASTS.values() for pair in pairs for side in pair} <= set(declared)
+
+
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_a_difference_is_that_of_the_pairs_means(full, name):
+    numbers = contrasts(full, name)
+    assert len(numbers) == len(CONTRASTS[name][1])
+    for row in numbers.to_dict("records"):
+        first, second = (
+            full.bundle.accuracy(row[side], "micro-math").to_numpy().mean() for side in ("first", "second")
+        )
+        assert row["micro-math difference"] == pytest.approx(first - second)
+        assert row["micro-math difference low"] < row["micro-math difference"] < row["micro-math difference high"]
+
+
+def test_published_differences_stand_beside_and_budgets_of_both_sides(full):
+    fresh = contrasts(full, "stage_3").iloc[1]
+    assert (fresh["first"], fresh["second"]) == (
+        "student.bridge.rl_teacher_1H.grpo_2H", "student.bridge.rl_teacher_1H.replay_1H",
+    )  # fmt: skip
+    assert fresh["micro-math published"] == 2.8
+    assert (fresh["labels first"], fresh["labels second"]) == (32, 16)
+    assert fresh["gradings first"] == fresh["gradings second"]
+
+
+def test_the_three_forms(full, tmp_path):
+    numbers = contrasts(full, "transfers")
+    write_contrasts(full, numbers, "transfers", tmp_path)
+    assert pd.read_csv(tmp_path / "transfers.csv")["first"].tolist() == numbers["first"].tolist()
+    text = (tmp_path / "transfers.md").read_text()
+    assert text.startswith(f"**{title_of('transfers')}**")
+    assert "[OPD only, RL teacher](runs/student.opd_only.rl_teacher.md)" in text
+    assert "not published here" in text
+    assert "-1.7 (v4)" in readable_contrasts(full, numbers)["MATH, published"].tolist()
+
+
+def test_a_missing_run_is_named(full):
+    records = {key: r for key, r in full.bundle.records.items() if key[0] != "student.bridge.rl_large_teacher"}
+    partial = dataclasses.replace(full, bundle=Bundle(full.bundle.evaluation, full.bundle.curves, records))
+    with pytest.raises(StudyError, match=r"hold no run of 'student\.bridge\.rl_large_teacher'"):
+        contrasts(partial, "placement")
+
+
+def test_pairs_with_other_seeds_are_refused(full):
+    records = {key: r for key, r in full.bundle.records.items() if key != ("student.bridge.rl_teacher", 1)}
+    partial = dataclasses.replace(full, bundle=Bundle(full.bundle.evaluation, full.bundle.curves, records))
+    with pytest.raises(StudyError, match=r"'student.bridge.rl_teacher' was run with seeds \[0\].*with \[0, 1\]"):
+        contrasts(partial, "placement")

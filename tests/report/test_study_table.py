@@ -1,0 +1,61 @@
+"""A table of the study: who consumed the labels, what the paper published, and links to the runs."""
+
+import pandas as pd
+import pytest
+
+from s2d_lib.errors import StudyError
+from s2d_lib.report.study_table import family_of, labels_by_consumer, open_results, study_table
+from tests.report.synthetic import write_bundle
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "consumers"),
+    [
+        ("student.grpo", [32, 0, 0, 0]),
+        ("student.bridge.rl_teacher", [0, 0, 32, 0]),
+        ("student.bridge.raw_teacher", [0, 0, 0, 0]),
+        ("student.bridge.rl_same_size", [0, 32, 0, 0]),
+        ("student.bridge.rl_large_teacher_1H.grpo_2H", [16, 0, 0, 16]),
+        ("teacher.rl", [32, 0, 0, 0]),
+    ],
+)
+def test_labels_are_counted_for_the_model_that_was_trained_on_them(full, checkpoint, consumers):
+    assert list(labels_by_consumer(full.bundle, checkpoint).values()) == consumers
+
+
+def test_a_row_has_accuracy_difference_published_figure_and_costs(full):
+    table = study_table(full, "table3")
+    rows = table.numbers.set_index("checkpoint")
+    assert len(rows) == 14
+    bridge = rows.loc["student.bridge.rl_teacher"]
+    assert bridge["micro-math low"] < bridge["micro-math"] < bridge["micro-math high"]
+    assert bridge["micro-math published"] == pytest.approx(3.4)
+    assert rows.loc["student.grpo", "micro-math published accuracy"] == 75.9
+    assert rows.loc["student.bridge.sft_teacher", "micro-math published source"] == "not published here"
+    shown = table.accuracies.set_index("route")
+    assert shown.loc["bridge, RL teacher", "MATH, published"] == "+3.4 (v4 abstract: 79.3 - 75.9)"
+    assert shown.loc["direct GRPO", "MATH, published"] == "75.9 % (v4 abstract)"
+    assert shown.loc["bridge, RL large teacher", "AIME 2024, published"] == "not published here"
+    assert table.costs.set_index("route").loc["bridge, SFT teacher", "labels: teacher"] == "32"
+
+
+def test_a_profile_that_plays_no_family_has_nothing_published(full):
+    assert (family_of("micro-full"), family_of("micro-llama"), family_of("smollm2-smoke")) == ("Qwen3", "Llama", None)
+
+
+def test_the_written_table_leads_to_the_runs_and_says_that_scales_differ(full, tmp_path):
+    study_table(full, "table4").write(tmp_path)
+    text = (tmp_path / "table4.md").read_text()
+    assert text.count("[cold GRPO on 2H](runs/student.grpo_2H.md)") == 2
+    assert "the scales differ" in text
+    assert len(pd.read_csv(tmp_path / "table4.csv")) == 8
+    assert (tmp_path / "table4.tex").read_text().count(r"\begin{tabular}") == 2
+
+
+def test_results_are_read_from_the_projects_folder(full, tmp_path, root):
+    (tmp_path / "params").symlink_to(root / "params")
+    write_bundle(full.bundle, tmp_path / "figures" / "micro-full" / "results")
+    again = study_table(open_results("micro-full", tmp_path), "table7", tmp_path)
+    pd.testing.assert_frame_equal(again.numbers, study_table(full, "table7").numbers)
+    with pytest.raises(StudyError, match="no readable results"):
+        open_results("micro-llama", tmp_path)
