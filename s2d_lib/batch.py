@@ -161,6 +161,7 @@ def _draw_results(root: Path, folder: Path) -> Iterator[str]:
 
 def _copy(notebook: Path, executed: Path, parameters: dict) -> str:
     """Run a notebook into figures/<profile>."""
+    executed.parent.mkdir(parents=True, exist_ok=True)
     execute(notebook, executed, parameters)
     strip_machine(executed)
     return f"figures/{executed.parent.name}/{executed.name}"
@@ -184,4 +185,8 @@ def make_bases(profile: str) -> None:
     settings = load_profile(profile)
     if settings.pretraining is None:
         raise StudyError(f"profile {profile!r} has no `pretraining` block: its base models are published checkpoints.")
-    _in_place(project_root() / "notebooks" / "10_base_models.ipynb", {"profile": profile, "remake": True})
+    notebook, parameters = project_root() / "notebooks" / "10_base_models.ipynb", {"profile": profile, "remake": True}
+    if profile == "micro":  # whose outputs the notebook is committed with
+        _in_place(notebook, parameters)
+    else:
+        _copy(notebook, project_root() / "figures" / profile / notebook.name, parameters)
