@@ -25,7 +25,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from s2d_lib.claims.bootstrap import DRAWS, Estimate, problem_weights, bootstrap
+from s2d_lib.claims.bootstrap import DRAWS, Estimate, bootstrap, problem_weights
 from s2d_lib.errors import StudyError
 
 LEVEL = 0.95
