@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from s2d_lib.claims.fair import check_evaluation, check_lineage, check_settings
 from s2d_lib.claims.frontier import Crossings, Curves, Match, crossings, curves_of, labels_to_match
 from s2d_lib.errors import StudyError
 from s2d_lib.report.bundle import Bundle
@@ -85,6 +86,10 @@ def frontier_results(bundle: Bundle, study: Study, settings: Profile, profile: s
     for name, seed in ((name, seed) for points in names.values() for name in points for seed in seeds):
         if (name, seed) not in bundle.records:
             raise StudyError(f"the label frontier lacks the run {name!r}, seed {seed}: {remedy}")
+    for name in (name for points in names.values() for name in points):
+        check_evaluation(bundle, direct, name)
+        check_settings(bundle, name)
+        check_lineage(bundle, name)
     used = lambda name: float(np.mean([route_cost(bundle, name, seed)["labels"] for seed in seeds]))  # noqa: E731
     labels = {route: [used(name) for name in points] for route, points in names.items()}
     curves = {}

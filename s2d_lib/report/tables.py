@@ -137,4 +137,6 @@ def _latex(table: pd.DataFrame, title: str, note: str) -> str:
 def _tex(text: str) -> str:
     for character in "%_&#":
         text = text.replace(character, f"\\{character}")
+    for word, symbol in {"->": r"$\rightarrow$", "<": "$<$", ">": "$>$"}.items():  # OT1 fonts have other signs there
+        text = text.replace(word, symbol)
     return text

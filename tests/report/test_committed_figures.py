@@ -11,6 +11,7 @@ from s2d_lib.report.analysis import analyses_of
 from s2d_lib.report.claims import claims_table, comparisons_table, results_of, write_claims
 from s2d_lib.report.contrasts import CONTRASTS, contrasts, write_contrasts
 from s2d_lib.report.families import families, write_families
+from s2d_lib.report.frontier import crossings_table, frontier_results, frontier_table, write_frontier
 from s2d_lib.report.study_table import open_results, study_table
 from s2d_lib.study import load_study, profile_names
 from tests.report.synthetic import project_with_results
@@ -33,6 +34,10 @@ def recomputed(profile: str, root: Path, folder: Path) -> Iterator[str]:
     if "95_families" in notebooks:
         write_families(*families(profile, claims, root), folder)
         yield "families"
+    if "96_label_frontier" in notebooks:
+        found = frontier_results(results.bundle, load_study(root), results.profile, profile)
+        write_frontier(frontier_table(found), crossings_table(found), found, folder, "")
+        yield from ("frontier", "frontier_crossings")
     if "97_claims" in notebooks:
         outcomes = evaluate(claims, load_study(root), results_of(profile, claims, root))
         write_claims(claims_table(outcomes, claims), comparisons_table(outcomes, load_published(root)), folder)

@@ -46,9 +46,18 @@ def test_a_stage_tried_on_two_checkpoints_has_a_rate_for_both_and_the_steps_of_t
     assert (row["learning_rate"], row["steps"]) == (2e-3, 50)
 
 
-@pytest.mark.parametrize("profile", [name for name in profile_names() if load_profile(name).regime])
+def regimes() -> list[str]:
+    """Profiles that choose their own rates and steps."""
+    return [name for name in profile_names() if load_profile(name).regime]
+
+
+@pytest.mark.parametrize("profile", regimes())
 def test_the_profile_has_what_was_chosen(root, profile):
-    assert misfits(choose(read_trials(root / "figures" / profile / "trials.csv")), load_profile(profile)) == []
+    path = root / "figures" / profile / "trials.csv"
+    if not path.is_file():
+        assert not (root / "figures" / profile / "results").exists(), "results of a profile whose regime is not frozen"
+        pytest.skip(f"the trials of profile {profile} have not been run")
+    assert misfits(choose(read_trials(path)), load_profile(profile)) == []
 
 
 def test_a_profile_that_has_something_else_is_told_so(tmp_path):
