@@ -141,13 +141,15 @@ def _draw_results(root: Path, folder: Path) -> Iterator[str]:
     # Here, since every job of the graph imports this module too, and these bring pandas and matplotlib.
     from s2d_lib.claims import load_claims
     from s2d_lib.report.analysis import GENERIC, analyses_of
-    from s2d_lib.report.bundle import read_bundle
     from s2d_lib.report.run_pages import PAGES, write_run_pages
+    from s2d_lib.report.study_table import open_results
 
-    name, settings = folder.name, load_profile(folder.name)
-    pages = write_run_pages(read_bundle(folder / "results"), name, folder)
+    name, results = folder.name, open_results(folder.name, root)
+    pages = write_run_pages(results.bundle, name, folder)
     yield f"figures/{name}/{PAGES}/: {len(pages)} pages"
-    analyses, tables = analyses_of(name, settings, load_claims())
+    if unfinished := [table for table in load_profile(name).tables if table not in results.profile.tables]:
+        yield f"figures/{name}: not all runs of {', '.join(unfinished)} are there yet"
+    analyses, tables = analyses_of(name, results.profile, load_claims())
     for analysis in analyses:
         path = root / "notebooks" / f"{analysis.notebook}.ipynb"
         if name == analysis.committed:

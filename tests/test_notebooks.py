@@ -6,6 +6,9 @@ import nbformat
 import papermill
 import pytest
 
+from s2d_lib.claims import load_claims
+from s2d_lib.report.analysis import ANALYSES, analyses_of
+from s2d_lib.report.study_table import open_results
 from s2d_lib.study import load_profile
 from s2d_lib.study.resolve import released_record
 
@@ -48,9 +51,14 @@ def test_stage_notebooks_are_committed_without_outputs(notebooks):
             assert not any(cell.get("outputs") for cell in notebook.cells), name
 
 
-def test_analysis_notebooks_are_committed_with_outputs_and_without_errors(notebooks):
+def test_analysis_notebooks_are_committed_with_outputs_and_without_errors(root, notebooks):
+    waiting = {a.notebook for a in ANALYSES}  # for the runs of their tables
+    for profile in {a.committed for a in ANALYSES}:
+        results = open_results(profile, root)
+        waiting -= {a.notebook for a in analyses_of(profile, results.profile, load_claims(root))[0]}
+    assert "90_headline" not in waiting
     for name, notebook in notebooks.items():
-        if name[0] in "019":
+        if name[0] in "019" and name.removesuffix(".ipynb") not in waiting:
             outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
             assert outputs, name
             assert not [o for o in outputs if o.output_type == "error"], name

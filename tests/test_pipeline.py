@@ -86,7 +86,8 @@ def test_the_study_survives_a_kill_and_nothing_finished_is_lost(project, study):
 def test_a_run_folder_holds_everything_about_the_run(project, study):
     folder = project / "runs" / "micro" / "seed-0" / "student.bridge.rl_teacher"
     assert {p.name for p in folder.iterdir()} == {
-        "record.json", "resolved.json", "metrics.csv", "samples.csv", "evaluation.csv", "notebook.ipynb", "model",
+        "record.json", "resolved.json", "metrics.csv", "validation.csv", "samples.csv", "evaluation.csv", "notebook.ipynb",
+        "model",
     }  # fmt: skip
     record = json.loads((folder / "record.json").read_text())
     assert record["resolved"]["parents"] == {"from": "student.warm.rl_teacher", "teacher": "teacher.rl"}

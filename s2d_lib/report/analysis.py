@@ -1,8 +1,11 @@
 """Which analysis notebook answers which question: the tables it writes, and what a profile must have for it."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from s2d_lib.claims import Claims
+from s2d_lib.study.page import Study
+from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.profile import Profile
 
 
@@ -40,6 +43,33 @@ ANALYSES = (
     Analysis("96_label_frontier", frontier=True),
     Analysis("97_claims", families=True),
 )
+
+
+def so_far(settings: Profile, study: Study, records: Collection[tuple[str, int]]) -> Profile:
+    """The profile with only those tables, and the frontier only if, the results hold all runs of.
+
+    A long study can so be looked at, and its results committed, before it is finished.
+
+    Args:
+        settings: Of the profile.
+        study: The page.
+        records: Checkpoint and seed of every run in the results.
+    """
+    seeds: dict[str, set[int]] = {}
+    for checkpoint, seed in records:
+        seeds.setdefault(checkpoint, set()).add(seed)
+
+    def complete(rows: Sequence[str]) -> bool:
+        return all(seeds.get(row) and seeds[row] == seeds[rows[0]] for row in rows)
+
+    frontier = settings.frontier
+    if frontier:
+        points = [
+            f"{route}{end}" for route in study.frontier.routes for end in ("", *(f"{AT}{b}" for b in frontier.budgets))
+        ]
+        frontier = frontier if all(set(frontier.seeds) <= seeds.get(point, set()) for point in points) else None
+    tables = [name for name in settings.tables if complete(study.tables[name].rows)]
+    return settings.model_copy(update={"tables": tables, "frontier": frontier})
 
 
 def analyses_of(name: str, profile: Profile, claims: Claims) -> tuple[list[Analysis], list[str]]:

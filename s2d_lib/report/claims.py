@@ -13,11 +13,11 @@ from matplotlib.transforms import blended_transform_factory
 
 from s2d_lib.claims import Claims, Outcome, Published, Results, claim_verdict
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import read_bundle
 from s2d_lib.report.run_pages import link, run_page
+from s2d_lib.report.study_table import open_results
 from s2d_lib.report.style import BLACK, BLUE, GREY, VERMILLION, route_label, use_style
 from s2d_lib.report.tables import write_forms
-from s2d_lib.study.load import did_you_mean, load_profile, profile_names, project_root
+from s2d_lib.study.load import did_you_mean, profile_names, project_root
 
 NOTE = (
     "Differences in points with 95% intervals over seeds and problems. A comparison holds when its interval lies above 0 "
@@ -57,7 +57,7 @@ def results_of(profile: str, claims: Claims, root: Path | None = None) -> dict[s
         hint = did_you_mean(profile, claims.families)
         raise StudyError(f"profile {profile!r} is not in `families` of claims.yaml, so no claim is about it; {hint}")
     return {
-        family: Results(name, load_profile(name, root=root), read_bundle(root / "figures" / name / "results"))
+        family: open_results(name, root)
         for family, name in claims.families[profile].items()
         if name in profile_names(root) and (root / "figures" / name / "results").is_dir()
     }

@@ -8,6 +8,7 @@ import pandas as pd
 
 from s2d_lib.claims import Published, Results, load_claims, load_published
 from s2d_lib.claims.fair import seeds_of
+from s2d_lib.report.analysis import so_far
 from s2d_lib.report.bundle import Bundle, read_bundle
 from s2d_lib.report.cost import ancestry, own_line
 from s2d_lib.report.style import route_label
@@ -28,13 +29,15 @@ COSTS_SHOWN = ("labeled problems", "gradings", "own steps", "all steps", "tokens
 
 
 def open_results(profile: str, root: Path | None = None) -> Results:
-    """The committed results of a profile.
+    """The committed results of a profile, and the profile as far as they go (see `so_far`).
 
     Raises:
         StudyError: When there are none, or they are broken.
     """
     root = root or project_root()
-    return Results(profile, load_profile(profile, root=root), read_bundle(root / "figures" / profile / "results"))
+    bundle = read_bundle(root / "figures" / profile / "results")
+    settings = so_far(load_profile(profile, root=root), load_study(root), bundle.records)
+    return Results(profile, settings, bundle)
 
 
 @dataclass(frozen=True)

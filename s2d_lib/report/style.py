@@ -90,6 +90,15 @@ _TEACHER_MARKERS = dict(zip(
     ["sft_teacher", "raw_large_teacher", "sft_large_teacher", "rl_large_teacher", "rl_same_size",
      "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H"], "ov8hX<>p*", strict=True,
 ))  # fmt: skip
+# Paper B: label, colour and marker; what is done to one method keeps its colour.
+_SELF_DISTILLATION = {
+    "student.sdpo": ("SDPO", PURPLE, "D"),
+    "student.sdpo.failed_only": ("SDPO, failed samples only", PURPLE, "v"),
+    "student.sdpo.correct_only": ("SDPO, correct samples only", PURPLE, "^"),
+    "student.srpo": ("SRPO", WINE, "D"),
+    "student.srpo.no_dw": ("SRPO without entropy weights", WINE, "v"),
+    "student.advantage_mix": ("advantage mix", GREEN, "D"),
+}
 _END_MARKERS = {"grpo": "P", "topk_tail": "d", "sampled_token": "H"}
 
 
@@ -102,6 +111,8 @@ def route_label(checkpoint: str) -> str:
     checkpoint, _, budget = checkpoint.partition(AT)
     if budget:
         return f"{route_label(checkpoint)}, {budget} labels"
+    if checkpoint in _SELF_DISTILLATION:
+        return _SELF_DISTILLATION[checkpoint][0]
     match checkpoint.split("."):
         case ["student", transfer, source, *end] if transfer in _TRANSFERS:
             return ", ".join([_TRANSFERS[transfer], _teacher_label(source), *(_ENDS.get(e, e) for e in end)])
@@ -129,6 +140,8 @@ def route_look(checkpoint: str) -> tuple[str, str]:
     checkpoint, _, _ = checkpoint.partition(AT)
     if checkpoint in ROUTE_COLORS:
         return ROUTE_COLORS[checkpoint], ROUTE_MARKERS[checkpoint]
+    if checkpoint in _SELF_DISTILLATION:
+        return _SELF_DISTILLATION[checkpoint][1:]
     match checkpoint.split("."):
         case ["student", transfer, source, *end] if transfer in _TRANSFER_COLORS:
             last = end[-1] if end else ""

@@ -19,8 +19,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def halved(tiny) -> dict:
-    """Overrides like `tiny` with halves as large as its pool."""
-    return deep_merge(tiny, {"problems": {"pools": {"full": {"count": 32}}}})
+    """Overrides like `tiny` with halves as large as its pool, and as many steps on them."""
+    twice = {stage: {"steps": 8} for stage in ("sparse_rl", "teacher_sft")}
+    steps = {"stages": twice, "by_role": {"teacher": twice}, "stage_3": {"steps": 8}}
+    return deep_merge(tiny, {"problems": {"pools": {"full": {"count": 32}}}, **steps})
 
 
 def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_every_label(make, tiny):
