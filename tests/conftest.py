@@ -34,6 +34,17 @@ TINY = {
         "opd": {"steps": 4, "batch": 16, "micro_batch": 8, "save_steps": 2},
         "teacher_sample_sft": {"steps": 4, "batch": 16, "micro_batch": 8, "save_steps": 2},
         "teacher_rollouts": {"samples_per_problem": 2},
+        "self_distillation": {
+            "method": "srpo",
+            "steps": 4,
+            "learning_rate": 1e-3,
+            "batch": 16,
+            "micro_batch": 8,
+            "group_size": 4,
+            "top_k": None,
+            "reprompt": "{solution} {question}",
+            "save_steps": 2,
+        },
     },
     # What the profile refines would else stand over the stages above.
     "by_role": {

@@ -13,12 +13,14 @@ class Problem:
         prompt: What the policy is asked, before any chat template.
         answer: The gold answer, as text.
         level: Difficulty or length class, for results by level; empty where the source has none.
+        feedback: What the environment says of a failed attempt, for self-distillation; empty where the source has none.
     """
 
     id: str
     prompt: str
     answer: str
     level: str = ""
+    feedback: str = ""
 
 
 def content_id(source: str, prompt: str) -> str:

@@ -62,7 +62,7 @@ def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
         return done
     trainer = sparse_trainer(run, inputs)
     account = run.path("gradings.jsonl")
-    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: reward", lambda metrics: _cost(account))
+    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: reward", lambda metrics: label_cost(account))
 
 
 def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
@@ -84,7 +84,7 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
         mask_truncated_completions=params.mask_truncated,
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
     )
-    reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), _resumed_step(run))
+    reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), resumed_step(run))
     return SparseTrainer(
         model=policy.model,
         reward_funcs=reward,
@@ -94,7 +94,7 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
     )
 
 
-def _cost(account: Path) -> dict:
+def label_cost(account: Path) -> dict:
     """What training consumed, from the account of its gradings."""
     gradings = read_account(account)
     tokens = int(gradings["tokens"].sum())
@@ -105,6 +105,7 @@ def _cost(account: Path) -> dict:
     }
 
 
-def _resumed_step(run: Run) -> int:
+def resumed_step(run: Run) -> int:
+    """The optimiser step from which an interrupted attempt goes on; 0 where there is none."""
     checkpoint = last_whole_checkpoint(run.path("trainer"))
     return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0

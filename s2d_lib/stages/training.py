@@ -124,8 +124,9 @@ def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable
     metrics.to_csv(run.path("metrics.csv"), index=False)
     # With accelerate's wrapper a bf16 run would be evaluated in bf16 now and in float32 after an interruption.
     inputs.policy.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    sampling = metrics["seconds/sampling"].sum()
-    run.spent(sampling=sampling, updates=metrics["seconds/step"].sum() - sampling)
+    parts = {name: metrics[name].sum() for name in metrics if name.startswith("seconds/") and name != "seconds/step"}
+    phases = {name.removeprefix("seconds/"): seconds for name, seconds in parts.items()}
+    run.spent(**phases, updates=metrics["seconds/step"].sum() - sum(phases.values()))
     run.remember(optimizer_steps=int(asked), **cost(metrics))
     save_policy(inputs.policy, run.path("model"))
     return metrics

@@ -17,6 +17,7 @@ NOTEBOOKS = {
     "forward_kl": "30_forward_kl_warmup.ipynb",
     "opd": "31_opd.ipynb",
     "teacher_sample_sft": "32_teacher_sample_sft.ipynb",
+    "self_distillation": "40_self_distillation.ipynb",
 }
 
 

@@ -6,7 +6,16 @@ from pydantic import Field, model_validator
 
 from s2d_lib.study.strict import Strict
 
-Stage = Literal["base", "teacher_rollouts", "sparse_rl", "teacher_sft", "forward_kl", "opd", "teacher_sample_sft"]
+Stage = Literal[
+    "base",
+    "teacher_rollouts",
+    "sparse_rl",
+    "teacher_sft",
+    "forward_kl",
+    "opd",
+    "teacher_sample_sft",
+    "self_distillation",
+]
 Role = Literal["student", "teacher", "large_teacher"]
 
 
@@ -34,6 +43,7 @@ class Checkpoint(Strict):
             "forward_kl": {"from_", "teacher", "labels"},
             "opd": {"from_", "teacher", "labels"},
             "teacher_sample_sft": {"from_", "teacher", "labels"},
+            "self_distillation": {"from_", "labels"},
         }[self.stage]
         given = {name for name in ("role", "from_", "teacher", "labels") if getattr(self, name) is not None}
         if given != needs:

@@ -7,11 +7,12 @@ from pydantic import Field, PositiveInt, model_validator
 from s2d_lib.study.page import Role
 from s2d_lib.study.pretraining import Pretraining
 from s2d_lib.study.problem_sets import Problems
+from s2d_lib.study.self_distillation_params import laid_over
 from s2d_lib.study.settings import Evaluation, Hardware, RoleModel, Sampling, Validation
-from s2d_lib.study.stage_params import Stages
+from s2d_lib.study.stages import STAGE_PARAMS, Stages
 from s2d_lib.study.strict import Strict
 
-TrainedStage = Literal["sparse_rl", "teacher_sft", "forward_kl", "opd", "teacher_sample_sft"]
+TrainedStage = Literal["sparse_rl", "teacher_sft", "forward_kl", "opd", "teacher_sample_sft", "self_distillation"]
 
 
 class Trials(Strict):
@@ -73,16 +74,22 @@ class Profile(Strict):
             stage: Which.
             role: Of the model that trains.
             goes_on: Whether it goes on from a trained checkpoint instead of a base model.
+
+        Raises:
+            ValueError: The profile has none for this stage.
         """
-        refined = self.by_role.get(role, {}).get(stage, {})
+        own = getattr(self.stages, stage)
+        if own is None:
+            raise ValueError(f"there are no hyperparameters of stage {stage!r}: add them under `stages`")
+        refined = laid_over(stage, own.model_dump(), self.by_role.get(role, {}).get(stage, {}))
         stage_3 = self.stage_3 if goes_on and stage == "sparse_rl" else {}
-        return getattr(self.stages, stage).model_dump() | refined | stage_3
+        return refined | stage_3
 
     @model_validator(mode="after")
     def _refinements_fit_their_stages(self):
         for role, stages in self.by_role.items():
             for stage in stages:
-                type(getattr(self.stages, stage)).model_validate(self.stage_settings(stage, role))
+                STAGE_PARAMS[stage].model_validate(self.stage_settings(stage, role))
         type(self.stages.sparse_rl).model_validate(self.stage_settings("sparse_rl", "student", goes_on=True))
         return self
 

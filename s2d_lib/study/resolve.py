@@ -18,24 +18,18 @@ from s2d_lib.study.problem_sets import (
     CompetitionSet,
     Half,
     LabelBudget,
-    MicroSet,
     Problems,
     ProblemSets,
+    MicroSet,
 )
 from s2d_lib.study.profile import Profile
+from s2d_lib.study.self_distillation_params import SelfDistillation, laid_over
 from s2d_lib.study.settings import Evaluation, Hardware, RoleModel, Sampling, Validation
 from s2d_lib.study.stage_params import Distillation, SparseRL, TeacherRollouts, Training
+from s2d_lib.study.stages import STAGE_PARAMS
 from s2d_lib.study.strict import Strict
 
-STAGE_PARAMS = {
-    "sparse_rl": SparseRL,
-    "teacher_sft": Training,
-    "forward_kl": Distillation,
-    "opd": Distillation,
-    "teacher_sample_sft": Training,
-    "teacher_rollouts": TeacherRollouts,
-}
-USES_LABELS = ("sparse_rl", "teacher_sft")
+USES_LABELS = ("sparse_rl", "teacher_sft", "self_distillation")
 RELEASED = Path(__file__).parents[1] / "policies" / "micro"
 
 
@@ -67,7 +61,7 @@ class Resolved(Strict):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
-    def stage_params(self) -> SparseRL | Distillation | Training | TeacherRollouts | None:
+    def stage_params(self) -> SparseRL | SelfDistillation | Distillation | Training | TeacherRollouts | None:
         """The stage's hyperparameters as their own type."""
         model = STAGE_PARAMS.get(self.stage)
         return model.model_validate(self.params) if model else None
@@ -148,9 +142,7 @@ def _resolve_node(
     )
 
 
-def _label_pool(
-    name: str | None, problems: Problems, where: str
-) -> MicroSet | CompetitionSet | Half | LabelBudget | None:
+def _label_pool(name: str | None, problems: Problems, where: str) -> MicroSet | CompetitionSet | Half | LabelBudget | None:
     if name is None:
         return None
     base, _, budget = name.partition(AT)
@@ -179,7 +171,10 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
         return {}
 
     def params(stage: str, extra: dict) -> dict:
-        content = settings.stage_settings(stage, role, goes_on) | extra
+        try:
+            content = laid_over(stage, settings.stage_settings(stage, role, goes_on), extra)
+        except ValueError as error:
+            raise StudyError(f"{where}: {error}.") from None
         return validated(STAGE_PARAMS[stage], content, f"{where}, stage {stage!r}").model_dump()
 
     own = params(node.stage, node.overrides)

@@ -1,8 +1,8 @@
-"""The hyperparameters of every stage."""
+"""The hyperparameters of every stage but self-distillation, which has a file of its own."""
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from s2d_lib.study.strict import Strict
 
@@ -28,22 +28,34 @@ class Training(Strict):
         return self
 
 
-class SparseRL(Training):
-    """GRPO with a 0/1 task reward (paper A: Stage 1, Stage 3 and cold RL)."""
+class GroupRelative(Training):
+    """Training on groups of rollouts of one prompt, each compared with the others."""
 
-    group_size: int = Field(ge=2)  # rollouts of one prompt; `batch` counts rollouts
+    group_size: int  # rollouts of one prompt; `batch` counts rollouts
     epsilon_low: float = Field(0.2, gt=0)
     epsilon_high: float = Field(0.28, gt=0)  # asymmetric clip
-    kl_coefficient: float = Field(0.0, ge=0)
-    loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo"  # not bnpo: its mean is over a micro-batch, not the batch
     scale_rewards: Literal["group", "batch", "none"] = "group"
     mask_truncated: bool = True  # rollouts cut off by the length limit carry no gradient
+
+    @field_validator("group_size")
+    @classmethod
+    def _someone_to_compare_with(cls, size: int) -> int:
+        if size < 2:
+            raise ValueError("a group needs 2 rollouts or more, or there is nobody to compare a rollout with")
+        return size
 
     @model_validator(mode="after")
     def _whole_groups(self):
         if self.batch % self.group_size:
             raise ValueError(f"group_size {self.group_size} does not divide batch {self.batch}")
         return self
+
+
+class SparseRL(GroupRelative):
+    """GRPO with a 0/1 task reward (paper A: Stage 1, Stage 3 and cold RL)."""
+
+    kl_coefficient: float = Field(0.0, ge=0)
+    loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo"  # not bnpo: its mean is over a micro-batch, not the batch
 
 
 class Distillation(Training):
@@ -78,14 +90,3 @@ class TeacherRollouts(Strict):
     """Sampling the teacher once, for every stage that trains on its rollouts."""
 
     samples_per_problem: PositiveInt
-
-
-class Stages(Strict):
-    """Hyperparameters of every stage."""
-
-    sparse_rl: SparseRL
-    teacher_sft: Training
-    forward_kl: Distillation
-    opd: Distillation
-    teacher_sample_sft: Training
-    teacher_rollouts: TeacherRollouts

@@ -7,6 +7,7 @@ from s2d_lib.notebook import finish
 from s2d_lib.runs import find_run, open_run
 from s2d_lib.stages.distillation import distill
 from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.self_distillation import self_distill
 from s2d_lib.stages.sparse_rl import sparse_rl
 from s2d_lib.stages.teacher_rollouts import teacher_rollouts
 from s2d_lib.stages.teacher_sample_sft import teacher_sample_sft
@@ -21,6 +22,7 @@ STAGES = {
     "forward_kl": distill,
     "opd": distill,
     "teacher_sample_sft": teacher_sample_sft,
+    "self_distillation": self_distill,
 }
 
 

@@ -9,6 +9,7 @@ from trl import DistillationConfig, GRPOConfig, GRPOTrainer
 from s2d_lib.losses import estimator
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS, load_policy
 from s2d_lib.stages.distillation import DenseTrainer
+from s2d_lib.stages.reprompt import Reprompts
 from s2d_lib.study.settings import Hardware, RoleModel
 
 pytestmark = pytest.mark.slow
@@ -57,6 +58,16 @@ def policy(tmp_path):
 def test_the_prompt_is_the_template_with_thinking_off(policy):
     (ids,) = policy.prompt_ids(["a b ?"])
     assert policy.tokenizer.decode(ids) == "<im_start> user a b ? <im_end> <im_start> assistant <think> </think>"
+
+
+def test_a_self_teacher_is_asked_in_the_same_form(policy):
+    ids, _ = Reprompts(policy, "a {solution} {question}").of_solution("b ?", "c c")
+    expected = "<im_start> user a c c b ? <im_end> <im_start> assistant <think> </think>"
+    assert policy.tokenizer.decode(ids) == expected
+    # Cut to fit, the template's words stay, too
+    ids, cut = Reprompts(policy, "a {solution} {question}", max_tokens=len(ids) - 1).of_solution("b ?", "c c")
+    assert cut
+    assert policy.tokenizer.decode(ids) == expected.replace("c c", "c")
 
 
 def common(tmp_path):

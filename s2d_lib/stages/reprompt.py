@@ -1,0 +1,107 @@
+"""What a self-teacher is shown: the question, what is known of its solution, and the instruction to solve it."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.policy import Policy
+from s2d_lib.problems.base import Problem
+
+
+class Reprompt(NamedTuple):
+    """A self-teacher's prompt: its token `ids`, and whether its solution was `cut` to fit."""
+
+    ids: list[int]
+    cut: bool
+
+
+class Reprompts:
+    """Makes prompts for a self-teacher, as chat where the policy chats, none longer than a limit.
+
+    A reprompt that is too long loses the beginning of its solution and never a word of question or instruction: its end
+    has the answer. (TRL 1.16's SDPOTrainer cuts the whole prompt's beginning, and with it the question.)
+
+    Attributes:
+        limit: Tokens; None where the model's context is not known.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        template: str,
+        feedback_template: str | None = None,
+        max_tokens: int | None = None,
+        max_new_tokens: int = 0,
+    ):
+        """`max_new_tokens`: how long the completions may be that follow a reprompt.
+
+        Raises:
+            StudyError: `max_tokens` and `max_new_tokens` together are longer than the model's context.
+        """
+        self.policy, self.template, self.feedback_template = policy, template, feedback_template
+        context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+        room = None if context is None else context - max_new_tokens
+        if max_tokens is not None and room is not None and max_tokens > room:
+            raise StudyError(
+                f"max_reprompt_tokens {max_tokens} and the completion's {max_new_tokens} tokens are more than the model's "
+                f"context of {context}: lower max_reprompt_tokens to {max(room, 0)} or less."
+            )
+        self.limit = room if max_tokens is None else max_tokens
+
+    def of_solution(self, question: str, solution: str) -> Reprompt:
+        """Question, the text of a correct answer, instruction."""
+        return self._fitted(self.template, "solution", question, solution)
+
+    def of_feedback(self, question: str, feedback: str) -> Reprompt:
+        """Question, what the environment said, instruction."""
+        return self._fitted(self.feedback_template, "feedback", question, feedback)
+
+    def check_fit(self, problems: Iterable[Problem]) -> None:
+        """Look at whether every problem's reprompt leaves room for a solution.
+
+        Raises:
+            StudyError: One does not.
+        """
+        if self.limit is None:
+            return
+        problems = list(problems)
+        for template, slot in ((self.template, "solution"), (self.feedback_template, "feedback")):
+            if template is None:
+                continue
+            empty = self.policy.prompt_ids([template.format(question=p.prompt, **{slot: ""}) for p in problems])
+            length, problem = max(zip(map(len, empty), (p.id for p in problems), strict=True))
+            if length >= self.limit:
+                raise StudyError(
+                    f"the reprompt of problem {problem!r} takes {length} tokens without any {slot}, but reprompts may have "
+                    f"{self.limit}: shorten the template, or raise max_reprompt_tokens or use a model with a longer context."
+                )
+
+    def _fitted(self, template: str, slot: str, question: str, text: str) -> Reprompt:
+        ids = self._ids(template, slot, question, text)
+        if self.limit is None or len(ids) <= self.limit:
+            return Reprompt(ids, False)
+        words = self.policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        while len(ids) > self.limit and words:  # tokens may merge differently at the new beginning, hence a loop
+            words = words[len(ids) - self.limit :]
+            ids = self._ids(template, slot, question, self.policy.tokenizer.decode(words))
+        if len(ids) > self.limit:
+            raise StudyError(
+                f"a reprompt takes {len(ids)} tokens without any {slot}, but reprompts may have {self.limit}: the question "
+                f"is {question[:60]!r}."
+            )
+        return Reprompt(ids, True)
+
+    def _ids(self, template: str, slot: str, question: str, text: str) -> list[int]:
+        (ids,) = self.policy.prompt_ids([template.format(question=question, **{slot: text})])
+        return ids
+
+
+def padded(rows: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, both (B, P) with P at least 1, padded on the left; rows may be empty."""
+    width = max(1, *map(len, rows))
+    ids = [[pad] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

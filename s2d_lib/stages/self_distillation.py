@@ -1,0 +1,100 @@
+"""Self-distillation: SDPO, SRPO and their controls on a label pool (paper B), and GRPO by the same trainer."""
+
+import pandas as pd
+from datasets import Dataset
+from trl import GRPOConfig
+
+from s2d_lib.errors import StudyError
+from s2d_lib.grading import make_reward
+from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS, Policy
+from s2d_lib.problems.base import Problem
+from s2d_lib.runs import Run
+from s2d_lib.stages.collapse import StopOnCollapse
+from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.reprompt import Reprompts
+from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
+from s2d_lib.stages.sparse_rl import RecordedReward, label_cost, resumed_step
+from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
+from s2d_lib.study.self_distillation_params import SELF_TAUGHT
+
+
+def self_distill(run: Run, inputs: Inputs) -> pd.DataFrame:
+    """Train `inputs.policy` with the stage's method on the label pool.
+
+    Returns:
+        Metrics of every optimiser step; beside GRPO's, `accuracy`, `routed/grpo` and `routed/sdpo` (shares of all valid
+        tokens) and, where there is a self-teacher, over the tokens that it scored: `self_teacher/entropy`,
+        `self_teacher/student_entropy`, `self_teacher/kl` (student to self-teacher; nats), `self_teacher/tokens` (how
+        many), `self_teacher/mean_weight` (of SRPO, before the weights are normalised). Empty where there was nothing to
+        average. The run keeps the model, the metrics and gradings.jsonl.
+    """
+    if (done := finished_metrics(run)) is not None:
+        return done
+    trainer = self_distillation_trainer(run, inputs)
+    account = run.path("gradings.jsonl")
+
+    def cost(metrics: pd.DataFrame) -> dict:
+        scored = [metrics[f"self_teacher/{kind}"].sum() for kind in ("tokens", "prompt_tokens") if trainer.self_teacher]
+        names = ("self_teacher_tokens", "self_teacher_prompt_tokens")
+        return label_cost(account) | dict(zip(names, map(round, scored), strict=False))
+
+    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: reward", cost)
+
+
+def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrainer:
+    """The stage's trainer, before its first step (of a resumed run: before its next one).
+
+    Raises:
+        StudyError: Reprompts that do not fit into the model's context; feedback is asked for and no problem has any.
+    """
+    params, policy, sampling = run.resolved.stage_params, inputs.policy, run.resolved.sampling
+    per_sampling, samplings = params.batch * params.steps_per_sampling, -(-params.steps // params.steps_per_sampling)
+    problems = schedule(inputs.problems.pool, per_sampling // params.group_size, samplings, run_seed(run, "order"))
+    config = GRPOConfig(
+        **trainer_arguments(run, params),
+        steps_per_generation=per_sampling // params.micro_batch,
+        num_generations=params.group_size,
+        max_completion_length=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        beta=0.0,
+        scale_rewards=params.scale_rewards,
+        mask_truncated_completions=params.mask_truncated,
+        chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
+    )
+    reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), resumed_step(run))
+    trainer = SelfDistillationTrainer(
+        model=policy.model,
+        params=params,
+        reprompts=_reprompts(run, inputs) if params.method in SELF_TAUGHT else None,
+        reward_funcs=reward,
+        args=config,
+        train_dataset=Dataset.from_list([_row(policy, problem) for problem in problems]),
+        processing_class=policy.tokenizer,
+    )
+    if params.length_floor is not None:
+        trainer.add_callback(StopOnCollapse(params.length_floor, params.length_window))
+    return trainer
+
+
+def _row(policy: Policy, problem: Problem) -> dict:
+    asked = {"prompt": policy.prompt(problem.prompt), "question": problem.prompt}
+    return asked | {"answer": problem.answer, "id": problem.id, "feedback": problem.feedback}
+
+
+def _reprompts(run: Run, inputs: Inputs) -> Reprompts:
+    params, pool = run.resolved.stage_params, inputs.problems.pool
+    if params.feedback_reprompt is not None and not any(p.feedback for p in pool):
+        raise StudyError(
+            f"{run.resolved.checkpoint!r} has a feedback_reprompt but no problem of its label pool has any feedback: remove "
+            "it, or use a problem source that gives feedback."
+        )
+    made = reprompts_of(run, inputs)
+    made.check_fit(pool)
+    return made
+
+
+def reprompts_of(run: Run, inputs: Inputs) -> Reprompts:
+    """Who makes a run's reprompts."""
+    params, new = run.resolved.stage_params, run.resolved.sampling.max_new_tokens
+    return Reprompts(inputs.policy, params.reprompt, params.feedback_reprompt, params.max_reprompt_tokens, new)

@@ -1,0 +1,97 @@
+"""TRL's experimental SDPO on the same batch: the same loss and reprompts, and another denominator."""
+
+import os
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+import pytest
+import torch
+from datasets import Dataset
+from fixed_rollouts import MIXED, outcome, questions, student, trainer
+from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """TRL's experimental trainer at our settings, on the same policy and template."""
+    policy = student()
+    config = SDPOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=16, num_generations=4, max_completion_length=12, report_to="none",
+        use_cpu=True, bf16=False, gradient_checkpointing=False, distillation_mode="topk_logits", distillation_topk=8,
+        distillation_alpha=0.5, distillation_add_tail=True, distillation_is_clip=2.0, distillation_weight=1.0,
+        teacher_model_kind="live", reprompt_template="{solution} {prompt}", solution_template="{successful_previous_attempt}",
+        success_reward_threshold=1.0, dont_reprompt_on_self_success=True,
+    )  # fmt: skip
+    rows = Dataset.from_list([{"prompt": p.prompt} for p in questions(4)])
+    return SDPOTrainer(
+        model=policy.model, args=config, train_dataset=rows, processing_class=policy.tokenizer,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+    )  # fmt: skip
+
+
+def batch_of(made):
+    """The first micro-batch with masks and scores, as it reaches the loss."""
+    kept = {}
+    original = made._compute_loss
+    made._compute_loss = lambda model, inputs: (kept.update(inputs), original(model, inputs))[1]
+    result = outcome(made)
+    return kept, result
+
+
+def test_the_sdpo_loss_is_trls_but_for_the_denominator(tmp_path, theirs):
+    made = trainer(tmp_path, "sdpo", MIXED, 16, top_k=8, config={"max_grad_norm": 1e9})
+    start = student().model.train()
+    batch, result = batch_of(made)
+    completion, mask = batch["completion_ids"], batch["completion_mask"]
+    shared = {
+        **{name: batch[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")},
+        # What is not routed has no reprompt; TRL gives such rows their own prompt, and masks them like we do
+        "teacher_input_ids": torch.cat([batch["teacher_prompt_ids"], completion], 1),
+        "teacher_attention_mask": torch.cat([batch["teacher_prompt_mask"], mask], 1),
+        "self_distillation_mask": batch["sdpo"].float(),
+    }
+    logits = theirs._compute_teacher_student_logits(start, start, shared)
+    assert torch.equal(logits.loss_mask != 0, batch["sdpo_mask"])
+    loss = theirs._compute_self_distillation_loss(start, shared, logits)
+    n, lengths = batch["sdpo"].sum(), batch["sdpo_mask"].sum(1)
+    # TRL: the mean over all 16 rollouts of the means of their tokens, 0 for those without a self-teacher
+    assert 0 < n < 16
+    assert result["losses"][0] != pytest.approx(loss.item(), rel=0.1)
+    # At the same denominator, theirs is ours: weigh each rollout by its share of the routed tokens instead
+    sums = []
+    for i in batch["sdpo"].nonzero().squeeze(1).tolist():
+        only = shared | {"self_distillation_mask": (torch.arange(16) == i).float()}
+        part = theirs._compute_teacher_student_logits(start, start, only)
+        sums.append(theirs._compute_self_distillation_loss(start, only, part) * 16 * lengths[i])
+    total = sum(sums) / lengths.sum()
+    assert result["losses"][0] == pytest.approx(total.item(), rel=1e-5)
+    means = [s.item() / lengths[i].item() for s, i in zip(sums, batch["sdpo"].nonzero(), strict=True)]
+    assert loss.item() == pytest.approx(sum(means) / 16)
+    start.zero_grad()
+    total.backward()
+    gradient = torch.cat([p.grad.flatten() for p in start.parameters()])
+    assert torch.linalg.norm(result["gradients"][0] - gradient) < 1e-4 * torch.linalg.norm(gradient)
+
+
+def test_reprompts_are_trls_but_for_the_sibling_that_is_shown(tmp_path, theirs):
+    # One correct rollout a group: then there is no choice between siblings
+    rewards = [1, 0, 0, 0] * 4
+    made = trainer(tmp_path, "sdpo", rewards, 16)
+    batch, _ = batch_of(made)
+    graded = {tuple(ids): reward for ids, reward in zip(made.given, rewards, strict=True)}
+    rows = [
+        ids[: int(n)] for ids, n in zip(batch["completion_ids"].tolist(), batch["completion_mask"].sum(1), strict=True)
+    ]
+    order = sorted(range(16), key=lambda i: made.given.index(rows[i]))  # as they were sampled, groups whole
+    output = {name: batch[name][order] for name in ("completion_ids", "completion_mask")}
+    prompts = [p.prompt for p in questions(4) for _ in range(4)]
+    own = torch.tensor([float(graded[tuple(rows[i])]) for i in order])
+    context = theirs.teacher_context_builder.build(output, prompts, own)
+    assert torch.equal(context["self_distillation_mask"] != 0, batch["sdpo"][order])
+    for place, i in enumerate(order):
+        if batch["sdpo"][i]:
+            shown = batch["teacher_prompt_ids"][i][batch["teacher_prompt_mask"][i] != 0]
+            ids = context["teacher_input_ids"][place][context["teacher_attention_mask"][place] != 0]
+            assert ids[: len(shown)].tolist() == shown.tolist()

@@ -1,0 +1,82 @@
+"""Hyperparameters of self-distillation: what a method does not read is refused, and stays behind where methods change."""
+
+import pytest
+
+from s2d_lib.errors import StudyError
+from s2d_lib.study import resolve
+from s2d_lib.study.load import deep_merge
+from tests.conftest import TINY
+
+PLAIN = {"steps": 8, "batch": 16, "micro_batch": 8, "group_size": 4, "learning_rate": 1e-3, "save_steps": 4}
+
+
+def resolved(checkpoint, **block):
+    stages = {name: value for name, value in TINY["stages"].items() if name != "self_distillation"}
+    overrides = deep_merge(TINY, {"stages": stages})
+    overrides = {**overrides, "stages": {**stages, "self_distillation": PLAIN | block}}
+    return resolve("micro", checkpoint, 0, overrides)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "block", "sentence"),
+    [
+        ("student.srpo", {"method": "srpo", "mix": 0.9}, "`mix` is not read by method srpo (only by advantage_mix)"),
+        ("student.srpo", {"method": "sdpo", "weight_beta": 1.0}, "`weight_beta` is not read by method sdpo"),
+        ("student.srpo", {"method": "sdpo", "epsilon_high": 0.2}, "`epsilon_high` is not read by method sdpo"),
+        ("student.srpo", {"method": "advantage_mix", "top_k": 4}, "`top_k` is not read by method advantage_mix"),
+        ("student.srpo", {"method": "grpo", "ema_rate": 0.1}, "`ema_rate` is not read by method grpo"),
+        ("student.srpo", {"method": "srpo", "sdpo_on": "failed"}, "`sdpo_on` is not read by method srpo"),
+        ("student.srpo", {"method": "srpo", "dynamic_weighting": False, "weight_beta": 2}, "srpo without dynamic_weighting"),
+        ("student.srpo", {"method": "srpo", "length_window": 5}, "a run without length_floor"),
+        ("student.srpo", {"method": "srop"}, "Input should be 'grpo', 'sdpo', 'srpo' or 'advantage_mix'"),
+        ("student.srpo", {"method": "srpo", "reprompt": "{solution"}, "not a template"),
+        ("student.srpo", {"method": "srpo", "reprompt": "{solution} {question} {answer}"}, "each once and no others"),
+        ("student.srpo", {"method": "srpo", "feedback_reprompt": "{question}"}, "{question} and {feedback}"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_gets_one_sentence(checkpoint, block, sentence):
+    with pytest.raises(StudyError) as error:
+        resolved(checkpoint, **block)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_holds_what_its_method_reads_and_nothing_else():
+    block = {"method": "srpo", "weight_beta": 2.0, "top_k": None, "epsilon_high": 0.3}
+    srpo, sdpo, mix = (resolved(f"student.{name}", **block).params for name in ("srpo", "sdpo", "advantage_mix"))
+    assert srpo["weight_beta"] == 2
+    assert srpo["top_k"] is sdpo["top_k"] is None
+    assert {"mix", "sdpo_on", "length_window"}.isdisjoint(srpo)
+    assert {"epsilon_high", "weight_beta", "dynamic_weighting", "mix"}.isdisjoint(sdpo)
+    assert mix["epsilon_high"] == 0.3
+    assert mix["mix"] == 0.9
+    assert {"top_k", "beta", "ratio_clamp"}.isdisjoint(mix)
+    assert "weight_beta" not in resolved("student.srpo.no_dw", **block).params
+    run = resolved("student.sdpo.failed_only", **block)
+    assert run.stage_params.sdpo_on == "failed"
+    assert run.stage_params.model_dump() == run.params
+
+
+def test_a_role_may_refine_it_to_another_method():
+    overrides = {"stages": {"self_distillation": PLAIN | {"method": "srpo"}}}
+    role = {"by_role": {"student": {"self_distillation": {"dynamic_weighting": False, "steps": 6}}}}
+    params = resolve("micro", "student.srpo", 0, deep_merge(overrides, role)).params
+    assert (params["dynamic_weighting"], params["steps"]) == (False, 6)
+    with pytest.raises(
+        StudyError, match="there are no hyperparameters of stage 'self_distillation': add them under `stages`"
+    ):
+        resolve("micro", "student.srpo", 0, role)
+
+
+def test_a_profile_without_the_stage_says_so():
+    with pytest.raises(StudyError) as error:
+        resolve("micro", "student.srpo", 0)
+    assert str(error.value) == (
+        "profile 'micro', checkpoint 'student.srpo': there are no hyperparameters of stage 'self_distillation': add them "
+        "under `stages`."
+    )
+
+
+def test_the_profile_of_the_mechanics_makes_every_checkpoint_of_the_stage():
+    for name in ("sdpo", "srpo", "advantage_mix", "srpo.no_dw", "sdpo.failed_only", "sdpo.correct_only"):
+        assert resolve("micro-selfdistill", f"student.{name}", 0).stage == "self_distillation"
