@@ -18,9 +18,9 @@ from s2d_lib.study.problem_sets import (
     CompetitionSet,
     Half,
     LabelBudget,
+    MicroSet,
     Problems,
     ProblemSets,
-    MicroSet,
 )
 from s2d_lib.study.profile import Profile
 from s2d_lib.study.self_distillation_params import SelfDistillation, laid_over
@@ -142,7 +142,9 @@ def _resolve_node(
     )
 
 
-def _label_pool(name: str | None, problems: Problems, where: str) -> MicroSet | CompetitionSet | Half | LabelBudget | None:
+def _label_pool(
+    name: str | None, problems: Problems, where: str
+) -> MicroSet | CompetitionSet | Half | LabelBudget | None:
     if name is None:
         return None
     base, _, budget = name.partition(AT)
