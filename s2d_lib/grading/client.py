@@ -12,8 +12,11 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from s2d_lib.errors import StudyError
+
+Verifier = Literal["math-verify", "reasoning-gym"]
 
 START_S = 180.0  # importing sympy on a busy machine
 WALL_FACTOR = 3.0  # seconds on the clock per second of processor time that a request may take
@@ -40,7 +43,8 @@ class Worker:
     counts.
     """
 
-    def __init__(self):
+    def __init__(self, verifier: Verifier = "math-verify"):
+        self.verifier = verifier
         self._lock = threading.Lock()
         self._process: subprocess.Popen | None = None
         self._pending = b""
@@ -52,10 +56,10 @@ class Worker:
         return self._process.pid if self._process else None
 
     def ask(self, pairs: Sequence[tuple[str, str]], timeout_s: float) -> list[bool]:
-        """Whether math-verify holds each (gold, answer) pair equal.
+        """Whether the verifier holds each (gold, answer) pair equal.
 
         Args:
-            pairs: LaTeX without dollars.
+            pairs: LaTeX without dollars; for reasoning-gym the problem's gold as JSON and the answer's text.
             timeout_s: Processor seconds for all pairs together.
 
         Raises:
@@ -114,7 +118,7 @@ class Worker:
         # Hash order is fixed: sympy's order of terms, and with it its running time, depends on it.
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(os.getpid())],
+                [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(os.getpid()), self.verifier],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -128,7 +132,9 @@ class Worker:
             raise StudyError(f"The grading worker did not start ({error}): check the installation.") from error
         if "ready" not in reply:
             self.stop()
-            raise StudyError(f"The grading worker could not import math-verify ({reply.get('failed')}): reinstall it.")
+            raise StudyError(
+                f"The grading worker could not import {self.verifier} ({reply.get('failed')}): reinstall it."
+            )
 
     def _exchange(self, pairs: Sequence[tuple[str, str]], timeout_s: float) -> dict:
         if self._process is not None and self._process.poll() is not None:
@@ -166,19 +172,24 @@ class Worker:
         return json.loads(line)
 
 
-_shared = Worker()
+def _workers() -> dict[str, Worker]:
+    return {verifier: Worker(verifier) for verifier in get_args(Verifier)}
 
 
-def shared_worker() -> Worker:
-    """The worker of this process."""
-    return _shared
+_shared = _workers()
+
+
+def shared_worker(verifier: Verifier = "math-verify") -> Worker:
+    """The worker of this process that runs a verifier."""
+    return _shared[verifier]
 
 
 def _after_fork() -> None:
     global _shared
-    _shared._forget()
-    _shared = Worker()  # with a lock of its own: another thread may have held the old one
+    for worker in _shared.values():
+        worker._forget()
+    _shared = _workers()  # with locks of their own: another thread may have held an old one
 
 
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(lambda: _shared.stop())
+atexit.register(lambda: [worker.stop() for worker in _shared.values()])

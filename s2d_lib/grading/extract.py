@@ -86,6 +86,33 @@ def extract_answer(completion: str) -> tuple[str | None, str]:
     return (rest, "") if rest else (None, "the last 'Answer:' line is empty")
 
 
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_CHOICE = re.compile(r"[\s(\[*]*([A-Za-z])(?:[\s)\]*.]*|\s*[).:]\s.*)", re.DOTALL)
+
+
+def extract_tagged(completion: str) -> tuple[str | None, str]:
+    """The last ``<answer>...</answer>`` of a completion, or where it has none what :func:`extract_answer` finds; or
+    None and the reason."""
+    found = None
+    for found in _TAGGED.finditer(completion):  # noqa: B007 - the last match is wanted
+        pass
+    if found is None:
+        answer, reason = extract_answer(completion)
+        return answer, f"no <answer>, {reason}" if answer is None else ""
+    text = found[1].strip()
+    return (text, "") if text else (None, "the last <answer> is empty")
+
+
+def extract_choice(completion: str) -> tuple[str | None, str]:
+    """The letter of the choice that a completion's answer names, alone or before the choice's text; or None and the
+    reason."""
+    text, reason = extract_tagged(completion)
+    if text is None:
+        return None, reason
+    match = _CHOICE.fullmatch(text[:MAX_ANSWER_CHARS])
+    return (match[1].upper(), "") if match else (None, "the answer names no single choice")
+
+
 def extract_exact(completion: str) -> tuple[str | None, str]:
     """The tokens after the last ``#`` token of a micro completion, joined by one space; or None and the reason."""
     tokens = completion.split()

@@ -6,14 +6,16 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 from s2d_lib.errors import StudyError
-from s2d_lib.grading.client import TimeLimit, WorkerCrash, shared_worker
+from s2d_lib.grading.client import TimeLimit, Verifier, WorkerCrash, shared_worker
 from s2d_lib.grading.compare import compare
-from s2d_lib.grading.extract import extract_answer, extract_exact
+from s2d_lib.grading.extract import extract_answer, extract_choice, extract_exact, extract_tagged
+from s2d_lib.grading.tool_calls import same_calls, shown_calls
 
-Mode = Literal["math", "exact"]
+Mode = Literal["math", "exact", "choice", "tool_calls", "reasoning_gym"]
 
 TIMEOUT_S = 1.0
 SHOWN_CHARS = 200
+OTHER_PROBLEM = "OtherProblem"  # the worker's name for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,9 @@ def grade(completion: str, answer: str, *, mode: Mode = "math", timeout_s: float
         mode: "math": the last ``\boxed{...}`` counts, or without one the last ``Answer:`` line. Equal texts and plain
             numbers are decided at once; everything else by math-verify, gold and answer parsed separately, in a
             worker process. "exact": the tokens after the last ``#`` must be the answer's tokens (micro tasks).
+            "choice": the letter of a multiple-choice question in ``<answer>`` tags, a box or an ``Answer:`` line.
+            "tool_calls": see :mod:`s2d_lib.grading.tool_calls`. "reasoning_gym": full marks by the task's own
+            verifier, in a worker process like math-verify, for the text in ``<answer>`` tags, a box or a line.
         timeout_s: Processor seconds that math-verify may spend on it, and a third of what it may take on the clock.
             Waiting for other threads and starting the worker (1 to 2 s, once) do not count. Works off the main thread.
 
@@ -47,7 +52,8 @@ def grade(completion: str, answer: str, *, mode: Mode = "math", timeout_s: float
         The grade. Hostile input is incorrect with a reason; it never raises.
 
     Raises:
-        StudyError: An unknown mode, a time limit that is none, or an installation whose math-verify does not start.
+        StudyError: An unknown mode, a time limit that is none, an installation whose verifier does not start, or a
+            reasoning-gym task that does not generate the same problem twice.
     """
     check_options(mode, timeout_s)
     if not isinstance(completion, str) or not isinstance(answer, str):
@@ -58,18 +64,39 @@ def grade(completion: str, answer: str, *, mode: Mode = "math", timeout_s: float
             return Grade(False, None, reason)
         correct = extracted == " ".join(answer.split())
         return Grade(correct, _shown(extracted), "equal" if correct else "not equal")
+    if mode == "choice":
+        extracted, reason = extract_choice(completion)
+        correct = extracted is not None and extracted == answer.strip().upper()
+        return Grade(correct, extracted, reason or ("equal" if correct else "not equal"))
+    if mode == "tool_calls":
+        extracted = shown_calls(completion)
+        correct, reason = same_calls(completion, answer)
+        return Grade(correct, _shown(extracted) if extracted else None, reason)
+    if mode == "reasoning_gym":
+        extracted, reason = extract_tagged(completion)
+        if extracted is None:
+            return Grade(False, None, reason)
+        return _verified("reasoning-gym", answer, extracted, timeout_s)
     extracted, reason = extract_answer(completion)
     if extracted is None:
         return Grade(False, None, reason)
     gold = answer
     if "\\boxed" in answer or "\\fbox" in answer:
         gold = extract_answer(answer)[0] or answer
+    return _verified("math-verify", gold, extracted, timeout_s)
+
+
+def _verified(verifier: Verifier, gold: str, extracted: str, timeout_s: float) -> Grade:
+    """The verifier's word on an extracted answer; an answer that it can't deal with in time is incorrect."""
     try:
-        correct, reason = _compare(gold, extracted, timeout_s)
-    except TimeLimit:
-        correct, reason = False, f"math-verify did not finish within {timeout_s:g} s"
+        verdict = (_cached_compare if verifier == "math-verify" else _cached_gym)(gold, extracted, timeout_s)
+        correct, reason = verdict or (False, f"{verifier} did not finish within {timeout_s:g} s")
     except WorkerCrash as error:
-        correct, reason = False, f"math-verify broke down ({error})"
+        if str(error) == OTHER_PROBLEM:
+            raise StudyError(
+                f"A reasoning-gym task generates other problems in another process: leave it out. ({gold[:120]} ...)"
+            ) from error
+        correct, reason = False, f"{verifier} broke down ({error})"
     return Grade(correct, _shown(extracted), reason)
 
 
@@ -102,8 +129,10 @@ def _cached_compare(gold: str, pred: str, timeout_s: float) -> tuple[bool, str] 
         return None
 
 
-def _compare(gold: str, pred: str, timeout_s: float) -> tuple[bool, str]:
-    verdict = _cached_compare(gold, pred, timeout_s)
-    if verdict is None:
-        raise TimeLimit
-    return verdict
+@lru_cache(maxsize=16_384)
+def _cached_gym(gold: str, answer: str, timeout_s: float) -> tuple[bool, str] | None:
+    try:
+        correct = shared_worker("reasoning-gym").ask([(gold, answer)], timeout_s)[0]
+    except TimeLimit:
+        return None
+    return correct, "full marks" if correct else "not full marks"

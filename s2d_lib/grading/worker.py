@@ -1,13 +1,15 @@
-"""The process that runs math-verify: a small program, started by path, that reads requests and may be killed.
+"""The process that runs a verifier: a small program, started by path, that reads requests and may be killed.
 
-It imports sympy and math-verify once, then forks a child that serves requests from standard input, one JSON object
-a line. The kernel ends the child when a request overruns its limits - default signal actions, so that not even one
-endless C call (10**10**10) survives - and a new child is forked from the warm process in milliseconds.
+It imports its verifier (sympy and math-verify, or reasoning-gym) once, then forks a child that serves requests from
+standard input, one JSON object a line. The kernel ends the child when a request overruns its limits - default signal
+actions, so that not even one endless C call (10**10**10) survives - and a new child is forked from the warm process in
+milliseconds.
 
 It imports nothing of s2d_lib and needs no ``__main__`` guard in the program that uses it. POSIX only (fork, itimers).
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -78,7 +80,39 @@ def make_equal():
     return equal
 
 
-def serve(equal, out, client, parent):
+class OtherProblem(Exception):
+    """A task has generated another problem here than in the process that asks."""
+
+
+def make_verified():
+    """Import reasoning-gym and return ``problem(gold)``, which generates a problem again from what
+    s2d_lib.problems.reasoning_gym noted of it, and ``verified(problem, answer)``: does its task's verifier give the
+    answer full marks?"""
+    from functools import lru_cache
+
+    import reasoning_gym
+
+    @lru_cache(maxsize=64)
+    def dataset(task, config):
+        return reasoning_gym.create_dataset(task, **json.loads(config))
+
+    @lru_cache(maxsize=4096)
+    def problem(gold):
+        noted = json.loads(gold)
+        tasks = dataset(noted["task"], json.dumps(noted["config"]))
+        entry = tasks[noted["index"]]
+        if hashlib.sha256(entry["question"].encode()).hexdigest() != noted["question_sha256"]:
+            raise OtherProblem
+        return tasks, entry
+
+    def verified(found, answer):
+        tasks, entry = found
+        return float(tasks.score_answer(answer, entry)) >= 1.0
+
+    return problem, verified
+
+
+def serve(prepare, equal, out, client, parent):
     """Answer requests until standard input ends or nobody is left to read the answers."""
     pending = b""
     for _ in range(REQUESTS_PER_CHILD):
@@ -94,11 +128,13 @@ def serve(equal, out, client, parent):
             pending += chunk
         line, pending = pending.split(b"\n", 1)
         request = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, request["wall_s"])
-        signal.setitimer(signal.ITIMER_PROF, request["cpu_s"])
         reply = {"id": request["id"]}
         try:
-            reply["equal"] = [equal(gold, pred) for gold, pred in request["pairs"]]
+            # Golds are ours, not a model's: what they take to make doesn't count.
+            pairs = [(prepare(gold), pred) for gold, pred in request["pairs"]]
+            signal.setitimer(signal.ITIMER_REAL, request["wall_s"])
+            signal.setitimer(signal.ITIMER_PROF, request["cpu_s"])
+            reply["equal"] = [equal(gold, pred) for gold, pred in pairs]
         except BaseException as error:  # MemoryError, RecursionError and whatever a parser thinks of
             reply["error"] = type(error).__name__
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -123,14 +159,22 @@ def send(out, reply):
     os.write(out, json.dumps(reply).encode() + b"\n")
 
 
-def main(client):
+def ready(verifier):
+    """A verifier's ``prepare`` and ``equal``, imported and warmed up."""
+    if verifier == "reasoning-gym":
+        return make_verified()
+    equal = make_equal()
+    for gold, pred in WARM_UP:
+        equal(gold, pred)
+    return (lambda gold: gold), equal
+
+
+def main(client, verifier="math-verify"):
     """Warm up, report ready, then keep one child serving; returns when standard input has ended."""
     out = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints must not reach the protocol
     try:
-        equal = make_equal()
-        for gold, pred in WARM_UP:
-            equal(gold, pred)
+        prepare, equal = ready(verifier)
     except Exception as error:
         send(out, {"failed": f"{type(error).__name__}: {error}"[:500]})
         return 1
@@ -150,7 +194,7 @@ def main(client):
         if pid == 0:
             code = 1
             try:
-                code = serve(equal, out, client, parent)
+                code = serve(prepare, equal, out, client, parent)
             finally:
                 os._exit(code)
         _, status = os.waitpid(pid, 0)
@@ -162,4 +206,4 @@ def main(client):
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-        sys.exit(main(int(sys.argv[1])))
+        sys.exit(main(int(sys.argv[1]), *sys.argv[2:]))

@@ -15,11 +15,12 @@ from transformers import (
     TrainingArguments,
 )
 
+from s2d_lib.errors import StudyError
 from s2d_lib.problems.world import Document, World, corpus
 from s2d_lib.study.pretraining import Corpus, MicroModel
 
 HEAD_SIZE = 32  # the smallest that vLLM serves; it need not divide the width
-CONTEXT = 64  # tokens
+CONTEXT = 64  # tokens: the longest reprompt and its answer
 
 
 def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
@@ -77,6 +78,9 @@ def pretrain(
 
     Returns:
         The loss curve, one dict with `step` and `loss` (nats per token) every 50 steps.
+
+    Raises:
+        StudyError: When a document is longer than the context.
     """
     documents = corpus(world, spec.steps * spec.batch, text.mix.model_dump(), text.slip, text.lengths, spec.seed)
     dataset = [_padded(document, tokenizer) for document in documents]
@@ -111,6 +115,11 @@ def pretrain(
 def _padded(document: Document, tokenizer: PreTrainedTokenizerFast) -> dict:
     prompt, solution = tokenizer(list(document))["input_ids"]
     length = len(prompt) + len(solution)
+    if length > CONTEXT:
+        raise StudyError(
+            f"a document of {length} tokens is longer than the micro models' context of {CONTEXT}: lower the corpus's "
+            f"`lengths` (it asks {' '.join(document.prompt.split()[:8])} ...)."
+        )
     # Right padding under a causal mask is never attended to by a real token, so no attention mask is needed.
     tokens = np.full(CONTEXT, tokenizer.pad_token_id)
     tokens[:length] = prompt + solution

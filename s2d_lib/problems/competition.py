@@ -136,7 +136,7 @@ def load_competition(
     # The configurations are those of the usual Hub dataset; a local file or another dataset has none of them.
     configs = spec.configs if where == spec.hub and not is_local(where) else (None,)
     rows = [row for config in configs for row in load_rows(where, split=split or spec.split, config=config)]
-    return _distinct(name, [_read(name, spec, where, number, row) for number, row in enumerate(rows, 1)], where, limit)
+    return distinct(name, [_read(name, spec, where, number, row) for number, row in enumerate(rows, 1)], where, limit)
 
 
 def bare_prompt(prompt: str) -> str:
@@ -148,7 +148,7 @@ def bare_prompt(prompt: str) -> str:
 
 def _read(name: str, spec: Source, where: str | Path, number: int, row: dict[str, Any]) -> tuple[str, Problem]:
     """A row's prompt as written, and its problem."""
-    written, answer = _first(row, spec.prompt), _first(row, spec.answer)
+    written, answer = first_of(row, spec.prompt), first_of(row, spec.answer)
     for wanted, columns, value in (("problem", spec.prompt, written), ("answer", spec.answer, answer)):
         if value is None:
             raise StudyError(
@@ -156,17 +156,17 @@ def _read(name: str, spec: Source, where: str | Path, number: int, row: dict[str
                 f"found {', '.join(map(str, row)) or 'nothing'}."
             )
     if isinstance(written, list):
-        written = next((m.get("content") for m in reversed(written) if m.get("role") == "user"), None)
+        written = user_message(written)
     prompt = bare_prompt(written) if isinstance(written, str) else ""
     gold = _answer_text(answer)
     if not prompt or not gold:
         raise StudyError(f"Row {number} of {where} has an empty {'answer' if prompt else 'problem'}: repair the file.")
-    row_id, level = _first(row, spec.row_id), _first(row, spec.level)
+    row_id, level = first_of(row, spec.row_id), first_of(row, spec.level)
     identity = content_id(name, prompt) if row_id is None else f"{name}/{row_id}"
     return written, Problem(identity, prompt, gold, "" if level is None else str(level))
 
 
-def _first(row: dict[str, Any], columns: Iterable[str]) -> Any:
+def first_of(row: dict[str, Any], columns: Iterable[str]) -> Any:
     """The first of the columns that the row has; None if it has none."""
     for column in columns:
         value: Any = row
@@ -175,6 +175,11 @@ def _first(row: dict[str, Any], columns: Iterable[str]) -> Any:
         if value is not None:
             return value
     return None
+
+
+def user_message(messages: list[dict[str, Any]]) -> str | None:
+    """The last user message of a conversation; None if it has none."""
+    return next((m.get("content") for m in reversed(messages) if m.get("role") == "user"), None)
 
 
 def _answer_text(answer: Any) -> str:
@@ -187,7 +192,7 @@ def _answer_text(answer: Any) -> str:
     return text.strip()
 
 
-def _distinct(
+def distinct(
     name: str, rows: Sequence[tuple[str, Problem]], where: str | Path, limit: int | None
 ) -> ProblemSet:  # fmt: skip
     """Each problem once; those with several answers set aside and listed."""

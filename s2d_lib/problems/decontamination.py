@@ -148,6 +148,24 @@ def decontaminate(
     return kept, report
 
 
+def same_problems(
+    pool: Sequence[Problem], evaluations: Mapping[str, Sequence[Problem]]
+) -> tuple[tuple[Problem, ...], dict[str, Any]]:
+    """Like :func:`decontaminate`, but only problems with the same id count as copies: for sources whose prompts share
+    most of their text."""
+    ids = {name: {problem.id for problem in problems} for name, problems in evaluations.items()}
+    found = [
+        {"pool": problem.id, "evaluation": name, "problem": problem.id, "kind": "exact", "score": 1.0}
+        for name in evaluations
+        for problem in pool
+        if problem.id in ids[name]
+    ]
+    gone = {entry["pool"] for entry in found}
+    kept = tuple(problem for problem in pool if problem.id not in gone)
+    counts = {"pool": len(pool), "kept": len(kept), "removed": len(gone), "exact": len(found)}
+    return kept, counts | {"evaluations": {n: len(ps) for n, ps in evaluations.items()}, "overlaps": found}
+
+
 class _Rarity:
     """What a word pair weighs: log(problems / problems that have it), in nats."""
 

@@ -30,6 +30,7 @@ class ChainWorld(World):
 
     special: ClassVar[SpecialWords] = SpecialWords(pad="<pad>", end="<eos>", unknown="<unk>")
     parts: ClassVar[str] = "functions"
+    marker: ClassVar[str] = "?"  # no word of its own: models with and without reprompts share one vocabulary
 
     @cached_property
     def table(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Parts of a label pool: its random halves, and fewer labels for the label frontier.
+"""Parts of problem sets: a label pool's random halves, fewer labels for the label frontier, train and test.
 
 Which problems a part holds depends on their ids and the seed, not on their order in a file.
 """
@@ -19,6 +19,18 @@ def cut(pool: list[Problem], part: Half | LabelBudget) -> list[Problem]:
     """
     chosen = _half(pool, part) if isinstance(part, Half) else _budget(pool, part)
     return [p for p in pool if p.id in chosen]
+
+
+TEST_SHARE = 0.1
+"""Of a benchmark that comes as one file, the share that is its test part (as SDPO's authors cut SciKnowEval)."""
+
+
+def train_or_test(problems: list[Problem], part: str, seed: int) -> list[Problem]:
+    """The part of a benchmark's problems: `train`, `test` (a tenth, at least one) or `all`, in their order."""
+    if part == "all":
+        return problems
+    test = set(_shuffled(problems, "train and test", seed)[: max(1, round(TEST_SHARE * len(problems)))])
+    return [p for p in problems if (p.id in test) == (part == "test")]
 
 
 def _half(pool: list[Problem], part: Half) -> set[str]:

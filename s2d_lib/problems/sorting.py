@@ -31,6 +31,7 @@ class SortingWorld(World):
 
     special: ClassVar[SpecialWords] = SpecialWords(pad="<|pad|>", end="<|end|>", unknown="<|unknown|>")
     parts: ClassVar[str] = "symbols"
+    marker: ClassVar[str] = ":"  # no word of its own: models with and without reprompts share one vocabulary
 
     @cached_property
     def place(self) -> np.ndarray:

@@ -2,19 +2,25 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.base import Problem
-from s2d_lib.problems.competition import load_competition
-from s2d_lib.problems.decontamination import decontaminate
+from s2d_lib.problems.competition import ProblemSet, load_competition
+from s2d_lib.problems.decontamination import decontaminate, same_problems
+from s2d_lib.problems.files import is_local
 from s2d_lib.problems.micro import WORLDS, world_of
-from s2d_lib.problems.pools import cut
+from s2d_lib.problems.pools import cut, train_or_test
+from s2d_lib.problems.reasoning_gym import load_gym
+from s2d_lib.problems.science import load_science
+from s2d_lib.problems.tool_use import load_tool_use
 from s2d_lib.problems.world import World
 from s2d_lib.study.load import project_root
-from s2d_lib.study.problem_sets import CompetitionSet, Half, LabelBudget, MicroSet, ProblemSets
+from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet, Half, LabelBudget, MicroSet, ProblemSets
 
 LOCAL_FILES = {
     "dapo-math-17k": "dapo-math-17k-processed.parquet",
@@ -22,6 +28,11 @@ LOCAL_FILES = {
     "aime-2024": "aime24.json",
     "aime-2025": "aime25.json",
     "gsm8k": "gsm8k_test.jsonl",
+    "sciknoweval-chemistry": "sciknoweval_chemistry_test.jsonl",
+    "sciknoweval-physics": "sciknoweval_physics_test.jsonl",
+    "sciknoweval-biology": "sciknoweval_biology_test.jsonl",
+    "sciknoweval-material": "sciknoweval_material_test.jsonl",
+    "toolalpaca": "toolalpaca.json",
 }
 """Names under which local copies of the datasets are looked for in $S2D_DATA."""
 
@@ -33,7 +44,7 @@ class Problems:
     Attributes:
         pool: The label pool; empty for a base checkpoint.
         evaluations: Evaluation sets by name.
-        grading: How answers are compared: `exact` or `math`.
+        grading: How answers are compared: a mode of s2d_lib.grading.
         validation: What accuracy is measured on while a stage trains; empty where the profile has none.
         report: What loading found: duplicates, conflicts, overlaps; and `label_pool`: the pool's name, size and the
             SHA-256 of its sorted ids.
@@ -59,7 +70,8 @@ def load_problems(spec: ProblemSets, labels: str | None = None) -> Problems:
     """
     part = spec.pool if isinstance(spec.pool, Half | LabelBudget) else None
     whole = spec.model_copy(update={"pool": part.of}) if part else spec
-    problems = _micro(whole) if spec.source in WORLDS else _competition(whole)
+    load = _micro if spec.source in WORLDS else LOADERS[spec.source]
+    problems = load(whole)
     pool = cut(problems.pool, part) if part else problems.pool
     if not pool:
         return problems
@@ -84,36 +96,75 @@ def _micro_set(world: World, name: str, spec: MicroSet, taken: set[str]) -> list
 
 
 def _competition(spec: ProblemSets) -> Problems:
-    report: dict = {}
-
-    def read(name: str, one: CompetitionSet) -> list[Problem]:
+    def read(one: CompetitionSet) -> tuple[list[Problem], dict]:
         path = str((project_root() / one.path).resolve()) if one.path else local_copy(one.dataset)
         found = load_competition(one.dataset, source=path)
-        report[name] = found.report
-        problems = list(found.problems)
+        return list(found.problems), found.report
+
+    return _read_sets(spec, read, "math")
+
+
+def _benchmark(spec: ProblemSets, load: Callable[[str, str | None], ProblemSet], grading: str) -> Problems:
+    def read(one: BenchmarkSet) -> tuple[list[Problem], dict]:
+        path = one.path or local_copy(one.dataset)
+        found = load(one.dataset, str((project_root() / path).resolve()) if path and is_local(path) else path)
+        return train_or_test(list(found.problems), one.part, one.seed), found.report | {"part": one.part}
+
+    # Questions are written on templates and requests share pages of documentation, so only the same one is a copy.
+    return _read_sets(spec, read, grading, same_problems)
+
+
+def _gym(spec: ProblemSets) -> Problems:
+    taken: set[str] = set()
+    evaluations = {name: load_gym(name, one, taken) for name, one in spec.evaluations.items()}
+    pool = load_gym("pool", spec.pool, taken) if spec.pool else []
+    validation = load_gym("validation", spec.validation, taken) if spec.validation else []
+    return _instructed(Problems(pool, evaluations, "reasoning_gym", validation), spec.instruction)
+
+
+LOADERS: dict[str, Callable[[ProblemSets], Problems]] = {
+    "competition_math": _competition,
+    "science": partial(_benchmark, load=load_science, grading="choice"),
+    "tool_use": partial(_benchmark, load=load_tool_use, grading="tool_calls"),
+    "reasoning_gym": _gym,
+}
+"""How each source of real problems is loaded; micro sources have a world instead."""
+
+
+def _read_sets(
+    spec: ProblemSets,
+    read: Callable[[CompetitionSet | BenchmarkSet], tuple[list[Problem], dict]],
+    grading: str,
+    compare: Callable = decontaminate,
+) -> Problems:
+    """All sets of a run by `read`, which also says what it found; limited, disjoint by `compare`, and instructed."""
+    report: dict = {}
+
+    def limited(name: str, one: CompetitionSet | BenchmarkSet) -> list[Problem]:
+        problems, report[name] = read(one)
         if one.limit and one.limit < len(problems):
             chosen = np.random.default_rng(one.seed).choice(len(problems), size=one.limit, replace=False)
             problems = [problems[i] for i in sorted(chosen)]
         return problems
 
-    evaluations = {name: read(name, one) for name, one in spec.evaluations.items()}
-    validation = read("validation", spec.validation) if spec.validation else []
-    pool = read("pool", spec.pool) if spec.pool else []
+    evaluations = {name: limited(name, one) for name, one in spec.evaluations.items()}
+    validation = limited("validation", spec.validation) if spec.validation else []
+    pool = limited("pool", spec.pool) if spec.pool else []
     # Training on validation problems would spoil them as it would an evaluation set.
-    pool, report["overlap"] = _disjoint(pool, evaluations | {"validation": validation}, spec.overlap)
+    pool, report["overlap"] = _disjoint(pool, evaluations | {"validation": validation}, spec.overlap, compare)
+    return _instructed(Problems(pool, evaluations, grading, validation, report), spec.instruction)
 
-    def instructed(problems: list[Problem]) -> list[Problem]:
-        return (
-            [replace(p, prompt=f"{p.prompt}\n\n{spec.instruction}") for p in problems] if spec.instruction else problems
-        )
 
-    return Problems(
-        instructed(pool),
-        {n: instructed(ps) for n, ps in evaluations.items()},
-        grading="math",
-        validation=instructed(validation),
-        report=report,
-    )
+def _instructed(problems: Problems, instruction: str) -> Problems:
+    """The problems with an instruction appended to every prompt."""
+    if not instruction:
+        return problems
+
+    def ask(some: list[Problem]) -> list[Problem]:
+        return [replace(p, prompt=f"{p.prompt}\n\n{instruction}") for p in some]
+
+    evaluations = {name: ask(some) for name, some in problems.evaluations.items()}
+    return replace(problems, pool=ask(problems.pool), evaluations=evaluations, validation=ask(problems.validation))
 
 
 def local_copy(dataset: str) -> str | None:
@@ -124,10 +175,12 @@ def local_copy(dataset: str) -> str | None:
     return str(path.resolve()) if path and path.is_file() else None
 
 
-def _disjoint(pool: list[Problem], evaluations: dict[str, list[Problem]], overlap: str) -> tuple[list[Problem], dict]:
+def _disjoint(
+    pool: list[Problem], evaluations: dict[str, list[Problem]], overlap: str, compare: Callable
+) -> tuple[list[Problem], dict]:
     if not pool:
         return pool, {}
-    kept, report = decontaminate(pool, evaluations)
+    kept, report = compare(pool, evaluations)
     if report["overlaps"] and overlap == "refuse":
         first = report["overlaps"][0]
         raise StudyError(

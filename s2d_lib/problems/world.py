@@ -28,10 +28,24 @@ class Document(NamedTuple):
     solution: str
 
 
+FITTING = 0.75
+"""Share of reprompts whose given solution is the question's own.
+
+Not all of them: a model that only ever saw fitting solutions would copy without reading the question, and its opinion
+of a rollout would say nothing about the question. Most of them: where self-distillation gives a solution it always fits,
+and every one that doesn't trains the model to distrust what it is given.
+"""
+
+
 def zipf_shares(count: int, exponent: float) -> np.ndarray:
     """Probabilities proportional to 1 / rank**exponent, shape (count,)."""
     share = 1.0 / np.arange(1, count + 1) ** exponent
     return share / share.sum()
+
+
+def distinct(rng: np.random.Generator, share: np.ndarray, count: int, rare: bool) -> list[int]:
+    """`count` distinct indices of `share`, drawn by it, or all equally often if `rare`."""
+    return rng.choice(len(share), size=count, replace=False, p=None if rare else share).tolist()
 
 
 class World(ABC):
@@ -39,6 +53,8 @@ class World(ABC):
 
     special: ClassVar[SpecialWords]
     parts: ClassVar[str]  # what a problem's length counts, in words
+    grows_with: ClassVar[str] = ""  # the world's parameter that bounds the length, where it isn't named like the parts
+    marker: ClassVar[str] = "again"  # the word between a given solution and the question
 
     @property
     @abstractmethod
@@ -65,6 +81,32 @@ class World(ABC):
             slip: Chance that a step of a sloppy solution goes wrong.
         """
 
+    @property
+    def reprompt_template(self) -> str:
+        """How a prompt carries a given solution, over words of the vocabulary: what base models that were pretrained
+        on reprompts have seen, and so what a self-teacher is to be shown.
+
+        A solution names what its problem is made of, so that a reader can tell whether it fits the question after it.
+        """
+        return f"{{solution}} {self.marker} {{prompt}}"
+
+    def reprompt(self, prompt: str, solution: str) -> str:
+        """The prompt that carries a given solution, for instance `v3 f1 v9 # v9 ? v3 f1 ?`; the solution's end is
+        dropped, as it would stop a model."""
+        given = " ".join(word for word in solution.split() if word != self.special.end)
+        return self.reprompt_template.format(solution=given, prompt=prompt)
+
+    def reprompted(self, rng: np.random.Generator, length: int) -> Document:
+        """A right document whose prompt carries a right solution: `FITTING` of them that of the same problem, the
+        others that of another problem of the same length, where the world has one."""
+        asked = given = self.document(rng, length, "right", 0.0)
+        if rng.random() >= FITTING:
+            for _ in range(50):
+                given = self.document(rng, length, "right", 0.0)
+                if self.same(given.prompt) != self.same(asked.prompt):
+                    break
+        return Document(self.reprompt(asked.prompt, given.solution), asked.solution)
+
     def same(self, prompt: str) -> str:
         """What prompts that ask the same have in common; such problems count as one."""
         return prompt
@@ -81,7 +123,7 @@ class World(ABC):
         if max(lengths) > self.longest:
             raise StudyError(
                 f"problem set {name!r} asks for problems of {max(lengths)} {self.parts} but the world has "
-                f"{self.longest}: lower `lengths` or raise `{self.parts}`."
+                f"{self.longest}: lower `lengths` or raise `{self.grows_with or self.parts}`."
             )
         rng = np.random.default_rng(seed)
         taken = {self.same(prompt) for prompt in exclude}
@@ -110,7 +152,7 @@ def corpus(
     Args:
         world: The facts.
         count: Number of documents.
-        mix: Shares of `guess`, `sloppy` and `right` documents.
+        mix: Shares of `guess`, `sloppy`, `right` and `reprompted` documents.
         slip: Chance that a step of a sloppy solution goes wrong.
         lengths: Of the problems, in equal shares.
         seed: Of the corpus.
@@ -118,6 +160,8 @@ def corpus(
     rng = np.random.default_rng(seed)
     qualities = rng.choice(list(mix), size=count, p=np.array(list(mix.values())) / sum(mix.values()))
     return [
-        world.document(rng, int(length), str(quality), slip)
+        world.reprompted(rng, int(length))
+        if quality == "reprompted"
+        else world.document(rng, int(length), str(quality), slip)
         for quality, length in zip(qualities, rng.choice(lengths, size=count), strict=True)
     ]

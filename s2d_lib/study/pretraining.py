@@ -13,6 +13,7 @@ class CorpusMix(Strict):
     guess: float = Field(ge=0)  # an answer out of the air
     sloppy: float = Field(ge=0)  # worked, each step goes wrong with chance `slip`
     right: float = Field(ge=0)  # worked, correct
+    reprompted: float = Field(0.0, ge=0)  # right, after a prompt that carries a given solution
 
 
 class Corpus(Strict):

@@ -15,10 +15,9 @@ from s2d_lib.study.problem_sets import (
     AT,
     HALVES,
     WHOLE,
-    CompetitionSet,
+    AnySet,
     Half,
     LabelBudget,
-    MicroSet,
     Problems,
     ProblemSets,
 )
@@ -142,9 +141,7 @@ def _resolve_node(
     )
 
 
-def _label_pool(
-    name: str | None, problems: Problems, where: str
-) -> MicroSet | CompetitionSet | Half | LabelBudget | None:
+def _label_pool(name: str | None, problems: Problems, where: str) -> AnySet | Half | LabelBudget | None:
     if name is None:
         return None
     base, _, budget = name.partition(AT)
