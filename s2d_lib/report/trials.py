@@ -117,6 +117,5 @@ def trials_figure(trials: pd.DataFrame, choice: pd.DataFrame) -> Figure:
         axes.legend(title="rate", fontsize=6, title_fontsize=6, ncols=2)
         axes.set(xlabel="optimiser step", ylabel="validation accuracy, %", ylim=(0, 100))
         axes.label_outer()
-    figure.tight_layout()
     plt.close(figure)
     return figure
