@@ -7,7 +7,7 @@ import pandas as pd
 
 from s2d_lib.grading import grade_many
 from s2d_lib.problems.base import Problem
-from s2d_lib.report.bundle import read_evaluation
+from s2d_lib.report.bundle import read_evaluation, write_csv
 from s2d_lib.report.summary import summarise
 from s2d_lib.rollouts import Rollout, sample
 from s2d_lib.runs import Run
@@ -73,7 +73,7 @@ def _evaluate(run: Run, inputs: Inputs, path: Path) -> None:
         parts.append(part)
         texts.append(_first_samples(name, problems, rollouts, part))
     pd.concat(texts).to_csv(run.path("samples.csv"), index=False)
-    _write_csv(pd.concat(parts), path)
+    write_csv(pd.concat(parts), path)
 
 
 def _first_samples(name: str, problems: Sequence[Problem], rollouts: Sequence[Rollout], part: pd.DataFrame):
@@ -88,9 +88,3 @@ def _first_samples(name: str, problems: Sequence[Problem], rollouts: Sequence[Ro
             "correct": [bits[0] == "1" for bits in part["correct"]],
         }
     )
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    beside = path.with_name(f".{path.name}")
-    table.to_csv(beside, index=False, float_format="%.6g")
-    beside.replace(path)

@@ -70,6 +70,13 @@ def read_evaluation(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"correct": str, "level": str, "problem": str})
 
 
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table so that the file is there whole or not at all."""
+    beside = path.with_name(f".{path.name}")
+    table.to_csv(beside, index=False, float_format="%.6g")
+    beside.replace(path)
+
+
 def collect(runs: list[FinishedRun], folder: Path) -> None:
     """Write the bundle of finished runs.
 

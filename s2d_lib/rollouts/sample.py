@@ -102,19 +102,11 @@ def sequence_log_probs(
     Only the completions' positions are projected to the vocabulary, LOGIT_ROWS of them at a time.
     """
     prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
-    device, values = policy.model.device, []
+    values = []
     for start in range(0, len(rollouts), batch):
         part = rollouts[start : start + batch]
-        # Right padding: a causal model never looks at it, so it needs no mask and no shifted positions.
-        rows = [[*prompt_ids[r.problem], *r.ids] for r in part]
-        ids = torch.full((len(rows), max(map(len, rows))), policy.tokenizer.pad_token_id, device=device)
-        predicts = torch.zeros_like(ids, dtype=torch.bool)  # positions whose next token belongs to the completion
-        for i, (row, rollout) in enumerate(zip(rows, part, strict=True)):
-            ids[i, : len(row)] = torch.tensor(row)
-            predicts[i, len(row) - len(rollout.ids) - 1 : len(row) - 1] = True
+        hidden, targets = completion_states(policy, prompt_ids, part)
         with torch.no_grad():
-            hidden = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[predicts]
-            targets = ids.roll(-1, 1)[predicts]
             chosen = torch.cat(
                 [
                     policy.model.lm_head(h).float().log_softmax(-1).gather(-1, t[:, None]).squeeze(-1)
@@ -123,3 +115,20 @@ def sequence_log_probs(
             )
         values += [token_values.sum().item() for token_values in chosen.split([len(r.ids) for r in part])]
     return values
+
+
+@torch.no_grad()
+def completion_states(
+    policy: Policy, prompt_ids: dict[str, list[int]], rollouts: Sequence[Rollout]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Last hidden states (n, H) from which the policy predicts the rollouts' n tokens, and these tokens (n,)."""
+    # Right padding: a causal model never looks at it, so it needs no mask and no shifted positions.
+    rows = [[*prompt_ids[r.problem], *r.ids] for r in rollouts]
+    device = policy.model.device
+    ids = torch.full((len(rows), max(map(len, rows))), policy.tokenizer.pad_token_id, device=device)
+    predicts = torch.zeros_like(ids, dtype=torch.bool)  # positions whose next token belongs to the completion
+    for i, (row, rollout) in enumerate(zip(rows, rollouts, strict=True)):
+        ids[i, : len(row)] = torch.tensor(row)
+        predicts[i, len(row) - len(rollout.ids) - 1 : len(row) - 1] = True
+    hidden = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[predicts]
+    return hidden, ids.roll(-1, 1)[predicts]

@@ -3,7 +3,6 @@
 import contextlib
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,8 @@ from s2d_lib.grading import grade_many
 from s2d_lib.losses import linear_divergence
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.rollouts import Rollout, sample
+from s2d_lib.report.bundle import write_csv
+from s2d_lib.rollouts import Rollout, completion_states, sample
 from s2d_lib.runs import Run
 from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.inputs import Inputs
@@ -76,7 +76,7 @@ class Validation(TrainerCallback):
                 row |= self._divergences(policy, "teacher_states", self.teacher_states)
                 row |= self._divergences(policy, "student_states", [r for r in rollouts if r.sample == 0])
         self.rows.append(row)
-        write_rows(self.rows, self.path)
+        write_csv(pd.DataFrame(self.rows), self.path)
 
     def _samples(self, policy: Policy, samples: int, purpose: str) -> list[Rollout]:
         resolved = self.run.resolved
@@ -111,7 +111,7 @@ def mean_divergences(
     sums, tokens = dict.fromkeys(KINDS, 0.0), 0
     for start in range(0, len(rollouts), batch):
         part = rollouts[start : start + batch]
-        hidden = [_hidden(policy, prompt_ids, part) for policy in (student, teacher)]
+        hidden = [_evaluated(policy, prompt_ids, part) for policy in (student, teacher)]
         for kind, beta in KINDS.items():
             values = linear_divergence(student_hidden=hidden[0], teacher_hidden=hidden[1], beta=beta, **heads)
             sums[kind] += values.per_token.sum().item()
@@ -119,17 +119,10 @@ def mean_divergences(
     return {kind: value / tokens for kind, value in sums.items()}
 
 
-def _hidden(policy: Policy, prompt_ids: dict[str, list[int]], rollouts: Sequence[Rollout]) -> Tensor:
-    """Last hidden states (tokens, H) that predict the rollouts' tokens; right padding, which nothing looks at."""
-    rows = [[*prompt_ids[r.problem], *r.ids] for r in rollouts]
-    ids = torch.full((len(rows), max(map(len, rows))), policy.tokenizer.pad_token_id)
-    predicts = torch.zeros_like(ids, dtype=torch.bool)
-    for i, (row, rollout) in enumerate(zip(rows, rollouts, strict=True)):
-        ids[i, : len(row)] = torch.tensor(row)
-        predicts[i, len(row) - len(rollout.ids) - 1 : len(row) - 1] = True
-    device, was_training = policy.model.device, policy.model.training
+def _evaluated(policy: Policy, prompt_ids: dict[str, list[int]], rollouts: Sequence[Rollout]) -> Tensor:
+    was_training = policy.model.training
     policy.model.eval()
-    hidden = policy.model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state[predicts.to(device)]
+    hidden, _ = completion_states(policy, prompt_ids, rollouts)
     policy.model.train(was_training)
     return hidden
 
@@ -142,10 +135,3 @@ def undisturbed():
         yield
     random.setstate(python)
     np.random.set_state(numpy)
-
-
-def write_rows(rows: list[dict], path: Path) -> None:
-    """Write a table whole or not at all."""
-    beside = path.with_name(f".{path.name}")
-    pd.DataFrame(rows).to_csv(beside, index=False, float_format="%.6g")
-    beside.replace(path)
