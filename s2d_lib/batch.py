@@ -15,6 +15,7 @@ from papermill.exceptions import PapermillExecutionError
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import DRIVER, Run, find_run, lock, publish, read_finished
 from s2d_lib.study import NOTEBOOKS, load_profile, project_root, resolve
+from s2d_lib.warm_kernels import kernel_name
 
 KERNEL = "python3"
 # While a kernel imports, Python's garbage collector, at its usual 700 new objects, looks again and again at what is there
@@ -34,7 +35,7 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
                 notebook,
                 output,
                 parameters,
-                kernel_name=KERNEL,
+                kernel_name=kernel_name(KERNEL),
                 progress_bar=False,
                 cwd=notebook.parent,
                 extra_arguments=KERNEL_ARGUMENTS,

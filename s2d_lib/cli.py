@@ -70,6 +70,7 @@ def _study(chosen) -> int:
     from s2d_lib.pipeline import jobs, regime_jobs
     from s2d_lib.runs import runs_root
     from s2d_lib.study import project_root
+    from s2d_lib.warm_kernels import warm_kernels
 
     root = project_root()
     (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
@@ -79,7 +80,7 @@ def _study(chosen) -> int:
     command += ["--cores", str(chosen.cores), "--config", f"profile={chosen.profile}"]
     command += ["regime=1"] if chosen.regime else []
     command += ["--dry-run"] if chosen.dry_run else []
-    with _only_one(runs_root()):
+    with _only_one(runs_root()), contextlib.nullcontext() if chosen.dry_run else warm_kernels():
         status = subprocess.run(command, check=False).returncode
     if status == 0 and not (chosen.dry_run or chosen.regime):
         folder = root / "figures" / chosen.profile
@@ -115,26 +116,27 @@ def _only_one(folder):
 
 
 def _results(chosen) -> int:
-    from s2d_lib.pipeline import jobs, regime_jobs
+    from s2d_lib.pipeline import jobs, regime_jobs, regime_trials
     from s2d_lib.report.bundle import collect
     from s2d_lib.report.regime import write_regime
     from s2d_lib.report.trials import write_trials
     from s2d_lib.runs import find_run
     from s2d_lib.study import project_root
 
-    runs = []
+    runs = {}
     for job in (regime_jobs if chosen.regime else jobs)(chosen.profile).values():
-        runs.append(find_run(job.resolved))
-        if runs[-1] is None:
+        runs[job.resolved.hash] = find_run(job.resolved)
+        if runs[job.resolved.hash] is None:
             raise StudyError(
                 f"the run {job.resolved.checkpoint!r}, seed {job.resolved.seed}, is missing: `make study`."
             )
     folder = project_root() / "figures" / chosen.profile
     if chosen.regime:
-        write_regime(runs, folder / "regime.csv")
-        write_trials(runs, folder / "trials.csv")
+        write_regime(list(runs.values()), folder / "regime.csv")
+        tried = regime_trials(chosen.profile)
+        write_trials([(trial, runs[trial.resolved.hash]) for trial in tried], folder / "trials.csv")
     else:
-        collect(runs, folder / "results")
+        collect(list(runs.values()), folder / "results")
     return 0
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 from dataclasses import dataclass
+from itertools import product
 
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import find_run, runs_root
@@ -81,21 +82,41 @@ def regime_jobs(profile: str) -> dict[str, Job]:
     for seed in regime.seeds:
         for checkpoint in regime.checkpoints:
             _add(resolve(profile, checkpoint, seed), found)
-    for trials in regime.trials:
-        plain = resolve(profile, trials.checkpoint, regime.seeds[0])
-        for rate in trials.learning_rates:
-            tried = {"learning_rate": rate, "steps": trials.steps}
-            if trials.stage != "stage_3":  # of a control with the steps of several stages, `steps` are all of them
-                others = plain.params["steps"] - settings.stage_settings(trials.stage, plain.role)["steps"]
-                tried = {"by_role": {plain.role: {trials.stage: tried | {"steps": trials.steps - others}}}}
-            else:
-                tried = {"stage_3": tried}
-            _add(resolve(profile, trials.checkpoint, regime.seeds[0], tried), found)
+    for trial in regime_trials(profile):
+        _add(trial.resolved, found)
+    return found
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One pair of learning rate and length, tried on one run."""
+
+    stage: str  # or stage_3
+    learning_rate: float
+    steps: int  # of the stage, as the profile would have them
+    resolved: Resolved
+
+
+def regime_trials(profile: str) -> list[Trial]:
+    """What a profile's regime check tries, on its first seed; a pair that the profile has is its plain run.
+
+    Raises:
+        StudyError: Bad parameters.
+    """
+    regime = load_profile(profile).regime
+    found = []
+    for block in regime.trials:
+        plain = resolve(profile, block.checkpoint, regime.seeds[0])
+        for rate, steps in product(block.learning_rates, block.steps):
+            tried: dict = {"learning_rate": rate, "steps": steps}
+            place = {"stage_3": tried} if block.stage == "stage_3" else {"by_role": {plain.role: {block.stage: tried}}}
+            resolved = resolve(profile, block.checkpoint, regime.seeds[0], place)
+            found.append(Trial(block.stage, rate, steps, plain if plain.hash == resolved.hash else resolved))
     return found
 
 
 def _add(resolved: Resolved, found: dict[str, Job]) -> None:
-    """Add a run and its ancestors; a run that its overrides do not touch is the plain one."""
+    """Add a run and its ancestors; one that its overrides do not touch is the plain one."""
     if resolved.overrides:
         plain = resolve(resolved.profile, resolved.checkpoint, resolved.seed)
         resolved = plain if plain.hash == resolved.hash else resolved

@@ -44,19 +44,20 @@ class Spread:
         problems: What resampling the problems adds to it, shape (draws,), mean about 0.
         scale: Standard error of the part that seeds contribute (0 with one seed, where it can't be known).
         freedom: Its degrees of freedom, seeds - 1.
-        bounds: The smallest and largest value that a mean can have.
+        bounds: The smallest and largest value that a mean can have; None where there are none.
     """
 
     mean: float
     problems: np.ndarray
     scale: float
     freedom: int
-    bounds: tuple[float, float]
+    bounds: tuple[float, float] | None
 
     def interval(self, level: float = 0.95) -> Estimate:
         """The central interval of this level, within the bounds."""
         tail = (1 - level) / 2
-        low, high = (np.clip(self.mean + self._quantile(share), *self.bounds) for share in (tail, 1 - tail))
+        bounds = self.bounds or (-math.inf, math.inf)
+        low, high = (np.clip(self.mean + self._quantile(share), *bounds) for share in (tail, 1 - tail))
         return Estimate(self.mean, float(low), float(high))
 
     def detectable(self, error: float, power: float) -> float:
@@ -82,21 +83,32 @@ class Spread:
         return (of_problems + of_seeds) / total
 
 
-def bootstrap(accuracy: np.ndarray, against: np.ndarray | None = None, level: float = 0.95) -> Estimate:
+SHARE = (0.0, 1.0)  # bounds of an accuracy
+
+
+def bootstrap(
+    accuracy: np.ndarray,
+    against: np.ndarray | None = None,
+    level: float = 0.95,
+    bounds: tuple[float, float] | None = SHARE,
+) -> Estimate:
     """Mean accuracy, or mean paired difference, with its interval over seeds and problems.
 
     Args:
-        accuracy: Mean correctness, shape (seeds, problems).
+        accuracy: Mean correctness, shape (seeds, problems), or what else there is one value of a seed and unit of.
         against: The same of what it is compared with, same seeds and problems in the same order.
         level: Of the interval.
+        bounds: Of a value; None where there are none.
 
     Raises:
         StudyError: When the two do not have the same seeds and problems, or there are fewer than two problems.
     """
-    return spread(accuracy, against).interval(level)
+    return spread(accuracy, against, bounds).interval(level)
 
 
-def spread(accuracy: np.ndarray, against: np.ndarray | None = None) -> Spread:
+def spread(
+    accuracy: np.ndarray, against: np.ndarray | None = None, bounds: tuple[float, float] | None = SHARE
+) -> Spread:
     """The distribution behind `bootstrap`, for intervals of several levels; arguments and errors as there.
 
     With one seed the interval is over problems alone: it says nothing of another training run.
@@ -113,7 +125,8 @@ def spread(accuracy: np.ndarray, against: np.ndarray | None = None) -> Spread:
     if problems < 2:
         raise StudyError("an interval needs at least two problems: evaluate on more.")
     mean = values.mean()
-    bounds = (0.0 if against is None else -1.0, 1.0)
+    if against is not None and bounds:
+        bounds = (bounds[0] - bounds[1], bounds[1] - bounds[0])
     of_problem = values.mean(axis=0) - mean
     if seeds == 1:
         return Spread(float(mean), problem_weights(problems) @ of_problem, 0.0, 0, bounds)

@@ -1,8 +1,9 @@
 """What may stand in params/claims.yaml: sentences of a paper as comparisons of checkpoints."""
 
 from itertools import pairwise
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from s2d_lib.study.strict import Strict
 
@@ -37,6 +38,58 @@ class Claim(Strict):
     comparisons: list[Comparison] = Field(min_length=1)
 
 
+Measure = Literal["accuracy", "length", "entropy"]
+
+
+class Moment(Strict):
+    """A method at a time of its training; a bare checkpoint is the method at the end of the budget."""
+
+    checkpoint: str
+    within: float = Field(1.0, gt=0, le=1)  # share of the compute budget that all methods have
+    best: bool = False  # the best until then instead of the last
+    minus: str | None = None  # a checkpoint whose value at the same time is taken off
+
+
+class CurveComparison(Strict):
+    """Moments of training of which each should be above the next."""
+
+    better_first: list[Moment] = Field(min_length=2)
+    measure: Measure = "accuracy"
+    margin: float = Field(0.0, ge=0)  # points (of an accuracy), tokens or nats by which the better one may be below
+
+    @field_validator("better_first", mode="before")
+    @classmethod
+    def _bare_checkpoints(cls, value: Any) -> Any:
+        return [{"checkpoint": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _only_an_accuracy_has_a_best(self):
+        if self.measure != "accuracy" and any(moment.best for moment in self.better_first):
+            raise ValueError(f"`best` is a maximum of accuracies, but the measure is {self.measure}")
+        return self
+
+    def pairs(self) -> list[tuple[Moment, Moment]]:
+        """(better, than) of neighbours in the list."""
+        return list(pairwise(self.better_first))
+
+
+class CurveClaim(Strict):
+    """One sentence of paper B, about the course of training."""
+
+    sentence: str
+    source: str
+    comparisons: list[CurveComparison] = Field(min_length=1)
+
+
+class Courses(Strict):
+    """Paper B's claims: over which benchmarks its methods are compared, and when."""
+
+    profiles: list[str] = Field(min_length=1)  # the benchmarks
+    table: str  # of study.yaml, whose trained rows are the methods
+    budgets: list[float]  # shares of the whole budget that are reported
+    claims: dict[str, CurveClaim]
+
+
 class Claims(Strict):
     """params/claims.yaml."""
 
@@ -45,3 +98,4 @@ class Claims(Strict):
     # Profile whose table it is -> the paper's family -> the profile that plays it.
     families: dict[str, dict[str, str]]
     claims: dict[str, Claim]
+    courses: dict[str, Courses] = Field(default_factory=dict)  # by the name of the folder in figures/

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from s2d_lib.claims.bootstrap import Estimate, spread
+from s2d_lib.claims.bootstrap import SHARE, Estimate, spread
 
 Verdict = Literal["holds", "contradicted", "undecided", "not run"]
 
@@ -38,7 +38,13 @@ class Compared:
     problems: int
 
 
-def compare(better: np.ndarray, than: np.ndarray, margin: float = 0.0, comparisons: int = 1) -> Compared:
+def compare(
+    better: np.ndarray,
+    than: np.ndarray,
+    margin: float = 0.0,
+    comparisons: int = 1,
+    bounds: tuple[float, float] | None = SHARE,
+) -> Compared:
     """Whether `better` is above `than`.
 
     It holds when the 95% interval of the difference lies above -margin and is contradicted when it lies below, so a
@@ -50,12 +56,13 @@ def compare(better: np.ndarray, than: np.ndarray, margin: float = 0.0, compariso
         margin: How much worse it may be, a share.
         comparisons: How many comparisons its claim has; the level of `refuted` is 5% divided by it (Bonferroni, which
             for the question whether any is contradicted is the same as Holm).
+        bounds: Of a value on either side; None where there are none.
 
     Raises:
         StudyError: When the two do not have the same seeds and problems.
     """
     seeds, problems = np.shape(better)
-    distribution = spread(better, than)
+    distribution = spread(better, than, bounds)
     estimate = distribution.interval(1 - ERROR)
     by_problem = (np.asarray(better, float) - np.asarray(than, float)).mean(axis=0)
     return Compared(

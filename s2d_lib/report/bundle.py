@@ -22,6 +22,16 @@ CURVES = [
     "completions/mean_length",
     "frac_reward_zero_std",
     "grad_norm",
+    "num_tokens",
+    "seconds/step",
+    "seconds/sampling",
+    "seconds/self_teacher",
+    "routed/sdpo",
+    "self_teacher/entropy",
+    "self_teacher/kl",
+    "self_teacher/tokens",
+    "self_teacher/prompt_tokens",
+    "self_teacher/mean_weight",
 ]
 
 
@@ -38,8 +48,9 @@ class Bundle:
             cut_off.
         curves: One row an optimiser step: seed, checkpoint, step and the metrics in CURVES.
         records: Records by checkpoint and seed.
-        validation: One row a measurement while training: seed, checkpoint, step, accuracy, length, and in dense stages
-            the divergences `<forward_kl|reverse_kl>/<teacher|student>_states` (see s2d_lib.stages.validation).
+        validation: One row a measurement while training: seed, checkpoint, step, accuracy, length, correct (the samples'
+            grades) and in dense stages the divergences `<forward_kl|reverse_kl>/<teacher|student>_states` (see
+            s2d_lib.stages.validation).
     """
 
     evaluation: pd.DataFrame
@@ -70,6 +81,11 @@ def read_evaluation(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"correct": str, "level": str, "problem": str})
 
 
+def read_validation(path: Path) -> pd.DataFrame:
+    """Measurements while training; the samples' grades, such as `0110/1111`, stay text."""
+    return pd.read_csv(path, dtype={"correct": str})
+
+
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table so that the file is there whole or not at all."""
     beside = path.with_name(f".{path.name}")
@@ -96,7 +112,7 @@ def collect(runs: list[FinishedRun], folder: Path) -> None:
             kept = ["step", *[c for c in CURVES if c in table]]
             curves.append(table[kept].assign(**labels)[["seed", "checkpoint", *kept]])
         if run.path("validation.csv").is_file():
-            validations.append(pd.read_csv(run.path("validation.csv")).assign(**labels))
+            validations.append(read_validation(run.path("validation.csv")).assign(**labels))
         records[f"{checkpoint}@{seed}"] = {k: v for k, v in run.record.items() if k != "files"}
     folder.mkdir(parents=True, exist_ok=True)
     pd.concat(curves).to_csv(folder / "curves.csv.gz", index=False, float_format="%.5g", compression=GZIP)
@@ -118,7 +134,7 @@ def read_bundle(folder: Path) -> Bundle:
         evaluation = read_evaluation(folder / "evaluation.csv.gz")
         curves = pd.read_csv(folder / "curves.csv.gz")
         validation = folder / "validation.csv.gz"  # of a profile whose stages validate
-        more = {"validation": pd.read_csv(validation)} if validation.is_file() else {}
+        more = {"validation": read_validation(validation)} if validation.is_file() else {}
         raw = json.loads((folder / "records.json").read_text())
     except (OSError, ValueError) as error:
         raise StudyError(f"no readable results in {folder} ({error}): make them with `make study`.") from None

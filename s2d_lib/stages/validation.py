@@ -14,7 +14,7 @@ from s2d_lib.grading import grade_many
 from s2d_lib.losses import linear_divergence
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.report.bundle import write_csv
+from s2d_lib.report.bundle import read_validation, write_csv
 from s2d_lib.rollouts import Rollout, completion_states, sample
 from s2d_lib.runs import Run
 from s2d_lib.stages.heads import head_arguments
@@ -27,9 +27,10 @@ KINDS = {"forward_kl": 0.0, "reverse_kl": 1.0}  # the divergences measured, by t
 class Validation(TrainerCallback):
     """Before the first optimiser step, after every so many and after the last, writes a row to validation.csv.
 
-    `step`; `accuracy`, the mean correctness of the samples; `length`, their mean length in tokens; and in a dense stage
-    `forward_kl` and `reverse_kl` (nats per token, temperature 1) at the `teacher_states` (one rollout of the teacher a
-    problem, sampled before training) and the `student_states` (one of the trained model's samples a problem).
+    `step`; `accuracy`, the mean correctness of the samples; `length`, their mean length in tokens; `correct`, their
+    grades, problems in the set's order (`0110/1111` for two problems and four samples); and in a dense stage `forward_kl`
+    and `reverse_kl` (nats per token, temperature 1) at the `teacher_states` (one rollout of the teacher a problem, sampled
+    before training) and the `student_states` (one of the trained model's samples a problem).
 
     It leaves no trace in training: the random streams go on as if nothing had been sampled.
     """
@@ -43,7 +44,7 @@ class Validation(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         """Take up the rows of an interrupted attempt, up to the step that training resumes from."""
         if self.path.is_file():
-            rows = pd.read_csv(self.path)
+            rows = read_validation(self.path)
             self.rows = rows[rows["step"] <= state.global_step].to_dict("records")
         if self.teacher is not None:
             with undisturbed(), self.run.phase("validation"):
@@ -71,12 +72,18 @@ class Validation(TrainerCallback):
                 "step": step,
                 "accuracy": float(np.mean([g.correct for g in grades])),
                 "length": float(np.mean([len(r.ids) for r in rollouts])),
+                "correct": self._bits([g.correct for g in grades]),
             }
             if self.teacher is not None:
                 row |= self._divergences(policy, "teacher_states", self.teacher_states)
                 row |= self._divergences(policy, "student_states", [r for r in rollouts if r.sample == 0])
         self.rows.append(row)
         write_csv(pd.DataFrame(self.rows), self.path)
+
+    def _bits(self, correct: list[bool]) -> str:
+        each = self.run.resolved.validation.samples
+        bits = "".join("01"[c] for c in correct)
+        return "/".join(bits[i : i + each] for i in range(0, len(bits), each))
 
     def _samples(self, policy: Policy, samples: int, purpose: str) -> list[Rollout]:
         resolved = self.run.resolved

@@ -16,15 +16,16 @@ TrainedStage = Literal["sparse_rl", "teacher_sft", "forward_kl", "opd", "teacher
 
 
 class Trials(Strict):
-    """What is tried of one stage before the study, on the regime's first seed: each learning rate for so many steps.
+    """What is tried of one stage before the study, on the regime's first seed: each learning rate with each length.
 
-    Rates are constant after their warmup and the data's order does not depend on the number of steps, so one run's
-    validation curve tells of every smaller number of steps too.
+    Every pair is a run of its own: where rates decay, a long run's curve does not tell how a shorter one would end.
     """
 
-    checkpoint: str  # the run they are tried on
+    checkpoint: (
+        str  # the run they are tried on; where it takes the steps of several stages, those of the others are added
+    )
     stage: TrainedStage | Literal["stage_3"]
-    steps: PositiveInt
+    steps: list[PositiveInt] = Field(min_length=1)
     learning_rates: list[float] = Field(min_length=2)
 
 

@@ -8,39 +8,40 @@ from s2d_lib.study import load_profile, profile_names
 
 
 def curves(tmp_path, *rows) -> pd.DataFrame:
-    """Trials from (checkpoint, learning_rate, accuracies at 0, 25, 50, ...)."""
+    """Trials from (checkpoint, learning_rate, accuracies at the ends of runs of 25, 50, ... steps)."""
     table = [
-        {"checkpoint": c, "stage": "opd", "role": "student", "learning_rate": rate, "step": 25 * i, "accuracy": a}
-        for c, rate, accuracies in rows
-        for i, a in enumerate(accuracies)
+        {
+            "checkpoint": c,
+            "stage": "opd",
+            "role": "student",
+            "learning_rate": rate,
+            "steps": 25 * i,
+            "step": step,
+            "accuracy": a,
+        }
+        for c, rate, ends in rows
+        for i, end in enumerate(ends, start=1)
+        for step, a in [(0, 0.1), (10, 0.99), (25 * i, end)]
     ]
     pd.DataFrame(table).to_csv(tmp_path / "trials.csv", index=False)
     return read_trials(tmp_path / "trials.csv")
 
 
-def test_the_rate_with_the_highest_point_and_the_fewest_steps_within_a_point_of_it(tmp_path):
+def test_the_rate_of_the_best_end_and_the_fewest_steps_within_a_point_of_it(tmp_path):
+    trials = curves(tmp_path, ("a", 1e-3, [0.3, 0.695, 0.70, 0.69]), ("a", 2e-3, [0.695] * 4))
+    row = choose(trials).iloc[0]
+    assert (row["learning_rate"], row["steps"], row["accuracy"]) == (1e-3, 50, 0.695)
+    assert row["tried"] == "rates 0.001 or 0.002; 25 or 50 or 75 or 100 steps"
+
+
+def test_a_high_point_on_the_way_does_not_count(tmp_path):
+    trials = curves(tmp_path, ("a", 1e-3, [0.4, 0.5]), ("a", 2e-3, [0.2, 0.3]))
+    assert choose(trials).iloc[0]["accuracy"] == 0.5  # not the 0.99 that every curve has at step 10
+
+
+def test_a_stage_tried_on_two_checkpoints_counts_by_their_mean(tmp_path):
     trials = curves(
-        tmp_path,
-        ("a", 1e-3, [0.1, 0.3, 0.5, 0.69, 0.70, 0.71, 0.70]),
-        ("a", 2e-3, [0.1, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]),
-    )
-    row = choose(trials).iloc[0]  # means over three: 0.3, 0.497, 0.63, 0.70, 0.703
-    assert (row["learning_rate"], row["steps"]) == (1e-3, 100)
-    assert row["accuracy"] == pytest.approx((0.70 + 0.71 + 0.70) / 3)
-
-
-def test_one_high_measurement_between_low_ones_does_not_decide(tmp_path):
-    trials = curves(tmp_path, ("a", 1e-3, [0.1, 0.1, 0.9, 0.1, 0.1]), ("a", 2e-3, [0.1, 0.5, 0.5, 0.5, 0.5]))
-    assert choose(trials).iloc[0]["learning_rate"] == 2e-3
-
-
-def test_a_stage_tried_on_two_checkpoints_has_a_rate_for_both_and_the_steps_of_the_first(tmp_path):
-    trials = curves(
-        tmp_path,
-        ("a", 1e-3, [0.1, 0.8, 0.8, 0.8, 0.8]),
-        ("b", 1e-3, [0.1, 0.1, 0.1, 0.1, 0.1]),
-        ("a", 2e-3, [0.1, 0.7, 0.7, 0.7, 0.7]),
-        ("b", 2e-3, [0.1, 0.2, 0.3, 0.7, 0.7]),
+        tmp_path, ("a", 1e-3, [0.8, 0.8]), ("b", 1e-3, [0.1, 0.1]), ("a", 2e-3, [0.6, 0.7]), ("b", 2e-3, [0.5, 0.7])
     )
     row = choose(trials).iloc[0]
     assert (row["learning_rate"], row["steps"]) == (2e-3, 50)
@@ -61,7 +62,7 @@ def test_the_profile_has_what_was_chosen(root, profile):
 
 
 def test_a_profile_that_has_something_else_is_told_so(tmp_path):
-    trials = curves(tmp_path, ("student.bridge.rl_teacher", 0.123, [0.1, 0.2, 0.3, 0.3, 0.3]))
+    trials = curves(tmp_path, ("student.bridge.rl_teacher", 0.123, [0.1, 0.3]))
     found = misfits(choose(trials), load_profile("micro"))
     assert len(found) == 2
     assert found[0].startswith("opd of student: learning_rate is ")

@@ -12,6 +12,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.losses import kl_divergence
 from s2d_lib.policies.policy import load_policy
 from s2d_lib.problems.sources import load_problems
+from s2d_lib.report.bundle import read_validation
 from s2d_lib.rollouts import sample
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
@@ -71,8 +72,13 @@ def test_the_random_streams_go_on_as_if_nothing_had_been_drawn():
 def test_every_stage_is_measured_before_between_and_after_and_dense_ones_beside_their_teacher(make):
     for checkpoint, columns in (("student.grpo", []), ("student.bridge.raw_teacher", DIVERGENCES)):
         run = make(checkpoint)
-        rows = pd.read_csv(run.path("validation.csv"))
-        assert list(rows) == ["step", "accuracy", "length", *columns]
+        rows = read_validation(run.path("validation.csv"))
+        assert list(rows) == ["step", "accuracy", "length", "correct", *columns]
+        graded = rows["correct"].str.split("/", expand=True)  # a column a problem
+        assert graded.shape == (3, 5) and graded.map(len).eq(3).all(axis=None)
+        assert graded.map(lambda bits: bits.count("1") / 3).mean(axis=1).tolist() == pytest.approx(
+            rows["accuracy"], abs=1e-6
+        )
         assert rows["step"].tolist() == [0, 2, 4]
         assert rows["accuracy"].between(0, 1).all()
         assert (rows["accuracy"] * 15).round(4).mod(1).eq(0).all()  # 5 problems of 3 samples

@@ -1,0 +1,180 @@
+"""Paper B's claims: what a method has reached by a share of a compute budget that all methods have, over benchmarks.
+
+A budget is a benchmark's own: the counted compute (s2d_lib.report.spent) that the cheapest of its runs spends in all, so
+that every run reaches it. Accuracies are those on validation problems, measured while training.
+
+*Best within a budget*, the paper's figure, is a maximum over noisy measurements and so too high, the more the noisier the
+curve. Here it is cross-fitted: one half of every problem's samples says when a run was best, the other half says how good
+it was then; the two ways round are averaged.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from s2d_lib.claims.bootstrap import Estimate, bootstrap
+from s2d_lib.claims.fair import check_settings, seeds_of
+from s2d_lib.claims.schema import CurveClaim, Measure, Moment
+from s2d_lib.claims.verdict import Compared, compare
+from s2d_lib.errors import StudyError
+from s2d_lib.report.bundle import Bundle
+from s2d_lib.report.spent import spent
+
+WINDOW = 0.2  # share of the budget over whose steps a length or an entropy is averaged, back from the moment
+COLUMNS = {"length": "completions/mean_length", "entropy": "self_teacher/entropy"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One run on the axis of its benchmark's budget.
+
+    Attributes:
+        shares: Of the budget, at each measurement, shape (measurements,).
+        correct: Grades, shape (measurements, problems, samples).
+        steps: One row an optimiser step: `share` of the budget, `length`, `entropy` (NaN without a self-teacher).
+    """
+
+    shares: np.ndarray
+    correct: np.ndarray
+    steps: pd.DataFrame
+
+    def accuracy(self, within: float, best: bool) -> np.ndarray:
+        """Of every problem, shape (problems,): where the budget's share is spent, or where it was best until then."""
+        until = self.correct[self.shares <= within + 1e-9]
+        if not best:
+            return until[-1].mean(axis=1)
+        halves = until[..., ::2].mean(axis=2), until[..., 1::2].mean(axis=2)
+        crossed = [told[seen.mean(axis=1).argmax()] for seen, told in (halves, halves[::-1])]
+        return np.mean(crossed, axis=0)
+
+    def mean(self, measure: str, within: float) -> float:
+        """A length (tokens) or an entropy (nats), averaged over the last `WINDOW` of the budget before the moment."""
+        rows = self.steps[(self.steps["share"] > within - WINDOW) & (self.steps["share"] <= within + 1e-9)]
+        return float(rows[measure].mean())
+
+
+Benchmarks = Mapping[str, Bundle]
+"""Profile -> its results."""
+
+
+def progress(bundle: Bundle, checkpoint: str, seed: int, budget: float) -> Progress:
+    """A run on its benchmark's budget.
+
+    Raises:
+        StudyError: When it was not validated while training, or by fewer than two samples a problem.
+    """
+    own = bundle.validation[(bundle.validation["checkpoint"] == checkpoint) & (bundle.validation["seed"] == seed)]
+    if own.empty or "correct" not in own:
+        raise StudyError(f"{checkpoint!r}, seed {seed}, has no grades from while it trained: make it again.")
+    own = own.sort_values("step")
+    correct = np.array([[[int(bit) for bit in problem] for problem in row.split("/")] for row in own["correct"]])
+    if correct.shape[2] < 2:
+        raise StudyError(
+            f"{checkpoint!r} was validated with one sample a problem: raise `validation.samples` to 2 or more."
+        )
+    cost = spent(bundle, checkpoint, seed).set_index("step")["compute"] / budget
+    rows = bundle.curves[(bundle.curves["checkpoint"] == checkpoint) & (bundle.curves["seed"] == seed)].sort_values(
+        "step"
+    )
+    steps = pd.DataFrame({"share": cost.loc[rows["step"]].to_numpy()})
+    for name, column in COLUMNS.items():
+        steps[name] = rows[column].to_numpy() if column in rows else np.nan
+    return Progress(cost.loc[own["step"]].to_numpy(), correct, steps)
+
+
+def budget_of(bundle: Bundle, checkpoints: Sequence[str]) -> float:
+    """The counted compute that the cheapest run of these checkpoints spends in all.
+
+    Raises:
+        StudyError: When one of them was not run, or not with the seeds of the others, or not with one setting.
+    """
+    seeds = seeds_of(bundle, checkpoints[0])
+    for name in checkpoints:
+        if seeds_of(bundle, name) != seeds or not seeds:
+            raise StudyError(
+                f"{name!r} was run with seeds {seeds_of(bundle, name)} and {checkpoints[0]!r} with {seeds}: make the missing "
+                "runs."
+            )
+        check_settings(bundle, name)
+    return min(spent(bundle, name, seed)["compute"].iloc[-1] for name in checkpoints for seed in seeds)
+
+
+class Course:
+    """All runs of some methods on all benchmarks, each on its benchmark's budget."""
+
+    def __init__(self, benchmarks: Benchmarks, checkpoints: Sequence[str]):
+        """Raises StudyError when runs are missing, do not belong together, or benchmarks do not have the same seeds."""
+        self.checkpoints = list(checkpoints)
+        self.budgets = {name: budget_of(bundle, self.checkpoints) for name, bundle in benchmarks.items()}
+        seeds = {name: seeds_of(bundle, self.checkpoints[0]) for name, bundle in benchmarks.items()}
+        if len({tuple(own) for own in seeds.values()}) > 1:
+            raise StudyError(
+                f"benchmarks are averaged seed by seed, but theirs differ ({seeds}): make the missing runs."
+            )
+        self.seeds = next(iter(seeds.values()))
+        self.runs = {
+            (name, checkpoint, seed): progress(bundle, checkpoint, seed, self.budgets[name])
+            for name, bundle in benchmarks.items()
+            for checkpoint in self.checkpoints
+            for seed in self.seeds
+        }
+
+    def values(self, moment: Moment, measure: Measure, benchmark: str | None = None) -> np.ndarray:
+        """What a moment is worth.
+
+        Args:
+            moment: Whose and when.
+            measure: `accuracy` (a share), `length` (tokens) or `entropy` (nats).
+            benchmark: One of them; all by default, side by side.
+
+        Returns:
+            Shape (seeds, units): units are the problems for an accuracy, and the benchmarks for a length or an entropy.
+        """
+        if moment.minus:
+            first, second = (replace_checkpoint(moment, name) for name in (moment.checkpoint, moment.minus))
+            return self.values(first, measure, benchmark) - self.values(second, measure, benchmark)
+        names = [benchmark] if benchmark else list(self.budgets)
+        return np.array([np.concatenate([self._of(n, moment, measure, seed) for n in names]) for seed in self.seeds])
+
+    def _of(self, benchmark: str, moment: Moment, measure: Measure, seed: int) -> np.ndarray:
+        run = self.runs[benchmark, moment.checkpoint, seed]
+        if measure == "accuracy":
+            return run.accuracy(moment.within, moment.best)
+        return np.array([run.mean(measure, moment.within)])
+
+    def estimate(self, moment: Moment, measure: Measure = "accuracy", benchmark: str | None = None) -> Estimate:
+        """Mean with its 95% interval over seeds and units."""
+        return bootstrap(self.values(moment, measure, benchmark), bounds=None if measure != "accuracy" else (0.0, 1.0))
+
+
+def replace_checkpoint(moment: Moment, checkpoint: str) -> Moment:
+    """The same time and way of looking, of another method."""
+    return moment.model_copy(update={"checkpoint": checkpoint, "minus": None})
+
+
+@dataclass(frozen=True)
+class CurveOutcome:
+    """One comparison of two moments, for one claim; `result` is in shares, tokens or nats."""
+
+    claim: str
+    better: Moment
+    than: Moment
+    measure: Measure
+    margin: float
+    result: Compared
+
+
+def evaluate_curves(claims: Mapping[str, CurveClaim], course: Course) -> list[CurveOutcome]:
+    """Every comparison of every claim, in the file's order."""
+    found = []
+    for name, claim in claims.items():
+        pairs = [(comparison, *pair) for comparison in claim.comparisons for pair in comparison.pairs()]
+        for comparison, better, than in pairs:
+            values = [course.values(moment, comparison.measure) for moment in (better, than)]
+            scale = 100 if comparison.measure == "accuracy" else 1
+            bounds = (-1.0, 1.0) if comparison.measure == "accuracy" else None
+            result = compare(*values, comparison.margin / scale, len(pairs), bounds)
+            found.append(CurveOutcome(name, better, than, comparison.measure, comparison.margin, result))
+    return found

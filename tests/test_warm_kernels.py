@@ -1,0 +1,91 @@
+"""Warm kernels: the real server, papermill and a stage notebook; the same results as from a cold kernel."""
+
+import os
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+
+from s2d_lib.batch import execute, run_checkpoint
+from s2d_lib.errors import StudyError
+from s2d_lib.warm_kernels import ADDRESS, KERNEL, kernel_name, warm_kernels
+from tests.conftest import TINY
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="warm kernels are forks of a server: Linux only"),
+]
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server that has imported everything."""
+    with warm_kernels():
+        for _ in range(600):
+            if kernel_name("cold") == KERNEL:
+                break
+            time.sleep(0.2)
+        yield
+
+
+def notebook(tmp_path, *cells):
+    path = tmp_path / "small.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells]), path)
+    return path
+
+
+def output(path) -> str:
+    return "".join(o.get("text", "") for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", []))
+
+
+def test_without_a_server_a_kernel_is_cold(monkeypatch, tmp_path):
+    monkeypatch.delenv(ADDRESS, raising=False)
+    assert kernel_name("cold") == "cold"
+    monkeypatch.setenv(ADDRESS, str(tmp_path / "nobody"))
+    assert kernel_name("cold") == "cold"
+
+
+def test_a_warm_kernel_has_the_callers_folder_and_environment_and_no_code_of_ours(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAID_BY", "the caller")
+    small = notebook(
+        tmp_path,
+        "import os, sys\nprint(os.getcwd(), os.environ['SAID_BY'], sys.path[0])",
+        "print('torch' in sys.modules, 'trl' in sys.modules, [m for m in sys.modules if m.split('.')[0] == 's2d_lib'])",
+    )
+    execute(small, tmp_path / "done.ipynb", {})
+    first, second = output(tmp_path / "done.ipynb").splitlines()
+    assert first == f"{tmp_path} the caller {tmp_path}"
+    assert second == "True True []"
+
+
+def test_a_failing_cell_and_a_dying_kernel_are_told(server, tmp_path):
+    with pytest.raises(StudyError, match=r"failed in cell 1: ValueError: no"):
+        execute(notebook(tmp_path, "raise ValueError('no')"), tmp_path / "done.ipynb", {})
+    with pytest.raises(Exception, match="died"):
+        execute(notebook(tmp_path, "import os; os._exit(3)"), tmp_path / "done.ipynb", {})
+
+
+def test_no_kernel_outlives_its_notebook(server, tmp_path):
+    execute(notebook(tmp_path, "import os; print(os.getpid())"), tmp_path / "done.ipynb", {})
+    number = int(output(tmp_path / "done.ipynb"))
+    for _ in range(50):
+        if not psutil.pid_exists(number):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"kernel {number} is still there")
+
+
+def test_a_run_has_the_same_bytes_from_a_warm_and_a_cold_kernel(server, tmp_path, monkeypatch):
+    made = {}
+    for kind, address in (("warm", os.environ[ADDRESS]), ("cold", "")):
+        monkeypatch.setenv(ADDRESS, address)
+        monkeypatch.setenv("S2D_RUNS", str(tmp_path / kind))
+        for checkpoint in ("student", "student.grpo"):
+            run_checkpoint("micro", checkpoint, 0, TINY)
+        folder = next((tmp_path / kind).glob("*/seed-0/student.grpo"))
+        made[kind] = [
+            (folder / name).read_bytes() for name in ("evaluation.csv", "validation.csv", "model/model.safetensors")
+        ]
+    assert made["warm"] == made["cold"]
