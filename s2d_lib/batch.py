@@ -129,6 +129,7 @@ def draw(profile: str | None = None) -> list[str]:
     if not folders or not all((folder / "results").is_dir() for folder in folders):
         raise StudyError(f"there are no results in figures/{profile or ''}: make them with `make study`.")
     done = [line for folder in folders for line in _draw_results(root, folder)]
+    done += _draw_courses(root, profile)
     if profile is None:
         done += [
             _in_place(root / "notebooks" / f"{name}.ipynb", {})
@@ -160,6 +161,19 @@ def _draw_results(root: Path, folder: Path) -> Iterator[str]:
     for table in tables:
         path = root / "notebooks" / f"{GENERIC}.ipynb"
         yield _copy(path, folder / f"{table}.ipynb", {"profile": name, "table": table})
+
+
+def _draw_courses(root: Path, profile: str | None) -> Iterator[str]:
+    """Run the notebook over every group of benchmarks whose results are all there; of one profile, over its groups."""
+    from s2d_lib.claims import load_claims
+    from s2d_lib.report.analysis import COURSES
+    from s2d_lib.report.courses import complete
+
+    path = root / "notebooks" / f"{COURSES}.ipynb"
+    for place, (group, spec) in enumerate(load_claims(root).courses.items()):
+        if complete(spec, root) and (profile is None or profile in spec.profiles):
+            executed = root / "figures" / group / path.name
+            yield _copy(path, executed, {"group": group}) if place else _in_place(path, {"group": group})
 
 
 def _copy(notebook: Path, executed: Path, parameters: dict) -> str:

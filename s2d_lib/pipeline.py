@@ -10,6 +10,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.runs import find_run, runs_root
 from s2d_lib.study import Resolved, frontier, load_profile, needed, project_root, resolve
 from s2d_lib.study.problem_sets import AT
+from s2d_lib.study.self_distillation_params import METHODS
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def regime_jobs(profile: str) -> dict[str, Job]:
 class Trial:
     """One pair of learning rate and length, tried on one run."""
 
-    stage: str  # or stage_3
+    stage: str  # or stage_3, or a method of self-distillation
     learning_rate: float
     steps: int  # of the stage, as the profile would have them
     resolved: Resolved
@@ -109,7 +110,11 @@ def regime_trials(profile: str) -> list[Trial]:
         plain = resolve(profile, block.checkpoint, regime.seeds[0])
         for rate, steps in product(block.learning_rates, block.steps):
             tried: dict = {"learning_rate": rate, "steps": steps}
-            place = {"stage_3": tried} if block.stage == "stage_3" else {"by_role": {plain.role: {block.stage: tried}}}
+            place = {"by_role": {plain.role: {block.stage: tried}}}
+            if block.stage == "stage_3":
+                place = {"stage_3": tried}
+            elif block.stage in METHODS:
+                place = {"by_method": {block.stage: tried}}
             resolved = resolve(profile, block.checkpoint, regime.seeds[0], place)
             found.append(Trial(block.stage, rate, steps, plain if plain.hash == resolved.hash else resolved))
     return found

@@ -10,6 +10,7 @@ it was then; the two ways round are averaged.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,14 @@ from s2d_lib.report.bundle import Bundle
 from s2d_lib.report.spent import spent
 
 WINDOW = 0.2  # share of the budget over whose steps a length or an entropy is averaged, back from the moment
-COLUMNS = {"length": "completions/mean_length", "entropy": "self_teacher/entropy"}
+COLUMNS = {
+    "length": "completions/mean_length",
+    "entropy": "self_teacher/entropy",
+    "routed": "routed/sdpo",
+    "seconds": "seconds/step",
+}
+Axis = Literal["compute", "seconds"]
+"""What a budget is of: counted compute or measured seconds (s2d_lib.report.spent)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Progress:
     Attributes:
         shares: Of the budget, at each measurement, shape (measurements,).
         correct: Grades, shape (measurements, problems, samples).
-        steps: One row an optimiser step: `share` of the budget, `length`, `entropy` (NaN without a self-teacher).
+        steps: One row an optimiser step: `share` of the budget and the metrics in COLUMNS (NaN where there is none).
     """
 
     shares: np.ndarray
@@ -59,7 +67,7 @@ Benchmarks = Mapping[str, Bundle]
 """Profile -> its results."""
 
 
-def progress(bundle: Bundle, checkpoint: str, seed: int, budget: float) -> Progress:
+def progress(bundle: Bundle, checkpoint: str, seed: int, budget: float, axis: Axis = "compute") -> Progress:
     """A run on its benchmark's budget.
 
     Raises:
@@ -74,7 +82,7 @@ def progress(bundle: Bundle, checkpoint: str, seed: int, budget: float) -> Progr
         raise StudyError(
             f"{checkpoint!r} was validated with one sample a problem: raise `validation.samples` to 2 or more."
         )
-    cost = spent(bundle, checkpoint, seed).set_index("step")["compute"] / budget
+    cost = spent(bundle, checkpoint, seed).set_index("step")[axis] / budget
     rows = bundle.curves[(bundle.curves["checkpoint"] == checkpoint) & (bundle.curves["seed"] == seed)].sort_values(
         "step"
     )
@@ -84,8 +92,8 @@ def progress(bundle: Bundle, checkpoint: str, seed: int, budget: float) -> Progr
     return Progress(cost.loc[own["step"]].to_numpy(), correct, steps)
 
 
-def budget_of(bundle: Bundle, checkpoints: Sequence[str]) -> float:
-    """The counted compute that the cheapest run of these checkpoints spends in all.
+def budget_of(bundle: Bundle, checkpoints: Sequence[str], axis: Axis = "compute") -> float:
+    """What the cheapest run of these checkpoints spends in all.
 
     Raises:
         StudyError: When one of them was not run, or not with the seeds of the others, or not with one setting.
@@ -98,16 +106,16 @@ def budget_of(bundle: Bundle, checkpoints: Sequence[str]) -> float:
                 "runs."
             )
         check_settings(bundle, name)
-    return min(spent(bundle, name, seed)["compute"].iloc[-1] for name in checkpoints for seed in seeds)
+    return min(spent(bundle, name, seed)[axis].iloc[-1] for name in checkpoints for seed in seeds)
 
 
 class Course:
     """All runs of some methods on all benchmarks, each on its benchmark's budget."""
 
-    def __init__(self, benchmarks: Benchmarks, checkpoints: Sequence[str]):
+    def __init__(self, benchmarks: Benchmarks, checkpoints: Sequence[str], axis: Axis = "compute"):
         """Raises StudyError when runs are missing, do not belong together, or benchmarks do not have the same seeds."""
-        self.checkpoints = list(checkpoints)
-        self.budgets = {name: budget_of(bundle, self.checkpoints) for name, bundle in benchmarks.items()}
+        self.checkpoints, self.axis = list(checkpoints), axis
+        self.budgets = {name: budget_of(bundle, self.checkpoints, axis) for name, bundle in benchmarks.items()}
         seeds = {name: seeds_of(bundle, self.checkpoints[0]) for name, bundle in benchmarks.items()}
         if len({tuple(own) for own in seeds.values()}) > 1:
             raise StudyError(
@@ -115,7 +123,7 @@ class Course:
             )
         self.seeds = next(iter(seeds.values()))
         self.runs = {
-            (name, checkpoint, seed): progress(bundle, checkpoint, seed, self.budgets[name])
+            (name, checkpoint, seed): progress(bundle, checkpoint, seed, self.budgets[name], axis)
             for name, bundle in benchmarks.items()
             for checkpoint in self.checkpoints
             for seed in self.seeds
@@ -133,7 +141,10 @@ class Course:
             Shape (seeds, units): units are the problems for an accuracy, and the benchmarks for a length or an entropy.
         """
         if moment.minus:
-            first, second = (replace_checkpoint(moment, name) for name in (moment.checkpoint, moment.minus))
+            first, second = (
+                moment.model_copy(update={"checkpoint": name, "minus": None})
+                for name in (moment.checkpoint, moment.minus)
+            )
             return self.values(first, measure, benchmark) - self.values(second, measure, benchmark)
         names = [benchmark] if benchmark else list(self.budgets)
         return np.array([np.concatenate([self._of(n, moment, measure, seed) for n in names]) for seed in self.seeds])
@@ -147,11 +158,6 @@ class Course:
     def estimate(self, moment: Moment, measure: Measure = "accuracy", benchmark: str | None = None) -> Estimate:
         """Mean with its 95% interval over seeds and units."""
         return bootstrap(self.values(moment, measure, benchmark), bounds=None if measure != "accuracy" else (0.0, 1.0))
-
-
-def replace_checkpoint(moment: Moment, checkpoint: str) -> Moment:
-    """The same time and way of looking, of another method."""
-    return moment.model_copy(update={"checkpoint": checkpoint, "minus": None})
 
 
 @dataclass(frozen=True)

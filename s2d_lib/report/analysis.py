@@ -42,7 +42,11 @@ ANALYSES = (
     Analysis("95_families", families=True),
     Analysis("96_label_frontier", frontier=True),
     Analysis("97_claims", families=True),
+    Analysis("99_crossing", writes=("crossing",), committed="micro-crossing"),
 )
+
+COURSES = "98_self_distillation"
+"""The notebook over a group of benchmarks (`courses` in claims.yaml); it is committed with the first group."""
 
 
 def so_far(settings: Profile, study: Study, records: Collection[tuple[str, int]]) -> Profile:

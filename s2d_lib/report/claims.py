@@ -208,7 +208,7 @@ def claims_figure(claims: pd.DataFrame, comparisons: pd.DataFrame, title: str) -
 
     Args:
         claims: From `claims_table`.
-        comparisons: From `comparisons_table`.
+        comparisons: From `comparisons_table`, here or in s2d_lib.report.courses, whose rows bring a label and a unit.
         title: Of the figure.
     """
     use_style()
@@ -221,13 +221,16 @@ def claims_figure(claims: pd.DataFrame, comparisons: pd.DataFrame, title: str) -
         _headline(axes, place, claim)
         for row in comparisons[comparisons["claim"] == claim["claim"]].to_dict("records"):
             place += 1
-            ticks[place] = f"{contrast_label(row['better'], row['than'])} · {row['meant']}"
+            ticks[place] = (
+                row["label"] if "label" in row else f"{contrast_label(row['better'], row['than'])} · {row['meant']}"
+            )
             _comparison(axes, place, row)
         place += 1
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.set_yticks(list(ticks), list(ticks.values()), fontsize=7.5)
     axes.set_ylim(place - 0.4, -0.6)
-    axes.set(xlabel="difference, points (first minus second)")
+    units = dict.fromkeys(comparisons["unit"]) if "unit" in comparisons else ["points"]
+    axes.set(xlabel=f"difference, {', '.join(units)} (first minus second)")
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -277,7 +280,7 @@ def _comparison(axes: plt.Axes, place: int, row: dict) -> None:
         axes.text(0.99, place, "not run", transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=7.5)
     else:
         axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=1.4)
-        page = f"../{row['profile']}/{run_page(row['better'])}"
+        page = f"../{row['profile']}/{run_page(row['better'])}" if "profile" in row else None
         axes.plot(row["difference"], place, marker, color=color, markersize=SIZE[marker], url=page)
     if row["margin"]:
         axes.plot([-row["margin"]] * 2, [place - 0.45, place + 0.45], ":", color=BLACK, linewidth=1)

@@ -46,6 +46,16 @@ CONTRASTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "The second half to the teacher, or to the student?",
         [(f"{BRIDGE}.{teacher}", f"{BRIDGE}.{teacher}_1H.grpo_2H") for teacher in TEACHERS],
     ),
+    "crossing": (
+        "What does self-distillation change in Stage 1, and in Stage 3?",
+        [
+            *((f"teacher.{method}", "teacher.rl") for method in ("sdpo", "srpo")),
+            *((f"{BRIDGE}.{method}_teacher", f"{BRIDGE}.rl_teacher") for method in ("sdpo", "srpo")),
+            ("student.srpo", "student.grpo"),
+            *((f"{BRIDGE}.rl_teacher.{method}", f"{BRIDGE}.rl_teacher") for method in ("grpo", "srpo")),
+            (f"{BRIDGE}.rl_teacher.srpo", f"{BRIDGE}.rl_teacher.grpo"),
+        ],
+    ),
 }
 """Name of the files -> title and pairs: the first minus the second."""
 

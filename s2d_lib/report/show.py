@@ -16,6 +16,12 @@ AXIS_LABELS = {
     "completions/mean_length": "mean length, tokens",
     "argmax_agreement": "argmax agreement, share",
     "mean_token_accuracy": "token accuracy, share",
+    "accuracy": "correct, share",
+    "routed/sdpo": "tokens routed to SDPO, share",
+    "self_teacher/entropy": "self-teacher's entropy, nats",
+    "self_teacher/kl": "KL to the self-teacher, nats",
+    "self_teacher/mean_weight": "mean weight",
+    "seconds/step": "seconds per step",
 }
 
 DIVERGENCES = {"forward_kl": "KL(teacher || student), nats", "reverse_kl": "KL(student || teacher), nats"}

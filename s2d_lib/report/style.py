@@ -69,9 +69,12 @@ _TEACHERS = {
     **{f"{kind}_{size}": f"{word} {size.replace('_', ' ')}" for size in ("teacher", "large_teacher")
        for kind, word in (("raw", "raw"), ("sft", "SFT"), ("rl", "RL"))},
     "rl_same_size": "same-size RL teacher",
+    "sdpo_teacher": "SDPO teacher",
+    "srpo_teacher": "SRPO teacher",
 }  # fmt: skip
 _ENDS = {
     "grpo": "GRPO on all labels",
+    "srpo": "SRPO on all labels",
     "grpo_2H": "GRPO on 2H",
     "replay_1H": "replay of 1H",
     "topk_tail": "top-k estimator",
@@ -80,7 +83,7 @@ _ENDS = {
 # Routes without a colour of their own: one for what is done to the student (darker with GRPO on fresh problems after it,
 # lighter with a replay), one for each size of teacher; the marker says who teaches.
 _TRANSFER_COLORS = {
-    "bridge": {"": BLUE, "grpo": "#003B5C", "grpo_2H": "#003B5C", "replay_1H": "#80B8D8"},
+    "bridge": {"": BLUE, "grpo": "#003B5C", "srpo": "#4B2E83", "grpo_2H": "#003B5C", "replay_1H": "#80B8D8"},
     "opd_only": {"": PURPLE, "grpo_2H": "#7A3A60"},
     "teacher_sample_sft": {"": GREEN, "grpo_2H": "#00503A"},
     "warm": {"": ORANGE},
@@ -88,7 +91,8 @@ _TRANSFER_COLORS = {
 }
 _TEACHER_MARKERS = dict(zip(
     ["sft_teacher", "raw_large_teacher", "sft_large_teacher", "rl_large_teacher", "rl_same_size",
-     "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H"], "ov8hX<>p*", strict=True,
+     "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H", "sdpo_teacher", "srpo_teacher"],
+    "ov8hX<>p*^s", strict=True,
 ))  # fmt: skip
 # Paper B: label, colour and marker; what is done to one method keeps its colour.
 _SELF_DISTILLATION = {
@@ -99,7 +103,7 @@ _SELF_DISTILLATION = {
     "student.srpo.no_dw": ("SRPO without entropy weights", WINE, "v"),
     "student.advantage_mix": ("advantage mix", GREEN, "D"),
 }
-_END_MARKERS = {"grpo": "P", "topk_tail": "d", "sampled_token": "H"}
+_END_MARKERS = {"grpo": "P", "srpo": "P", "topk_tail": "d", "sampled_token": "H"}
 
 
 def route_label(checkpoint: str) -> str:

@@ -16,6 +16,7 @@ from s2d_lib.pipeline import Trial
 from s2d_lib.report.style import PALETTE, use_style
 from s2d_lib.runs import FinishedRun
 from s2d_lib.study.profile import Profile
+from s2d_lib.study.self_distillation_params import METHODS
 
 WITHIN = 0.01  # of accuracy: what more steps must be worth
 
@@ -81,8 +82,12 @@ def misfits(choice: pd.DataFrame, settings: Profile) -> list[str]:
     """Where a profile does not have what was chosen, one sentence each."""
     found = []
     for row in choice.to_dict("records"):
-        goes_on, stage = row["stage"] == "stage_3", "sparse_rl" if row["stage"] == "stage_3" else row["stage"]
-        own = settings.stage_settings(stage, row["role"], goes_on)
+        if row["stage"] in METHODS:
+            own = settings.stage_settings("self_distillation", row["role"], method=row["stage"])
+        elif row["stage"] == "stage_3":
+            own = settings.stage_settings("sparse_rl", row["role"], goes_on=True)
+        else:
+            own = settings.stage_settings(row["stage"], row["role"])
         for name in ("learning_rate", "steps"):
             if own[name] != row[name]:
                 found.append(f"{row['stage']} of {row['role']}: {name} is {own[name]}, chosen was {row[name]}")

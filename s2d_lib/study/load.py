@@ -82,6 +82,9 @@ def _say(error: dict) -> str:
     return f"{place}: {message}{shown}" if place else message + shown
 
 
+OF_PROBLEMS = ("problems", "stands_for", "pretraining", "regime")
+
+
 def deep_merge(base: dict, changes: dict) -> dict:
     """`base` with `changes` laid over it, nested mappings merged key by key; neither is modified."""
     merged = dict(base)
@@ -139,7 +142,10 @@ def load_profile(name: str, overrides: dict | None = None, root: Path | None = N
 
 
 def _extended(name: str, root: Path, path: tuple[str, ...] = ()) -> dict:
-    """A profile's file laid over that of the profile it extends, if it does."""
+    """A profile's file laid over that of the profile it extends, if it does.
+
+    Problems of another source bring everything that is about them: nothing of OF_PROBLEMS is taken over with them.
+    """
     if name in path:
         raise StudyError(f"profile {path[0]!r} extends itself: {' extends '.join([*path, name])}.")
     content = read_yaml(root / "params" / f"{name}.yaml")
@@ -150,4 +156,7 @@ def _extended(name: str, root: Path, path: tuple[str, ...] = ()) -> dict:
         raise StudyError(
             f"profile {name!r} extends {below!r}, which there is not; {did_you_mean(below, profile_names(root))}"
         )
-    return deep_merge(_extended(below, root, (*path, name)), content)
+    base = _extended(below, root, (*path, name))
+    if content.get("problems", {}).get("source", base["problems"]["source"]) != base["problems"]["source"]:
+        base = {key: value for key, value in base.items() if key not in OF_PROBLEMS}
+    return deep_merge(base, content)

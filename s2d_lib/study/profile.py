@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 from s2d_lib.study.page import Role
 from s2d_lib.study.pretraining import Pretraining
 from s2d_lib.study.problem_sets import Problems
-from s2d_lib.study.self_distillation_params import laid_over
+from s2d_lib.study.self_distillation_params import Method, laid_over
 from s2d_lib.study.settings import Evaluation, Hardware, RoleModel, Sampling, Validation
 from s2d_lib.study.stages import STAGE_PARAMS, Stages
 from s2d_lib.study.strict import Strict
@@ -24,9 +24,9 @@ class Trials(Strict):
     checkpoint: (
         str  # the run they are tried on; where it takes the steps of several stages, those of the others are added
     )
-    stage: TrainedStage | Literal["stage_3"]
+    stage: TrainedStage | Literal["stage_3"] | Method
     steps: list[PositiveInt] = Field(min_length=1)
-    learning_rates: list[float] = Field(min_length=2)
+    learning_rates: list[float] = Field(min_length=1)
 
 
 class Regime(Strict):
@@ -58,6 +58,7 @@ class Profile(Strict):
     stages: Stages
     # Refines `stages` for the model that trains.
     by_role: dict[Role, dict[TrainedStage, dict[str, object]]] = Field(default_factory=dict)
+    by_method: dict[Method, dict[str, object]] = Field(default_factory=dict)  # refines self_distillation for a method
     # Refines sparse_rl where it goes on from a trained checkpoint (paper A: Stage 3).
     stage_3: dict[str, object] = Field(default_factory=dict)
     pretraining: Pretraining | None = None  # only of the micro family; read by notebook 10
@@ -68,13 +69,14 @@ class Profile(Strict):
     # holds it: naming a set afterwards makes no run stale.
     stands_for: dict[str, str] = Field(default_factory=dict)
 
-    def stage_settings(self, stage: str, role: str, goes_on: bool = False) -> dict:
+    def stage_settings(self, stage: str, role: str, goes_on: bool = False, method: str | None = None) -> dict:
         """Hyperparameters of a stage before a checkpoint's own overrides.
 
         Args:
             stage: Which.
             role: Of the model that trains.
             goes_on: Whether it goes on from a trained checkpoint instead of a base model.
+            method: Of self_distillation; the profile's own by default.
 
         Raises:
             ValueError: The profile has none for this stage.
@@ -83,6 +85,9 @@ class Profile(Strict):
         if own is None:
             raise ValueError(f"there are no hyperparameters of stage {stage!r}: add them under `stages`")
         refined = laid_over(stage, own.model_dump(), self.by_role.get(role, {}).get(stage, {}))
+        if stage == "self_distillation":
+            method = method or refined["method"]
+            return laid_over(stage, refined, {"method": method} | self.by_method.get(method, {}))
         stage_3 = self.stage_3 if goes_on and stage == "sparse_rl" else {}
         return refined | stage_3
 
@@ -92,6 +97,10 @@ class Profile(Strict):
             for stage in stages:
                 STAGE_PARAMS[stage].model_validate(self.stage_settings(stage, role))
         type(self.stages.sparse_rl).model_validate(self.stage_settings("sparse_rl", "student", goes_on=True))
+        for method in self.by_method:
+            STAGE_PARAMS["self_distillation"].model_validate(
+                self.stage_settings("self_distillation", "student", method=method)
+            )
         return self
 
     @model_validator(mode="after")

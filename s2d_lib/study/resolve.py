@@ -171,7 +171,8 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
 
     def params(stage: str, extra: dict) -> dict:
         try:
-            content = laid_over(stage, settings.stage_settings(stage, role, goes_on), extra)
+            below = settings.stage_settings(stage, role, goes_on, extra.get("method"))
+            content = laid_over(stage, below, extra)
         except ValueError as error:
             raise StudyError(f"{where}: {error}.") from None
         return validated(STAGE_PARAMS[stage], content, f"{where}, stage {stage!r}").model_dump()

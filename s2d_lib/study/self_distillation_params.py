@@ -1,7 +1,7 @@
 """The hyperparameters of self-distillation (paper B): one stage, four methods, and what each of them reads."""
 
 from string import Formatter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, PositiveInt, field_validator, model_serializer, model_validator
 
@@ -10,6 +10,8 @@ from s2d_lib.study.stage_params import GroupRelative
 TRLS_REPROMPT = "{question}\nCorrect solution:\n\n{solution}\n\n\n\nCorrectly solve the original question.\n"
 """What TRL 1.16's SDPOTrainer shows its self-teacher by default."""
 
+Method = Literal["grpo", "sdpo", "srpo", "advantage_mix"]
+METHODS = get_args(Method)
 POLICY_GRADIENT = ("grpo", "srpo", "advantage_mix")
 SELF_TAUGHT = ("sdpo", "srpo", "advantage_mix")
 DIVERGENCE = ("sdpo", "srpo")
@@ -31,7 +33,7 @@ class SelfDistillation(GroupRelative):
     tokens of an optimiser batch divided by their number.
     """
 
-    method: Literal["grpo", "sdpo", "srpo", "advantage_mix"]
+    method: Method
     sdpo_on: Literal["all", "failed", "correct"] = "all"  # which of the rollouts with a self-teacher SDPO learns from
     threshold: float | None = None  # a rollout is correct from this reward on; not needed for rewards of 0 and 1
     # Optimiser steps that share one sampling of rollouts, each of which is used in one of them (paper B's GRPO: 4).

@@ -75,7 +75,8 @@ def test_every_stage_is_measured_before_between_and_after_and_dense_ones_beside_
         rows = read_validation(run.path("validation.csv"))
         assert list(rows) == ["step", "accuracy", "length", "correct", *columns]
         graded = rows["correct"].str.split("/", expand=True)  # a column a problem
-        assert graded.shape == (3, 5) and graded.map(len).eq(3).all(axis=None)
+        assert graded.shape == (3, 5)
+        assert graded.map(len).eq(3).all(axis=None)
         assert graded.map(lambda bits: bits.count("1") / 3).mean(axis=1).tolist() == pytest.approx(
             rows["accuracy"], abs=1e-6
         )

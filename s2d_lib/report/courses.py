@@ -1,0 +1,276 @@
+"""Paper B's methods over the course of training: tables and figures on budgets that all of them have."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from s2d_lib.claims.bootstrap import Estimate
+from s2d_lib.claims.moments import Course, CurveOutcome
+from s2d_lib.claims.schema import Claims, Courses, CurveClaim, Moment
+from s2d_lib.claims.verdict import claim_verdict
+from s2d_lib.errors import StudyError
+from s2d_lib.report.bundle import Bundle
+from s2d_lib.report.study_table import open_results
+from s2d_lib.report.style import route_label, route_look, use_style
+from s2d_lib.report.tables import write_forms
+from s2d_lib.study import load_study, project_root
+from s2d_lib.study.load import did_you_mean
+
+UNITS = {"accuracy": ("points", 100), "length": ("tokens", 1), "entropy": ("nats", 1)}
+"""Measure -> its unit for readers, and how many of it a value's one is."""
+
+GRID = np.linspace(0, 1, 101)
+
+
+def spec_of(name: str, claims: Claims) -> Courses:
+    """What claims.yaml says of a group of benchmarks.
+
+    Raises:
+        StudyError: There is no such group.
+    """
+    if name not in claims.courses:
+        raise StudyError(f"claims.yaml has no courses {name!r}; {did_you_mean(name, claims.courses)}")
+    return claims.courses[name]
+
+
+def methods_of(spec: Courses, root: Path | None = None) -> list[str]:
+    """The methods: what the group's table trains."""
+    study = load_study(root)
+    return [name for name in study.tables[spec.table].rows if study.checkpoints[name].stage != "base"]
+
+
+def complete(spec: Courses, root: Path | None = None) -> bool:
+    """Whether all benchmarks have results."""
+    return all((root or project_root()).joinpath("figures", name, "results").is_dir() for name in spec.profiles)
+
+
+def open_course(spec: Courses, axis: str = "compute", root: Path | None = None) -> Course:
+    """The group's committed results, on budgets of counted compute or measured seconds.
+
+    Raises:
+        StudyError: Results are missing or do not belong together.
+    """
+    benchmarks: dict[str, Bundle] = {name: open_results(name, root).bundle for name in spec.profiles}
+    return Course(benchmarks, methods_of(spec, root), axis)
+
+
+def budgets_table(course: Course, budgets: Sequence[float]) -> pd.DataFrame:
+    """What every method reaches within shares of the budget, over all benchmarks and on each.
+
+    Returns:
+        One row a method and benchmark (`all` first): `checkpoint`, `benchmark`, then for every share `best <share>` (the
+        cross-fitted best until then) and for the whole budget `final`, each with `low` and `high` (shares).
+    """
+    rows = []
+    for checkpoint in course.checkpoints:
+        for benchmark in [None, *course.budgets]:
+            row: dict = {"checkpoint": checkpoint, "benchmark": benchmark or "all"}
+            for share in budgets:
+                moment = Moment(checkpoint=checkpoint, within=share, best=True)
+                row |= _columns(f"best {share:g}", course.estimate(moment, benchmark=benchmark))
+            rows.append(row | _columns("final", course.estimate(Moment(checkpoint=checkpoint), benchmark=benchmark)))
+    return pd.DataFrame(rows)
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.mean, f"{name} low": estimate.low, f"{name} high": estimate.high}
+
+
+def readable_budgets(numbers: pd.DataFrame, benchmark: str = "all") -> pd.DataFrame:
+    """One benchmark's rows for readers, percent with intervals."""
+    own = numbers[numbers["benchmark"] == benchmark]
+    shown = pd.DataFrame({"method": own["checkpoint"].map(route_label)})
+    for name in [c for c in own if f"{c} low" in own]:
+        title = "at the end" if name == "final" else f"best within {float(name.split()[1]):.0%} of the budget"
+        cells = own[[name, f"{name} low", f"{name} high"]].to_numpy() * 100
+        shown[f"{title}, %"] = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in cells]
+    return shown
+
+
+def write_budgets(numbers: pd.DataFrame, folder: Path, name: str, note: str) -> None:
+    """Write the table: csv with all benchmarks, md and tex with a table each."""
+    groups = {
+        ("Over all benchmarks" if b == "all" else b): readable_budgets(numbers, b)
+        for b in numbers["benchmark"].unique()
+    }
+    write_forms(numbers, groups, folder, name, note)
+
+
+def curves(course: Course, checkpoint: str, benchmark: str | None = None) -> pd.DataFrame:
+    """Accuracy over the budget, a row a share of GRID, a column a seed (mean over benchmarks unless one is named)."""
+    names = [benchmark] if benchmark else list(course.budgets)
+    return pd.DataFrame(
+        {
+            seed: np.mean([_held(course.runs[name, checkpoint, seed]) for name in names], axis=0)
+            for seed in course.seeds
+        },
+        index=GRID,
+    )
+
+
+def _held(run) -> np.ndarray:
+    """A run's accuracy at every share of GRID: its last measurement until there."""
+    places = np.searchsorted(run.shares, GRID + 1e-9, side="right") - 1
+    return run.correct.mean(axis=(1, 2))[places]
+
+
+def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
+    """A metric of the steps over the budget, likewise: means of every twentieth of it, over all benchmarks."""
+    edges = np.linspace(0, 1, 21)
+    table = {}
+    for seed in course.seeds:
+        parts = []
+        for benchmark in course.budgets:
+            steps = course.runs[benchmark, checkpoint, seed].steps
+            binned = steps.groupby(np.searchsorted(edges, steps["share"].to_numpy() - 1e-9))[name].mean()
+            parts.append(binned.reindex(range(1, 21)))
+        table[seed] = pd.concat(parts, axis=1).mean(axis=1).to_numpy()
+    return pd.DataFrame(table, index=(edges[1:] + edges[:-1]) / 2)
+
+
+def curves_figure(course: Course, checkpoints: Sequence[str], title: str, each: bool = False) -> Figure:
+    """Accuracy over the budget: the mean over seeds as a line, their range as a band.
+
+    Args:
+        course: The runs.
+        checkpoints: Which of its methods.
+        title: Of the figure.
+        each: A panel a benchmark instead of one for their mean.
+    """
+    panels = {name: name for name in course.budgets} if each else {"mean over the benchmarks": None}
+    ncols = 3 if each else 1
+    figure, grid = _grid(len(panels), ncols, (3.4, 2.5) if each else (6.6, 3.6))
+    for axes, (head, benchmark) in zip(grid.flat, panels.items(), strict=False):
+        for checkpoint in checkpoints:
+            _line(axes, 100 * curves(course, checkpoint, benchmark), checkpoint)
+        axes.set(title=head, xlabel=f"share of the {course.axis} budget", ylabel="validation accuracy, %")
+        axes.label_outer()
+    return _finished(figure, grid.flat[0], title)
+
+
+METRICS = {
+    "entropy": "self-teacher's entropy, nats",
+    "length": "response length, tokens",
+    "routed": "tokens routed to SDPO, share",
+    "seconds": "seconds per step",
+}
+
+
+def metrics_figure(course: Course, checkpoints: Sequence[str], title: str) -> Figure:
+    """The self-teacher's entropy, length, routed share and seconds per step over the budget, likewise."""
+    figure, grid = _grid(len(METRICS), 2, (4.0, 2.5))
+    for axes, (name, label) in zip(grid.flat, METRICS.items(), strict=True):
+        for checkpoint in checkpoints:
+            table = metric(course, checkpoint, name)
+            if table.notna().any(axis=None):
+                _line(axes, table, checkpoint)
+        axes.set(xlabel=f"share of the {course.axis} budget", ylabel=label)
+    return _finished(figure, grid.flat[1], title)
+
+
+def _grid(panels: int, ncols: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    use_style()
+    nrows = -(-panels // ncols)
+    figure, grid = plt.subplots(nrows, ncols, figsize=(size[0] * ncols, size[1] * nrows + 0.8), squeeze=False)
+    for axes in grid.flat[panels:]:
+        axes.set_visible(False)
+    return figure, grid
+
+
+def _line(axes: plt.Axes, table: pd.DataFrame, checkpoint: str) -> None:
+    color, marker = route_look(checkpoint)
+    every = max(1, len(table) // 8)
+    axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=color, alpha=0.15, linewidth=0)
+    axes.plot(
+        table.index, table.mean(axis=1), color=color, marker=marker, markevery=every, label=route_label(checkpoint)
+    )
+
+
+def _finished(figure: Figure, legend_of: plt.Axes, title: str) -> Figure:
+    handles, labels = legend_of.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    plt.close(figure)
+    return figure
+
+
+def moment_label(moment: Moment, measure: str) -> str:
+    """A moment in readers' words: `SDPO, best within 50%`."""
+    words = [route_label(moment.checkpoint)]
+    if moment.minus:
+        words[0] += f" minus {route_label(moment.minus)}"
+    if moment.best:
+        words.append(f"best within {moment.within:.0%}")
+    elif moment.within < 1:
+        words.append(f"at {moment.within:.0%}")
+    return ", ".join(words) + ("" if measure == "accuracy" else f" ({measure})")
+
+
+def comparisons_table(outcomes: Sequence[CurveOutcome]) -> pd.DataFrame:
+    """All numbers, one row a comparison, as `s2d_lib.report.claims.claims_figure` wants them.
+
+    Returns:
+        `claim`, `better`, `than` (checkpoints), `label`, `measure`, `unit`; `seeds`, `units` (problems or benchmarks);
+        `difference`, `low`, `high`, `detectable`, `margin` in that unit; `published` (none); `verdict`, `refuted`.
+    """
+    rows = []
+    for outcome in outcomes:
+        unit, scale = UNITS[outcome.measure]
+        result = outcome.result
+        first, second = (moment_label(moment, outcome.measure) for moment in (outcome.better, outcome.than))
+        rows.append(
+            {
+                "claim": outcome.claim,
+                "better": outcome.better.checkpoint,
+                "than": outcome.than.checkpoint,
+                "label": f"{first} > {second}",
+                "measure": outcome.measure,
+                "unit": unit,
+                "seeds": result.seeds,
+                "units": result.problems,
+                "difference": scale * result.difference.mean,
+                "low": scale * result.difference.low,
+                "high": scale * result.difference.high,
+                "detectable": scale * result.detectable,
+                "margin": outcome.margin,
+                "published": np.nan,
+                "verdict": result.verdict,
+                "refuted": result.refuted,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def claims_table(outcomes: Sequence[CurveOutcome], claims: dict[str, CurveClaim]) -> pd.DataFrame:
+    """One row a claim: `claim`, `sentence`, `source`, `verdict`."""
+    rows = []
+    for name, claim in claims.items():
+        verdict = claim_verdict([outcome.result for outcome in outcomes if outcome.claim == name])
+        rows.append({"claim": name, "sentence": claim.sentence, "source": claim.source, "verdict": verdict})
+    return pd.DataFrame(rows)
+
+
+def readable_comparisons(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons for readers."""
+    rows = []
+    for row in comparisons.to_dict("records"):
+        rows.append(
+            {
+                "claim": row["claim"],
+                "comparison": row["label"] + (f", within {row['margin']:g} {row['unit']}" if row["margin"] else ""),
+                "difference": f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] {row['unit']}",
+                "could see": f"{row['detectable']:.2f} {row['unit']}",
+                "verdict": row["verdict"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def write_claims(claims: pd.DataFrame, comparisons: pd.DataFrame, folder: Path, note: str) -> None:
+    """Write claims.csv, claims.md and claims.tex."""
+    numbers = comparisons.assign(**{"claim verdict": comparisons["claim"].map(claims.set_index("claim")["verdict"])})
+    write_forms(numbers, {"Claims": claims, "Comparisons": readable_comparisons(comparisons)}, folder, "claims", note)
