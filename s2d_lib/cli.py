@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = commands.add_parser("results", help="collect finished runs into figures/<profile>/results")
     results.add_argument("--profile", default="micro")
     results.add_argument("--regime", action="store_true", help="of the regime check")
+    results.add_argument(
+        "--so-far", action="store_true", help="whole seeds, and the frontier if it is whole; drop the rest"
+    )
 
     figures = commands.add_parser("figures", help="redraw figures from committed results")
     figures.add_argument("--profile", help="only this profile's; all by default")
@@ -116,20 +119,23 @@ def _only_one(folder):
 
 
 def _results(chosen) -> int:
-    from s2d_lib.pipeline import jobs, regime_jobs, regime_trials
+    from s2d_lib.pipeline import blocks, regime_jobs, regime_trials
     from s2d_lib.report.bundle import collect
     from s2d_lib.report.regime import write_regime
     from s2d_lib.report.trials import write_trials
     from s2d_lib.runs import find_run
     from s2d_lib.study import project_root
 
-    runs = {}
-    for job in (regime_jobs if chosen.regime else jobs)(chosen.profile).values():
-        runs[job.resolved.hash] = find_run(job.resolved)
-        if runs[job.resolved.hash] is None:
-            raise StudyError(
-                f"the run {job.resolved.checkpoint!r}, seed {job.resolved.seed}, is missing: `make study`."
-            )
+    runs: dict = {}
+    for block in [regime_jobs(chosen.profile)] if chosen.regime else blocks(chosen.profile):
+        found = {key: find_run(job.resolved) for key, job in block.items()}
+        missing = next((block[key].resolved for key, run in found.items() if run is None), None)
+        if missing is None:
+            runs |= found
+        elif not chosen.so_far:
+            raise StudyError(f"the run {missing.checkpoint!r}, seed {missing.seed}, is missing: `make study`.")
+    if not runs:
+        raise StudyError(f"no seed of profile {chosen.profile!r} has all its runs yet: `make study`.")
     folder = project_root() / "figures" / chosen.profile
     if chosen.regime:
         write_regime(list(runs.values()), folder / "regime.csv")

@@ -51,22 +51,33 @@ class Job:
         return os.path.relpath(path, project_root())
 
 
-def jobs(profile: str) -> dict[str, Job]:
-    """All jobs of a profile by their hash: tables on all seeds, the label frontier on its own; parents first, their markers
-    in step with the run folders.
+def blocks(profile: str) -> list[dict[str, Job]]:
+    """What a study comes in: the tables of one seed after the other, then the label frontier; jobs by their hash, parents
+    first, their markers in step with the run folders. A job of an earlier block can stand in a later one again.
 
     Raises:
         StudyError: Bad parameters, or a broken run folder.
     """
-    found: dict[str, Job] = {}
-    settings = load_profile(profile)
+    settings, found = load_profile(profile), []
     for seed in settings.seeds:
+        found.append({})
         for checkpoint in needed(profile):
-            _add(resolve(profile, checkpoint, seed), found)
-    for seed in settings.frontier.seeds if settings.frontier else ():
-        for checkpoint in frontier(profile):
-            _add(resolve(profile, checkpoint, seed), found)
+            _add(resolve(profile, checkpoint, seed), found[-1])
+    if settings.frontier:
+        found.append({})
+        for seed in settings.frontier.seeds:
+            for checkpoint in frontier(profile):
+                _add(resolve(profile, checkpoint, seed), found[-1])
     return found
+
+
+def jobs(profile: str) -> dict[str, Job]:
+    """All jobs of a profile by their hash, in the order of `blocks`.
+
+    Raises:
+        StudyError: Likewise.
+    """
+    return {key: job for block in blocks(profile) for key, job in block.items()}
 
 
 def regime_jobs(profile: str) -> dict[str, Job]:

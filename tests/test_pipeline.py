@@ -130,6 +130,22 @@ def test_figures_are_redrawn_from_the_compact_results_alone(project, study):
     assert set(drawn) == {f"headline.{suffix}" for suffix in ("csv", "md", "tex", "png", "pdf", "svg")}
 
 
+def test_a_study_under_way_is_collected_by_whole_seeds(project, study):
+    path, results = project / "params" / "micro.yaml", project / "figures" / "micro" / "results" / "records.json"
+    before, one_seed = results.read_bytes(), path.read_text()
+    path.write_text(one_seed.replace("seeds:\n- 0\n", "seeds:\n- 0\n- 1\n", 1))
+    try:
+        status, output = run(project, "results")
+        assert (status, "seed 1, is missing" in output) == (1, True), output
+        assert run(project, "results", "--so-far")[0] == 0
+        assert results.read_bytes() == before
+        path.write_text(one_seed.replace("seeds:\n- 0\n", "seeds:\n- 1\n", 1))
+        status, output = run(project, "results", "--so-far")
+        assert (status, "no seed of profile 'micro' has all its runs yet" in output) == (1, True), output
+    finally:
+        path.write_text(one_seed)
+
+
 def test_an_ablation_is_a_few_lines_of_yaml_and_makes_only_what_is_new(project, study):
     path = project / "params" / "study.yaml"
     declared = yaml.safe_load(path.read_text())

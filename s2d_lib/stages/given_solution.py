@@ -6,12 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade_many
-from s2d_lib.policies.policy import Policy
+from s2d_lib.policies.policy import Policy, load_policy
 from s2d_lib.problems.base import Problem
+from s2d_lib.problems.sources import load_problems
 from s2d_lib.rollouts import Rollout, sample
 from s2d_lib.stages.validation import undisturbed
-from s2d_lib.study import derive_seed
+from s2d_lib.study import derive_seed, load_profile
+from s2d_lib.study.load import did_you_mean
+from s2d_lib.study.problem_sets import ProblemSets
 from s2d_lib.study.settings import Sampling
 
 
@@ -63,3 +67,23 @@ def given_a_solution(
         ]
         table[name] = answers(asked, samples, name)[1].mean(axis=1)
     return table
+
+
+def given_to_base(profile: str, role: str = "student", samples: int = 8) -> pd.DataFrame:
+    """The same of a profile's base model on its validation problems, with the reprompt that its self-teacher gets.
+
+    Raises:
+        StudyError: The profile has no self-distillation, no validation problems, or no such role.
+    """
+    settings = load_profile(profile)
+    if settings.stages.self_distillation is None or settings.problems.validation is None:
+        raise StudyError(f"profile {profile!r} needs `stages.self_distillation` and `problems.validation` for this.")
+    if role not in settings.roles:
+        raise StudyError(f"profile {profile!r} has no role {role!r}; {did_you_mean(role, settings.roles)}")
+    policy = load_policy(settings.roles[role], settings.hardware)
+    given = settings.problems.model_dump(
+        include={"source", "world", "instruction", "overlap", "evaluations", "validation"}
+    )
+    problems = load_problems(ProblemSets(**given))
+    template = settings.stages.self_distillation.reprompt
+    return given_a_solution(policy, problems.validation, template, settings.sampling, problems.grading, samples)

@@ -105,7 +105,8 @@ def test_verdicts_of_the_committed_claims_on_a_made_up_truth(course, tmp_path):
     outcomes = evaluate_curves(spec.claims, course)
     claims, comparisons = claims_table(outcomes, spec.claims), comparisons_table(outcomes)
     verdicts = dict(zip(claims["claim"], claims["verdict"], strict=True))
-    assert verdicts["B1"] == verdicts["B3"] == verdicts["B4"] == verdicts["B5"] == verdicts["B7"] == "holds"
+    assert verdicts["B1"] == verdicts["B3"] == verdicts["B5"] == verdicts["B7"] == "holds"
+    assert verdicts["B4"] == "undecided"  # that a gain is kept to within a point takes more than 80 problems
     assert verdicts["B2"] == "undecided"  # the first measurement comes after a tenth of the budget
     assert verdicts["B6"] == "contradicted"  # here SRPO is shorter than SDPO
     lengths = comparisons[comparisons["measure"] == "length"]

@@ -62,7 +62,7 @@ def test_the_profile_has_what_was_chosen(root, profile):
 
 
 def test_a_profile_that_has_something_else_is_told_so(tmp_path):
-    trials = curves(tmp_path, ("student.bridge.rl_teacher", 0.123, [0.1, 0.3]))
+    trials = curves(tmp_path, ("student.bridge.rl_teacher", 0.123, [0.1, 0.2, 0.3]))
     found = misfits(choose(trials), load_profile("micro"))
     assert len(found) == 2
     assert found[0].startswith("opd of student: learning_rate is ")
