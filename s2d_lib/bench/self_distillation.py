@@ -16,11 +16,12 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer
 from trl import GRPOTrainer
 
-from s2d_lib.bench.stages import NEVER, UNTIMED, Observed, ScratchRun
+from s2d_lib.bench.stages import NEVER, UNTIMED, Observed
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import make_reward
 from s2d_lib.policies.policy import load_policy
 from s2d_lib.problems.sources import load_problems
+from s2d_lib.runs import PlacedRun
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.self_distillation import self_distillation_trainer
 from s2d_lib.study import resolve
@@ -101,10 +102,10 @@ CONTENDERS: dict[str, Callable[[Path, dict], Trainer]] = {
 """Name -> makes its trainer in an empty folder, from the profile's overrides."""
 
 
-def _prepared(folder: Path, overrides: dict, method: str = "srpo") -> tuple[ScratchRun, Inputs]:
+def _prepared(folder: Path, overrides: dict, method: str = "srpo") -> tuple[PlacedRun, Inputs]:
     resolved = resolve(PROFILE, CHECKPOINT, SEED, overrides)
     params = laid_over("self_distillation", resolved.params, {"method": method, "save_steps": NEVER})
-    run = ScratchRun(resolved.model_copy(update={"params": params}), place=folder)
+    run = PlacedRun(resolved.model_copy(update={"params": params}), place=folder)
     policy = load_policy(run.resolved.model, run.resolved.hardware)
     return run, Inputs(policy, load_problems(run.resolved.problems))
 
