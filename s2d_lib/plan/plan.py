@@ -34,7 +34,7 @@ class Plan:
             `seeds`; of one seed `sequences`, `sampled`, `trained` and `tested` (tokens), `flops`, `hours`, `hours sampling`
             (of them), `hours low`, `hours high`; bytes of memory by part, their `peak`, `gpus` (the fewest; NaN for no
             number of them); bytes of disk `kept` and `scratch`.
-        published: Bytes of the roles' models as they are downloaded.
+        published: Bytes of the models as they are downloaded.
     """
 
     profile: str
@@ -82,7 +82,7 @@ def plan(profile: str, gpu: str = GPU, utilisation: float = UTILISATION, root: P
         | row(run, teacher_of(run, resolved), lengths, device, utilisation)
         for name, run in resolved.items()
     ]
-    models = {role.model for role in settings.roles.values()}
+    models = {run.model.model for run in resolved.values()}
     return Plan(
         profile,
         gpu,
