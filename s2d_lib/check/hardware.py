@@ -15,7 +15,7 @@ from s2d_lib.plan.tokens import assumed_lengths
 from s2d_lib.runs import runs_root
 from s2d_lib.study import load_profile
 
-PROCESSES = 1  # that a run is made of
+PROCESSES = 1  # of a run: nothing launches more than one
 
 
 def check_gpus(profile: str) -> Iterator[Line]:
@@ -77,8 +77,8 @@ def fit(kind: str, memory: Memory, room: float, whose: str) -> Line:
     elif memory.kv_cache >= memory.activations:
         remedy = f"its KV cache takes {memory.kv_cache / 1e9:.1f} GB: lower sampling.batch, the stage's `batch` or max_new_tokens"
     else:
-        remedy = f"its activations take {memory.activations / 1e9:.1f} GB: lower `micro_batch`"
-        remedy += "" if memory.gpus(2 * room) is None else " or set hardware.gradient_checkpointing"
+        remedy = f"its activations take {memory.activations / 1e9:.1f} GB: lower `micro_batch` or set "
+        remedy += "hardware.gradient_checkpointing"
     return Line(f"memory, {kind}", f"{needs}, {RESERVE:.0%} in reserve: {remedy}.", ok=False)
 
 
