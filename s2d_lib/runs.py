@@ -158,6 +158,12 @@ class Run:
             )
         return found
 
+    def reload(self) -> None:
+        """Take over the facts that other processes have kept for the record; time counts from now on."""
+        if self.path("facts.json").is_file():
+            self.facts = json.loads(self.path("facts.json").read_text())
+        self._started = time.perf_counter()
+
     def remember(self, **facts: Any) -> None:
         """Keep facts for the record, also over an interruption; with them the seconds so far and the peak memory.
 
@@ -211,6 +217,18 @@ class Run:
             self.finished = FinishedRun(self.final, record)
         release(self.final)
         return record
+
+
+@dataclass
+class PlacedRun(Run):
+    """A run whose files lie in a folder of their own: away from the study's, or beside another process's."""
+
+    place: Path = Path()
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files are."""
+        return self.place
 
 
 def publish(unfinished: Path, final: Path) -> None:

@@ -76,6 +76,13 @@ def _stages(folder: Path) -> str:
     return "figures/bench/stages.md"
 
 
+def _methods(folder: Path) -> str:
+    from s2d_lib.bench.self_distillation import methods_cost
+
+    report.write_table(methods_cost(), folder, "methods", METHODS_NOTE)
+    return "figures/bench/methods.md"
+
+
 def _sampling(folder: Path) -> str:
     from s2d_lib.bench.sampling import Grid, sampling_cost, sampling_plot
 
@@ -110,6 +117,11 @@ STAGES_NOTE = (
     "seconds_step is the median with its quartiles; over_trl the ratio of medians within a round (median, smallest, "
     "largest). TRL has no mode for stored rollouts: for forward KL its trainer and its loss are given them."
 )
+METHODS_NOTE = (
+    "Paper B's methods on the micro benchmark of table lookups, batches of 256 in groups of 8, the same weights, prompts, "
+    "seed and first rollouts, in turn. seconds_step is the median with its quartiles; over_trl the ratio to TRL's GRPO within "
+    "a round (median, smallest, largest). SDPO compares whole vocabularies on both sides."
+)
 SAMPLING_NOTE = (
     "seconds = batches (s + a T) + rollouts (p + b T + c T^2), T tokens a completion; fitted to two thirds of the points, "
     "r2_held_out is over the others (sampling_points.csv)."
@@ -124,6 +136,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "loss": _loss,
     "loss_gpu": _loss_gpu,
     "stages": _stages,
+    "methods": _methods,
     "sampling": _sampling,
     "targets": _targets,
     "study": _study,

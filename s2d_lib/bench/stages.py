@@ -25,7 +25,7 @@ from s2d_lib.grading import make_reward
 from s2d_lib.policies.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.rollouts import Rollout, sample
-from s2d_lib.runs import Run
+from s2d_lib.runs import PlacedRun, Run
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.distillation import dense_trainer
 from s2d_lib.stages.inputs import Inputs
@@ -75,18 +75,6 @@ STAGES = {
 ROLLOUTS = "teacher.rollouts.full"  # the released teacher stands in for the RL teacher: nothing need be trained first
 
 
-@dataclass
-class ScratchRun(Run):
-    """A run whose files lie in a folder of their own, away from the study's."""
-
-    place: Path = Path()
-
-    @property
-    def folder(self) -> Path:
-        """Where the run's files are."""
-        return self.place
-
-
 class Observed(Clocked):
     """Beside the step's seconds, its tokens that carry loss, and the token ids of the first batch."""
 
@@ -119,7 +107,7 @@ def build(name: str, side: str, folder: Path, rollouts: list[Rollout], overrides
         overrides: Of the profile.
     """
     stage = STAGES[name]
-    run = ScratchRun(resolve(PROFILE, stage.checkpoint, SEED, overrides), place=folder)
+    run = PlacedRun(resolve(PROFILE, stage.checkpoint, SEED, overrides), place=folder)
     inputs = _inputs(run, rollouts)
     trainer = stage.ours(run, inputs)
     if side == "TRL":

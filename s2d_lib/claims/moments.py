@@ -22,6 +22,7 @@ from s2d_lib.claims.verdict import Compared, compare
 from s2d_lib.errors import StudyError
 from s2d_lib.report.bundle import Bundle
 from s2d_lib.report.spent import spent
+from s2d_lib.study.load import did_you_mean
 
 WINDOW = 0.2  # share of the budget over whose steps a length or an entropy is averaged, back from the moment
 COLUMNS = {
@@ -173,10 +174,19 @@ class CurveOutcome:
 
 
 def evaluate_curves(claims: Mapping[str, CurveClaim], course: Course) -> list[CurveOutcome]:
-    """Every comparison of every claim, in the file's order."""
+    """Every comparison of every claim, in the file's order.
+
+    Raises:
+        StudyError: When a claim is about a method that was not run.
+    """
     found = []
     for name, claim in claims.items():
         pairs = [(comparison, *pair) for comparison in claim.comparisons for pair in comparison.pairs()]
+        moments = [moment for comparison in claim.comparisons for moment in comparison.better_first]
+        for method in filter(None, (m for moment in moments for m in (moment.checkpoint, moment.minus))):
+            if method not in course.checkpoints:
+                hint = did_you_mean(method, course.checkpoints)
+                raise StudyError(f"claim {name!r} is about {method!r}, which is none of the methods; {hint}")
         for comparison, better, than in pairs:
             values = [course.values(moment, comparison.measure) for moment in (better, than)]
             scale = 100 if comparison.measure == "accuracy" else 1

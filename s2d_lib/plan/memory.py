@@ -43,13 +43,18 @@ class Memory:
     kv_cache: float = 0.0
     logits_avoided: float = 0.0
 
-    def on(self, gpus: int = 1) -> float:
-        """Bytes of each of `gpus` GPUs that share the state evenly (FSDP2, ZeRO-3) and each sample their own prompts.
+    @property
+    def state(self) -> float:
+        """What stays from step to step."""
+        return self.weights + self.teacher + self.gradients + self.optimiser
+
+    def on(self, gpus: int = 1, sharded: bool = True) -> float:
+        """Bytes of each of `gpus` GPUs that sample their own prompts and share the state evenly (FSDP2, ZeRO-3) or, if not
+        `sharded`, each hold it whole.
 
         Updates and sampling take turns, so the larger of activations and KV cache counts.
         """
-        state = self.weights + self.teacher + self.gradients + self.optimiser
-        return state / gpus + max(self.activations, self.kv_cache / gpus)
+        return self.state / (gpus if sharded else 1) + max(self.activations, self.kv_cache / gpus)
 
     def gpus(self, memory: float) -> int | None:
         """The fewest GPUs of `memory` bytes each; None where a micro-batch does not fit however many there are."""

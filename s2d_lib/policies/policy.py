@@ -149,9 +149,9 @@ def _set_special_tokens(model: PreTrainedModel, tokenizer, spec: RoleModel, sour
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
-def save_policy(policy: Policy, folder: Path) -> None:
-    """Save as a normal safetensors checkpoint, whole or not at all."""
+def save_policy(policy: Policy, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Save as a normal safetensors checkpoint, whole or not at all; `weights` instead of the model's own shards."""
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    policy.model.save_pretrained(beside)
+    policy.model.save_pretrained(beside, state_dict=weights)
     policy.tokenizer.save_pretrained(beside)
     beside.rename(folder)

@@ -20,6 +20,7 @@ from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.parts import by_length
+from s2d_lib.stages.processes import in_processes
 from s2d_lib.stages.teacher_targets import TeacherTargets, kept_targets
 from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
 from s2d_lib.study.problem_sets import LabelBudget
@@ -109,6 +110,7 @@ class DenseTrainer(Clocked, DistillationTrainer):
         return {"teacher_hidden": hidden, **head_arguments("teacher", teacher)}
 
 
+@in_processes
 def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` towards `inputs.teacher`, on teacher or student states.
 

@@ -43,6 +43,7 @@ def prepare(run: Run) -> Inputs:
 
 def _load(run: Run) -> Inputs:
     resolved = run.resolved
+    _check_processes(run)
     problems = load_problems(resolved.problems, resolved.labels)
     _check_pool_fills_a_batch(run, problems.pool)
     rollouts = _rollouts(run)
@@ -86,6 +87,20 @@ def _model_of(parent: FinishedRun) -> RoleModel:
 def _trained(hardware: Hardware) -> Hardware:
     """Weights that an optimiser updates are float32; lower precision rounds small updates away."""
     return hardware.model_copy(update={"dtype": "float32"})
+
+
+def _check_processes(run: Run) -> None:
+    params, hardware = run.resolved.stage_params, run.resolved.hardware
+    if hardware.processes == 1 or not hasattr(params, "micro_batch"):
+        return
+    together = params.micro_batch * hardware.processes
+    if params.batch % together:
+        raise StudyError(
+            f"{hardware.processes} processes with micro_batch {params.micro_batch} take {together} sequences at a time, which "
+            f"does not divide batch {params.batch}: lower micro_batch."
+        )
+    if getattr(params, "teacher_targets", "recompute") != "recompute":
+        raise StudyError("kept teacher_targets are one process's: use `recompute` with several processes.")
 
 
 def _check_pool_fills_a_batch(run: Run, pool: list[Problem]) -> None:

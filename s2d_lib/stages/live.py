@@ -1,6 +1,8 @@
-"""A progress bar and a curve that grows while a notebook trains."""
+"""A progress bar and a curve that grows while a notebook trains, or while it waits for workers that do."""
 
+import json
 import time
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 from IPython import get_ipython
@@ -10,6 +12,8 @@ from transformers import TrainerCallback
 
 from s2d_lib.report.style import BLUE, use_style
 
+WORKER = "S2D_WORKER"  # environment variable, set in the processes that train for a notebook (s2d_lib.stages.processes)
+PROGRESS = ".progress.jsonl"  # file of an unfinished run in which they tell their progress
 SECONDS_BETWEEN_DRAWINGS = 5.0  # drawing costs about 0.1 s; often enough to watch, rarely enough not to slow training
 
 
@@ -57,3 +61,17 @@ class LiveCurve(TrainerCallback):
         else:
             self.handle.update(figure)
         self.drawn = time.monotonic()
+
+
+class WriteProgress(TrainerCallback):
+    """In the first worker: every logged step as a line for the notebook that waits."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Append the step."""
+        if state.is_world_process_zero and "loss" in (logs or {}):
+            kept = {name: logs[name] for name in ("loss", "reward") if name in logs}
+            with self.path.open("a") as stream:
+                stream.write(json.dumps(kept | {"step": state.global_step}) + "\n")

@@ -11,6 +11,7 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.runs import Run
 from s2d_lib.stages.collapse import StopOnCollapse
 from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.processes import in_processes
 from s2d_lib.stages.reprompt import Reprompts
 from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
 from s2d_lib.stages.sparse_rl import RecordedReward, label_cost, resumed_step
@@ -18,6 +19,7 @@ from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train,
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 
 
+@in_processes
 def self_distill(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` with the stage's method on the label pool.
 
@@ -52,7 +54,7 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrain
     problems = schedule(inputs.problems.pool, per_sampling // params.group_size, samplings, run_seed(run, "order"))
     config = GRPOConfig(
         **trainer_arguments(run, params),
-        steps_per_generation=per_sampling // params.micro_batch,
+        steps_per_generation=per_sampling // params.micro_batch // run.resolved.hardware.processes,
         num_generations=params.group_size,
         max_completion_length=sampling.max_new_tokens,
         temperature=sampling.temperature,

@@ -11,9 +11,10 @@ from trl import GRPOConfig, GRPOTrainer
 from s2d_lib.grading import make_reward
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
 from s2d_lib.runs import Run
-from s2d_lib.stages.account import account_row, label_use, read_account
+from s2d_lib.stages.account import account_row, label_use, parts_of, read_account
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.processes import in_processes
 from s2d_lib.stages.training import (
     finished_metrics,
     last_whole_checkpoint,
@@ -52,6 +53,7 @@ class SparseTrainer(Clocked, GRPOTrainer):
     """TRL's GRPOTrainer with a clock."""
 
 
+@in_processes
 def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` with GRPO on the label pool.
 
@@ -96,7 +98,7 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
 
 def label_cost(account: Path) -> dict:
     """What training consumed, from the account of its gradings."""
-    gradings = read_account(account)
+    gradings = pd.concat([read_account(part) for part in parts_of(account)])
     tokens = int(gradings["tokens"].sum())
     return {
         "label_use": label_use(gradings),

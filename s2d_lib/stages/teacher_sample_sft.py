@@ -8,6 +8,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.processes import in_processes
 from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
 
 
@@ -15,6 +16,7 @@ class SampleTrainer(Clocked, SFTTrainer):
     """TRL's SFTTrainer with a clock."""
 
 
+@in_processes
 def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` on the stored teacher rollouts' tokens; only completion tokens carry loss.
 

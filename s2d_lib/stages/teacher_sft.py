@@ -15,6 +15,7 @@ from s2d_lib.rollouts import Rollout
 from s2d_lib.runs import Run
 from s2d_lib.stages.account import account_row, label_use, read_account
 from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.processes import in_processes
 from s2d_lib.stages.teacher_sample_sft import sample_trainer, train_on_samples
 from s2d_lib.stages.training import finished_metrics
 
@@ -36,6 +37,7 @@ def verified_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:
     return [r for r, correct in zip(inputs.rollouts, read_account(path)["correct"], strict=True) if correct]
 
 
+@in_processes
 def teacher_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` on those of its own stored rollouts that are correct; only completion tokens carry loss.
 

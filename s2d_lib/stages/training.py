@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from accelerate.utils import DistributedType
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import save_policy
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
-from s2d_lib.stages.live import LiveCurve
+from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve, WriteProgress
 from s2d_lib.stages.validation import Validation
 from s2d_lib.study import derive_seed
 from s2d_lib.study.stage_params import Training
@@ -61,7 +63,7 @@ def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:
         "weight_decay": params.weight_decay,
         "max_grad_norm": params.max_grad_norm,
         "per_device_train_batch_size": params.micro_batch,
-        "gradient_accumulation_steps": params.batch // params.micro_batch,
+        "gradient_accumulation_steps": params.batch // params.micro_batch // hardware.processes,
         "gradient_checkpointing": hardware.gradient_checkpointing,
         "bf16": hardware.dtype == "bfloat16",
         "use_cpu": hardware.device == "cpu",
@@ -110,7 +112,7 @@ def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable
     """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnNonFinite())
-    trainer.add_callback(LiveCurve(title))
+    trainer.add_callback(WriteProgress(run.path(PROGRESS)) if WORKER in os.environ else LiveCurve(title))
     if run.resolved.validation:
         trainer.add_callback(Validation(run, inputs))
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.path("trainer")))
@@ -128,7 +130,10 @@ def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable
     phases = {name.removeprefix("seconds/"): seconds for name, seconds in parts.items()}
     run.spent(**phases, updates=metrics["seconds/step"].sum() - sum(phases.values()))
     run.remember(optimizer_steps=int(asked), **cost(metrics))
-    save_policy(inputs.policy, run.path("model"))
+    sharded = trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    weights = trainer.accelerator.get_state_dict(trainer.model) if sharded else None  # by all processes together
+    if trainer.is_world_process_zero():
+        save_policy(inputs.policy, run.path("model"), weights)
     return metrics
 
 

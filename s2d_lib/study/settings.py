@@ -1,8 +1,8 @@
 """A profile's models, sampling, evaluation and hardware."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_serializer, model_validator
 
 from s2d_lib.study.strict import Strict
 
@@ -55,3 +55,25 @@ class Hardware(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; trained weights stay float32
     threads: PositiveInt = 1  # torch threads of one run; run jobs side by side rather than raising it
     gradient_checkpointing: bool = False
+    processes: PositiveInt = 1  # that train together; each takes micro_batch sequences at a time
+    accelerate: str | None = (
+        None  # a file in params/accelerate that says how they share a model; null: each holds it whole
+    )
+
+    @model_serializer(mode="wrap")
+    def _only_what_differs(self, handler) -> dict[str, Any]:
+        # Runs of one process have the hashes that they had before there could be several
+        content = handler(self)
+        if self.processes == 1:
+            del content["processes"]
+        if self.accelerate is None:
+            del content["accelerate"]
+        return content
+
+    @model_validator(mode="after")
+    def _a_model_is_shared_by_several(self):
+        if self.accelerate and (self.processes == 1 or self.device == "cpu"):
+            raise ValueError(
+                "`accelerate` says how several processes on GPUs share a model: raise `processes`, or leave it out"
+            )
+        return self

@@ -16,7 +16,7 @@ from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.memory import Memory
 from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet
-from s2d_lib.study.settings import RoleModel
+from s2d_lib.study.settings import Hardware, RoleModel
 
 
 @pytest.fixture
@@ -123,9 +123,28 @@ GB = 1e9
     ],
 )
 def test_what_does_not_fit_gets_the_remedy_for_its_largest_part(memory, sentence):
-    line = hardware_check.fit("opd of m", memory, 80 * GB, "a GPU")
+    line = hardware_check.fit("opd of m", memory, Hardware(), 80 * GB, "a GPU")
     assert line.ok == (sentence is None)
     assert (sentence or "needs 60.0 GB of a GPU's 80.0") in line.says
+
+
+def test_what_processes_share_does_not_count_for_each_of_them():
+    memory = Memory(weights=100 * GB, gradients=50 * GB, kv_cache=160 * GB)
+    whole = Hardware(device="cuda", processes=4)
+    shared = Hardware(device="cuda", processes=4, accelerate="fsdp2.yaml")
+    assert "needs 190.0 GB" in hardware_check.fit("opd of m", memory, whole, 80 * GB, "a GPU").says
+    assert "needs 77.5 GB" in hardware_check.fit("opd of m", memory, shared, 80 * GB, "a GPU").says
+    assert hardware_check.fit("opd of m", memory, shared, 100 * GB, "a GPU").ok
+    sampled = Memory(weights=60 * GB, kv_cache=60 * GB)  # by one process, whatever the hardware says
+    assert "needs 120.0 GB" in hardware_check.fit("base of m", sampled, shared, 80 * GB, "a GPU").says
+
+
+def test_fewer_gpus_than_processes_and_a_missing_accelerate_config_are_problems(project, monkeypatch):
+    monkeypatch.setattr(hardware_check, "visible_gpus", lambda: [("one", 80 * 10**9)] * 2)
+    (project / "params" / "spread.yaml").write_text("extends: qwen3\nhardware: {accelerate: none.yaml}\n")
+    found = problems(hardware_check.check_gpus("spread"))
+    assert "2, but hardware.processes is 8" in found["number of GPUs"]
+    assert "hardware.accelerate names none.yaml, which is not in" in found["accelerate"]
 
 
 def test_every_kind_of_run_is_held_against_the_smallest_gpu(project, monkeypatch):

@@ -28,6 +28,16 @@ def test_every_claim_is_about_checkpoints_of_the_study_and_none_is_dropped():
     assert all(outcome.missing for outcome in outcomes)
 
 
+def test_paper_bs_claims_are_all_there_and_about_methods_of_their_table():
+    study, courses = load_study(), load_claims().courses
+    assert list(courses["micro-srpo"].claims) == [f"B{n}" for n in range(1, 9)]
+    for spec in courses.values():
+        moments = [m for claim in spec.claims.values() for c in claim.comparisons for m in c.better_first]
+        named = {name for m in moments for name in (m.checkpoint, m.minus) if name}
+        assert named <= set(study.tables[spec.table].rows)
+        assert all(spec.table in load_profile(name).tables for name in spec.profiles)
+
+
 def test_every_difference_in_labels_by_design_has_its_reason():
     for claim in load_claims().claims.values():
         for comparison in claim.comparisons:

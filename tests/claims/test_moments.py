@@ -128,6 +128,9 @@ def test_what_does_not_belong_together_is_refused():
     unmeasured = Bundle(whole.evaluation, whole.curves, whole.records, whole.validation.iloc[:0])
     with pytest.raises(StudyError, match="has no grades from while it trained"):
         Course({"one": unmeasured}, ["a"])
+    unknown = CurveClaim(sentence="", source="", comparisons=[{"better_first": ["a", "aa"]}])
+    with pytest.raises(StudyError, match="claim 'B' is about 'aa', which is none of the methods; did you mean 'a'"):
+        evaluate_curves({"B": unknown}, Course({"one": whole}, ["a"]))
     with pytest.raises(ValueError, match="`best` is a maximum of accuracies"):
         CurveClaim(
             sentence="",

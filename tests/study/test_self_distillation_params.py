@@ -77,6 +77,17 @@ def test_a_profile_without_the_stage_says_so():
     )
 
 
-def test_the_profile_of_the_mechanics_makes_every_checkpoint_of_the_stage():
+def test_a_benchmark_makes_every_method():
     for name in ("sdpo", "srpo", "advantage_mix", "srpo.no_dw", "sdpo.failed_only", "sdpo.correct_only"):
-        assert resolve("micro-selfdistill", f"student.{name}", 0).stage == "self_distillation"
+        assert resolve("micro-table-lookup", f"student.{name}", 0).stage == "self_distillation"
+
+
+def test_a_method_can_have_settings_of_its_own():
+    rate = lambda name, given: resolve("micro-table-lookup", name, 0, given).params["learning_rate"]  # noqa: E731
+    given = {"by_method": {"sdpo": {"learning_rate": 0.123}}}
+    assert rate("student.sdpo", given) == rate("student.sdpo.failed_only", given) == 0.123
+    assert rate("student.srpo", given) == rate("student.srpo", {})
+    with pytest.raises(StudyError, match="`mix` is not read by method sdpo"):
+        resolve("micro-table-lookup", "student.sdpo", 0, {"by_method": {"sdpo": {"mix": 0.5}}})
+    with pytest.raises(StudyError, match="by_method"):
+        resolve("micro-table-lookup", "student.sdpo", 0, {"by_method": {"spdo": {"learning_rate": 0.1}}})

@@ -1,0 +1,155 @@
+"""Training in several processes: a notebook starts workers, shows their progress and says their errors as its own.
+
+The workers (s2d_lib.worker) are started by `accelerate launch` on GPUs, which reads an accelerate config for FSDP2 or
+ZeRO-3, and by torchrun with gloo on CPUs, for which accelerate has no launcher of its own without MPI. The first one
+writes the run's files; every other one has a folder of its own inside the run's, for its part of the account of gradings.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.policy import load_policy
+from s2d_lib.runs import Run, write_json
+from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve
+from s2d_lib.stages.training import finished_metrics
+from s2d_lib.study import project_root
+
+ERROR = ".error.json"
+
+TrainStage = Callable[[Run, Inputs], pd.DataFrame]
+
+
+def in_processes(stage: TrainStage) -> TrainStage:
+    """A stage's training function that starts workers where the run's hardware asks for more than one process."""
+
+    @functools.wraps(stage)
+    def anywhere(run: Run, inputs: Inputs) -> pd.DataFrame:
+        alone = run.resolved.hardware.processes == 1 or WORKER in os.environ
+        if alone or finished_metrics(run) is not None:
+            return stage(run, inputs)
+        for policy in filter(None, (inputs.policy, inputs.teacher)):
+            policy.model.to("cpu")  # the workers load their own
+        run.remember()
+        launch(run)
+        run.reload()
+        inputs.policy = load_policy(run.resolved.model, run.resolved.hardware, run.path("model"))
+        return finished_metrics(run)
+
+    return anywhere
+
+
+def launch(run: Run) -> None:
+    """Train a run in workers; blocks until they are done.
+
+    Raises:
+        StudyError: What the first worker that failed said, or that they ended without a word.
+    """
+    folders = [run.folder, *(run.path(f".rank-{rank}") for rank in range(1, run.resolved.hardware.processes))]
+    run.path("trainer").mkdir(exist_ok=True)
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        (folder / ERROR).unlink(missing_ok=True)
+        if folder != run.folder and not (folder / "trainer").exists():
+            (folder / "trainer").symlink_to("../trainer")  # all resume from the same checkpoints
+    run.path(PROGRESS).unlink(missing_ok=True)
+    log = run.path(".workers.log")
+    with log.open("w") as stream:
+        environment = os.environ | {WORKER: "1", "OMP_NUM_THREADS": str(run.resolved.hardware.threads)}
+        workers = subprocess.Popen(_command(run), stdout=stream, stderr=subprocess.STDOUT, env=environment)
+        try:
+            _watch(run, workers)
+        finally:
+            if workers.poll() is None:
+                workers.terminate()
+                workers.wait()
+    if workers.returncode != 0:
+        raise StudyError(_what_failed(run, folders, log))
+    if run.resolved.stage in ("sparse_rl", "self_distillation"):  # what each of them grades is its own
+        _join_accounts(folders)
+
+
+def _command(run: Run) -> list[str]:
+    hardware = run.resolved.hardware
+    worker = ["-m", "s2d_lib.worker", str(run.folder)]
+    if hardware.device == "cpu":
+        return [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={hardware.processes}",
+            *worker,
+        ]
+    command = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={hardware.processes}"]
+    if hardware.accelerate:
+        return [*command, "--config_file", str(project_root() / "params" / "accelerate" / hardware.accelerate), *worker]
+    return [*command, "--multi_gpu", "--mixed_precision=no", *worker]  # the stages cast by themselves
+
+
+def _watch(run: Run, workers: subprocess.Popen) -> None:
+    """Show the first worker's progress as if it were this process's, until the workers end."""
+    live = LiveCurve(f"{run.resolved.checkpoint}, {run.resolved.hardware.processes} processes")
+    state = SimpleNamespace(max_steps=run.resolved.params["steps"], global_step=0, log_history=[])
+    live.on_train_begin(None, state, None)
+    lines = _lines(run.path(PROGRESS), lambda: workers.poll() is not None)
+    for row in map(json.loads, lines):
+        state.global_step = row["step"]
+        state.log_history.append(row)
+        live.on_log(None, state, None)
+    live.on_train_end(None, state, None)
+
+
+def _lines(path: Path, over: Callable[[], bool]) -> Iterator[str]:
+    """Whole lines of a file that grows, until nothing more will come."""
+    rest, place = "", 0
+    while True:
+        last = over()
+        if path.is_file():
+            with path.open() as stream:
+                stream.seek(place)
+                text = stream.read()
+                place = stream.tell()
+            *lines, rest = (rest + text).split("\n")
+            yield from lines
+        if last:
+            return
+        time.sleep(0.5)
+
+
+def say_error(folder: Path, error: BaseException) -> None:
+    """In a worker: leave what went wrong for the notebook."""
+    content = {"kind": type(error).__name__, "message": str(error), "when": time.time()}
+    write_json(folder / ERROR, content)
+
+
+def _what_failed(run: Run, folders: list[Path], log: Path) -> str:
+    found = [json.loads((folder / ERROR).read_text()) for folder in folders if (folder / ERROR).is_file()]
+    if not found:
+        tail = " / ".join(line.strip() for line in log.read_text().splitlines()[-3:])
+        return (
+            f"the workers of {run.resolved.checkpoint!r} died without a word (out of memory?); {log} ends with: {tail}"
+        )
+    first = min(found, key=lambda error: error["when"])  # the others fail because they wait for it
+    if first["kind"] == "StudyError":
+        return first["message"]
+    return f"a worker of {run.resolved.checkpoint!r} failed with {first['kind']}: {first['message']} (more in {log})"
+
+
+def _join_accounts(folders: list[Path]) -> None:
+    """One account of what all workers graded, by step; the parts go when the run is finished."""
+    main, *others = (folder / "gradings.jsonl" for folder in folders)
+    rows = [line for path in (main, *others) for line in path.read_text().splitlines()]
+    beside = main.with_name(f".{main.name}")
+    beside.write_text("".join(f"{row}\n" for row in sorted(rows, key=lambda row: json.loads(row)["step"])))
+    beside.replace(main)

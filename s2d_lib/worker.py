@@ -1,0 +1,31 @@
+"""One process of a training in several, `python -m s2d_lib.worker <unfinished run folder>` (see s2d_lib.stages.processes)."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from s2d_lib.runs import PlacedRun
+from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.processes import say_error
+from s2d_lib.stages.table import TRAINING
+from s2d_lib.study import Resolved
+
+
+def main(folder: Path) -> None:
+    """Train the run whose files lie in `folder`, as one of several processes that torchrun or accelerate has started."""
+    rank = int(os.environ["RANK"])
+    place = folder if rank == 0 else folder / f".rank-{rank}"
+    try:
+        content = json.loads((folder / "resolved.json").read_text())
+        content.pop("hash")
+        run = PlacedRun(Resolved.model_validate(content), place=place)
+        run.reload()
+        TRAINING[run.resolved.stage](run, prepare(run))
+    except BaseException as error:
+        say_error(place, error)
+        raise
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

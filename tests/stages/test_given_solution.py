@@ -1,0 +1,25 @@
+"""What a given solution is worth: the released base models that a self-teacher needs it of, and refusals."""
+
+import pytest
+
+from s2d_lib.claims import load_claims
+from s2d_lib.errors import StudyError
+from s2d_lib.stages.given_solution import given_to_base
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("profile", load_claims().courses["micro-srpo"].profiles)
+def test_a_solution_helps_the_base_model_of_every_benchmark_and_the_right_one_more(profile):
+    table = given_to_base(profile, samples=4)
+    assert len(table) >= 50  # of 200 problems are solved now and then
+    mean = table.mean(numeric_only=True)
+    assert mean["own solution"] > 2 * mean["alone"]
+    assert mean["own solution"] > mean["another's solution"] + 0.02
+
+
+def test_a_profile_without_a_self_teacher_is_refused():
+    with pytest.raises(StudyError, match=r"needs `stages\.self_distillation`"):
+        given_to_base("micro")
+    with pytest.raises(StudyError, match="has no role 'taecher'"):
+        given_to_base("micro-table-lookup", "taecher")
