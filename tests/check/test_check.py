@@ -111,10 +111,8 @@ GB = 1e9
     ("memory", "sentence"),
     [
         (Memory(weights=60 * GB), None),
-        (
-            Memory(weights=150 * GB),
-            "alone take 150.0 GB, so take a smaller model; with its state sharded it would take 3",
-        ),
+        (Memory(weights=150 * GB), "alone take 150.0 GB: take a smaller model."),
+        (Memory(weights=100 * GB, gradients=50 * GB), "take a smaller model, or let 3 processes share it (hardware"),
         (
             Memory(weights=10 * GB, kv_cache=90 * GB, activations=80 * GB),
             "KV cache takes 90.0 GB: lower sampling.batch",

@@ -7,10 +7,19 @@ from s2d_lib.pipeline import jobs
 from s2d_lib.plan import plan
 from s2d_lib.plan.gpus import gpu_named, gpus
 from s2d_lib.plan.hours import Work
+from s2d_lib.study import frontier, needed, profile_names
 
 
 def test_the_plan_has_every_job_of_the_study(runs):
     assert plan("micro").runs["seeds"].sum() == len(jobs("micro"))
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_committed_profile_can_be_planned(name):
+    found = plan(name)
+    assert list(found.runs["checkpoint"]) == list({**needed(name), **frontier(name)})
+    assert (found.runs[["flops", "hours", "weights", "peak"]] > 0).all(axis=None)
+    assert not found.runs[["gpus"]].isna().any(axis=None)
 
 
 def test_hours_are_in_inverse_proportion_to_the_utilisation_and_lie_in_their_range():
