@@ -1,4 +1,4 @@
-"""The command `s2d`: run one checkpoint, a whole study, or redraw its figures."""
+"""The command `s2d`: run one checkpoint or a whole study, redraw its figures, or say beforehand what it takes."""
 
 import argparse
 import contextlib
@@ -40,6 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     bench = commands.add_parser("bench", help="measure what losses, stages and sampling cost beside their peers")
     bench.add_argument("--only", nargs="*", help="parts: loss, loss_gpu, stages, methods, sampling, targets, study")
+
+    check = commands.add_parser("check", help="validate a profile and all that it needs here, without training")
+    check.add_argument("--profile", default="micro")
+
+    plan = commands.add_parser("plan", help="what a profile takes: tokens, FLOPs, GPU hours, memory, disk")
+    plan.add_argument("--profile", default="qwen3")
+    plan.add_argument("--gpu", default="h100-80gb", help="a name in s2d_lib/plan/gpus.yaml")
+    plan.add_argument("--utilisation", type=float, default=0.4, help="share of the GPU's peak that is reached")
 
     base = commands.add_parser("base", help="pretrain the released base models again (notebook 10)")
     base.add_argument("--profile", default="micro")
@@ -162,6 +170,28 @@ def _bench(chosen) -> int:
     return 0
 
 
+def _check(chosen) -> int:
+    from s2d_lib.check import check
+
+    problems = 0
+    for line in check(chosen.profile):
+        print(line, flush=True)
+        problems += not line.ok
+    return 1 if problems else 0
+
+
+def _plan(chosen) -> int:
+    from s2d_lib.plan import plan
+    from s2d_lib.report.plan_tables import summary, tables_of, uncertainty
+
+    found = plan(chosen.profile, chosen.gpu, chosen.utilisation)
+    print(summary(found))
+    for title, table in tables_of(found).items():
+        print(f"\n{title}\n\n{table.to_markdown(index=False, disable_numparse=True)}")
+    print("\nHow sure", *uncertainty(found), sep="\n- ")
+    return 0
+
+
 def _base(chosen) -> int:
     from s2d_lib.batch import make_bases
 
@@ -169,7 +199,16 @@ def _base(chosen) -> int:
     return 0
 
 
-COMMANDS = {"run": _run, "study": _study, "results": _results, "figures": _figures, "bench": _bench, "base": _base}
+COMMANDS = {
+    "run": _run,
+    "study": _study,
+    "results": _results,
+    "figures": _figures,
+    "bench": _bench,
+    "check": _check,
+    "plan": _plan,
+    "base": _base,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -82,7 +82,7 @@ def _say(error: dict) -> str:
     return f"{place}: {message}{shown}" if place else message + shown
 
 
-OF_PROBLEMS = ("problems", "stands_for", "pretraining", "regime")
+OF_PROBLEMS = ("problems", "stands_for", "lengths", "pretraining", "regime")
 
 
 def deep_merge(base: dict, changes: dict) -> dict:

@@ -229,4 +229,4 @@ class ProblemSets(Strict):
     overlap: str = "refuse"
     pool: AnySet | Half | LabelBudget | None = None  # the label pool; none for a base checkpoint
     evaluations: dict[str, AnySet]
-    validation: AnySet | None = None  # only of runs that train
+    validation: AnySet | None = None  # of runs that train, or whose pool must stay apart from it

@@ -16,6 +16,8 @@ from s2d_lib.study.problem_sets import (
     HALVES,
     WHOLE,
     AnySet,
+    Benchmark,
+    CompetitionMath,
     Half,
     LabelBudget,
     Problems,
@@ -111,6 +113,9 @@ def _resolve_node(
             "the checkpoint's overrides in study.yaml, where the graph can see it."
         )
     trains = node.stage not in ("base", "teacher_rollouts")
+    # A pool that is read from files loses what it shares with the validation set, so rollouts on it must know that set as
+    # the runs do that train on them; a generated validation set is made around the pool.
+    apart = bool(node.labels) and isinstance(settings.problems, CompetitionMath | Benchmark)
     problems = ProblemSets(
         source=settings.problems.source,
         world=getattr(settings.problems, "world", None),
@@ -118,7 +123,7 @@ def _resolve_node(
         overlap=getattr(settings.problems, "overlap", "refuse"),
         pool=_label_pool(node.labels, settings.problems, where),
         evaluations=settings.problems.evaluations,
-        validation=settings.problems.validation if trains else None,
+        validation=settings.problems.validation if trains or apart else None,
     )
     return Resolved(
         profile=profile,

@@ -41,6 +41,13 @@ class Validation(Strict):
     samples: PositiveInt = 4  # of every validation problem
 
 
+class Lengths(Strict):
+    """Mean lengths in tokens, as the planner (s2d_lib.plan) assumes them; no run reads them."""
+
+    prompt: float = Field(gt=0)  # the chat template's own tokens and the instruction included
+    completion: float = Field(gt=0)
+
+
 class Hardware(Strict):
     """Where a run computes."""
 

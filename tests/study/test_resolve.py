@@ -111,3 +111,11 @@ def test_the_resolved_form_survives_json(seed, name):
 
     resolved = resolve("micro", name, seed)
     assert Resolved.model_validate_json(resolved.model_dump_json()).hash == resolved.hash
+
+
+@pytest.mark.parametrize("labels", ["full", "1H"])
+def test_a_teachers_rollouts_and_those_who_train_on_them_see_the_same_pool(labels):
+    suffix = "" if labels == "full" else f"_{labels}"
+    rollouts = resolve("qwen3", f"teacher.rl{suffix}.rollouts.{labels}", 0)
+    assert rollouts.problems.validation is not None  # drawn from the pool's own dataset, so taken out of the pool
+    assert rollouts.problems == resolve("qwen3", f"student.warm.rl_teacher{suffix}", 0).problems

@@ -1,0 +1,70 @@
+"""Are the problems here, and do they make the sets that the profile asks for?"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from s2d_lib.check.line import Line
+from s2d_lib.check.params import resolved_runs
+from s2d_lib.errors import StudyError
+from s2d_lib.problems.competition import SOURCES
+from s2d_lib.problems.files import is_local
+from s2d_lib.problems.science import DOMAINS, HUB
+from s2d_lib.problems.sources import LOCAL_FILES, load_problems, local_copy
+from s2d_lib.study.load import project_root
+from s2d_lib.study.problem_sets import WHOLE, AnySet, BenchmarkSet, CompetitionSet, Half, LabelBudget, ProblemSets
+
+
+def check_problems(profile: str) -> Iterator[Line]:
+    """Every dataset's file or cached copy; where all are files, every label pool is loaded and taken apart from the
+    evaluation sets, as a run would do it."""
+    specs = {}
+    for run in resolved_runs(profile).values():
+        if run.problems.pool:  # of a half or a cut to a label budget the whole, so that it is loaded once
+            whole = WHOLE if isinstance(run.problems.pool, Half | LabelBudget) else run.labels
+            specs[whole] = run.problems.model_copy(update={"pool": sets(run.problems)[0]})
+    datasets = {one.dataset: one for spec in specs.values() for one in sets(spec) if hasattr(one, "dataset")}
+    missing = {name: sentence for name, one in datasets.items() if (sentence := absent(one))}
+    for name in datasets:
+        yield Line(f"dataset {name}", missing.get(name, "is here"), ok=name not in missing)
+    if missing or any(not _is_file(one) for one in datasets.values()):
+        return
+    for labels, spec in specs.items():
+        try:
+            found = load_problems(spec, labels)
+        except StudyError as error:
+            yield Line(f"label pool {labels}", str(error), ok=False)
+            continue
+        evaluations = ", ".join(f"{name} {len(problems)}" for name, problems in found.evaluations.items())
+        yield Line(f"label pool {labels}", f"{len(found.pool)} problems, apart from those of {evaluations}")
+
+
+def sets(spec: ProblemSets) -> list[AnySet]:
+    """All sets of a run, the whole ones where it uses a part."""
+    pool = spec.pool.of if isinstance(spec.pool, Half | LabelBudget) else spec.pool
+    return [one for one in (pool, *spec.evaluations.values(), spec.validation) if one is not None]
+
+
+def absent(one: CompetitionSet | BenchmarkSet) -> str | None:
+    """What to do about a dataset that is neither a local file nor in the cache of `datasets`; None where it is."""
+    place = one.path or local_copy(one.dataset)
+    if place is not None and is_local(place):
+        path = project_root() / place
+        return None if path.is_file() else f"its file {one.path} is missing: put it there, or drop the set's `path`."
+    hub = place or (HUB if one.dataset in DOMAINS else SOURCES[one.dataset].hub if one.dataset in SOURCES else None)
+    if hub and cached(hub):
+        return None
+    file = LOCAL_FILES.get(one.dataset)
+    copy = f"put it as {file} into a folder that S2D_DATA names" if file else "give the set's `path`"
+    online = f", or load it once where there is a network (`datasets.load_dataset({hub!r})`)" if hub else ""
+    return f"is neither a local file nor in the cache of `datasets`: {copy}{online}."
+
+
+def cached(hub: str) -> bool:
+    """Whether `datasets` has loaded a Hub dataset before, and so can do it without a network."""
+    from datasets import config
+
+    return (Path(config.HF_DATASETS_CACHE) / hub.replace("/", "___")).is_dir()
+
+
+def _is_file(one: CompetitionSet | BenchmarkSet) -> bool:
+    return bool(one.path or local_copy(one.dataset))

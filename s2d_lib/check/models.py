@@ -1,0 +1,95 @@
+"""Are the models here, and do students and their teachers speak the same tokens?"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from s2d_lib.check.line import Line
+from s2d_lib.check.params import resolved_runs
+from s2d_lib.errors import StudyError
+from s2d_lib.study import load_profile
+from s2d_lib.study.settings import RoleModel
+
+WEIGHTS = ("model.safetensors.index.json", "model.safetensors")  # sharded, or in one file
+GATED = "meta-llama/"  # a publisher whose licence has to be accepted first
+
+
+def check_models(profile: str) -> Iterator[Line]:
+    """The model of each role that some run needs: a folder or package that is there, or whole in the Hub's local cache."""
+    for role, spec in {run.role: run.model for run in resolved_runs(profile).values()}.items():
+        try:
+            folder(spec)
+        except StudyError as error:
+            yield Line(f"model of {role}", str(error), ok=False)
+        else:
+            yield Line(f"model of {role}", f"{spec.model} is here")
+
+
+def folder(spec: RoleModel) -> Path:
+    """The local folder that a role's model is loaded from; the network is not asked.
+
+    Raises:
+        StudyError: When it is not there, or not whole.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    from s2d_lib.policies.policy import model_place
+
+    place = model_place(spec.model)
+    if Path(place).is_dir():
+        wanted = (spec.gguf_file,) if spec.gguf_file else ("config.json",)
+        for name in wanted:
+            if not (Path(place) / name).is_file():
+                raise StudyError(f"the folder of model {spec.model!r} holds no {name}: download the model again.")
+        return Path(place)
+    found = {name: try_to_load_from_cache(place, name) for name in ("config.json", "tokenizer_config.json", *WEIGHTS)}
+    index, single = (found[name] for name in WEIGHTS)
+    missing = [name for name in ("config.json", "tokenizer_config.json") if not isinstance(found[name], str)]
+    if isinstance(index, str):
+        shards = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+        missing += [name for name in shards if not isinstance(try_to_load_from_cache(place, name), str)]
+    elif not isinstance(single, str):
+        missing.append(WEIGHTS[1])
+    if missing:
+        licence = "accept its licence on its Hub page and `hf auth login`, then " if place.startswith(GATED) else ""
+        raise StudyError(
+            f"{place} is not whole in the Hub's local cache ({len(missing)} files, the first {missing[0]}): {licence}`hf "
+            f"download {place}`, or let the role's `model` name a local folder that holds it."
+        )
+    return Path(found["config.json"]).parent
+
+
+def pairs(profile: str) -> list[tuple[RoleModel, RoleModel]]:
+    """The students and teachers that some run brings together, each pair of different models once."""
+    runs, found = resolved_runs(profile), []
+    for run in runs.values():
+        if "teacher" in run.parents and run.stage != "teacher_rollouts":
+            pair = (run.model, runs[run.parents["teacher"]].model)
+            if pair[0] != pair[1] and pair not in found:
+                found.append(pair)
+    return found
+
+
+def check_tokenizers(profile: str) -> Iterator[Line]:
+    """Vocabulary, EOS, pad, chat template and head size of every pair (s2d_lib.policies.pair)."""
+    hardware = load_profile(profile).hardware.model_copy(update={"device": "cpu"})
+    for student, teacher in pairs(profile):
+        about = f"tokenizers of {student.model} and {teacher.model}"
+        try:
+            places = [folder(spec) for spec in (student, teacher)]
+        except StudyError:
+            yield Line(about, "can't be compared before both models are here.", ok=False)
+            continue
+        from s2d_lib.policies.pair import check_pair
+        from s2d_lib.policies.policy import load_policy
+
+        try:
+            one, other = (
+                load_policy(spec, hardware, None if spec.gguf_file else place, weights=False)
+                for spec, place in zip((student, teacher), places, strict=True)
+            )
+            check_pair(one, other)
+        except StudyError as error:
+            yield Line(about, str(error), ok=False)
+        else:
+            yield Line(about, "agree on vocabulary, EOS, pad, chat template and head size")

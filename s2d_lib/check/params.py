@@ -1,0 +1,25 @@
+"""Are the parameters valid, down to every run of the profile's tables?"""
+
+from s2d_lib.check.line import Line
+from s2d_lib.errors import StudyError
+from s2d_lib.study import Resolved, frontier, load_profile, needed, resolve
+
+
+def check_params(profile: str) -> Line:
+    """The profile, the study's page, and every run that they ask for."""
+    try:
+        runs = resolved_runs(profile)
+    except StudyError as error:
+        return Line("parameters", str(error), ok=False)
+    settings = load_profile(profile)
+    return Line("parameters", f"{len(runs)} checkpoints of {len(settings.tables)} tables resolve")
+
+
+def resolved_runs(profile: str) -> dict[str, Resolved]:
+    """Every checkpoint that the profile's tables and frontier need, for its first seed.
+
+    Raises:
+        StudyError: Bad parameters.
+    """
+    seed = load_profile(profile).seeds[0]
+    return {name: resolve(profile, name, seed) for name in {**needed(profile), **frontier(profile)}}

@@ -1,0 +1,31 @@
+"""What a study leaves on the disk, and what it needs on the way."""
+
+from s2d_lib.plan.architecture import Architecture
+from s2d_lib.plan.memory import BYTES
+from s2d_lib.plan.tokens import counts
+from s2d_lib.study import Resolved
+from s2d_lib.study.settings import Lengths
+
+SAVED = 2  # trainer checkpoints kept while a run trains (save_total_limit)
+TOKEN = 8  # bytes of a stored token: its id and its text, before parquet compresses them
+PUBLISHED = 2  # bytes of a parameter as models are published, in bfloat16
+
+
+def kept_bytes(run: Resolved, model: Architecture, lengths: Lengths) -> float:
+    """Bytes of a finished run's folder: the trained model in float32, or its rollouts; tables are nothing beside them."""
+    if run.stage == "teacher_rollouts":
+        return TOKEN * counts(run).sequences * lengths.completion
+    return 4 * model.parameters if counts(run).trained else 0.0
+
+
+def scratch_bytes(run: Resolved, model: Architecture, teacher: Architecture | None, lengths: Lengths) -> float:
+    """Bytes that a run takes while it trains and then gives back: weights and optimiser of trainer checkpoints, and kept
+    teacher targets (of as many rollouts as it trains on, an upper bound where it takes more than one epoch)."""
+    if not counts(run).trained:
+        return 0.0
+    tokens, kind = counts(run).trained * lengths.completion, run.params.get("teacher_targets", "recompute")
+    if kind == "hidden_states" and teacher:
+        targets = tokens * teacher.width * BYTES[run.hardware.dtype]
+    else:
+        targets = tokens * run.params["top_k"] * 8 if kind == "top_k" else 0.0
+    return SAVED * 12 * model.parameters + targets

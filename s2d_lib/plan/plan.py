@@ -1,0 +1,137 @@
+"""The plan of a profile: every run with its tokens, FLOPs, GPU hours, memory and disk, before any of it is made."""
+
+from dataclasses import astuple, dataclass, fields
+from math import ceil
+from pathlib import Path
+
+import pandas as pd
+
+from s2d_lib.errors import StudyError
+from s2d_lib.plan.architecture import Architecture, architecture_of
+from s2d_lib.plan.disk import PUBLISHED, kept_bytes, scratch_bytes
+from s2d_lib.plan.gpus import Gpu, gpu_named
+from s2d_lib.plan.hours import work_of
+from s2d_lib.plan.memory import Memory, memory_of
+from s2d_lib.plan.tokens import assumed_lengths, counts
+from s2d_lib.study import Resolved, frontier, load_profile, needed, resolve
+from s2d_lib.study.settings import Lengths
+
+GPU, UTILISATION = "h100-80gb", 0.4
+PARTS = [field.name for field in fields(Memory)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a profile's study will take.
+
+    Attributes:
+        profile: Its name.
+        gpu: Name of the GPU.
+        utilisation: Share of the GPU's peak that is assumed to be reached.
+        lengths: The assumed mean lengths.
+        limit: Longest completion.
+        runs: One row a checkpoint: `checkpoint`, `stage`, `role`, `model`, `taught by` (a teacher's model, or empty),
+            `seeds`; of one seed `sequences`, `sampled`, `trained` and `tested` (tokens), `flops`, `hours`, `hours sampling`
+            (of them), `hours low`, `hours high`; bytes of memory by part, their `peak`, `gpus` (the fewest; NaN for no
+            number of them); bytes of disk `kept` and `scratch`.
+        published: Bytes of the models as they are downloaded.
+    """
+
+    profile: str
+    gpu: str
+    utilisation: float
+    lengths: Lengths
+    limit: int
+    runs: pd.DataFrame
+    published: float
+
+    def total(self, column: str) -> float:
+        """Sum of a column of `runs` over all runs and seeds."""
+        return float((self.runs[column] * self.runs["seeds"]).sum())
+
+    @property
+    def disk(self) -> float:
+        """Bytes that the whole study needs: all that it keeps, the largest run's scratch, and the published models."""
+        return self.total("kept") + float(self.runs["scratch"].max()) + self.published
+
+
+def plan(profile: str, gpu: str = GPU, utilisation: float = UTILISATION, root: Path | None = None) -> Plan:
+    """The plan of everything that `s2d study` would make of a profile.
+
+    Args:
+        profile: Name.
+        gpu: Name of a GPU in gpus.yaml.
+        utilisation: Share of its peak FLOP/s and bandwidth that is reached, over 0 and at most 1.
+        root: The project's folder.
+
+    Raises:
+        StudyError: Bad parameters, an unknown GPU, a utilisation out of range, a model of unknown shape.
+    """
+    if isinstance(utilisation, bool) or not isinstance(utilisation, int | float) or not 0 < utilisation <= 1:
+        raise StudyError(f"`utilisation` is a share of the GPU's peak, over 0 and at most 1, given {utilisation!r}.")
+    device, settings = gpu_named(gpu), load_profile(profile, root=root)
+    seeds = dict.fromkeys(needed(profile, root), len(settings.seeds))
+    for name in frontier(
+        profile, root
+    ):  # its runs without a budget are those of the tables, where the seeds are the same
+        seeds[name] = len({*settings.seeds, *settings.frontier.seeds} if name in seeds else settings.frontier.seeds)
+    resolved = {name: resolve(profile, name, settings.seeds[0], root=root) for name in seeds}
+    lengths = assumed_lengths(settings)
+    rows = [
+        {"checkpoint": name, "stage": run.stage, "role": run.role, "model": run.model.model, "seeds": seeds[name]}
+        | row(run, teacher_of(run, resolved), lengths, device, utilisation)
+        for name, run in resolved.items()
+    ]
+    models = {run.model.model for run in resolved.values()}
+    return Plan(
+        profile,
+        gpu,
+        utilisation,
+        lengths,
+        settings.sampling.max_new_tokens,
+        pd.DataFrame(rows),
+        PUBLISHED * sum(architecture_of(model).parameters for model in models),
+    )
+
+
+def teacher_of(run: Resolved, resolved: dict[str, Resolved]) -> str | None:
+    """The model of the teacher whose distributions a run matches."""
+    return resolved[run.parents["teacher"]].model.model if run.stage in ("forward_kl", "opd") else None
+
+
+def row(run: Resolved, teacher: str | None, lengths: Lengths, gpu: Gpu, utilisation: float) -> dict:
+    """The numbers of one run, by the columns of `Plan.runs`; `teacher` is a model's name."""
+    model, taught_by = architecture_of(run.model.model), architecture_of(teacher) if teacher else None
+    count, memory = counts(run), memory_of(run, model, taught_by, lengths)
+    work = work_of(run, model, taught_by, lengths)
+    gpus = memory.gpus(gpu.memory)
+    low, high = hours_range(run, model, taught_by, lengths, gpu, utilisation)
+    return {
+        "taught by": teacher or "",
+        "sequences": count.sequences,
+        "sampled": count.sequences * lengths.completion,
+        "trained": count.trained * lengths.completion,
+        "tested": count.tested * lengths.completion,
+        "flops": work.flops,
+        "hours": work.hours(gpu, utilisation),
+        "hours sampling": work.sampling_hours(gpu, utilisation),
+        "hours low": low,
+        "hours high": high,
+        **dict(zip(PARTS, astuple(memory), strict=True)),
+        "peak": memory.on(1),
+        "gpus": float("nan") if gpus is None else gpus,
+        "kept": kept_bytes(run, model, lengths),
+        "scratch": scratch_bytes(run, model, taught_by, lengths),
+    }
+
+
+def hours_range(
+    run: Resolved, model: Architecture, teacher: Architecture | None, lengths: Lengths, gpu: Gpu, utilisation: float
+) -> tuple[float, float]:
+    """GPU hours if completions are half as long as assumed and sampled without padding, and if all meet the limit."""
+    short = lengths.model_copy(update={"completion": ceil(lengths.completion / 2)})
+    long = lengths.model_copy(update={"completion": run.sampling.max_new_tokens})
+    return (
+        work_of(run, model, teacher, short, padded=False).hours(gpu, utilisation),
+        work_of(run, model, teacher, long).hours(gpu, utilisation),
+    )

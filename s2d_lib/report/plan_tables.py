@@ -1,0 +1,156 @@
+"""A plan for readers: what every kind of run costs, what it holds in memory, and how uncertain that is."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from s2d_lib.plan import Plan
+from s2d_lib.plan.gpus import gpu_named
+from s2d_lib.plan.memory import RESERVE
+from s2d_lib.report.tables import write_forms
+
+KIND = ["stage", "model", "taught by"]
+HOURS = ("hours", "hours sampling", "hours low", "hours high")
+UNITS = {"sampled": 1e6, "trained": 1e6, "tested": 1e6, "flops": 1e18, **dict.fromkeys(HOURS, 1)}
+PARTS = {
+    "weights": "weights",
+    "teacher": "teacher",
+    "gradients": "gradients",
+    "optimiser": "optimiser",
+    "activations": "activations",
+    "kv_cache": "KV cache",
+}
+"""Parts of a run's memory -> what a reader sees."""
+
+
+def cost_numbers(plan: Plan) -> pd.DataFrame:
+    """Every kind of run (stage, model that is trained or sampled, teacher), summed over checkpoints and seeds.
+
+    Returns:
+        `stage`, `model`, `taught by`, `runs`; `sampled`, `trained`, `tested` (million tokens), `flops` (10^18), `hours`,
+        `hours sampling` (of them), `hours low`, `hours high`; the last row is their sum, with stage `all`.
+    """
+    rows = _with_short_names(plan.runs).rename(columns={"seeds": "runs"})
+    for name, unit in UNITS.items():
+        rows[name] = rows[name] * rows["runs"] / unit
+    numbers = rows.groupby(KIND, sort=False)[["runs", *UNITS]].sum().reset_index()
+    total = dict.fromkeys(KIND, "") | {"stage": "all"} | numbers[["runs", *UNITS]].sum().to_dict()
+    return pd.concat([numbers, pd.DataFrame([total])], ignore_index=True).astype({"runs": int})
+
+
+def cost_table(plan: Plan) -> pd.DataFrame:
+    """`cost_numbers` as text."""
+    numbers = cost_numbers(plan)
+    out = numbers[[*KIND, "runs"]].astype({"runs": str})
+    for name in ("sampled", "trained", "tested"):
+        out[f"{name}, M tokens"] = numbers[name].map(figure)
+    out["EFLOP"], out["GPU hours"] = numbers["flops"].map(figure), numbers["hours"].map(figure)
+    out["of them sampling"] = (numbers["hours sampling"] / numbers["hours"]).map("{:.0%}".format)
+    out["between"] = numbers["hours low"].map(figure) + " and " + numbers["hours high"].map(figure)
+    return out
+
+
+def memory_numbers(plan: Plan) -> pd.DataFrame:
+    """The most that a run of every kind holds in one process, in GB (10^9 bytes).
+
+    Returns:
+        `stage`, `model`, `taught by`; the keys of PARTS, `peak` (all but the smaller of activations and KV cache),
+        `logits_avoided`; and `gpus`, the fewest that hold it with its state sharded (NaN: no number of them does).
+    """
+    columns = [*PARTS, "peak", "logits_avoided"]
+    groups = _with_short_names(plan.runs).groupby(KIND, sort=False)
+    numbers = groups[columns].max() / 1e9
+    numbers["gpus"] = groups["gpus"].agg(lambda found: found.max(skipna=False))
+    return numbers.reset_index()
+
+
+def memory_table(plan: Plan) -> pd.DataFrame:
+    """`memory_numbers` as text."""
+    numbers = memory_numbers(plan)
+    out = numbers[KIND].copy()
+    for name, label in (PARTS | {"peak": "at most, GB", "logits_avoided": "logits avoided"}).items():
+        out[label] = numbers[name].map(figure)
+    out[f"{plan.gpu} needed"] = ["none is enough" if gpus != gpus else f"{gpus:.0f}" for gpus in numbers["gpus"]]
+    return out
+
+
+def disk_table(plan: Plan) -> pd.DataFrame:
+    """What the disk must hold, in GB."""
+    parts = {
+        "published models": plan.published,
+        "finished runs, all seeds": plan.total("kept"),
+        "the largest run while it trains": float(plan.runs["scratch"].max()),
+        "together": plan.disk,
+    }
+    return pd.DataFrame({"what": parts.keys(), "GB": [figure(size / 1e9) for size in parts.values()]})
+
+
+def summary(plan: Plan) -> str:
+    """The whole plan in one sentence."""
+    hours, low, high = (figure(plan.total(name)) for name in ("hours", "hours low", "hours high"))
+    return (
+        f"Profile {plan.profile}: {plan.runs['seeds'].sum()} runs, {figure(plan.total('sampled') / 1e6)} million tokens "
+        f"sampled for training, {figure(plan.total('trained') / 1e6)} million trained on, "
+        f"{figure(plan.total('flops') / 1e18)} EFLOP: {hours} hours of one {plan.gpu} at a utilisation of "
+        f"{plan.utilisation:g} (between {low} and {high}), {figure(plan.disk / 1e9)} GB of disk."
+    )
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Write plan.csv (a row a checkpoint, all numbers), plan.md and plan.tex (the three tables)."""
+    write_forms(plan.runs, tables_of(plan), folder, "plan", f"{summary(plan)} Made by notebook 60.")
+
+
+def tables_of(plan: Plan) -> dict[str, pd.DataFrame]:
+    """The three tables by their titles."""
+    return {
+        "Cost, all checkpoints and seeds": cost_table(plan),
+        "Memory of one run in one process, GB": memory_table(plan),
+        "Disk": disk_table(plan),
+    }
+
+
+def uncertainty(plan: Plan) -> list[str]:
+    """How far each number can be off, and why."""
+    limit, memory = plan.limit, gpu_named(plan.gpu).memory / 1e9
+    return [
+        f"Numbers of sequences are exact, but for rollouts on a pool that loses the problems it shares with an evaluation set "
+        f"(about 1% of DAPO-Math-17K). Tokens assume prompts of {plan.lengths.prompt:g} and completions of "
+        f"{plan.lengths.completion:g} tokens on average (`lengths` in the profile); they grow in proportion, at most to the "
+        f"limit of {limit}.",
+        "GPU hours lie between completions half as long without any padding, and all completions at the limit. Padding to "
+        "the limit, as transformers' fixed batches have it, is in the estimate. Hours are in inverse proportion to the "
+        f"utilisation, which is assumed ({plan.utilisation:g}), not measured: training PaLM reached 0.46 "
+        "(arXiv 2204.02311), Llama 3 0.38 to 0.43 (arXiv 2407.21783), and sampling from small models reaches far less. "
+        "Loading, grading, saving and waiting are not counted.",
+        "FLOPs leave out norms and softmax (below 1%); a forward pass that gradient checkpointing repeats is counted.",
+        "State (weights, gradients, optimiser) is exact to the byte, activations within about a third: backward buffers are "
+        f"taken to be as large as one layer's activations. Of a GPU's {memory:.0f} GB, {RESERVE:.0%} are kept in reserve.",
+        "On several GPUs the state is taken to be shared evenly, without the layer that is being gathered.",
+    ]
+
+
+def calibration_table(by_stage: pd.DataFrame) -> pd.DataFrame:
+    """`Calibration.by_stage` as text: thousands of tokens, and what stages don't do left empty."""
+    out = by_stage[["stage", "runs"]].astype({"runs": str})
+    for kind in ("sampled", "trained"):
+        for name in (f"{kind}, predicted", f"{kind}, recorded"):
+            out[f"{name}, k"] = [f"{value:,.0f}" if value else "" for value in by_stage[name]]
+        ratio = f"{kind}, recorded/predicted"
+        out[ratio] = ["" if value != value else f"{value:.3f}" for value in by_stage[ratio]]
+    for name in ("training, GFLOP/s", "sampling, GFLOP/s"):
+        out[name] = ["" if value != value else f"{value:.1f}" for value in by_stage[name]]
+    return out
+
+
+def figure(value: float) -> str:
+    """Three significant digits at most, thousands with separators."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 0.001 else ("0" if value == 0 else f"{value:.0e}")
+
+
+def _with_short_names(runs: pd.DataFrame) -> pd.DataFrame:
+    """Models without the organisation that published them."""
+    short = {name: runs[name].map(lambda model: model.rsplit("/", 1)[-1]) for name in ("model", "taught by")}
+    return runs.assign(**short)

@@ -1,0 +1,193 @@
+"""`s2d check`: one line a check; what is missing, does not fit or is of another version gets its remedy."""
+
+import json
+import shutil
+from collections import namedtuple
+
+import pytest
+from packaging.requirements import Requirement
+
+from s2d_lib.check import Line, check
+from s2d_lib.check import data as data_check
+from s2d_lib.check import hardware as hardware_check
+from s2d_lib.check.models import folder, pairs
+from s2d_lib.check.packages import misfit
+from s2d_lib.cli import main
+from s2d_lib.errors import StudyError
+from s2d_lib.plan.memory import Memory
+from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet
+from s2d_lib.study.settings import Hardware, RoleModel
+
+
+@pytest.fixture
+def project(root, tmp_path, monkeypatch):
+    """A project of its own, with empty places for runs and data."""
+    shutil.copytree(root / "params", tmp_path / "params")
+    monkeypatch.setenv("S2D_HOME", str(tmp_path))
+    monkeypatch.setenv("S2D_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("S2D_DATA", raising=False)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda place, name: None)
+    monkeypatch.setattr(data_check, "cached", lambda hub: False)
+    return tmp_path
+
+
+def problems(lines) -> dict[str, str]:
+    return {line.about: line.says for line in lines if not line.ok}
+
+
+def test_everything_that_the_micro_profile_needs_is_here(runs, capsys):
+    assert main(["check", "--profile", "micro"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("ok ") for line in lines)
+    assert any("student and micro/teacher: agree" in line for line in lines)
+    assert any("label pool full: 512 problems" in line for line in lines)
+
+
+def test_bad_parameters_are_the_only_line(capsys):
+    assert main(["check", "--profile", "micr"]) == 1
+    assert capsys.readouterr().out == "problem  parameters: unknown profile 'micr'; did you mean 'micro'?\n"
+
+
+def test_a_profile_whose_models_and_data_are_elsewhere_gets_a_remedy_for_each(project, monkeypatch):
+    monkeypatch.setattr(hardware_check, "visible_gpus", lambda: [])
+    found = problems(check("llama3"))
+    assert "accept its licence" in found["model of teacher"]
+    assert "`hf download meta-llama/Llama-3.3-70B-Instruct`" in found["model of teacher"]
+    assert "model of large_teacher" not in found  # of no table
+    assert "before both models are here" in found[next(name for name in found if name.startswith("tokenizers"))]
+    assert "put it as math500.jsonl into a folder that S2D_DATA names" in found["dataset math-500"]
+    assert "torch sees none" in found["GPUs"]
+    assert all("\n" not in sentence for sentence in found.values())
+
+
+def test_a_student_and_a_teacher_of_two_families_are_told_apart(project):
+    (project / "params" / "mixed.yaml").write_text("extends: micro\nroles: {teacher: {model: micro/llama-teacher}}\n")
+    found = problems(check("mixed"))
+    assert list(found) == ["tokenizers of micro/student and micro/llama-teacher"]
+    assert "they differ in their vocabularies" in next(iter(found.values()))
+
+
+def test_only_pairs_that_some_run_brings_together_are_compared():
+    names = [(student.model, teacher.model) for student, teacher in pairs("micro-full")]
+    assert names == [("micro/student", "micro/teacher"), ("micro/student", "micro/large_teacher")]
+
+
+def test_a_cached_model_is_whole_when_all_its_shards_are_there(tmp_path, monkeypatch):
+    for name in ("config.json", "tokenizer_config.json", "a.safetensors", "b.safetensors"):
+        (tmp_path / name).touch()
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors", "z": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    in_cache = lambda place, name: str(tmp_path / name) if (tmp_path / name).exists() else None  # noqa: E731
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", in_cache)
+    assert folder(RoleModel(model="org/model")) == tmp_path
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(StudyError, match=r"not whole .* \(1 files, the first b\.safetensors\)"):
+        folder(RoleModel(model="org/model"))
+
+
+def test_a_model_folder_without_its_config_is_not_whole(tmp_path):
+    with pytest.raises(StudyError, match=r"holds no config\.json"):
+        folder(RoleModel(model=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("requirement", "sentence"),
+    [
+        ("numpy>=1", None),
+        ("numpy<1", "but numpy<1 is supported"),
+        ("no-such-package>=2", "no-such-package is not installed"),
+        ('no-such-package>=2; extra == "vllm"', None),
+    ],
+)
+def test_versions(requirement, sentence):
+    found = misfit(Requirement(requirement))
+    assert found is None if sentence is None else sentence in found
+
+
+GB = 1e9
+
+
+@pytest.mark.parametrize(
+    ("memory", "sentence"),
+    [
+        (Memory(weights=60 * GB), None),
+        (Memory(weights=150 * GB), "alone take 150.0 GB: take a smaller model."),
+        (Memory(weights=100 * GB, gradients=50 * GB), "take a smaller model, or let 3 processes share it (hardware"),
+        (
+            Memory(weights=10 * GB, kv_cache=90 * GB, activations=80 * GB),
+            "KV cache takes 90.0 GB: lower sampling.batch",
+        ),
+        (Memory(weights=10 * GB, activations=90 * GB), "activations take 90.0 GB: lower `micro_batch`"),
+    ],
+)
+def test_what_does_not_fit_gets_the_remedy_for_its_largest_part(memory, sentence):
+    line = hardware_check.fit("opd of m", memory, Hardware(), 80 * GB, "a GPU")
+    assert line.ok == (sentence is None)
+    assert (sentence or "needs 60.0 GB of a GPU's 80.0") in line.says
+
+
+def test_what_processes_share_does_not_count_for_each_of_them():
+    memory = Memory(weights=100 * GB, gradients=50 * GB, kv_cache=160 * GB)
+    whole = Hardware(device="cuda", processes=4)
+    shared = Hardware(device="cuda", processes=4, accelerate="fsdp2.yaml")
+    assert "needs 190.0 GB" in hardware_check.fit("opd of m", memory, whole, 80 * GB, "a GPU").says
+    assert "needs 77.5 GB" in hardware_check.fit("opd of m", memory, shared, 80 * GB, "a GPU").says
+    assert hardware_check.fit("opd of m", memory, shared, 100 * GB, "a GPU").ok
+    sampled = Memory(weights=60 * GB, kv_cache=60 * GB)  # by one process, whatever the hardware says
+    assert "needs 120.0 GB" in hardware_check.fit("base of m", sampled, shared, 80 * GB, "a GPU").says
+
+
+def test_fewer_gpus_than_processes_and_a_missing_accelerate_config_are_problems(project, monkeypatch):
+    monkeypatch.setattr(hardware_check, "visible_gpus", lambda: [("one", 80 * 10**9)] * 2)
+    (project / "params" / "spread.yaml").write_text("extends: qwen3\nhardware: {accelerate: none.yaml}\n")
+    found = problems(hardware_check.check_gpus("spread"))
+    assert "2, but hardware.processes is 8" in found["number of GPUs"]
+    assert "hardware.accelerate names none.yaml, which is not in" in found["accelerate"]
+
+
+def test_every_kind_of_run_is_held_against_the_smallest_gpu(project, monkeypatch):
+    monkeypatch.setattr(hardware_check, "visible_gpus", lambda: [("large", 141 * 10**9), ("small", 80 * 10**9)])
+    assert [line.ok for line in hardware_check.check_gpus("qwen3-single-gpu")] == [True, True]
+    found = problems(hardware_check.check_memory("qwen3-single-gpu"))
+    assert list(found) == ["memory, sparse_rl of Qwen/Qwen3-8B"]
+
+
+def test_a_full_disk_is_a_problem(project, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(hardware_check.shutil, "disk_usage", lambda place: usage(10**9, 10**9, 1000))
+    assert "let S2D_RUNS name a folder on a larger disk" in problems(hardware_check.check_disk("micro"))["disk"]
+
+
+def test_a_dataset_is_looked_for_in_its_path_then_in_the_local_copies_then_in_the_cache(project, monkeypatch):
+    named = CompetitionSet(dataset="aime-2024", path="data/mine.json")
+    assert "its file data/mine.json is missing" in data_check.absent(named)
+    (project / "data").mkdir()
+    (project / "data" / "mine.json").touch()
+    assert data_check.absent(named) is None
+    plain = CompetitionSet(dataset="aime-2024")
+    assert "datasets.load_dataset('HuggingFaceH4/aime_2024')" in data_check.absent(plain)
+    monkeypatch.setattr(data_check, "cached", lambda hub: hub == "HuggingFaceH4/aime_2024")
+    assert data_check.absent(plain) is None
+    assert "put it as toolalpaca.json" in data_check.absent(BenchmarkSet(dataset="toolalpaca"))
+    monkeypatch.setenv("S2D_DATA", "data")
+    (project / "data" / "toolalpaca.json").touch()
+    assert data_check.absent(BenchmarkSet(dataset="toolalpaca")) is None
+
+
+def test_pools_are_loaded_when_all_files_are_here_and_halves_once(project, monkeypatch):
+    seen = []
+
+    def load(spec, labels):
+        seen.append(labels)
+        raise StudyError("the label pool overlaps an evaluation set.")
+
+    monkeypatch.setattr(data_check, "load_problems", load)
+    assert problems(data_check.check_problems("micro-full")) == {
+        "label pool full": "the label pool overlaps an evaluation set."
+    }
+    assert seen == ["full"]
+
+
+def test_a_line_reads_as_one():
+    assert str(Line("disk", "is full.", ok=False)) == "problem  disk: is full."
+    assert str(Line("disk", "is empty")) == "ok       disk: is empty"

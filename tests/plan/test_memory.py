@@ -1,0 +1,145 @@
+"""Memory: bytes by hand, and what autograd really keeps of transformers' layers."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from s2d_lib.plan.architecture import Architecture, count_parameters, named
+from s2d_lib.plan.memory import RESERVE, Memory, activations, kv_bytes, layer_bytes, memory_of
+from s2d_lib.plan.tokens import assumed_lengths
+from s2d_lib.study import load_profile, resolve
+
+QWEN, TEACHER = named()["Qwen/Qwen3-1.7B"], named()["Qwen/Qwen3-8B"]
+ROWS, LENGTH = 2, 64
+CLASSES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+
+
+def shaped(family: str, layers: int) -> Architecture:
+    """A small model; fewer key heads than query heads, as large models have them."""
+    shape = {"family": family, "vocabulary": 64, "width": 96, "layers": layers, "heads": 8, "kv_heads": 2}
+    shape |= {"head_size": 16, "mlp": 160, "tied": True}
+    return Architecture(**shape, parameters=count_parameters(shape))
+
+
+def built(model: Architecture) -> Qwen3ForCausalLM | LlamaForCausalLM:
+    config, network = CLASSES[model.family]
+    return network(
+        config(
+            vocab_size=model.vocabulary,
+            hidden_size=model.width,
+            num_hidden_layers=model.layers,
+            num_attention_heads=model.heads,
+            num_key_value_heads=model.kv_heads,
+            head_dim=model.head_size,
+            intermediate_size=model.mlp,
+        )
+    )
+
+
+def kept_by_autograd(model: Architecture, dtype: str, checkpointing: bool) -> int:
+    """Bytes of all storages that autograd keeps of a padded batch, the parameters themselves excepted."""
+    network = built(model).train()
+    if checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    mine = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in mine:
+            kept[storage.data_ptr()] = storage  # held, so that no later one has its address
+        return tensor
+
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
+        network.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_a_layer_keeps_exactly_what_the_formula_says(family, dtype):
+    models = [shaped(family, layers) for layers in (2, 3)]
+    kept = [kept_by_autograd(model, dtype, checkpointing=False) for model in models]
+    one = models[0]
+    matrices = 2 * one.width * (one.query_width + one.kv_width) + 3 * one.width * one.mlp
+    copies = 2 * matrices if dtype == "bfloat16" else 0  # autocast's bfloat16 weights, which the plan counts with them
+    assert kept[1] - kept[0] - copies == ROWS * LENGTH * layer_bytes(one, dtype, LENGTH)
+
+
+def test_with_checkpointing_a_layer_keeps_its_input():
+    models = [shaped("qwen3", layers) for layers in (2, 3)]
+    kept = [kept_by_autograd(model, "bfloat16", checkpointing=True) for model in models]
+    assert kept[1] - kept[0] == ROWS * LENGTH * 4 * models[0].width
+    planned = [activations(model, "bfloat16", ROWS, LENGTH, checkpointing=True) for model in models]
+    assert planned[1] - planned[0] == kept[1] - kept[0]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_what_trained_weights_cache_under_autocast_is_float32(family):
+    model = shaped(family, 2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        cache = built(model)(torch.zeros(1, 5, dtype=torch.long), use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert held == 5 * kv_bytes(model, "float32")
+
+
+def test_opd_of_a_1_7b_student_by_an_8b_teacher_by_hand():
+    run = resolve("qwen3", "student.bridge.raw_teacher", 0, {"stages": {"opd": {"batch": 16, "micro_batch": 2}}})
+    lengths = assumed_lengths(load_profile("qwen3"))
+    found = memory_of(run, QWEN, TEACHER, lengths)
+    n, limit = 1_720_574_976, run.sampling.max_new_tokens
+    assert found.weights == (4 + 2) * n
+    assert (found.gradients, found.optimiser) == (4 * n, 8 * n)
+    assert found.teacher == 2 * 8_190_735_360
+    at_once = max(16, run.sampling.batch)
+    assert found.kv_cache == at_once * (lengths.prompt + limit) * 28 * 2 * (8 * 128) * 4
+    assert found.logits_avoided == 2 * limit * 151936 * 4 * 2
+
+
+def test_a_base_model_is_loaded_in_the_profiles_dtype_and_trains_nothing():
+    found = memory_of(resolve("qwen3", "student", 0), QWEN, None, assumed_lengths(load_profile("qwen3")))
+    assert found.weights == 2 * QWEN.parameters
+    assert found.gradients == found.optimiser == found.activations == 0
+
+
+def test_a_penalty_towards_the_reference_costs_a_second_model():
+    lengths = assumed_lengths(load_profile("qwen3"))
+    plain, penalised = (
+        memory_of(
+            resolve("qwen3", "student.grpo", 0, {"stages": {"sparse_rl": {"kl_coefficient": k}}}), QWEN, None, lengths
+        )
+        for k in (0.0, 0.01)
+    )
+    assert penalised.weights - plain.weights == 4 * QWEN.parameters
+
+
+parts = st.floats(0, 1e12)
+
+
+@given(state=parts, activations=parts, cache=parts, gpus=st.integers(1, 64))
+def test_more_gpus_never_hold_more_and_together_hold_all(state, activations, cache, gpus):
+    memory = Memory(weights=state, activations=activations, kv_cache=cache)
+    assert memory.on(gpus + 1) <= memory.on(gpus)
+    assert memory.on(1) == state + max(activations, cache)
+    assert gpus * memory.on(gpus) >= state * (1 - 1e-9)
+
+
+@given(state=parts, activations=parts, cache=parts, room=st.floats(1e9, 1e12))
+def test_the_fewest_gpus_are_enough_and_one_less_is_not(state, activations, cache, room):
+    memory = Memory(weights=state, activations=activations, kv_cache=cache)
+    found = memory.gpus(room)
+    if found is None:
+        assert memory.on(1024) > (1 - RESERVE) * room
+    else:
+        assert memory.on(found) <= (1 - RESERVE) * room
+        assert found == 1 or memory.on(found - 1) > (1 - RESERVE) * room
+
+
+def test_activations_that_fit_nowhere_need_no_number_of_gpus():
+    assert Memory(activations=1e12).gpus(80e9) is None

@@ -1,0 +1,68 @@
+"""The plan of a profile: every run of its graph, its arguments, and numbers that follow from each other."""
+
+import pytest
+
+from s2d_lib.errors import StudyError
+from s2d_lib.pipeline import jobs
+from s2d_lib.plan import plan
+from s2d_lib.plan.gpus import gpu_named, gpus
+from s2d_lib.plan.hours import Work
+from s2d_lib.study import frontier, needed, profile_names
+
+
+def test_the_plan_has_every_job_of_the_study(runs):
+    assert plan("micro").runs["seeds"].sum() == len(jobs("micro"))
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_committed_profile_can_be_planned(name):
+    found = plan(name)
+    assert list(found.runs["checkpoint"]) == list({**needed(name), **frontier(name)})
+    assert (found.runs[["flops", "hours", "weights", "peak"]] > 0).all(axis=None)
+    assert not found.runs[["gpus"]].isna().any(axis=None)
+
+
+def test_hours_are_in_inverse_proportion_to_the_utilisation_and_lie_in_their_range():
+    whole, half = plan("qwen3", utilisation=0.8), plan("qwen3", utilisation=0.4)
+    assert half.total("hours") == pytest.approx(2 * whole.total("hours"))
+    rows = half.runs
+    assert (rows["hours low"] <= rows["hours"]).all()
+    assert (rows["hours"] <= rows["hours high"] * (1 + 1e-9)).all()
+    assert (rows["hours sampling"] <= rows["hours"]).all()
+    assert half.disk > half.published > 0
+
+
+def test_a_rate_bound_by_arithmetic_and_one_bound_by_memory_by_hand():
+    gpu = gpu_named("h100-80gb")
+    assert Work(training=989.4e12 * 3600).hours(gpu, 0.5) == pytest.approx(2)
+    assert Work(sampling=(989.4e12 * 3600, 1.0)).hours(gpu, 1) == pytest.approx(1)
+    assert Work(sampling=(1.0, 3.35e12 * 3600), testing=(0.0, 3.35e12 * 3600)).hours(gpu, 1) == pytest.approx(2)
+
+
+def test_a_teacher_of_all_weights_does_not_fit_the_single_gpu_and_the_student_does():
+    rows = plan("qwen3-single-gpu").runs.set_index("checkpoint")
+    assert rows.loc["teacher.rl", "gpus"] > 1
+    assert (rows.drop("teacher.rl")["gpus"] == 1).all()
+
+
+@pytest.mark.parametrize("name", gpus())
+def test_every_gpu_says_where_its_numbers_are_from(name):
+    assert "NVIDIA" in gpu_named(name).source
+    assert 1e9 < gpu_named(name).bandwidth < gpu_named(name).flops
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("qwen", "h100-80gb", 0.4), "unknown profile 'qwen'; did you mean 'qwen3'?"),
+        (("qwen3", "h100", 0.4), "unknown GPU 'h100'; did you mean 'h100-80gb'?"),
+        (("qwen3", "h100-80gb", 0.0), "over 0 and at most 1, given 0.0"),
+        (("qwen3", "h100-80gb", 40), "over 0 and at most 1, given 40"),
+        (("qwen3", "h100-80gb", "0.4"), "over 0 and at most 1, given '0.4'"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(arguments, sentence):
+    with pytest.raises(StudyError) as error:
+        plan(*arguments)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
