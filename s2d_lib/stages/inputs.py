@@ -50,7 +50,7 @@ def _load(run: Run) -> Inputs:
     if run.finished and run.path("model").is_dir():
         policy = load_policy(resolved.model, resolved.hardware, run.path("model"))
         return Inputs(policy, problems, rollouts=rollouts)
-    policy = load_policy(resolved.model, _trained(resolved.hardware), model_folder(run))
+    policy = load_policy(resolved.model, in_full(resolved.hardware), model_folder(run))
     teacher = None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
         parent = run.parent("teacher")
@@ -84,7 +84,7 @@ def _model_of(parent: FinishedRun) -> RoleModel:
     return RoleModel.model_validate(parent.record["resolved"]["model"])
 
 
-def _trained(hardware: Hardware) -> Hardware:
+def in_full(hardware: Hardware) -> Hardware:
     """Weights that an optimiser updates are float32; lower precision rounds small updates away."""
     return hardware.model_copy(update={"dtype": "float32"})
 

@@ -20,7 +20,7 @@ import pandas as pd
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import load_policy
 from s2d_lib.runs import Run, write_json
-from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.inputs import Inputs, in_full
 from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve
 from s2d_lib.stages.training import finished_metrics
 from s2d_lib.study import project_root
@@ -43,7 +43,7 @@ def in_processes(stage: TrainStage) -> TrainStage:
         run.remember()
         launch(run)
         run.reload()
-        inputs.policy = load_policy(run.resolved.model, run.resolved.hardware, run.path("model"))
+        inputs.policy = load_policy(run.resolved.model, in_full(run.resolved.hardware), run.path("model"))
         return finished_metrics(run)
 
     return anywhere
