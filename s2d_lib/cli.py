@@ -132,7 +132,7 @@ def _results(chosen) -> int:
     from s2d_lib.report.regime import write_regime
     from s2d_lib.report.trials import write_trials
     from s2d_lib.runs import find_run
-    from s2d_lib.study import project_root
+    from s2d_lib.study import load_profile, project_root, resolve
 
     runs: dict = {}
     for block in [regime_jobs(chosen.profile)] if chosen.regime else blocks(chosen.profile):
@@ -146,8 +146,9 @@ def _results(chosen) -> int:
         raise StudyError(f"no seed of profile {chosen.profile!r} has all its runs yet: `make study`.")
     folder = project_root() / "figures" / chosen.profile
     if chosen.regime:
-        write_regime(list(runs.values()), folder / "regime.csv")
-        tried = regime_trials(chosen.profile)
+        regime, tried = load_profile(chosen.profile).regime, regime_trials(chosen.profile)
+        plain = [resolve(chosen.profile, name, seed) for name in regime.checkpoints for seed in regime.seeds]
+        write_regime([runs[resolved.hash] for resolved in plain], folder / "regime.csv")
         write_trials([(trial, runs[trial.resolved.hash]) for trial in tried], folder / "trials.csv")
     else:
         collect(list(runs.values()), folder / "results")

@@ -11,13 +11,12 @@ from s2d_lib.runs import FinishedRun
 
 
 def write_regime(runs: list[FinishedRun], path: Path) -> None:
-    """Write the accuracies of the profile's own settings: a row a run, `checkpoint`, `seed` and every evaluation set."""
+    """Write the accuracies of runs: a row a run, `checkpoint`, `seed` and every evaluation set."""
     rows = []
     for run in runs:
-        resolved = run.record["resolved"]
-        if not resolved["overrides"] and run.path("evaluation.csv").is_file():
-            sets = summarise(read_evaluation(run.path("evaluation.csv"))).to_dict("records")
-            rows.append({"checkpoint": run.name, "seed": resolved["seed"], **{s["set"]: s["avg"] for s in sets}})
+        sets = summarise(read_evaluation(run.path("evaluation.csv"))).to_dict("records")
+        row = {"checkpoint": run.name, "seed": run.record["resolved"]["seed"]}
+        rows.append(row | {s["set"]: s["avg"] for s in sets})
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4f")
 

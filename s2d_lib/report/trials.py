@@ -114,7 +114,8 @@ def trials_figure(trials: pd.DataFrame, choice: pd.DataFrame) -> Figure:
                 axes.plot(end["step"], 100 * end["accuracy"], "o", color=color, markersize=8 if taken else 3)
         axes.set_title(f"{checkpoint}\n{row['learning_rate']:g}, {row['steps']} steps", fontsize=8)
         axes.legend(title="rate", fontsize=6, title_fontsize=6, ncols=3, loc="lower right")
-        axes.set(xlabel="optimiser step", ylabel="validation accuracy, %", ylim=(0, 100))
-        axes.label_outer()
+        axes.set(xlabel="optimiser step", ylim=(0, 100))
+        if axes.get_subplotspec().is_first_col():
+            axes.set(ylabel="validation accuracy, %")
     plt.close(figure)
     return figure
