@@ -171,7 +171,7 @@ TAIL = {"estimator": "topk_tail", "top_k": TOP_K}
     ],
 )
 def test_a_run_with_kept_targets_trains_as_one_that_asks_the_teacher(make, tiny, targets, recompute):
-    asked = make("student.warm.raw_teacher", overrides=overrides(tiny, **recompute))
+    asked = make("student.warm.raw_teacher", overrides=overrides(tiny, teacher_targets="recompute", **recompute))
     run = make("student.warm.raw_teacher", overrides=overrides(tiny, **targets))
     expected, found = (pd.read_csv(r.path("metrics.csv")) for r in (asked, run))
     for column in ("loss", "entropy", "argmax_agreement", "grad_norm"):
