@@ -46,7 +46,7 @@ CONTRASTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "The second half to the teacher, or to the student?",
         [(f"{BRIDGE}.{teacher}", f"{BRIDGE}.{teacher}_1H.grpo_2H") for teacher in TEACHERS],
     ),
-    "crossing": (
+    "crossing_pairs": (
         "What does self-distillation change in Stage 1, and in Stage 3?",
         [
             *((f"teacher.{method}", "teacher.rl") for method in ("sdpo", "srpo")),

@@ -92,7 +92,7 @@ _TRANSFER_COLORS = {
 _TEACHER_MARKERS = dict(zip(
     ["sft_teacher", "raw_large_teacher", "sft_large_teacher", "rl_large_teacher", "rl_same_size",
      "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H", "sdpo_teacher", "srpo_teacher"],
-    "ov8hX<>p*^s", strict=True,
+    "ov8hX<>p*^P", strict=True,
 ))  # fmt: skip
 # Paper B: label, colour and marker; what is done to one method keeps its colour.
 _SELF_DISTILLATION = {

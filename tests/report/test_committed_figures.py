@@ -27,6 +27,7 @@ def recomputed(profile: str, root: Path, folder: Path) -> Iterator[str]:
         yield name
     notebooks = {analysis.notebook for analysis in analyses_of(profile, results.profile, claims)[0]}
     written = {"92_bridge": ("transfers",), "93_student_rl": ("stage_3", "starts"), "94_placement": ("placement",)}
+    written["99_crossing"] = ("crossing_pairs",)
     assert {name for names in written.values() for name in names} == set(CONTRASTS)
     for name in (name for notebook in notebooks for name in written.get(notebook, ())):
         write_contrasts(results, contrasts(results, name, root), name, folder)
