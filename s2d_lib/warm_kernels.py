@@ -128,6 +128,7 @@ def _become_kernel(request: dict, streams: list[int]) -> None:
     time.tzset()
     os.chdir(request["folder"])
     sys.path.insert(0, request["folder"])  # as `python -m ipykernel_launcher` has it
+    sys.modules.pop(__package__, None)  # which running this module has imported: the kernel finds its own
     sys.argv = ["ipykernel_launcher", *request["arguments"]]
     code = 1
     try:
