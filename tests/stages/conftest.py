@@ -5,25 +5,12 @@ import pytest
 from s2d_lib.evaluation import evaluate
 from s2d_lib.notebook import finish
 from s2d_lib.runs import find_run, open_run
-from s2d_lib.stages.distillation import distill
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.self_distillation import self_distill
-from s2d_lib.stages.sparse_rl import sparse_rl
+from s2d_lib.stages.table import TRAINING
 from s2d_lib.stages.teacher_rollouts import teacher_rollouts
-from s2d_lib.stages.teacher_sample_sft import teacher_sample_sft
-from s2d_lib.stages.teacher_sft import teacher_sft
 from s2d_lib.study import resolve
 
-STAGES = {
-    "base": lambda run, inputs: None,
-    "teacher_rollouts": teacher_rollouts,
-    "sparse_rl": sparse_rl,
-    "teacher_sft": teacher_sft,
-    "forward_kl": distill,
-    "opd": distill,
-    "teacher_sample_sft": teacher_sample_sft,
-    "self_distillation": self_distill,
-}
+STAGES = {"base": lambda run, inputs: None, "teacher_rollouts": teacher_rollouts, **TRAINING}
 
 
 @pytest.fixture
