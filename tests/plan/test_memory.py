@@ -4,16 +4,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaForCausalLM, Qwen3ForCausalLM
 
 from s2d_lib.plan.architecture import Architecture, count_parameters, named
 from s2d_lib.plan.memory import RESERVE, Memory, activations, kv_bytes, layer_bytes, memory_of
 from s2d_lib.plan.tokens import assumed_lengths
 from s2d_lib.study import load_profile, resolve
+from tests.plan.test_architecture import CLASSES, transformers_config
 
 QWEN, TEACHER = named()["Qwen/Qwen3-1.7B"], named()["Qwen/Qwen3-8B"]
 ROWS, LENGTH = 2, 64
-CLASSES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
 
 
 def shaped(family: str, layers: int) -> Architecture:
@@ -24,18 +24,7 @@ def shaped(family: str, layers: int) -> Architecture:
 
 
 def built(model: Architecture) -> Qwen3ForCausalLM | LlamaForCausalLM:
-    config, network = CLASSES[model.family]
-    return network(
-        config(
-            vocab_size=model.vocabulary,
-            hidden_size=model.width,
-            num_hidden_layers=model.layers,
-            num_attention_heads=model.heads,
-            num_key_value_heads=model.kv_heads,
-            head_dim=model.head_size,
-            intermediate_size=model.mlp,
-        )
-    )
+    return CLASSES[model.family][1](transformers_config(model))
 
 
 def kept_by_autograd(model: Architecture, dtype: str, checkpointing: bool) -> int:
