@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 from s2d_lib.errors import StudyError
+from s2d_lib.policies.adapters import on_shared_base
 from s2d_lib.policies.pair import check_pair
 from s2d_lib.policies.policy import Policy, load_policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.rollouts import Rollout, read_rollouts
 from s2d_lib.runs import FinishedRun, Run
+from s2d_lib.stages.weights import Weights, parent_weights, starting_weights, weights_of
 from s2d_lib.study.problem_sets import LabelBudget
 from s2d_lib.study.settings import Hardware, RoleModel
 
@@ -47,15 +49,15 @@ def _load(run: Run) -> Inputs:
     _check_pool_fills_a_batch(run, problems.pool)
     rollouts = _rollouts(run)
     if run.finished and run.path("model").is_dir():
-        policy = load_policy(resolved.model, resolved.hardware, run.path("model"))
+        policy = load_policy(resolved.model, resolved.hardware, *weights_of(run))
         return Inputs(policy, problems, rollouts=rollouts)
-    policy = load_policy(resolved.model, _trained(resolved.hardware), model_folder(run))
+    start = (
+        weights_of(run) if run.path("model").is_dir() else starting_weights(run)
+    )  # of an unfinished run its own model
+    policy = load_policy(resolved.model, _trained(resolved.hardware), *start)
     teacher = None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
-        parent = run.parent("teacher")
-        # Teacher-sample SFT never runs the teacher, but trains on its token ids: the pair must fit all the same.
-        needed = resolved.stage != "teacher_sample_sft"
-        teacher = load_policy(_model_of(parent), resolved.hardware, _weights_of(parent), weights=needed)
+        teacher = _teacher(run, policy, start)
         check_pair(policy, teacher)
     return Inputs(policy, problems, teacher, rollouts)
 
@@ -66,17 +68,15 @@ def _rollouts(run: Run) -> list[Rollout] | None:
     return read_rollouts(run.parent("rollouts").path("rollouts.parquet"))[0]
 
 
-def model_folder(run: Run):
-    """Where a run's own starting weights lie: its unfinished model, its parent's, or the base model's place."""
-    if run.path("model").is_dir():
-        return run.path("model")
-    kind = "teacher" if run.resolved.stage == "teacher_rollouts" else "from"
-    return _weights_of(run.parent(kind)) if kind in run.resolved.parents else None
-
-
-def _weights_of(parent: FinishedRun):
-    """A trained run's model folder; a base run has none, its weights are where the role's spec says."""
-    return None if parent.record["resolved"]["stage"] == "base" else parent.path("model")
+def _teacher(run: Run, student: Policy, start: Weights) -> Policy:
+    """The teacher; on the student's base model where both are adapters over the same one, which then is held once."""
+    resolved, spec, weights = run.resolved, _model_of(run.parent("teacher")), parent_weights(run, "teacher")
+    # Teacher-sample SFT never runs the teacher, but trains on its token ids: the pair must fit all the same.
+    needed = resolved.stage != "teacher_sample_sft"
+    if needed and resolved.stage_params.lora and spec == resolved.model and weights.place == start.place:
+        model = on_shared_base(student.model, weights.adapters, start.adapters)
+        return Policy(model, student.tokenizer, student.chat)
+    return load_policy(spec, resolved.hardware, *weights, weights=needed)
 
 
 def _model_of(parent: FinishedRun) -> RoleModel:

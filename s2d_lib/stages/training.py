@@ -12,6 +12,7 @@ import pandas as pd
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from s2d_lib.errors import StudyError
+from s2d_lib.policies.adapters import merged, save_adapter
 from s2d_lib.policies.policy import save_policy
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
@@ -122,13 +123,19 @@ def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable
     metrics = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     metrics = metrics[["step", *[c for c in metrics.columns if c not in ("step", "epoch")]]]
     metrics.to_csv(run.path("metrics.csv"), index=False)
-    # With accelerate's wrapper a bf16 run would be evaluated in bf16 now and in float32 after an interruption.
-    inputs.policy.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     parts = {name: metrics[name].sum() for name in metrics if name.startswith("seconds/") and name != "seconds/step"}
     phases = {name.removeprefix("seconds/"): seconds for name, seconds in parts.items()}
     run.spent(**phases, updates=metrics["seconds/step"].sum() - sum(phases.values()))
     run.remember(optimizer_steps=int(asked), **cost(metrics))
-    save_policy(inputs.policy, run.path("model"))
+    # With accelerate's wrapper a bf16 run would be evaluated in bf16 now and in float32 after an interruption.
+    inputs.policy.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    lora, folder = run.resolved.stage_params.lora, run.path("model")
+    if lora is not None:
+        if lora.save == "adapter":
+            save_adapter(inputs.policy.model, inputs.policy.tokenizer, folder)
+        inputs.policy.model = merged(inputs.policy.model)
+    if lora is None or lora.save == "merged":
+        save_policy(inputs.policy, folder)
     return metrics
 
 
