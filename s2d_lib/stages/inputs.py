@@ -10,6 +10,7 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.rollouts import Rollout, read_rollouts
 from s2d_lib.runs import FinishedRun, Run
+from s2d_lib.stages.trackers import check_tracker
 from s2d_lib.stages.weights import Weights, parent_weights, starting_weights, weights_of
 from s2d_lib.study.problem_sets import LabelBudget
 from s2d_lib.study.settings import Hardware, RoleModel
@@ -37,7 +38,8 @@ def prepare(run: Run) -> Inputs:
 
     Raises:
         StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that
-            overlaps an evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for.
+            overlaps an evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for; no
+            package for the logging that is asked for.
     """
     with run.phase("loading"):
         return _load(run)
@@ -45,6 +47,8 @@ def prepare(run: Run) -> Inputs:
 
 def _load(run: Run) -> Inputs:
     resolved = run.resolved
+    if not run.finished:
+        check_tracker(resolved.logging)
     problems = load_problems(resolved.problems, resolved.labels)
     _check_pool_fills_a_batch(run, problems.pool)
     rollouts = _rollouts(run)

@@ -17,6 +17,7 @@ from s2d_lib.policies.policy import save_policy
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.live import LiveCurve
+from s2d_lib.stages.trackers import Tracker
 from s2d_lib.stages.validation import Validation
 from s2d_lib.study import derive_seed
 from s2d_lib.study.stage_params import Training
@@ -70,7 +71,7 @@ def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:
         "logging_nan_inf_filter": False,  # it would log a NaN loss as 0 and hide it from StopOnNonFinite
         "save_steps": params.save_steps,
         "save_total_limit": 2,
-        "report_to": "none",
+        "report_to": "none",  # Tracker logs, into the run's folder
         "seed": run_seed(run, "training"),
         "shuffle_dataset": False,  # `schedule` has laid the order out
         "pad_to_multiple_of": None,
@@ -112,6 +113,8 @@ def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnNonFinite())
     trainer.add_callback(LiveCurve(title))
+    if run.resolved.logging != "none":
+        trainer.add_callback(Tracker(run))
     if run.resolved.validation:
         trainer.add_callback(Validation(run, inputs))
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.path("trainer")))
