@@ -55,8 +55,8 @@ def changed_layers(run) -> set[str]:
     [
         ("student.grpo", "merged"),
         ("student.srpo", "adapter"),
-        ("student.teacher_sample_sft.raw_teacher", "merged"),
-        ("student.opd_only.raw_teacher", "adapter"),
+        ("student.teacher_sample_sft.rl_teacher", "merged"),
+        ("student.opd_only.rl_teacher", "adapter"),
     ],
 )
 def test_a_stage_trains_adapters_and_an_interrupted_run_ends_in_the_same_bytes(
