@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from s2d_lib.errors import StudyError
 
@@ -51,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     base = commands.add_parser("base", help="pretrain the released base models again (notebook 10)")
     base.add_argument("--profile", default="micro")
+
+    export = commands.add_parser("export", help="a trained checkpoint as a model folder with its card")
+    export.add_argument("--profile", default="micro")
+    export.add_argument("--checkpoint", required=True)
+    export.add_argument("--seed", type=int, default=0)
+    export.add_argument("--to", required=True, help="a folder that is not there yet")
 
     chosen = parser.parse_args(arguments)
     # jsonschema, under papermill, checks internationalised addresses with it where it is installed (JupyterLab does). No
@@ -200,6 +207,13 @@ def _base(chosen) -> int:
     return 0
 
 
+def _export(chosen) -> int:
+    from s2d_lib.export import export
+
+    print(export(chosen.profile, chosen.checkpoint, chosen.seed, Path(chosen.to)), flush=True)
+    return 0
+
+
 COMMANDS = {
     "run": _run,
     "study": _study,
@@ -209,6 +223,7 @@ COMMANDS = {
     "check": _check,
     "plan": _plan,
     "base": _base,
+    "export": _export,
 }
 
 if __name__ == "__main__":

@@ -7,7 +7,18 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("s2d", "torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "numpy", "math-verify")
+PACKAGES = (
+    "s2d",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "math-verify",
+)
 
 
 def environment() -> dict:

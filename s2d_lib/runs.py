@@ -23,6 +23,7 @@ from s2d_lib.provenance import environment, peak_memory_mb
 from s2d_lib.study import NOTEBOOKS, Resolved, project_root, resolve
 
 UNRECORDED = ("record.json", "notebook.ipynb", "facts.json")  # files of a run folder that its record does not hash
+LOGS = "logs"  # folder of an experiment tracker, unrecorded too: its viewer may write into it
 # Set by `s2d run`, which publishes the folder itself once the executed notebook lies in it too: when that process began
 # (seconds since 1970)
 DRIVER = "S2D_DRIVER"
@@ -203,7 +204,10 @@ class Run:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         # facts.json stays until the folder is published: a kill before that must not lose what the run has cost.
         self.remember()
-        files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.name not in UNRECORDED)
+        logs = self.path(LOGS)
+        files = sorted(
+            p for p in self.folder.rglob("*") if p.is_file() and p.name not in UNRECORDED and not p.is_relative_to(logs)
+        )
         record = {
             "hash": self.resolved.hash,
             "resolved": self.resolved.model_dump(mode="json"),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from s2d_lib.errors import StudyError
+from s2d_lib.policies.adapters import merge_adapters
 from s2d_lib.policies.gguf import converted
 from s2d_lib.study.load import project_root
 from s2d_lib.study.resolve import RELEASED
@@ -99,10 +101,17 @@ def model_place(model: str) -> str:
     return model
 
 
-def load_policy(spec: RoleModel, hardware: Hardware, place: str | Path | None = None, weights: bool = True) -> Policy:
+def load_policy(
+    spec: RoleModel,
+    hardware: Hardware,
+    place: str | Path | None = None,
+    adapters: Sequence[Path] = (),
+    weights: bool = True,
+) -> Policy:
     """Load a policy: from `place` (a run's model folder) or, without one, from where the role's spec says.
 
-    Without `weights` the model is only its architecture (on torch's meta device), enough to compare it with another.
+    The `adapters` (folders of stored LoRA adapters, first to last) are merged into its weights. Without `weights` the model
+    is only its architecture (on torch's meta device), enough to compare it with another.
 
     Raises:
         StudyError: Model not found, tokenizer without EOS or pad or with both the same, no chat template where one is
@@ -115,7 +124,7 @@ def load_policy(spec: RoleModel, hardware: Hardware, place: str | Path | None = 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
         if weights:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, hardware.dtype))
+            model = _load_weights(source, adapters, getattr(torch, hardware.dtype))
         else:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
@@ -127,6 +136,13 @@ def load_policy(spec: RoleModel, hardware: Hardware, place: str | Path | None = 
         ) from None
     _set_special_tokens(model, tokenizer, spec, source)
     return Policy(model.to(hardware.device) if weights else model, tokenizer, spec.chat)
+
+
+def _load_weights(source: str, adapters: Sequence[Path], dtype: torch.dtype) -> PreTrainedModel:
+    if not adapters:
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    # Rounded once, after the merge, as the checkpoint is that was merged before it was saved.
+    return merge_adapters(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), adapters).to(dtype)
 
 
 def _set_special_tokens(model: PreTrainedModel, tokenizer, spec: RoleModel, source: str) -> None:

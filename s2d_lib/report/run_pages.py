@@ -63,7 +63,7 @@ def page_text(bundle: Bundle, profile: str, checkpoint: str, seeds: list[int], c
         f"{route_label(checkpoint)}, profile `{profile}`, stage `{resolved['stage']}`",
         _relatives("Made from", ((WORDS[kind], name) for kind, name in resolved["parents"].items())),
         _relatives("Used by", (("", name) for name in children)),
-        _parameters(resolved),
+        parameter_table(resolved),
         pd.DataFrame([_row(seed, record) for seed, record in zip(seeds, records, strict=True)])
         .fillna("")
         .to_markdown(index=False, disable_numparse=True),
@@ -92,7 +92,7 @@ def _relatives(what: str, named) -> str:
     return f"{what}: {', '.join(links)}" if links else ""
 
 
-def _parameters(resolved: dict) -> str:
+def parameter_table(resolved: dict) -> str:
     """The resolved stage as a table of two columns; what is not set is left out."""
     kept = {"model": resolved["model"]["model"], "role": resolved["role"], "labels": resolved["labels"]}
     kept |= {"weights": (resolved["weights"] or "")[:12], "pool": resolved["problems"]["pool"], **resolved["params"]}

@@ -14,6 +14,7 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import TokenLoss, estimator, topk_targets_forward_kl
+from s2d_lib.policies.adapters import lora_config
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
 from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
@@ -161,6 +162,7 @@ def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
         args=config,
         train_dataset=Dataset.from_list(schedule(rows, params.batch, params.steps, run_seed(run, "order"))),
         processing_class=policy.tokenizer,
+        peft_config=lora_config(policy.model, params.lora),
         divergence=_divergence(params),
         targets=targets,
     )

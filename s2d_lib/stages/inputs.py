@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 
 from s2d_lib.errors import StudyError
+from s2d_lib.policies.adapters import on_shared_base
 from s2d_lib.policies.pair import check_pair
 from s2d_lib.policies.policy import Policy, load_policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.rollouts import Rollout, read_rollouts
 from s2d_lib.runs import FinishedRun, Run
+from s2d_lib.stages.trackers import check_tracker
+from s2d_lib.stages.weights import Weights, parent_weights, starting_weights, weights_of
 from s2d_lib.study.problem_sets import LabelBudget
 from s2d_lib.study.settings import Hardware, RoleModel
 
@@ -35,7 +38,8 @@ def prepare(run: Run) -> Inputs:
 
     Raises:
         StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that
-            overlaps an evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for.
+            overlaps an evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for; no
+            package for the logging that is asked for.
     """
     with run.phase("loading"):
         return _load(run)
@@ -44,19 +48,20 @@ def prepare(run: Run) -> Inputs:
 def _load(run: Run) -> Inputs:
     resolved = run.resolved
     _check_processes(run)
+    if not run.finished:
+        check_tracker(resolved.logging)
     problems = load_problems(resolved.problems, resolved.labels)
     _check_pool_fills_a_batch(run, problems.pool)
     rollouts = _rollouts(run)
     if run.finished and run.path("model").is_dir():
-        policy = load_policy(resolved.model, resolved.hardware, run.path("model"))
+        policy = load_policy(resolved.model, resolved.hardware, *weights_of(run))
         return Inputs(policy, problems, rollouts=rollouts)
-    policy = load_policy(resolved.model, in_full(resolved.hardware), model_folder(run))
+    started = run.path("model").is_dir()  # an unfinished run goes on with its own model
+    start = weights_of(run) if started else starting_weights(run)
+    policy = load_policy(resolved.model, in_full(resolved.hardware), *start)
     teacher = None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
-        parent = run.parent("teacher")
-        # Teacher-sample SFT never runs the teacher, but trains on its token ids: the pair must fit all the same.
-        needed = resolved.stage != "teacher_sample_sft"
-        teacher = load_policy(_model_of(parent), resolved.hardware, _weights_of(parent), weights=needed)
+        teacher = _teacher(run, policy, start)
         check_pair(policy, teacher)
     return Inputs(policy, problems, teacher, rollouts)
 
@@ -67,17 +72,15 @@ def _rollouts(run: Run) -> list[Rollout] | None:
     return read_rollouts(run.parent("rollouts").path("rollouts.parquet"))[0]
 
 
-def model_folder(run: Run):
-    """Where a run's own starting weights lie: its unfinished model, its parent's, or the base model's place."""
-    if run.path("model").is_dir():
-        return run.path("model")
-    kind = "teacher" if run.resolved.stage == "teacher_rollouts" else "from"
-    return _weights_of(run.parent(kind)) if kind in run.resolved.parents else None
-
-
-def _weights_of(parent: FinishedRun):
-    """A trained run's model folder; a base run has none, its weights are where the role's spec says."""
-    return None if parent.record["resolved"]["stage"] == "base" else parent.path("model")
+def _teacher(run: Run, student: Policy, start: Weights) -> Policy:
+    """The teacher; on the student's base model where both are adapters over the same one, which then is held once."""
+    resolved, spec, weights = run.resolved, _model_of(run.parent("teacher")), parent_weights(run, "teacher")
+    # Teacher-sample SFT never runs the teacher, but trains on its token ids: the pair must fit all the same.
+    needed = resolved.stage != "teacher_sample_sft"
+    if needed and resolved.stage_params.lora and spec == resolved.model and weights.place == start.place:
+        model = on_shared_base(student.model, weights.adapters, start.adapters)
+        return Policy(model, student.tokenizer, student.chat)
+    return load_policy(spec, resolved.hardware, *weights, weights=needed)
 
 
 def _model_of(parent: FinishedRun) -> RoleModel:
@@ -98,6 +101,10 @@ def _check_processes(run: Run) -> None:
         raise StudyError(
             f"{hardware.processes} processes with micro_batch {params.micro_batch} take {together} sequences at a time, which "
             f"does not divide batch {params.batch}: lower micro_batch."
+        )
+    if hardware.accelerate and params.lora:
+        raise StudyError(
+            "adapters can't be trained on a model that processes share: leave out hardware.accelerate, or lora."
         )
     if getattr(params, "teacher_targets", "recompute") != "recompute":
         raise StudyError("kept teacher_targets are one process's: use `recompute` with several processes.")

@@ -23,6 +23,7 @@ from s2d_lib.runs import Run, write_json
 from s2d_lib.stages.inputs import Inputs, in_full
 from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve
 from s2d_lib.stages.training import finished_metrics
+from s2d_lib.stages.weights import weights_of
 from s2d_lib.study import project_root
 
 ERROR = ".error.json"
@@ -43,7 +44,7 @@ def in_processes(stage: TrainStage) -> TrainStage:
         run.remember()
         launch(run)
         run.reload()
-        inputs.policy = load_policy(run.resolved.model, in_full(run.resolved.hardware), run.path("model"))
+        inputs.policy = load_policy(run.resolved.model, in_full(run.resolved.hardware), *weights_of(run))
         return finished_metrics(run)
 
     return anywhere

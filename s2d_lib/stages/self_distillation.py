@@ -6,6 +6,7 @@ from trl import GRPOConfig
 
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import make_reward
+from s2d_lib.policies.adapters import lora_config
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS, Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.runs import Run
@@ -73,6 +74,7 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrain
         args=config,
         train_dataset=Dataset.from_list([_row(policy, problem) for problem in problems]),
         processing_class=policy.tokenizer,
+        peft_config=lora_config(policy.model, params.lora),
     )
     if params.length_floor is not None:
         trainer.add_callback(StopOnCollapse(params.length_floor, params.length_window))

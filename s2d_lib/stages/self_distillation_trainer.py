@@ -27,6 +27,7 @@ from s2d_lib.losses import (
     token_log_probs,
     weight_sums,
 )
+from s2d_lib.policies.adapters import plain
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.reprompt import Reprompts, padded
@@ -63,9 +64,9 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
             StudyError: Sampling more often than once an optimiser step, which would split groups; reuse of rollouts; a KL
                 penalty; sharded models.
         """
-        self.self_teacher = SelfTeacher(model, params.ema_rate) if params.method in SELF_TAUGHT else None
         self.params, self.reprompts = params, reprompts
         super().__init__(model=model, **kwargs)
+        self.self_teacher = SelfTeacher(self.model, params.ema_rate) if params.method in SELF_TAUGHT else None
         args = self.args
         if args.steps_per_generation % args.gradient_accumulation_steps:
             raise StudyError(
@@ -202,6 +203,7 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         return self._forward_redirection(model, unwrapped, self._compute_loss, unwrapped, inputs)
 
     def _compute_loss(self, model, inputs):
+        model = plain(model)
         prompt, completion = ((inputs[f"{part}_ids"], inputs[f"{part}_mask"]) for part in ("prompt", "completion"))
         with self.accelerator.autocast():
             hidden = completion_hidden(model, *prompt, *completion)

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
 from s2d_lib.losses import token_log_probs
+from s2d_lib.policies.adapters import plain
 from s2d_lib.stages.heads import head_arguments
 
 FILE = "self_teacher.safetensors"
@@ -27,26 +28,36 @@ class SelfTeacher:
     """A frozen copy of a policy's weights that follows it: theta_T <- (1 - rate) theta_T + rate theta.
 
     Rate 0 keeps the copy as it was, rate 1 makes it the policy itself. Every process has a whole copy, so the policy must
-    not be sharded. Buffers are not averaged: language models keep none that training changes.
+    not be sharded. Buffers are not averaged: language models keep none that training changes. Weights that are not trained
+    (all but the adapters, under LoRA) are the policy's own, held once.
     """
 
     def __init__(self, policy: PreTrainedModel, rate: float):
-        self.model = copy.deepcopy(policy).requires_grad_(False).eval()
+        policy = plain(policy)
+        shared = {id(weights): weights for weights in policy.parameters() if not weights.requires_grad}
+        self.model = copy.deepcopy(policy, shared).requires_grad_(False).eval()
+        self.trained = [name for name, weights in policy.named_parameters() if weights.requires_grad]
         self.rate = rate
 
     @torch.no_grad()
     def follow(self, policy: PreTrainedModel) -> None:
         """Take a step towards the policy's weights."""
-        for mine, theirs in zip(self.model.parameters(), policy.parameters(), strict=True):
-            mine.mul_(1 - self.rate).add_(theirs.to(mine.dtype), alpha=self.rate)
+        mine, theirs = self._weights(self.model), self._weights(plain(policy))
+        for name in self.trained:
+            mine[name].mul_(1 - self.rate).add_(theirs[name].to(mine[name].dtype), alpha=self.rate)
 
     def save(self, folder: Path) -> None:
-        """Write the weights into a trainer checkpoint's folder, exactly."""
-        save_model(self.model, str(folder / FILE))
+        """Write the weights that follow into a trainer checkpoint's folder, exactly."""
+        save_file(self._weights(self.model), folder / FILE)
 
     def load(self, folder: Path) -> None:
         """Take up the weights of a trainer checkpoint."""
-        load_model(self.model, str(folder / FILE), device=str(self.model.device))
+        # Not strict: the file holds no weights that are not trained, and tied ones once.
+        self.model.load_state_dict(load_file(folder / FILE, device=str(self.model.device)), strict=False)
+
+    def _weights(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        weights = dict(model.named_parameters())
+        return {name: weights[name].detach() for name in self.trained}
 
     @torch.no_grad()
     def score(self, batch: dict[str, Tensor], mask: Tensor, temperature: float) -> Scores:

@@ -9,6 +9,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from s2d_lib.grading import make_reward
+from s2d_lib.policies.adapters import lora_config
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
 from s2d_lib.runs import Run
 from s2d_lib.stages.account import account_row, label_use, parts_of, read_account
@@ -93,6 +94,7 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
+        peft_config=lora_config(policy.model, params.lora),
     )
 
 

@@ -5,6 +5,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from s2d_lib.errors import StudyError
+from s2d_lib.policies.adapters import lora_config
 from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
@@ -65,5 +66,9 @@ def sample_trainer(run: Run, inputs: Inputs) -> SampleTrainer:
         **trainer_arguments(run, params), max_length=None, packing=False, train_sampling_strategy="sequential"
     )
     return SampleTrainer(
-        model=policy.model, args=config, train_dataset=Dataset.from_list(order), processing_class=policy.tokenizer
+        model=policy.model,
+        args=config,
+        train_dataset=Dataset.from_list(order),
+        processing_class=policy.tokenizer,
+        peft_config=lora_config(policy.model, params.lora),
     )

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from accelerate.utils import DistributedType
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.policy import save_policy
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve, WriteProgress
+from s2d_lib.stages.saving import keep_model
+from s2d_lib.stages.trackers import Tracker
 from s2d_lib.stages.validation import Validation
 from s2d_lib.study import derive_seed
 from s2d_lib.study.stage_params import Training
@@ -71,7 +71,7 @@ def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:
         "logging_nan_inf_filter": False,  # it would log a NaN loss as 0 and hide it from StopOnNonFinite
         "save_steps": params.save_steps,
         "save_total_limit": 2,
-        "report_to": "none",
+        "report_to": "none",  # Tracker logs, into the run's folder
         "seed": run_seed(run, "training"),
         "shuffle_dataset": False,  # `schedule` has laid the order out
         "pad_to_multiple_of": None,
@@ -113,6 +113,8 @@ def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnNonFinite())
     trainer.add_callback(WriteProgress(run.path(PROGRESS)) if WORKER in os.environ else LiveCurve(title))
+    if run.resolved.logging != "none":
+        trainer.add_callback(Tracker(run))
     if run.resolved.validation:
         trainer.add_callback(Validation(run, inputs))
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.path("trainer")))
@@ -124,16 +126,11 @@ def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable
     metrics = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     metrics = metrics[["step", *[c for c in metrics.columns if c not in ("step", "epoch")]]]
     metrics.to_csv(run.path("metrics.csv"), index=False)
-    # With accelerate's wrapper a bf16 run would be evaluated in bf16 now and in float32 after an interruption.
-    inputs.policy.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     parts = {name: metrics[name].sum() for name in metrics if name.startswith("seconds/") and name != "seconds/step"}
     phases = {name.removeprefix("seconds/"): seconds for name, seconds in parts.items()}
     run.spent(**phases, updates=metrics["seconds/step"].sum() - sum(phases.values()))
     run.remember(optimizer_steps=int(asked), **cost(metrics))
-    sharded = trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    weights = trainer.accelerator.get_state_dict(trainer.model) if sharded else None  # by all processes together
-    if trainer.is_world_process_zero():
-        save_policy(inputs.policy, run.path("model"), weights)
+    keep_model(run, inputs, trainer)
     return metrics
 
 

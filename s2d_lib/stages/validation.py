@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from s2d_lib.grading import grade_many
 from s2d_lib.losses import linear_divergence
+from s2d_lib.policies.adapters import plain
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.report.bundle import read_validation, write_csv
@@ -62,7 +63,7 @@ class Validation(TrainerCallback):
     def _measure(self, step: int, model) -> None:
         if self.rows and self.rows[-1]["step"] == step:
             return
-        policy = Policy(model, self.inputs.policy.tokenizer, self.inputs.policy.chat)
+        policy = Policy(plain(model), self.inputs.policy.tokenizer, self.inputs.policy.chat)
         with undisturbed(), self.run.phase("validation"):
             rollouts = self._samples(policy, self.run.resolved.validation.samples, f"step {step}")
             answers = {p.id: p.answer for p in self.inputs.problems.validation}

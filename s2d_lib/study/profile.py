@@ -8,7 +8,7 @@ from s2d_lib.study.page import Role
 from s2d_lib.study.pretraining import Pretraining
 from s2d_lib.study.problem_sets import Problems
 from s2d_lib.study.self_distillation_params import Method, laid_over
-from s2d_lib.study.settings import Evaluation, Hardware, Lengths, RoleModel, Sampling, Validation
+from s2d_lib.study.settings import Evaluation, Hardware, Lengths, Logging, RoleModel, Sampling, Validation
 from s2d_lib.study.stages import STAGE_PARAMS, Stages
 from s2d_lib.study.strict import Strict
 
@@ -55,6 +55,7 @@ class Profile(Strict):
     evaluation: Evaluation
     validation: Validation | None = None
     hardware: Hardware = Hardware()
+    logging: Logging = "none"  # a viewer's files of a training's metrics, in the run's folder; no run's hash holds it
     stages: Stages
     # Refines `stages` for the model that trains.
     by_role: dict[Role, dict[TrainedStage, dict[str, object]]] = Field(default_factory=dict)

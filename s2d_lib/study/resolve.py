@@ -25,7 +25,7 @@ from s2d_lib.study.problem_sets import (
 )
 from s2d_lib.study.profile import Profile
 from s2d_lib.study.self_distillation_params import SelfDistillation, laid_over
-from s2d_lib.study.settings import Evaluation, Hardware, RoleModel, Sampling, Validation
+from s2d_lib.study.settings import Evaluation, Hardware, Logging, RoleModel, Sampling, Validation
 from s2d_lib.study.stage_params import Distillation, SparseRL, TeacherRollouts, Training
 from s2d_lib.study.stages import STAGE_PARAMS
 from s2d_lib.study.strict import Strict
@@ -51,14 +51,15 @@ class Resolved(Strict):
     evaluation: Evaluation
     validation: Validation | None = None  # of runs that train
     hardware: Hardware
+    logging: Logging = Field("none", exclude_if=lambda value: value == "none")
     parents: dict[str, str] = Field(default_factory=dict)  # kind (from, teacher, rollouts) -> checkpoint name
     parent_hashes: dict[str, str] = Field(default_factory=dict)  # checkpoint name -> hash
     overrides: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the resolved form; `profile` and `overrides` are only labels and don't enter it."""
-        content = self.model_dump(mode="json", exclude={"profile", "overrides"})
+        """SHA-256 of the resolved form; `profile`, `overrides` and `logging` don't enter it: they change no result."""
+        content = self.model_dump(mode="json", exclude={"profile", "overrides", "logging"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -140,6 +141,7 @@ def _resolve_node(
         evaluation=settings.evaluation,
         validation=settings.validation if trains else None,
         hardware=settings.hardware,
+        logging=settings.logging,
         parents={kind: parent.checkpoint for kind, parent in parents.items()},
         parent_hashes={parent.checkpoint: parent.hash for parent in parents.values()},
         overrides=overrides,

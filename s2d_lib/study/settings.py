@@ -6,6 +6,8 @@ from pydantic import Field, PositiveInt, model_serializer, model_validator
 
 from s2d_lib.study.strict import Strict
 
+Logging = Literal["none", "tensorboard", "trackio"]
+
 
 class RoleModel(Strict):
     """Which model plays a role."""

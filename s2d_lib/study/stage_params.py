@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from s2d_lib.study.lora import Lora
 from s2d_lib.study.strict import Strict
 
 
@@ -20,6 +21,8 @@ class Training(Strict):
     max_grad_norm: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     save_steps: PositiveInt = 50  # a killed run resumes from the last of these
+    # null: all weights are trained. Then it is not in the dump either, so that runs made before it was there keep their hash.
+    lora: Lora | None = Field(None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _micro_batches_fill_the_batch(self):

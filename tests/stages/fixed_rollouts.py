@@ -55,7 +55,7 @@ class KeepGradients(TrainerCallback):
         self.steps = []
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.steps.append(torch.cat([p.grad.flatten().clone() for p in model.parameters()]))
+        self.steps.append(torch.cat([p.grad.flatten().clone() for p in model.parameters() if p.requires_grad]))
 
 
 def params(method: str, **options) -> SelfDistillation:
@@ -66,7 +66,17 @@ def params(method: str, **options) -> SelfDistillation:
 
 
 def trainer(
-    folder, method: str, rewards: list[float], micro: int, *, steps=1, per_step=16, cls=Given, config=None, **options
+    folder,
+    method: str,
+    rewards: list[float],
+    micro: int,
+    *,
+    steps=1,
+    per_step=16,
+    cls=Given,
+    config=None,
+    peft=None,
+    **options,
 ):
     """A trainer whose rollouts are given, on `len(rewards)` of them a sampling and `per_step` an optimiser step."""
     policy, given = student(), completions(len(rewards))
@@ -93,6 +103,7 @@ def trainer(
         train_dataset=Dataset.from_list([{"prompt": p.prompt, "question": p.prompt} for p in problems]),
         processing_class=policy.tokenizer,
         callbacks=[KeepGradients()],
+        peft_config=peft,
     )
     made.given = given
     return made

@@ -1,0 +1,82 @@
+"""Exporting a checkpoint: a normal model folder with its model card, complete in itself; nothing is contacted."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.policy import load_policy, save_policy
+from s2d_lib.report.bundle import Bundle, read_evaluation
+from s2d_lib.report.model_card import model_card
+from s2d_lib.runs import FinishedRun, Run, command_for, find_run, seed_folder
+from s2d_lib.stages.weights import weights_of
+from s2d_lib.study import Resolved, resolve
+from s2d_lib.study.settings import Hardware
+
+
+def export(profile: str, checkpoint: str, seed: int, to: Path) -> Path:
+    """Write a finished run's model and its card into a new folder, whole or not at all.
+
+    Args:
+        profile: Name of params/<profile>.yaml.
+        checkpoint: A trained checkpoint; one that was kept as adapters is merged into what they lie over.
+        seed: Of the run.
+        to: The folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        StudyError: The folder is there already; the checkpoint is not one that training makes; its run, or one that it was
+            made from, is unfinished, stale or broken.
+    """
+    resolved = resolve(profile, checkpoint, seed)
+    if to.exists():
+        raise StudyError(f"{to} is there already: name another folder, or delete it first.")
+    if resolved.stage in ("base", "teacher_rollouts"):
+        raise StudyError(
+            f"{checkpoint!r} is stage {resolved.stage!r}, which trains no model of its own: export a trained checkpoint."
+        )
+    found = find_run(resolved)
+    if found is None:
+        state = _state(resolved)
+        raise StudyError(
+            f"the run {checkpoint!r} (profile {profile}, seed {seed}) {state}: `{command_for(resolved)}` makes it."
+        )
+    run = Run(resolved, found)
+    card, weights = model_card(_bundle(run), profile, checkpoint, seed), weights_of(run)
+    beside = to.with_name(f".{to.name}.{os.getpid()}")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(beside, ignore_errors=True)
+    if weights.adapters:
+        save_policy(load_policy(resolved.model, Hardware(), *weights), beside)
+    else:
+        shutil.copytree(weights.place, beside)
+    (beside / "README.md").write_text(card)
+    beside.rename(to)
+    return to
+
+
+def _state(resolved: Resolved) -> str:
+    """What there is of a run that is not finished with these parameters."""
+    if (seed_folder(resolved) / resolved.checkpoint).exists():
+        return "was made with other parameters"
+    return "is not finished" if Run(resolved).folder.exists() else "does not exist yet"
+
+
+def _bundle(run: Run) -> Bundle:
+    """Records of a run and of all that it was made from; the run's own evaluation."""
+    seed, records = run.resolved.seed, {}
+
+    def visit(finished: FinishedRun) -> None:
+        if (finished.name, seed) not in records:
+            records[finished.name, seed] = finished.record
+            made = Run(Resolved.model_validate(finished.record["resolved"]), finished)
+            for kind in made.resolved.parents:
+                visit(made.parent(kind))
+
+    visit(run.finished)
+    evaluation = read_evaluation(run.path("evaluation.csv")).assign(seed=seed, checkpoint=run.resolved.checkpoint)
+    return Bundle(evaluation, pd.DataFrame(), records)

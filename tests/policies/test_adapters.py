@@ -1,0 +1,125 @@
+"""Adapters: what they train, what merging them gives, and two models over one base."""
+
+import copy
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.adapters import (
+    is_adapter,
+    lora_config,
+    merge_adapters,
+    merged,
+    on_shared_base,
+    plain,
+    save_adapter,
+)
+from s2d_lib.policies.policy import load_policy
+from s2d_lib.study.lora import Lora
+from s2d_lib.study.settings import Hardware, RoleModel
+
+LORA = Lora(rank=4, alpha=8)
+IDS = torch.tensor([[5, 9, 13, 20, 7, 31]])
+
+
+@pytest.fixture
+def policy():
+    return load_policy(RoleModel(model="micro/student"), Hardware())
+
+
+def adapted(model, seed: int, lora: Lora = LORA):
+    """The model with an adapter that does something."""
+    wrapped = get_peft_model(model, lora_config(model, lora))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weights in wrapped.parameters():
+            if weights.requires_grad:
+                weights.copy_(0.1 * torch.randn(weights.shape, generator=generator))
+    return wrapped
+
+
+@torch.no_grad()
+def logits(model) -> torch.Tensor:
+    return model.eval()(input_ids=IDS).logits
+
+
+@pytest.fixture
+def stored(policy, tmp_path):
+    """Store an adapter over the base with a name; returns its folder."""
+
+    def store(name: str, seed: int):
+        model = adapted(copy.deepcopy(policy.model), seed)
+        save_adapter(model, policy.tokenizer, tmp_path / name)
+        return tmp_path / name
+
+    return store
+
+
+def test_only_adapters_get_gradients(policy):
+    model = adapted(policy.model, 1, Lora(rank=4, alpha=8, target_modules=["q_proj"]))
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    learning = {name for name, weights in model.named_parameters() if weights.grad is not None}
+    assert learning == {name for name, _ in model.named_parameters() if "q_proj.lora_" in name}
+    assert len(learning) == 2 * policy.model.config.num_hidden_layers
+
+
+def test_a_merged_model_is_the_adapters_model_and_w_plus_ba_by_hand(policy):
+    base = policy.model.model.layers[0].self_attn.q_proj.weight.double()
+    model = adapted(policy.model.double(), 1)
+    expected, layer = logits(model), plain(model).model.layers[0].self_attn.q_proj
+    by_hand = base + LORA.alpha / LORA.rank * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    result = merged(model)
+    torch.testing.assert_close(logits(result), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(result.model.layers[0].self_attn.q_proj.weight.double(), by_hand, atol=1e-6, rtol=0)
+    assert not any("lora" in name for name in result.state_dict())
+    assert plain(result) is result
+
+
+def test_stored_adapters_are_merged_one_after_the_other(policy, stored):
+    base, first, second = logits(policy.model), stored("first", 1), stored("second", 2)
+    assert is_adapter(first)
+    spec = RoleModel(model="micro/student")
+    one, both = (load_policy(spec, Hardware(), adapters=a).model for a in ([first], [first, second]))
+    weight = lambda model: model.model.layers[1].mlp.up_proj.weight  # noqa: E731
+    added = weight(merge_adapters(copy.deepcopy(policy.model), [second])) - weight(policy.model)
+    torch.testing.assert_close(weight(both) - weight(one), added, atol=1e-6, rtol=0)
+    assert not torch.allclose(logits(one), base, atol=1e-3)
+    assert load_policy(spec, Hardware(dtype="bfloat16"), adapters=[first]).model.dtype == torch.bfloat16
+
+
+def test_a_stored_adapter_is_the_same_bytes_again_and_names_no_place(stored):
+    one, other = stored("one", 1), stored("other", 1)
+    for file in sorted(p.name for p in one.iterdir()):
+        assert (one / file).read_bytes() == (other / file).read_bytes()
+    assert str(one.parent) not in (one / "adapter_config.json").read_text()
+
+
+def test_two_models_share_one_base(policy, stored):
+    teacher, student = stored("teacher", 1), stored("student", 2)
+    expected = logits(merge_adapters(copy.deepcopy(policy.model), [teacher]))
+    other = on_shared_base(policy.model, [teacher])
+    torch.testing.assert_close(logits(other), expected, atol=1e-4, rtol=0)
+    assert not any(weights.requires_grad for weights in other.parameters())
+    places = {weights.data_ptr() for weights in policy.model.parameters()}
+    own = [name for name, weights in other.named_parameters() if weights.data_ptr() not in places]
+    assert own
+    assert all("lora_" in name for name in own)
+    # The student trains and is merged; the teacher stays who it is
+    before = logits(other)
+    merged(adapted(policy.model, 3))
+    torch.testing.assert_close(logits(other), before, atol=0, rtol=0)
+    # A student that began with an adapter of its own, and one that began where the teacher ended
+    begun = merge_adapters(load_policy(RoleModel(model="micro/student"), Hardware()).model, [student])
+    torch.testing.assert_close(logits(on_shared_base(begun, [teacher], [student])), expected, atol=1e-4, rtol=0)
+    same = logits(begun)
+    torch.testing.assert_close(logits(on_shared_base(begun, [student], [student])), same, atol=0, rtol=0)
+
+
+def test_a_layer_that_is_not_there_is_named(policy):
+    with pytest.raises(
+        StudyError, match=r"names 'c_attn', which is no linear layer of the model: choose from down_proj"
+    ):
+        lora_config(policy.model, Lora(rank=4, alpha=8, target_modules=["q_proj", "c_attn"]))
+    assert lora_config(policy.model, None) is None

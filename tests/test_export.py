@@ -1,0 +1,122 @@
+"""Exporting: whole folders of finished runs, and one sentence for everything else."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from s2d_lib import export as module
+from s2d_lib.cli import main
+from s2d_lib.errors import StudyError
+from s2d_lib.export import export
+from s2d_lib.policies.adapters import lora_config, save_adapter
+from s2d_lib.policies.policy import load_policy, save_policy
+from s2d_lib.provenance import environment
+from s2d_lib.runs import open_run
+from s2d_lib.study.lora import Lora
+from s2d_lib.study.settings import Hardware, RoleModel
+
+EVALUATION = "set,problem,level,correct,tokens,cut_off\n" + "".join(
+    f"micro-math,p{i},3,0110,9.0,0.0\n" for i in range(4)
+)
+
+
+@pytest.fixture
+def student():
+    return load_policy(RoleModel(model="micro/student"), Hardware())
+
+
+@pytest.fixture
+def trained(runs, student):
+    """Finish the runs of student.grpo without training them; returns the trained one."""
+
+    def make(save=None):
+        base = open_run("micro", "student", 0)
+        base.path("evaluation.csv").write_text(EVALUATION)
+        base.finish()
+        run = open_run("micro", "student.grpo", 0)
+        run.path("evaluation.csv").write_text(EVALUATION)
+        (save or save_policy)(student, run.path("model"))
+        run.remember(optimizer_steps=3, label_use={"problems": {"a": 8, "b": 8}, "gradings": 16})
+        run.finish()
+        return run
+
+    return make
+
+
+def test_an_export_is_a_checkpoint_with_its_card(trained, student, tmp_path, capsys):
+    trained()
+    to = tmp_path / "new" / "exported"
+    assert main(["export", "--checkpoint", "student.grpo", "--to", str(to)]) == 0
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(to), AutoTokenizer.from_pretrained(to)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), student.model.parameters(), strict=True))
+    assert tokenizer.get_vocab() == student.tokenizer.get_vocab()
+    card = (to / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "50.0 [50.0, 50.0]" in card
+    assert environment()["packages"]["trl"] in card
+    assert str(tmp_path) not in "".join(p.read_text() for p in to.glob("*.json")) + card
+    assert [p.name for p in to.parent.iterdir()] == ["exported"]
+
+
+def test_adapters_are_exported_merged(trained, student, tmp_path):
+    from peft import get_peft_model
+
+    def save(policy, folder):
+        model = get_peft_model(policy.model, lora_config(policy.model, Lora(rank=2, alpha=4)))
+        with torch.no_grad():
+            for weights in model.parameters():
+                if weights.requires_grad:
+                    weights.fill_(0.1)
+        save_adapter(model, policy.tokenizer, folder)
+
+    trained(save)
+    exported = AutoModelForCausalLM.from_pretrained(export("micro", "student.grpo", 0, tmp_path / "e"))
+    before = load_policy(RoleModel(model="micro/student"), Hardware()).model
+    moved = exported.model.layers[0].mlp.up_proj.weight - before.model.layers[0].mlp.up_proj.weight
+    torch.testing.assert_close(moved, torch.full_like(moved, 4 / 2 * 2 * 0.01))  # alpha / rank * B A
+    assert not (tmp_path / "e" / "adapter_config.json").exists()
+
+
+def test_what_can_not_be_exported_is_said_and_nothing_is_written(trained, tmp_path):
+    to = tmp_path / "exported"
+    refuse = lambda sentence: pytest.raises(StudyError, match=sentence)  # noqa: E731
+    with refuse("trains no model of its own"):
+        export("micro", "student", 0, to)
+    with refuse(r"does not exist yet: `s2d run --profile micro --seed 0 --checkpoint student.grpo` makes it"):
+        export("micro", "student.grpo", 0, to)
+    open_run("micro", "student.grpo", 0)
+    with refuse("is not finished"):
+        export("micro", "student.grpo", 0, to)
+    run = trained()
+    to.mkdir()
+    with refuse("is there already"):
+        export("micro", "student.grpo", 0, to)
+    to.rmdir()
+    record = json.loads(run.path("record.json").read_text())
+    run.path("record.json").write_text(json.dumps(record | {"hash": "of other parameters"}))
+    with refuse("was made with other parameters"):
+        export("micro", "student.grpo", 0, to)
+    run.path("record.json").write_text(json.dumps(record))
+    run.path("evaluation.csv").write_text(EVALUATION + " ")
+    with refuse("was changed after the run finished"):
+        export("micro", "student.grpo", 0, to)
+    run.path("evaluation.csv").write_text(EVALUATION)
+    base = run.parent("from")
+    base.path("evaluation.csv").unlink()
+    with refuse("lacks its file evaluation.csv"):
+        export("micro", "student.grpo", 0, to)
+    assert not to.exists()
+
+
+def test_an_export_that_fails_leaves_nothing_at_its_place(trained, tmp_path, monkeypatch):
+    trained()
+
+    def broken(*args):
+        raise StudyError("no card")
+
+    monkeypatch.setattr(module, "model_card", broken)
+    with pytest.raises(StudyError, match="no card"):
+        export("micro", "student.grpo", 0, tmp_path / "e")
+    assert not (tmp_path / "e").exists()
