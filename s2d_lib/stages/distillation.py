@@ -16,6 +16,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.losses import TokenLoss, estimator, topk_targets_forward_kl
 from s2d_lib.policies.adapters import lora_config
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
+from s2d_lib.policies.sharing import in_shards
 from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.heads import head_arguments
@@ -42,6 +43,8 @@ class DenseTrainer(Clocked, DistillationTrainer):
         With `targets` the teacher is not asked: rows need a `rollout` column, their place among the stored rollouts.
         """
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled and self.teacher_model is not None:
+            self.teacher_model = in_shards(self.teacher_model, self.accelerator)
         self.divergence = divergence
         self.targets = targets
         self._stored: list[list[int]] | None = None

@@ -27,6 +27,7 @@ from s2d_lib.stages.weights import weights_of
 from s2d_lib.study import project_root
 
 ERROR = ".error.json"
+MODULE = "s2d_lib.worker"  # what a worker runs
 
 TrainStage = Callable[[Run, Inputs], pd.DataFrame]
 
@@ -82,7 +83,7 @@ def launch(run: Run) -> None:
 
 def _command(run: Run) -> list[str]:
     hardware = run.resolved.hardware
-    worker = ["-m", "s2d_lib.worker", str(run.folder)]
+    worker = ["-m", MODULE, str(run.folder)]
     if hardware.device == "cpu":
         return [
             sys.executable,
