@@ -66,3 +66,9 @@ def in_shards(model: PreTrainedModel, accelerator: Accelerator) -> PreTrainedMod
     requires gradients would be made float32 on the way.
     """
     return fsdp2_prepare_model(accelerator, model.requires_grad_(False))
+
+
+def samples_in_step(model: PreTrainedModel) -> None:
+    """Let processes that share a model sample in step: who has ended goes on until all have, since a layer is gathered by
+    all of them together. transformers does so for what it knows to be sharded; accelerate 1.15 does not tell it."""
+    model._is_fsdp_managed_module = True

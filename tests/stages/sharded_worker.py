@@ -26,6 +26,7 @@ def as_launched(config: Path) -> dict[str, str]:
 
 
 def main(folder: Path) -> None:
+    """As s2d_lib.worker.main."""
     os.environ.update(as_launched(project_root() / "params" / "accelerate" / "fsdp2.yaml"))
     plain = PartialState.__init__
 
@@ -36,8 +37,21 @@ def main(folder: Path) -> None:
 
     PartialState.__init__ = like_gpus
     from s2d_lib import worker
+    from s2d_lib.stages import distillation
     from tests.stages.seeded_rollouts import seed_rollouts
 
+    sharded = distillation.in_shards
+
+    def told(model, accelerator):
+        """How much of the teacher this process holds, for the test."""
+        size = model.num_parameters()
+        model = sharded(model, accelerator)
+        here = sum(weights.to_local().numel() for weights in model.parameters())
+        with Path(os.environ["S2D_TEST_SHARES"]).open("a") as stream:
+            stream.write(f"{here / size}\n")
+        return model
+
+    distillation.in_shards = told
     seed_rollouts()
     worker.main(folder)
 

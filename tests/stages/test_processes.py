@@ -4,7 +4,6 @@ import json
 
 import pandas as pd
 import pytest
-from safetensors.torch import load_file
 
 from s2d_lib.errors import StudyError
 from s2d_lib.stages import processes
@@ -12,6 +11,7 @@ from s2d_lib.stages.account import read_account
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
+from tests.stages.same_steps import same_steps
 from tests.stages.seeded_rollouts import seed_rollouts
 
 pytestmark = pytest.mark.slow
@@ -35,18 +35,6 @@ def both(make, tiny, checkpoint) -> tuple:
     return tuple(make(checkpoint, overrides=deep_merge(whole, over)) for over in ({}, TWO))
 
 
-def same_steps(one, two) -> None:
-    """What two runs logged of every step, within 1e-5 (or 1e-4 of it), and the weights that they came to, within 1e-4.
-
-    Sums are the same in another order; AdamW makes more of the difference where a gradient is next to nothing.
-    """
-    first, second = (pd.read_csv(run.path("metrics.csv")) for run in (one, two))
-    for name in {"loss", "grad_norm", "reward", "completions/mean_length"} & set(first):
-        assert second[name].tolist() == pytest.approx(first[name].tolist(), rel=1e-4, abs=1e-5), name
-    weights = [load_file(run.path("model") / "model.safetensors") for run in (one, two)]
-    assert max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0]) < 1e-4
-
-
 @pytest.fixture
 def seeded(monkeypatch):
     """Rollouts that are the same in one process and in two."""
@@ -66,7 +54,10 @@ def test_the_bridge_takes_the_same_steps_in_two_processes(make, tiny, seeded):
 @pytest.mark.parametrize("checkpoint", ["student.grpo", "student.srpo"])
 def test_rl_takes_the_same_steps_in_two_processes(make, tiny, seeded, checkpoint):
     one, two = both(make, tiny, checkpoint)
-    assert pd.read_csv(one.path("metrics.csv"))["grad_norm"].min() > 0
+    metrics = pd.read_csv(one.path("metrics.csv"))
+    assert metrics["grad_norm"].max() > 0
+    if checkpoint == "student.srpo":
+        assert metrics["routed/sdpo"].max() > 0
     same_steps(one, two)
     accounts = [read_account(run.path("gradings.jsonl")).sort_values(["step", "problem"]) for run in (one, two)]
     for column in accounts[0]:
