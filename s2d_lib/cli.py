@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study.add_argument("--profile", default="micro")
     study.add_argument("--cores", type=int, default=2, help="jobs side by side")
     study.add_argument("--regime", action="store_true", help="the profile's regime check instead of its study")
-    study.add_argument("--executor", choices=EXECUTORS, help="make the runs on a cluster (executors/<name>/config.yaml)")
+    study.add_argument(
+        "--executor", choices=EXECUTORS, help="make the runs on a cluster (executors/<name>/config.yaml)"
+    )
     study.add_argument("--dry-run", action="store_true", help="only print what would be made, and what it takes")
 
     results = commands.add_parser("results", help="collect finished runs into figures/<profile>/results")

@@ -40,7 +40,9 @@ def check_sharing(hardware: Hardware) -> None:
         config = load_config_from_file(str(path))
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise StudyError(f"{path.name} is no config file of accelerate ({reason}): see `accelerate launch -h`.") from None
+        raise StudyError(
+            f"{path.name} is no config file of accelerate ({reason}): see `accelerate launch -h`."
+        ) from None
     if config.distributed_type not in BLOCKS:
         raise StudyError(
             f"{path.name} has distributed_type {config.distributed_type}, under which no model is shared: set it to FSDP or "
@@ -49,7 +51,9 @@ def check_sharing(hardware: Hardware) -> None:
     block = getattr(config, BLOCKS[config.distributed_type])
     known = vars(launch_command_parser().parse_args(["script"]))
     if unknown := [key for key in block if key not in known]:
-        raise StudyError(f"{path.name}: accelerate knows no {unknown[0]!r}: check its spelling with `accelerate launch -h`.")
+        raise StudyError(
+            f"{path.name}: accelerate knows no {unknown[0]!r}: check its spelling with `accelerate launch -h`."
+        )
     if config.distributed_type == DistributedType.FSDP and block.get("fsdp_version") != 2:
         raise StudyError(f"{path.name} asks for FSDP {block.get('fsdp_version', 1)}: set fsdp_version to 2.")
     if config.distributed_type == DistributedType.DEEPSPEED:

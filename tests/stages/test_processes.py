@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 
 TWO = {
     "hardware": {"processes": 2},
-    "stages": {name: {"micro_batch": 4} for name in ("sparse_rl", "forward_kl", "opd", "teacher_sft", "self_distillation")},
+    "stages": {
+        name: {"micro_batch": 4} for name in ("sparse_rl", "forward_kl", "opd", "teacher_sft", "self_distillation")
+    },
 }
 DENSE = {"stages": {"forward_kl": {"teacher_targets": "recompute"}}}
 

@@ -101,7 +101,9 @@ def test_fsdp2_takes_the_same_steps_as_one_process(make, tiny, tmp_path, monkeyp
     quick = deep_merge(tiny, QUICK)
     one, two = (make(checkpoint, overrides=deep_merge(quick, {"hardware": {"processes": n}})) for n in (1, 2))
     same_steps(one, two)
-    assert pd.read_csv(one.path("metrics.csv"))["learning_rate"].min() > 0  # so that every loss but the first shows an update
+    assert (
+        pd.read_csv(one.path("metrics.csv"))["learning_rate"].min() > 0
+    )  # so that every loss but the first shows an update
     rows = [read_validation(run.path("validation.csv")) for run in (one, two)]
     assert rows[0]["correct"].tolist() == rows[1]["correct"].tolist()
     numbers = [part.drop(columns="correct") for part in rows]
