@@ -21,5 +21,7 @@ def keep_model(run: Run, inputs: Inputs, trainer: Trainer) -> None:
         if lora.save == "adapter" and writes:
             save_adapter(policy.model, policy.tokenizer, folder)
         policy.model = merged(policy.model)
+    if weights is not None:  # tied ones are gathered as if they were two, and would be saved twice
+        weights = {name: value for name, value in weights.items() if name not in policy.model.all_tied_weights_keys}
     if (lora is None or lora.save == "merged") and writes:
         save_policy(policy, folder, weights)
