@@ -1,8 +1,10 @@
 """A model that several processes share: accelerate's config files, and a frozen teacher in shards."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
@@ -72,7 +74,14 @@ def in_shards(model: PreTrainedModel, accelerator: Accelerator) -> PreTrainedMod
     return fsdp2_prepare_model(accelerator, model.requires_grad_(False))
 
 
-def samples_in_step(model: PreTrainedModel) -> None:
-    """Let processes that share a model sample in step: who has ended goes on until all have, since a layer is gathered by
-    all of them together. transformers does so for what it knows to be sharded; accelerate 1.15 does not tell it."""
+def before_sharding(model: PreTrainedModel, accelerator: Accelerator) -> None:
+    """What accelerate 1.15 does not say of a model that it is going to shard by FSDP2.
+
+    To transformers: who has ended a completion goes on until all processes have, since they gather a layer together. To
+    torch: under bfloat16 gradients are added up, and losses returned, in float32.
+    """
     model._is_fsdp_managed_module = True
+    plugin = accelerator.state.fsdp_plugin
+    if plugin.mixed_precision_policy is not None:
+        exact = {"reduce_dtype": torch.float32, "output_dtype": torch.float32}
+        plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **exact)
