@@ -20,7 +20,9 @@ from s2d_lib.study import load_profile, load_study, profile_names, resolve
 from s2d_lib.study.load import deep_merge
 from tests.conftest import ROOT, TINY
 
-HAS_SLURM = importlib.util.find_spec("snakemake_executor_plugin_slurm") is not None
+HAS_SLURM, HAS_KUBERNETES = (
+    importlib.util.find_spec(f"snakemake_executor_plugin_{name}") is not None for name in ("slurm", "kubernetes")
+)
 FAKES = {
     "sbatch": """#!/bin/sh
         printf '%s\\n' "$*" >> "$FAKE_SLURM/calls"
@@ -189,3 +191,12 @@ def test_slurm_is_asked_for_what_a_run_needs_and_makes_it(project, tmp_path):
     for name in ("student", "student.grpo"):
         assert (project / "runs" / "micro" / "seed-0" / name / "record.json").is_file()
     assert (project / "figures" / "micro" / "headline.csv").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_KUBERNETES, reason="snakemake-executor-plugin-kubernetes is not installed")
+def test_kubernetes_takes_the_settings_and_the_graph(project):
+    config = project / "executors" / "kubernetes" / "config.yaml"
+    config.write_text(config.read_text().replace("prefix: /s2d", f"prefix: {project}"))
+    output = study(project, "--profile", "qwen3-single-gpu", "--executor", "kubernetes", "--dry-run")
+    assert "student_bridge_rl_teacher_seed_0" in output
