@@ -1,14 +1,18 @@
 """Processes that share a model: the config files of accelerate, and FSDP2 in two CPU processes beside one."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
 import yaml
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoModelForCausalLM
+from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from s2d_lib.errors import StudyError
 from s2d_lib.policies import sharing
-from s2d_lib.policies.sharing import check_sharing
+from s2d_lib.policies.sharing import before_sharding, check_sharing
 from s2d_lib.report.bundle import read_validation
 from s2d_lib.stages import processes
 from s2d_lib.stages.inputs import prepare
@@ -89,6 +93,15 @@ def test_self_distillation_and_adapters_do_not_share_a_model(tiny, runs):
     for checkpoint, sentence in (("student.srpo", "a whole copy of the policy"), ("student.grpo", "adapters can't be")):
         with pytest.raises(StudyError, match=sentence):
             prepare(open_run("micro", checkpoint, 0, over))
+
+
+def test_sharded_models_sample_in_step_and_add_up_gradients_in_float32():
+    half = MixedPrecisionPolicy(*[torch.bfloat16] * 3)
+    plugin, model = SimpleNamespace(mixed_precision_policy=half), torch.nn.Linear(1, 1)
+    before_sharding(model, SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
+    assert is_fsdp_managed_module(model)  # what generate asks
+    exact = MixedPrecisionPolicy(torch.bfloat16, torch.float32, torch.float32)
+    assert plugin.mixed_precision_policy == exact
 
 
 @pytest.mark.slow
