@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import TrainerCallback
 from trl.trainer.utils import maybe_gather_lm_head_ctx
@@ -48,6 +49,8 @@ class Validation(TrainerCallback):
         if self.path.is_file():
             rows = read_validation(self.path)
             self.rows = rows[rows["step"] <= state.global_step].to_dict("records")
+        # Processes measure at the same steps, also after a kill between their writing: they may share the model.
+        (self.rows,) = broadcast_object_list([self.rows])
         if self.teacher is not None:
             with undisturbed(), self.run.phase("validation"):
                 self.teacher_states = self._samples(self.teacher, 1, "teacher states")
