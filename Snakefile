@@ -7,12 +7,16 @@ import sys
 
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import jobs, regime_jobs
+from s2d_lib.plan.resources import resources
 from s2d_lib.study import load_profile
 
 profile = config.get("profile", "micro")
 folder = f"figures/{profile}"
 try:
     JOBS = regime_jobs(profile) if config.get("regime") else jobs(profile)
+    # Only a cluster's scheduler is asked for anything: locally, `--cores` jobs run side by side.
+    NEEDS = resources(profile, {key: job.resolved for key, job in JOBS.items()}) if config.get("ask") else {}
+    ASKED = {key: need.of_snakemake(JOBS[key].resolved) for key, need in NEEDS.items()}
 except StudyError as error:
     sys.exit(f"error: {error}")
 
@@ -20,6 +24,14 @@ TABLES = [f"{folder}/{table}.csv" for table in load_profile(profile).tables]
 # What a table is made of can also shrink (a seed less, a row less), which no newer run would tell.
 PARAMS = ["params/study.yaml", f"params/{profile}.yaml"]
 s2d = f"{sys.executable} -m s2d_lib.cli"
+
+
+# Done where `s2d study` was started, also when the runs are made elsewhere.
+localrules:
+    all,
+    results,
+    figures,
+    regime,
 
 
 # The markers are targets themselves: Snakemake does not miss an intermediate file when what is made of it is there.
@@ -30,7 +42,7 @@ rule all:
 
 
 # Seeds one after the other, then the frontier: what is finished when a long study is interrupted is whole seeds.
-for place, job in enumerate(JOBS.values()):
+for place, (key, job) in enumerate(JOBS.items()):
 
     rule:
         name:
@@ -40,6 +52,9 @@ for place, job in enumerate(JOBS.values()):
         output:
             job.marker,
         priority: len(JOBS) - place
+        threads: NEEDS[key].cores if key in NEEDS else 1
+        resources:
+            **ASKED.get(key, {}),
         params:
             command=job.command,
         shell:

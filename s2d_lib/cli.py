@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from s2d_lib.errors import StudyError
+
+EXECUTORS = ("slurm", "kubernetes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study.add_argument("--profile", default="micro")
     study.add_argument("--cores", type=int, default=2, help="jobs side by side")
     study.add_argument("--regime", action="store_true", help="the profile's regime check instead of its study")
-    study.add_argument("--dry-run", action="store_true", help="only print what would be made")
+    study.add_argument(
+        "--executor", choices=EXECUTORS, help="make the runs on a cluster (executors/<name>/config.yaml)"
+    )
+    study.add_argument("--dry-run", action="store_true", help="only print what would be made, and what it takes")
 
     results = commands.add_parser("results", help="collect finished runs into figures/<profile>/results")
     results.add_argument("--profile", default="micro")
@@ -91,15 +97,11 @@ def _study(chosen) -> int:
     from s2d_lib.warm_kernels import warm_kernels
 
     root = project_root()
-    (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]
-    # The lock below is freed by the system when its holder dies, unlike Snakemake's own, which survives kill -9.
-    command += ["--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "rules", "host"]
-    command += ["--cores", str(chosen.cores), "--config", f"profile={chosen.profile}"]
-    command += ["regime=1"] if chosen.regime else []
-    command += ["--dry-run"] if chosen.dry_run else []
-    with _only_one(runs_root()), contextlib.nullcontext() if chosen.dry_run else warm_kernels():
-        status = subprocess.run(command, check=False).returncode
+    found = (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
+    if chosen.dry_run:
+        _print_graph(chosen.profile, found)
+    with _only_one(runs_root()), contextlib.nullcontext() if chosen.dry_run or chosen.executor else warm_kernels():
+        status = subprocess.run(_snakemake(chosen, root), check=False).returncode
     if status == 0 and not (chosen.dry_run or chosen.regime):
         folder = root / "figures" / chosen.profile
         _print_first_table(chosen.profile, folder)
@@ -107,6 +109,32 @@ def _study(chosen) -> int:
             f"Tables and plots: {folder.relative_to(root)}/ · runs and their notebooks: {runs_root() / chosen.profile}/"
         )
     return status
+
+
+def _snakemake(chosen, root) -> list[str]:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]
+    # The lock of `_only_one` is freed by the system when its holder dies, unlike Snakemake's own, which survives kill -9.
+    command += ["--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "rules", "host"]
+    settings = [f"profile={chosen.profile}"] + (["regime=1"] if chosen.regime else [])
+    if chosen.executor:
+        if importlib.util.find_spec(f"snakemake_executor_plugin_{chosen.executor}") is None:
+            raise StudyError(
+                f"Snakemake has no executor {chosen.executor!r} here: install snakemake-executor-plugin-{chosen.executor}."
+            )
+        command += ["--workflow-profile", str(root / "executors" / chosen.executor)]
+        settings.append("ask=1")
+    else:
+        command += ["--cores", str(chosen.cores)]
+    return [*command, *(["--dry-run"] if chosen.dry_run else []), "--config", *settings]
+
+
+def _print_graph(profile, found):
+    from s2d_lib.plan.resources import resources
+    from s2d_lib.report.graph_table import graph_summary, graph_table
+
+    needs = resources(profile, {key: job.resolved for key, job in found.items()})
+    print(graph_table(found, needs).to_markdown(index=False, disable_numparse=True))
+    print(graph_summary(found, needs), flush=True)
 
 
 def _print_first_table(profile, folder):

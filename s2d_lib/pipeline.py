@@ -50,6 +50,11 @@ class Job:
         path = runs_root() / self.resolved.profile / "finished" / f"seed-{self.resolved.seed}" / name
         return os.path.relpath(path, project_root())
 
+    @property
+    def done(self) -> bool:
+        """Whether its marker was there when the graph was built."""
+        return (project_root() / self.marker).exists()
+
 
 def blocks(profile: str) -> list[dict[str, Job]]:
     """What a study comes in: the tables of one seed after the other, then the label frontier; jobs by their hash, parents

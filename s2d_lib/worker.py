@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
+
 from s2d_lib.runs import PlacedRun
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.processes import say_error
@@ -21,6 +23,8 @@ def main(folder: Path) -> None:
         content.pop("hash")
         run = PlacedRun(Resolved.model_validate(content), place=place)
         run.reload()
+        if run.resolved.hardware.accelerate or "ACCELERATE_USE_FSDP" in os.environ:
+            PartialState(cpu=run.resolved.hardware.device == "cpu")  # so that one process alone reads the checkpoints
         TRAINING[run.resolved.stage](run, prepare(run))
     except BaseException as error:
         say_error(place, error)

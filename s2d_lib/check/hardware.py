@@ -7,13 +7,14 @@ import psutil
 
 from s2d_lib.check.line import Line
 from s2d_lib.check.params import resolved_runs
+from s2d_lib.errors import StudyError
 from s2d_lib.plan import plan
 from s2d_lib.plan.architecture import architecture_of
 from s2d_lib.plan.memory import RESERVE, Memory, memory_of
 from s2d_lib.plan.plan import teacher_of
 from s2d_lib.plan.tokens import assumed_lengths
 from s2d_lib.runs import runs_root
-from s2d_lib.study import load_profile, project_root
+from s2d_lib.study import load_profile
 from s2d_lib.study.settings import Hardware
 
 
@@ -27,9 +28,15 @@ def check_gpus(profile: str) -> Iterator[Line]:
     if found and len(found) < hardware.processes:
         says = f"{len(found)}, but hardware.processes is {hardware.processes}: lower it, or run it where there are as many."
         yield Line("number of GPUs", says, ok=False)
-    config = project_root() / "params" / "accelerate" / (hardware.accelerate or "")
-    if hardware.accelerate and not config.is_file():
-        yield Line("accelerate", f"hardware.accelerate names {config.name}, which is not in {config.parent}.", ok=False)
+    if hardware.accelerate:
+        from s2d_lib.policies.sharing import check_sharing
+
+        try:
+            check_sharing(hardware)
+        except StudyError as error:
+            yield Line("accelerate", str(error), ok=False)
+        else:
+            yield Line("accelerate", f"{hardware.accelerate} says how processes share a model")
     if not found:
         yield Line(
             "GPUs",

@@ -16,6 +16,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.losses import TokenLoss, estimator, topk_targets_forward_kl
 from s2d_lib.policies.adapters import lora_config
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
+from s2d_lib.policies.sharing import in_shards
 from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.heads import head_arguments
@@ -33,7 +34,8 @@ class DenseTrainer(Clocked, DistillationTrainer):
 
     Overridden hooks, each checked by a test to be still called:
         `_generate_and_score_completions`, `_generate_single_turn`: rows with a `completion_ids` column are not sampled
-        but taken as they are (teacher rollouts). `_compute_loss`: the divergence straight from hidden states.
+        but taken as they are (teacher rollouts).
+        `_compute_loss`: the divergence straight from hidden states; `compute_loss`: beside TRL's, our own metric.
     """
 
     def __init__(self, *args, divergence, targets: TeacherTargets | None = None, **kwargs):
@@ -42,6 +44,8 @@ class DenseTrainer(Clocked, DistillationTrainer):
         With `targets` the teacher is not asked: rows need a `rollout` column, their place among the stored rollouts.
         """
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled and self.teacher_model is not None:
+            self.teacher_model = in_shards(self.teacher_model, self.accelerator)
         self.divergence = divergence
         self.targets = targets
         self._stored: list[list[int]] | None = None
@@ -58,14 +62,20 @@ class DenseTrainer(Clocked, DistillationTrainer):
             return self._stored
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, has_tool_images)
 
+    def compute_loss(self, *args, **kwargs):
+        """TRL's, and the share of tokens on which student and teacher agree, over all processes."""
+        loss = super().compute_loss(*args, **kwargs)
+        agreement, tokens = self.accelerator.reduce(self._agreed, reduction="sum").tolist()
+        if tokens > 0:
+            self._metrics["train" if self.model.training else "eval"]["argmax_agreement"].append(agreement / tokens)
+        return loss
+
     def _compute_loss(self, unwrapped_student, inputs, num_items_in_batch):
         if num_items_in_batch is None:
             num_items_in_batch = inputs["completion_mask"].sum().clamp(min=1)
         parts = [self.part_loss(unwrapped_student, part, num_items_in_batch) for part in by_length(inputs)]
         loss, entropy, agreement, tokens = (sum(values) for values in zip(*parts, strict=True))
-        mode = "train" if self.model.training else "eval"
-        if tokens > 0:
-            self._metrics[mode]["argmax_agreement"].append((agreement / tokens).item())
+        self._agreed = torch.stack([agreement.float(), tokens.float()])
         return loss, entropy, tokens
 
     def part_loss(self, unwrapped_student, inputs, num_items_in_batch):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.adapters import on_shared_base
 from s2d_lib.policies.pair import check_pair
-from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.policies.policy import Policy, configure_torch, load_policy
+from s2d_lib.policies.sharing import check_sharing
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.rollouts import Rollout, read_rollouts
@@ -39,7 +40,7 @@ def prepare(run: Run) -> Inputs:
     Raises:
         StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that
             overlaps an evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for; no
-            package for the logging that is asked for.
+            package for the logging that is asked for; a stage or a batch that several processes can't share.
     """
     with run.phase("loading"):
         return _load(run)
@@ -58,10 +59,11 @@ def _load(run: Run) -> Inputs:
         return Inputs(policy, problems, rollouts=rollouts)
     started = run.path("model").is_dir()  # an unfinished run goes on with its own model
     start = weights_of(run) if started else starting_weights(run)
-    policy = load_policy(resolved.model, in_full(resolved.hardware), *start)
+    hardware = resolved.hardware if started else _until_shared(run)
+    policy = load_policy(resolved.model, in_full(hardware), *start)
     teacher = None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
-        teacher = _teacher(run, policy, start)
+        teacher = _teacher(run, policy, start, hardware)
         check_pair(policy, teacher)
     return Inputs(policy, problems, teacher, rollouts)
 
@@ -72,7 +74,16 @@ def _rollouts(run: Run) -> list[Rollout] | None:
     return read_rollouts(run.parent("rollouts").path("rollouts.parquet"))[0]
 
 
-def _teacher(run: Run, student: Policy, start: Weights) -> Policy:
+def _until_shared(run: Run) -> Hardware:
+    """Where models lie until their processes share them: not on a GPU, which may be too small for a whole one."""
+    hardware = run.resolved.hardware
+    if not (hardware.accelerate and hasattr(run.resolved.stage_params, "micro_batch")):
+        return hardware
+    configure_torch(hardware)
+    return hardware.model_copy(update={"device": "cpu"})
+
+
+def _teacher(run: Run, student: Policy, start: Weights, hardware: Hardware) -> Policy:
     """The teacher; on the student's base model where both are adapters over the same one, which then is held once."""
     resolved, spec, weights = run.resolved, _model_of(run.parent("teacher")), parent_weights(run, "teacher")
     # Teacher-sample SFT never runs the teacher, but trains on its token ids: the pair must fit all the same.
@@ -80,7 +91,7 @@ def _teacher(run: Run, student: Policy, start: Weights) -> Policy:
     if needed and resolved.stage_params.lora and spec == resolved.model and weights.place == start.place:
         model = on_shared_base(student.model, weights.adapters, start.adapters)
         return Policy(model, student.tokenizer, student.chat)
-    return load_policy(spec, resolved.hardware, *weights, weights=needed)
+    return load_policy(spec, hardware, *weights, weights=needed)
 
 
 def _model_of(parent: FinishedRun) -> RoleModel:
@@ -102,9 +113,14 @@ def _check_processes(run: Run) -> None:
             f"{hardware.processes} processes with micro_batch {params.micro_batch} take {together} sequences at a time, which "
             f"does not divide batch {params.batch}: lower micro_batch."
         )
+    check_sharing(hardware)
     if hardware.accelerate and params.lora:
         raise StudyError(
             "adapters can't be trained on a model that processes share: leave out hardware.accelerate, or lora."
+        )
+    if hardware.accelerate and run.resolved.stage == "self_distillation":
+        raise StudyError(
+            "self-distillation keeps a whole copy of the policy, which processes can't share: leave out hardware.accelerate."
         )
     if getattr(params, "teacher_targets", "recompute") != "recompute":
         raise StudyError("kept teacher_targets are one process's: use `recompute` with several processes.")

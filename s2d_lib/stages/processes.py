@@ -19,14 +19,15 @@ import pandas as pd
 
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import load_policy
+from s2d_lib.policies.sharing import config_path
 from s2d_lib.runs import Run, write_json
 from s2d_lib.stages.inputs import Inputs, in_full
 from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve
 from s2d_lib.stages.training import finished_metrics
 from s2d_lib.stages.weights import weights_of
-from s2d_lib.study import project_root
 
 ERROR = ".error.json"
+MODULE = "s2d_lib.worker"  # what a worker runs
 
 TrainStage = Callable[[Run, Inputs], pd.DataFrame]
 
@@ -82,7 +83,7 @@ def launch(run: Run) -> None:
 
 def _command(run: Run) -> list[str]:
     hardware = run.resolved.hardware
-    worker = ["-m", "s2d_lib.worker", str(run.folder)]
+    worker = ["-m", MODULE, str(run.folder)]
     if hardware.device == "cpu":
         return [
             sys.executable,
@@ -94,7 +95,7 @@ def _command(run: Run) -> list[str]:
         ]
     command = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={hardware.processes}"]
     if hardware.accelerate:
-        return [*command, "--config_file", str(project_root() / "params" / "accelerate" / hardware.accelerate), *worker]
+        return [*command, "--config_file", str(config_path(hardware)), *worker]
     return [*command, "--multi_gpu", "--mixed_precision=no", *worker]  # the stages cast by themselves
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from s2d_lib.errors import StudyError
+from s2d_lib.policies.sharing import before_sharding
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve, WriteProgress
@@ -117,6 +118,8 @@ def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable
         trainer.add_callback(Tracker(run))
     if run.resolved.validation:
         trainer.add_callback(Validation(run, inputs))
+    if trainer.is_fsdp_enabled:
+        before_sharding(trainer.model, trainer.accelerator)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.path("trainer")))
     asked = run.resolved.params["steps"]
     if trainer.state.global_step != asked:

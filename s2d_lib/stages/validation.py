@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import TrainerCallback
+from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from s2d_lib.grading import grade_many
 from s2d_lib.losses import linear_divergence
@@ -47,6 +49,8 @@ class Validation(TrainerCallback):
         if self.path.is_file():
             rows = read_validation(self.path)
             self.rows = rows[rows["step"] <= state.global_step].to_dict("records")
+        # Processes measure at the same steps, also after a kill between their writing: they may share the model.
+        (self.rows,) = broadcast_object_list([self.rows])
         if self.teacher is not None:
             with undisturbed(), self.run.phase("validation"):
                 self.teacher_states = self._samples(self.teacher, 1, "teacher states")
@@ -116,13 +120,15 @@ def mean_divergences(
     """
     prompt_ids = dict(zip((p.id for p in problems), student.prompt_ids([p.prompt for p in problems]), strict=True))
     heads = {**head_arguments("student", student.model), **head_arguments("teacher", teacher.model)}
+    parts = [value for name, value in heads.items() if name.endswith(("_weight", "_bias"))]
     sums, tokens = dict.fromkeys(KINDS, 0.0), 0
     for start in range(0, len(rollouts), batch):
         part = rollouts[start : start + batch]
         hidden = [_evaluated(policy, prompt_ids, part) for policy in (student, teacher)]
-        for kind, beta in KINDS.items():
-            values = linear_divergence(student_hidden=hidden[0], teacher_hidden=hidden[1], beta=beta, **heads)
-            sums[kind] += values.per_token.sum().item()
+        with maybe_gather_lm_head_ctx(*parts):  # of ZeRO-3; FSDP2's the loss gathers itself
+            for kind, beta in KINDS.items():
+                values = linear_divergence(student_hidden=hidden[0], teacher_hidden=hidden[1], beta=beta, **heads)
+                sums[kind] += values.per_token.sum().item()
         tokens += len(hidden[0])
     return {kind: value / tokens for kind, value in sums.items()}
 

@@ -8,7 +8,7 @@ from s2d_lib.study.page import Role
 from s2d_lib.study.pretraining import Pretraining
 from s2d_lib.study.problem_sets import Problems
 from s2d_lib.study.self_distillation_params import Method, laid_over
-from s2d_lib.study.settings import Evaluation, Hardware, Lengths, Logging, RoleModel, Sampling, Validation
+from s2d_lib.study.settings import Cluster, Evaluation, Hardware, Lengths, Logging, RoleModel, Sampling, Validation
 from s2d_lib.study.stages import STAGE_PARAMS, Stages
 from s2d_lib.study.strict import Strict
 
@@ -70,6 +70,7 @@ class Profile(Strict):
     # holds it: naming a set afterwards makes no run stale.
     stands_for: dict[str, str] = Field(default_factory=dict)
     lengths: Lengths | None = None  # only the planner reads it, likewise
+    cluster: Cluster = Cluster()  # only what a scheduler is asked for, likewise
 
     def stage_settings(self, stage: str, role: str, goes_on: bool = False, method: str | None = None) -> dict:
         """Hyperparameters of a stage before a checkpoint's own overrides.

@@ -50,6 +50,15 @@ class Lengths(Strict):
     completion: float = Field(gt=0)
 
 
+class Cluster(Strict):
+    """What a cluster's scheduler is asked for, for every run, instead of what the planner predicts; no run reads it."""
+
+    gpu: str | None = None  # whose speed the hours are for, a name in s2d_lib/plan/gpus.yaml; null: the planner's own
+    hours: float | None = Field(None, gt=0)  # until a run is killed
+    memory: float | None = Field(None, gt=0)  # of the machine, in GB
+    partition: str | None = None  # Slurm's; null: the scheduler chooses
+
+
 class Hardware(Strict):
     """Where a run computes."""
 

@@ -4,19 +4,23 @@ import json
 
 import pandas as pd
 import pytest
-from safetensors.torch import load_file
 
 from s2d_lib.errors import StudyError
+from s2d_lib.stages import processes
 from s2d_lib.stages.account import read_account
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
+from tests.stages.same_steps import same_steps
+from tests.stages.seeded_rollouts import seed_rollouts
 
 pytestmark = pytest.mark.slow
 
 TWO = {
     "hardware": {"processes": 2},
-    "stages": {name: {"micro_batch": 4} for name in ("sparse_rl", "forward_kl", "teacher_sft")},
+    "stages": {
+        name: {"micro_batch": 4} for name in ("sparse_rl", "forward_kl", "opd", "teacher_sft", "self_distillation")
+    },
 }
 DENSE = {"stages": {"forward_kl": {"teacher_targets": "recompute"}}}
 
@@ -27,16 +31,39 @@ def test_one_process_has_the_hash_that_it_had_before_there_could_be_two(tiny):
     assert one != two
 
 
-def test_forward_kl_takes_the_same_steps_in_two_processes(make, tiny):
-    one = make("student.warm.raw_teacher", overrides=deep_merge(tiny, DENSE))
-    two = make("student.warm.raw_teacher", overrides=deep_merge(deep_merge(tiny, DENSE), TWO))
-    losses = [pd.read_csv(run.path("metrics.csv"))["loss"].tolist() for run in (one, two)]
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
-    first, second = (load_file(run.path("model") / "model.safetensors") for run in (one, two))
-    assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-5
-    assert two.record["optimizer_steps"] == one.record["optimizer_steps"]
-    assert two.record["trained_tokens"] == one.record["trained_tokens"]
-    assert not [path for path in two.folder.iterdir() if path.name.startswith(".")]
+def both(make, tiny, checkpoint) -> tuple:
+    """A run in one process and in two, on the same rollouts."""
+    whole = deep_merge(tiny, DENSE)
+    return tuple(make(checkpoint, overrides=deep_merge(whole, over)) for over in ({}, TWO))
+
+
+@pytest.fixture
+def seeded(monkeypatch):
+    """Rollouts that are the same in one process and in two."""
+    seed_rollouts(monkeypatch.setattr)
+    monkeypatch.setattr(processes, "MODULE", "tests.stages.seeded_rollouts")
+
+
+def test_the_bridge_takes_the_same_steps_in_two_processes(make, tiny, seeded):
+    for checkpoint in ("student.warm.raw_teacher", "student.bridge.raw_teacher"):  # forward KL, then OPD
+        one, two = both(make, tiny, checkpoint)
+        same_steps(one, two)
+        assert two.record["optimizer_steps"] == one.record["optimizer_steps"]
+        assert two.record["trained_tokens"] == one.record["trained_tokens"]
+        assert not [path for path in two.folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("checkpoint", ["student.grpo", "student.srpo"])
+def test_rl_takes_the_same_steps_in_two_processes(make, tiny, seeded, checkpoint):
+    one, two = both(make, tiny, checkpoint)
+    metrics = pd.read_csv(one.path("metrics.csv"))
+    assert metrics["grad_norm"].max() > 0
+    if checkpoint == "student.srpo":
+        assert metrics["routed/sdpo"].max() > 0
+    same_steps(one, two)
+    accounts = [read_account(run.path("gradings.jsonl")).sort_values(["step", "problem"]) for run in (one, two)]
+    for column in accounts[0]:
+        assert accounts[1][column].tolist() == accounts[0][column].tolist(), column
 
 
 def test_grpo_in_two_processes_accounts_for_every_grading_once(make, tiny):

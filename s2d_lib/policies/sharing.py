@@ -1,0 +1,87 @@
+"""A model that several processes share: accelerate's config files, and a frozen teacher in shards."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import DistributedType
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from transformers import PreTrainedModel
+
+from s2d_lib.errors import StudyError
+from s2d_lib.study.load import project_root
+from s2d_lib.study.settings import Hardware
+
+BLOCKS = {DistributedType.FSDP: "fsdp_config", DistributedType.DEEPSPEED: "deepspeed_config"}
+
+
+def config_path(hardware: Hardware) -> Path | None:
+    """The file that hardware.accelerate names, or None."""
+    return project_root() / "params" / "accelerate" / hardware.accelerate if hardware.accelerate else None
+
+
+def check_sharing(hardware: Hardware) -> None:
+    """Whether the file that says how processes share a model is there, and one that accelerate understands.
+
+    accelerate itself ignores misspelled keys of fsdp_config and deepspeed_config.
+
+    Raises:
+        StudyError: It is missing, broken or for something else, or it needs a package that is not installed.
+    """
+    path = config_path(hardware)
+    if path is None:
+        return
+    if not path.is_file():
+        raise StudyError(f"hardware.accelerate names {path.name}, which is not in {path.parent}.")
+    try:
+        config = load_config_from_file(str(path))
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise StudyError(
+            f"{path.name} is no config file of accelerate ({reason}): see `accelerate launch -h`."
+        ) from None
+    if config.distributed_type not in BLOCKS:
+        raise StudyError(
+            f"{path.name} has distributed_type {config.distributed_type}, under which no model is shared: set it to FSDP or "
+            "DEEPSPEED, or leave hardware.accelerate out."
+        )
+    block = getattr(config, BLOCKS[config.distributed_type])
+    known = vars(launch_command_parser().parse_args(["script"]))
+    if unknown := [key for key in block if key not in known]:
+        raise StudyError(
+            f"{path.name}: accelerate knows no {unknown[0]!r}: check its spelling with `accelerate launch -h`."
+        )
+    if config.distributed_type == DistributedType.FSDP and block.get("fsdp_version") != 2:
+        raise StudyError(f"{path.name} asks for FSDP {block.get('fsdp_version', 1)}: set fsdp_version to 2.")
+    if config.distributed_type == DistributedType.DEEPSPEED:
+        if block.get("zero_stage") != 3:
+            raise StudyError(f"{path.name} asks for ZeRO stage {block.get('zero_stage', 2)}: set zero_stage to 3.")
+        if importlib.util.find_spec("deepspeed") is None:
+            raise StudyError(f"{path.name} needs the package deepspeed: install it, or name fsdp2.yaml.")
+
+
+def in_shards(model: PreTrainedModel, accelerator: Accelerator) -> PreTrainedModel:
+    """A frozen model sharded by FSDP2 as accelerate shards the trained one; every process gathers a layer at a time.
+
+    `Accelerator.prepare` takes no second model under FSDP2, and TRL 1.16 leaves a teacher whole in every process. What
+    requires gradients would be made float32 on the way.
+    """
+    return fsdp2_prepare_model(accelerator, model.requires_grad_(False))
+
+
+def before_sharding(model: PreTrainedModel, accelerator: Accelerator) -> None:
+    """What accelerate 1.15 does not say of a model that it is going to shard by FSDP2.
+
+    To transformers: who has ended a completion goes on until all processes have, since they gather a layer together. To
+    torch: under bfloat16 gradients are added up, and losses returned, in float32.
+    """
+    model._is_fsdp_managed_module = True
+    plugin = accelerator.state.fsdp_plugin
+    if plugin.mixed_precision_policy is not None:
+        exact = {"reduce_dtype": torch.float32, "output_dtype": torch.float32}
+        plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **exact)

@@ -1,0 +1,127 @@
+"""Processes that share a model: the config files of accelerate, and FSDP2 in two CPU processes beside one."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import AutoModelForCausalLM
+from transformers.integrations.fsdp import is_fsdp_managed_module
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies import sharing
+from s2d_lib.policies.sharing import before_sharding, check_sharing
+from s2d_lib.report.bundle import read_validation
+from s2d_lib.stages import processes
+from s2d_lib.stages.inputs import prepare
+from s2d_lib.study import load_profile, profile_names
+from s2d_lib.study.load import deep_merge
+from s2d_lib.study.settings import Hardware
+from tests.stages.same_steps import same_steps
+from tests.stages.seeded_rollouts import seed_rollouts
+
+STAGES = ("sparse_rl", "forward_kl")
+QUICK = {
+    "stages": {name: {"steps": 3, "warmup_steps": 0, "micro_batch": 4} for name in STAGES}
+    | {"forward_kl": {"steps": 3, "warmup_steps": 0, "micro_batch": 4, "teacher_targets": "recompute"}}
+}
+
+
+def shared(file: str) -> Hardware:
+    return Hardware(device="cuda", processes=2, accelerate=file)
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch, root):
+    """A project whose accelerate files can be spoilt: (file, block, key, value)."""
+    folder = tmp_path / "params" / "accelerate"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(sharing, "project_root", lambda: tmp_path)
+
+    def spoil(name: str, block: str | None, key: str, value) -> Hardware:
+        content = yaml.safe_load((root / "params" / "accelerate" / name).read_text())
+        (content[block] if block else content)[key] = value
+        (folder / name).write_text(yaml.safe_dump(content))
+        return shared(name)
+
+    return spoil
+
+
+def test_every_profile_that_shares_a_model_names_a_config_that_accelerate_understands():
+    named = {load_profile(name).hardware for name in profile_names()}
+    assert {hardware.accelerate for hardware in named} >= {None, "fsdp2.yaml"}
+    for hardware in named:
+        check_sharing(hardware)
+
+
+def test_zero3_is_understood_and_asks_for_its_package(monkeypatch):
+    monkeypatch.setattr(sharing.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(StudyError, match=r"zero3.yaml needs the package deepspeed"):
+        check_sharing(shared("zero3.yaml"))
+    monkeypatch.setattr(sharing.importlib.util, "find_spec", lambda name: name)
+    check_sharing(shared("zero3.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("fsdp2.yaml", "fsdp_config", "fsdp_verion", 2), "accelerate knows no 'fsdp_verion'"),
+        (("fsdp2.yaml", "fsdp_config", "fsdp_version", 1), "asks for FSDP 1: set fsdp_version to 2"),
+        (("fsdp2.yaml", None, "machines", 1), "is no config file of accelerate"),
+        (("fsdp2.yaml", None, "distributed_type", "MULTI_GPU"), "under which no model is shared"),
+        (("zero3.yaml", "deepspeed_config", "zero_stage", 2), "asks for ZeRO stage 2: set zero_stage to 3"),
+    ],
+)
+def test_a_config_that_does_not_share_a_model_is_refused_in_one_sentence(configs, change, sentence):
+    with pytest.raises(StudyError, match=sentence) as error:
+        check_sharing(configs(*change))
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_that_is_not_there_is_refused(configs):
+    with pytest.raises(StudyError, match=r"hardware.accelerate names none.yaml, which is not in"):
+        check_sharing(shared("none.yaml"))
+
+
+def test_self_distillation_and_adapters_do_not_share_a_model(tiny, runs):
+    from s2d_lib.runs import open_run
+
+    over = deep_merge(tiny, {"hardware": {"device": "cuda", "processes": 2, "accelerate": "fsdp2.yaml"}})
+    over = deep_merge(over, {"stages": {"sparse_rl": {"lora": {"rank": 2, "alpha": 4}}}})
+    for checkpoint, sentence in (("student.srpo", "a whole copy of the policy"), ("student.grpo", "adapters can't be")):
+        with pytest.raises(StudyError, match=sentence):
+            prepare(open_run("micro", checkpoint, 0, over))
+
+
+def test_sharded_models_sample_in_step_and_add_up_gradients_in_float32():
+    half = MixedPrecisionPolicy(*[torch.bfloat16] * 3)
+    plugin, model = SimpleNamespace(mixed_precision_policy=half), torch.nn.Linear(1, 1)
+    before_sharding(model, SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
+    assert is_fsdp_managed_module(model)  # what generate asks
+    exact = MixedPrecisionPolicy(torch.bfloat16, torch.float32, torch.float32)
+    assert plugin.mixed_precision_policy == exact
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", ["student.warm.raw_teacher", "student.grpo"])
+def test_fsdp2_takes_the_same_steps_as_one_process(make, tiny, tmp_path, monkeypatch, checkpoint):
+    shares = tmp_path / "shares"
+    monkeypatch.setenv("S2D_TEST_SHARES", str(shares))
+    monkeypatch.setattr(processes, "MODULE", "tests.stages.sharded_worker")
+    seed_rollouts(monkeypatch.setattr)
+    quick = deep_merge(tiny, QUICK)
+    one, two = (make(checkpoint, overrides=deep_merge(quick, {"hardware": {"processes": n}})) for n in (1, 2))
+    same_steps(one, two)
+    assert (
+        pd.read_csv(one.path("metrics.csv"))["learning_rate"].min() > 0
+    )  # so that every loss but the first shows an update
+    rows = [read_validation(run.path("validation.csv")) for run in (one, two)]
+    assert rows[0]["correct"].tolist() == rows[1]["correct"].tolist()
+    numbers = [part.drop(columns="correct") for part in rows]
+    pd.testing.assert_frame_equal(*numbers, rtol=1e-3, atol=1e-4)
+    if checkpoint == "student.warm.raw_teacher":
+        assert [float(share) for share in shares.read_text().split()] == pytest.approx([0.5, 0.5], abs=0.01)
+    model = AutoModelForCausalLM.from_pretrained(two.path("model"))
+    assert all(torch.isfinite(weights).all() for weights in model.parameters())

@@ -1,0 +1,202 @@
+"""The graph of every profile, what its runs ask a cluster for, and Snakemake's Slurm executor on a Slurm that is not one."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from s2d_lib.cli import main
+from s2d_lib.errors import StudyError
+from s2d_lib.pipeline import jobs
+from s2d_lib.plan import plan
+from s2d_lib.plan.resources import resources
+from s2d_lib.report.graph_table import graph_summary, graph_table
+from s2d_lib.study import load_profile, load_study, profile_names, resolve
+from s2d_lib.study.load import deep_merge
+from tests.conftest import ROOT, TINY
+
+HAS_SLURM, HAS_KUBERNETES = (
+    importlib.util.find_spec(f"snakemake_executor_plugin_{name}") is not None for name in ("slurm", "kubernetes")
+)
+FAKES = {
+    "sbatch": """#!/bin/sh
+        printf '%s\\n' "$*" >> "$FAKE_SLURM/calls"
+        number=$(wc -l < "$FAKE_SLURM/calls" | tr -d ' ')
+        for word; do last=$word; done
+        (SLURM_JOB_ID=$number sh -c "${last#--wrap=}" > "$FAKE_SLURM/$number.log" 2>&1
+         test $? -eq 0 && state=COMPLETED || state=FAILED
+         echo "$number|$state" >> "$FAKE_SLURM/states") > /dev/null 2>&1 &
+        echo "$number" """,
+    "srun": """#!/bin/sh
+        while [ "${1#-}" != "$1" ]; do shift; done
+        exec "$@" """,
+    "sacct": """#!/bin/sh
+        cat "$FAKE_SLURM/states" 2> /dev/null || true""",
+    **dict.fromkeys(("sinfo", "squeue", "scontrol", "scancel", "sacctmgr"), "#!/bin/sh\nexit 0"),
+}
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_the_graph_of_every_profile_builds_has_no_cycle_and_shares_ancestors(runs, name):
+    found, settings, study = jobs(name), load_profile(name), load_study()
+    order = {key: place for place, key in enumerate(found)}
+    assert all(order[parent] < order[key] for key, job in found.items() for parent in job.parents)
+    named = [(job.resolved.checkpoint, job.resolved.seed) for job in found.values()]
+    assert len(set(named)) == len(named)  # one run, however many need it
+    assert {
+        (row, seed) for table in settings.tables for row in study.tables[table].rows for seed in settings.seeds
+    } <= {*named}
+    children = [parent for job in found.values() for parent in job.parents]
+    assert len(children) > len(set(children))
+    assert {key for key, job in found.items() if job.resolved.stage == "base"} == {
+        key for key, job in found.items() if not job.parents
+    }
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_run_of_every_profile_asks_for_something_a_scheduler_understands(runs, name):
+    found, hardware = jobs(name), load_profile(name).hardware
+    needs = resources(name, {key: job.resolved for key, job in found.items()})
+    for key, need in needs.items():
+        run, asked = found[key].resolved, need.of_snakemake(found[key].resolved)
+        assert asked["mem_mb"] >= 1000
+        assert asked["runtime"] >= 30
+        trains = bool(run.params.get("steps"))
+        assert asked.get("gpu", 0) == (hardware.device == "cuda") * (hardware.processes if trains else 1)
+        assert need.cores == hardware.threads * (hardware.processes if trains else 1)
+
+
+def test_the_costs_are_the_planners(runs):
+    found = jobs("qwen3")
+    needs = resources("qwen3", {key: job.resolved for key, job in found.items()})
+    for place, column in enumerate(("hours", "hours low", "hours high")):
+        assert sum(need.gpu_hours[place] for need in needs.values()) == pytest.approx(plan("qwen3").total(column))
+    trained = {key: need for key, need in needs.items() if need.gpus == 8}
+    assert all(need.hours * 8 > need.gpu_hours[2] for need in trained.values())  # longer than the longest estimate
+
+
+def test_a_profiles_own_cluster_block_goes_before_the_planners_numbers(runs, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    monkeypatch.setenv("S2D_HOME", str(tmp_path))
+    block = "{gpu: a100-80gb, hours: 5, memory: 200, partition: long}"
+    (tmp_path / "params" / "mine.yaml").write_text(f"extends: qwen3\ncluster: {block}\n")
+    mine, plain = (resolve(name, "student.grpo", 0) for name in ("mine", "qwen3"))
+    assert mine.hash == plain.hash
+    need, usual = (resources(run.profile, {"run": run})["run"] for run in (mine, plain))
+    asked = need.of_snakemake(mine)
+    assert {"mem_mb": 200_000, "runtime": 300, "slurm_partition": "long"}.items() <= asked.items()
+    assert need.gpu_hours[0] > 1.5 * usual.gpu_hours[0]  # on a slower GPU
+
+
+def test_a_profile_for_cpus_has_to_say_its_hours(runs, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    monkeypatch.setenv("S2D_HOME", str(tmp_path))
+    (tmp_path / "params" / "mine.yaml").write_text("extends: micro\ncluster: null\n")
+    with pytest.raises(StudyError, match="cluster"):
+        load_profile("mine")
+    (tmp_path / "params" / "mine.yaml").write_text("extends: micro\ncluster: {hours: null}\n")
+    run = resolve("mine", "student.grpo", 0)
+    with pytest.raises(StudyError, match=r"runs on a CPU, whose speed the planner does not know"):
+        resources("mine", {"run": run})["run"].of_snakemake(run)
+
+
+def test_the_whole_graph_is_printed_with_its_cost(runs):
+    found = jobs("llama3")
+    needs = resources("llama3", {key: job.resolved for key, job in found.items()})
+    table = graph_table(found, needs).set_index("run")
+    assert list(table.index) == [job.rule for job in found.values()]
+    row = table.loc["student_bridge_rl_teacher_seed_0"]
+    assert row["made from"] == "student.warm.rl_teacher, teacher.rl"
+    assert (row["state"], row["GPUs"]) == ("to make", "8")
+    assert graph_summary(found, needs).startswith(f"{len(found)} runs, {len(found)} of them to make: ")
+
+
+def test_an_executor_that_is_not_installed_is_named(runs, monkeypatch, capsys):
+    monkeypatch.setattr("s2d_lib.cli.importlib.util.find_spec", lambda name: None)
+    assert main(["study", "--executor", "slurm"]) == 1
+    assert "install snakemake-executor-plugin-slurm" in capsys.readouterr().err
+
+
+def study(project: Path, *words: str, **environment: str) -> str:
+    """What `s2d study` prints, which has to succeed."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("S2D_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "s2d_lib.cli", "study", *words],
+        cwd=project,
+        env=kept | {"S2D_HOME": str(project)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A project of its own."""
+    for name in ("params", "notebooks", "executors"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_snakemake_takes_the_graph_of_a_gpu_profile_with_its_resources(project):
+    output = study(project, "--profile", "llama3", "--dry-run")
+    assert "student_bridge_rl_teacher_seed_2" in output
+    assert "30 runs, 30 of them to make" in output
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--config", "profile=llama3", "ask=1"]
+    environment = os.environ | {"S2D_HOME": str(project)}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rule = (done.stdout + done.stderr).split("rule teacher_rl_seed_0:")[1].split("rule ")[0]
+    assert "gpu=8" in rule
+    assert "runtime=" in rule
+    assert "mem_mb=" in rule
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_SLURM, reason="snakemake-executor-plugin-slurm is not installed")
+def test_slurm_is_asked_for_what_a_run_needs_and_makes_it(project, tmp_path):
+    commands, state = tmp_path / "bin", tmp_path / "slurm"
+    commands.mkdir()
+    state.mkdir()
+    for name, script in FAKES.items():
+        (commands / name).write_text(script + "\n")
+        (commands / name).chmod(0o755)
+    micro, page = (project / "params" / name for name in ("micro.yaml", "study.yaml"))
+    one = {**TINY, "seeds": [0], "cluster": {"partition": "short"}}
+    micro.write_text(yaml.safe_dump(deep_merge(yaml.safe_load(micro.read_text()), one)))
+    declared = yaml.safe_load(page.read_text())
+    declared["tables"]["headline"] |= {"rows": ["student", "student.grpo"], "reference": "student.grpo"}
+    page.write_text(yaml.safe_dump(declared))
+    config = project / "executors" / "slurm" / "config.yaml"
+    config.write_text(config.read_text().replace("checks: 40", "checks: 1"))
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+    study(project, "--executor", "slurm", PATH=path, FAKE_SLURM=str(state))
+    calls = (state / "calls").read_text().splitlines()
+    assert [call.split("--comment ")[1].split()[0] for call in calls] == [
+        "rule_student_seed_0",
+        "rule_student_grpo_seed_0",
+    ]
+    for asked in (" -t 60 ", " --mem 7000 ", " --cpus-per-task=1", " -p short", " --nodes=1"):
+        assert all(asked in call for call in calls), asked
+    for name in ("student", "student.grpo"):
+        assert (project / "runs" / "micro" / "seed-0" / name / "record.json").is_file()
+    assert (project / "figures" / "micro" / "headline.csv").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_KUBERNETES, reason="snakemake-executor-plugin-kubernetes is not installed")
+def test_kubernetes_takes_the_settings_and_the_graph(project):
+    config = project / "executors" / "kubernetes" / "config.yaml"
+    config.write_text(config.read_text().replace("prefix: /s2d", f"prefix: {project}"))
+    output = study(project, "--profile", "qwen3-single-gpu", "--executor", "kubernetes", "--dry-run")
+    assert "student_bridge_rl_teacher_seed_0" in output
