@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from s2d_lib.engines.refusals import refuse_what_cannot_be
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.adapters import on_shared_base
 from s2d_lib.policies.pair import check_pair
@@ -39,7 +40,7 @@ def prepare(run: Run) -> Inputs:
     Raises:
         StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that
             overlaps an evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for; no
-            package for the logging that is asked for.
+            package for the logging that is asked for; sampling by vLLM that can't be.
     """
     with run.phase("loading"):
         return _load(run)
@@ -50,6 +51,7 @@ def _load(run: Run) -> Inputs:
     _check_processes(run)
     if not run.finished:
         check_tracker(resolved.logging)
+        refuse_what_cannot_be(resolved)
     problems = load_problems(resolved.problems, resolved.labels)
     _check_pool_fills_a_batch(run, problems.pool)
     rollouts = _rollouts(run)
