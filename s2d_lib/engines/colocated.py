@@ -47,6 +47,7 @@ class Colocated:
         """
         self.version = checked_version(hardware.device)
         self.eos, self.dtype = policy.tokenizer.eos_token_id, str(policy.model.dtype).removeprefix("torch.")
+        self._owns_groups = not torch.distributed.is_initialized()
         with _environment(hardware):
             from vllm import LLM, SamplingParams
 
@@ -101,6 +102,10 @@ class Colocated:
                 self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
             gc.collect()
+            if self._owns_groups and torch.distributed.is_initialized():  # an engine in this very process leaves them
+                from vllm.distributed import cleanup_dist_env_and_memory
+
+                cleanup_dist_env_and_memory()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
@@ -125,5 +130,7 @@ def _environment(hardware: Hardware):
 
 def _reason(error: Exception, options: Vllm) -> str:
     said = " ".join(str(error).split())[:300] or type(error).__name__
-    remedy = "lower or raise `sampling.vllm.gpu_memory_utilization`, lower `max_model_len`, or set `engine: transformers`"
+    remedy = (
+        "lower or raise `sampling.vllm.gpu_memory_utilization`, lower `max_model_len`, or set `engine: transformers`"
+    )
     return f"vLLM could not start on this model ({said}): {remedy}."

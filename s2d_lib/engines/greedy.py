@@ -42,7 +42,13 @@ class Comparison:
 
 @torch.no_grad()
 def compare(
-    model: nn.Module, prompts: Sequence[list[int]], answers: Sequence[Answer], *, eos: int, tokens: int, tolerance: float
+    model: nn.Module,
+    prompts: Sequence[list[int]],
+    answers: Sequence[Answer],
+    *,
+    eos: int,
+    tokens: int,
+    tolerance: float,
 ) -> Comparison:
     """Compare greedy answers with what transformers would have said.
 

@@ -46,7 +46,9 @@ class Server:
 
     def _dtype(self, patience: float) -> str:
         try:
-            found = self._ask("/server_info?config_format=json", timeout=patience)["vllm_config"]["model_config"]["dtype"]
+            found = self._ask("/server_info?config_format=json", timeout=patience)["vllm_config"]["model_config"][
+                "dtype"
+            ]
         except (StudyError, KeyError, TypeError):  # only a server in development mode tells
             return "bfloat16"
         return str(found).removeprefix("torch.")

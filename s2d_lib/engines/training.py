@@ -41,7 +41,7 @@ def check_syncs(trainer: Trainer, run: Run, policy: Policy, problems: list[Probl
     if not getattr(trainer, "use_vllm", False):
         return
     # vLLM has put its own seed into the random streams that it shares with the trainer.
-    set_seed(trainer.args.seed, device_specific=True)
+    set_seed(trainer.args.seed + trainer.args.process_index)
     trainer.add_callback(SyncCheck(trainer, run, policy, problems))
 
 
@@ -98,7 +98,11 @@ class SyncCheck(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         """The last weights to the server, checked; or the end of the trainer's own engine."""
-        self.sync() if self.options.mode == "server" else self._free()
+        if self.options.mode == "server":
+            self._sync()
+            self.check()
+        else:
+            self._free()
 
     def _free(self) -> None:
         llm, self.engine.llm = self.engine.llm, None

@@ -7,7 +7,7 @@ from s2d_lib.engines.answers import Answer
 from s2d_lib.engines.greedy import TOKENS, compare, refuse_desync
 from s2d_lib.engines.sampler import checked, tolerance_of
 from s2d_lib.errors import StudyError
-from tests.engines.fakes import Fake, greedy
+from fakes import Fake, greedy
 
 TOLERANCE = 2e-3
 
@@ -64,7 +64,7 @@ def test_a_near_tie_is_no_desync_and_is_counted(policy, prompts, problems):
     head = policy.model.get_input_embeddings().weight  # tied with the head
     with torch.no_grad():
         head[other] = head[first] * 0.99999
-    at = policy.model(input_ids=torch.tensor([prompts[0]])).logits[0, -1].float().log_softmax(-1)
+        at = policy.model(input_ids=torch.tensor([prompts[0]])).logits[0, -1].float().log_softmax(-1)
     assert 0 < abs(float(at[first] - at[other])) < TOLERANCE
     second = first if at[other] > at[first] else other
     rest = greedy(policy.model, [*prompts[0], second], policy.tokenizer.eos_token_id, TOKENS - 1)

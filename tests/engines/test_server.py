@@ -16,7 +16,7 @@ from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.vllm import Vllm
-from tests.engines.fakes import Behaviour, Fake, serving
+from fakes import Behaviour, Fake, serving
 
 
 def options(url: str, timeout: float = 5.0) -> Vllm:
@@ -59,7 +59,7 @@ def test_a_server_that_answers_slowly(behaviour):
 def test_a_server_that_becomes_slow_ends_the_run_at_once(behaviour, policy, problems):
     with serving(behaviour) as url:
         server = Server(options(url, timeout=0.5), policy.tokenizer.eos_token_id)
-        behaviour.wait = 2.0
+        behaviour.wait, behaviour.reply = 2.0, {}
         began = time.perf_counter()
         many = policy.prompt_ids([p.prompt for p in problems]) * 100
         with pytest.raises(StudyError, match=r"did not answer within 0\.5 seconds"):

@@ -12,9 +12,7 @@ def with_lora(**changes) -> dict:
     return {"stages": {"sparse_rl": {"lora": LORA | changes}}}
 
 
-@pytest.mark.parametrize(
-    ("profile", "checkpoint"), [("micro", "student.grpo"), ("micro-table-lookup", "student.srpo")]
-)
+@pytest.mark.parametrize(("profile", "checkpoint"), [("micro", "student.grpo"), ("micro-table-lookup", "student.srpo")])
 def test_without_lora_the_resolved_form_has_no_word_of_it(profile, checkpoint):
     resolved = resolve(profile, checkpoint, 0)
     assert "lora" not in resolved.params
