@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from fakes import Fake, greedy
 
 from s2d_lib.engines.answers import Answer
 from s2d_lib.engines.greedy import TOKENS, compare, refuse_desync
 from s2d_lib.engines.sampler import checked, tolerance_of
 from s2d_lib.errors import StudyError
-from fakes import Fake, greedy
 
 TOLERANCE = 2e-3
 
@@ -85,7 +85,7 @@ def test_weights_that_changed_too_little_for_another_token_are_caught_by_their_l
     found = compared(policy, prompts, stale)
     assert [a.ids for a in answers_of(policy, prompts)] == [a.ids for a in stale]
     assert found.parted is None
-    with pytest.raises(StudyError, match="log-probabilities lie .* apart on the mean"):
+    with pytest.raises(StudyError, match=r"log-probabilities lie .* apart on the mean"):
         refuse(found, problems, policy)
 
 

@@ -74,7 +74,7 @@ def test_the_refusal_comes_before_training(installed, runs, tiny):
 
 def test_an_engine_on_more_gpus_than_train_together_is_refused(installed):
     installed("vllm")
-    with pytest.raises(StudyError, match="`sampling.vllm.tensor_parallel` 2 does not divide the 1 processes"):
+    with pytest.raises(StudyError, match=r"`sampling\.vllm\.tensor_parallel` 2 does not divide the 1 processes"):
         refuse_what_cannot_be(resolved("student.grpo", {"tensor_parallel": 2}, **GPUS))
     refuse_what_cannot_be(resolved("student", {"tensor_parallel": 2}, **GPUS))
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from fakes import Behaviour, Fake, serving
 
 from s2d_lib.check.engine import check_engine
 from s2d_lib.engines.answers import Request
@@ -16,7 +17,6 @@ from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.vllm import Vllm
-from fakes import Behaviour, Fake, serving
 
 
 def options(url: str, timeout: float = 5.0) -> Vllm:

@@ -107,7 +107,7 @@ def test_samples_are_what_the_contract_says(engine, problems):
     )
     assert alone == rollouts[9:12]  # nor do they depend on what else is asked
     assert len({r.ids for r in draw(0, top_p=1e-6)}) <= len(problems)
-    with pytest.raises(StudyError, match="may take .* tokens, but vLLM's context is 64"):
+    with pytest.raises(StudyError, match=r"may take .* tokens, but vLLM's context is 64"):
         held.answer([[10] * 60], Request(samples=1, max_new_tokens=12))
 
 
