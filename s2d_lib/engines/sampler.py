@@ -55,9 +55,9 @@ def sampler(run: Run, policy: Policy, use: Use, problems: Sequence[Problem]) -> 
             checked(engine, policy, problems, about=repr(resolved.checkpoint), tolerance=options.tolerance)
     finally:
         engine.close()
-    # An attempt that found its samples on disk keeps what the one before it wrote here.
-    checks = {"tokens": found.tokens, "ties": found.ties, "drift": found.drift}
-    run.facts["vllm"] = run.facts.get("vllm", {}) | {use: {"version": engine.version, "check": checks}}
+    said = {"version": engine.version, "check": {"tokens": found.tokens, "ties": found.ties, "drift": found.drift}}
+    if not run.finished:
+        run.remember(vllm=run.facts.get("vllm", {}) | {use: said})
 
 
 def checked(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from s2d_lib.engines.refusals import refuse_what_cannot_be
+from s2d_lib.engines.refusals import refuse_model, refuse_what_cannot_be
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.adapters import on_shared_base
 from s2d_lib.policies.pair import check_pair
@@ -51,7 +51,8 @@ def _load(run: Run) -> Inputs:
     _check_processes(run)
     if not run.finished:
         check_tracker(resolved.logging)
-        refuse_what_cannot_be(resolved)
+        if resolved.sampling.vllm is not None:
+            refuse_what_cannot_be(resolved, starting_weights(run).place)
     problems = load_problems(resolved.problems, resolved.labels)
     _check_pool_fills_a_batch(run, problems.pool)
     rollouts = _rollouts(run)
@@ -61,6 +62,7 @@ def _load(run: Run) -> Inputs:
     started = run.path("model").is_dir()  # an unfinished run goes on with its own model
     start = weights_of(run) if started else starting_weights(run)
     policy = load_policy(resolved.model, in_full(resolved.hardware), *start)
+    refuse_model(resolved, policy, problems)
     teacher = None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
         teacher = _teacher(run, policy, start)

@@ -6,9 +6,10 @@ import pytest
 
 from s2d_lib.check.engine import check_engine
 from s2d_lib.engines import version as version_module
-from s2d_lib.engines.refusals import refuse_what_cannot_be, uses
+from s2d_lib.engines.refusals import refuse_model, refuse_what_cannot_be, uses
 from s2d_lib.engines.version import checked_version, refuse_misfit
 from s2d_lib.errors import StudyError
+from s2d_lib.problems.sources import Problems
 from s2d_lib.study import resolve
 
 SERVER = {"mode": "server", "url": "http://127.0.0.1:9"}
@@ -70,6 +71,36 @@ def test_the_refusal_comes_before_training(installed, runs, tiny):
     with pytest.raises(StudyError, match="trains on a CPU"):
         prepare(run)
     assert not run.path("trainer").exists()
+
+
+def test_a_server_that_never_gets_what_is_trained_is_refused(installed):
+    installed("vllm")
+    with pytest.raises(
+        StudyError, match=r"no server can hold the weights that 'student\.warm\.rl_teacher' is going to train"
+    ):
+        refuse_what_cannot_be(resolved("student.warm.rl_teacher", SERVER))
+    with pytest.raises(StudyError, match="no server can hold"):
+        refuse_what_cannot_be(resolved("student.grpo", SERVER | {"uses": ["evaluation"]}))
+    with pytest.raises(StudyError, match="there is no vLLM server"):  # training sends the weights there
+        refuse_what_cannot_be(resolved("student.grpo", SERVER, **GPUS))
+
+
+def test_a_model_that_the_cpus_kernels_do_not_know_is_refused(policy, problems):
+    sets = Problems(pool=[], evaluations={"micro-math": problems}, grading="exact")
+    refuse_model(resolved("student"), policy, sets)
+    policy.model.config.head_dim = 24
+    with pytest.raises(StudyError, match="attention heads of micro/student have size 24"):
+        refuse_model(resolved("student"), policy, sets)
+    refuse_model(resolve("micro", "student", 0), policy, sets)
+    refuse_model(resolved("student", SERVER), policy, sets)
+
+
+def test_prompts_whose_answers_may_exceed_the_context_are_refused(policy, problems):
+    sets = Problems(pool=[], evaluations={"micro-math": problems}, grading="exact")
+    with pytest.raises(StudyError, match=r"may take 2\d tokens, but vLLM's context is 24"):
+        refuse_model(resolved("student", {"max_model_len": 24}), policy, sets)
+    with pytest.raises(StudyError, match="vLLM's context is 64"):
+        refuse_model(resolved("student", {}, sampling={"engine": "vllm", "max_new_tokens": 60}), policy, sets)
 
 
 def test_an_engine_on_more_gpus_than_train_together_is_refused(installed):

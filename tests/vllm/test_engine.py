@@ -8,6 +8,7 @@ import pytest
 from s2d_lib.engines.answers import Request
 from s2d_lib.engines.colocated import Colocated
 from s2d_lib.engines.greedy import TOKENS
+from s2d_lib.engines.refusals import HEAD_SIZES
 from s2d_lib.engines.sampler import checked, sample_by
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import load_policy
@@ -135,3 +136,9 @@ def test_smollm2_with_its_chat_template_and_its_own_eos(engine, runs, problems):
     held = engine(policy, batch=4, max_model_len=256)
     assert by_vllm(held, policy, problems[:2], 24) == greedy(policy, problems[:2], 24)
     print(f"\nSmolLM2: {checked(held, policy, problems, about='SmolLM2')}", end="")
+
+
+def test_the_head_sizes_are_those_of_the_installed_kernels():
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    assert list(HEAD_SIZES) == CPUAttentionBackend.get_supported_head_sizes()
