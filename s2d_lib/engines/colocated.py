@@ -22,7 +22,11 @@ from s2d_lib.study.settings import Hardware
 from s2d_lib.study.vllm import Vllm
 
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1", "VLLM_NO_USAGE_STATS": "1"}
-ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # GiB; threads as OMP_NUM_THREADS says
+ON_CPU = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other runs have the same cores
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # two more processes would import vLLM again, which takes longer than the rest
+}
 
 
 class Colocated:

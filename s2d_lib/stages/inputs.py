@@ -51,8 +51,8 @@ def _load(run: Run) -> Inputs:
     _check_processes(run)
     if not run.finished:
         check_tracker(resolved.logging)
-        if resolved.sampling.vllm is not None:
-            refuse_what_cannot_be(resolved, starting_weights(run).place)
+        served = resolved.sampling.vllm is not None and resolved.sampling.vllm.mode == "server"
+        refuse_what_cannot_be(resolved, starting_weights(run).place if served else None)
     problems = load_problems(resolved.problems, resolved.labels)
     _check_pool_fills_a_batch(run, problems.pool)
     rollouts = _rollouts(run)

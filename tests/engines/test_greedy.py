@@ -9,7 +9,7 @@ from s2d_lib.engines.greedy import TOKENS, compare, refuse_desync
 from s2d_lib.engines.sampler import checked, tolerance_of
 from s2d_lib.errors import StudyError
 
-TOLERANCE = 2e-3
+TOLERANCE = 4e-4
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_near_tie_is_no_desync_and_is_counted(policy, prompts, problems):
     other = next(i for i in range(5, 20) if i not in (first, *prompts[0]))
     head = policy.model.get_input_embeddings().weight  # tied with the head
     with torch.no_grad():
-        head[other] = head[first] * 0.99999
+        head[other] = head[first] * 0.999999
         at = policy.model(input_ids=torch.tensor([prompts[0]])).logits[0, -1].float().log_softmax(-1)
     assert 0 < abs(float(at[first] - at[other])) < TOLERANCE
     second = first if at[other] > at[first] else other
