@@ -30,7 +30,15 @@ def url(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--served-model-name", "micro/teacher", "--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64"]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model_place("micro/teacher"), *options]
+    # `vllm serve` of 0.31.0 asks for the version of a package named vllm, which the CPU's is not.
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        model_place("micro/teacher"),
+        *options,
+    ]
     quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("w") as stream:
