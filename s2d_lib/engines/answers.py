@@ -6,10 +6,16 @@ from typing import NamedTuple, Protocol
 
 
 class Answer(NamedTuple):
-    """One completion: its token `ids`, EOS included, and their log-probabilities (nats, of the engine's own logits)."""
+    """One completion.
+
+    Attributes:
+        ids: Its tokens, EOS included.
+        log_probs: At each of them, the log-probability (nats, of the engine's own logits) of it and of the most likely
+            tokens, by id; empty where they were not asked for.
+    """
 
     ids: list[int]
-    log_probs: list[float]
+    log_probs: list[dict[int, float]]
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class Request:
         temperature: 0 for the most likely tokens.
         top_p: Nucleus.
         seeds: One for each prompt, for all its samples together; without them nothing may be random.
+        top: How many tokens' log-probabilities are wanted; None for no log-probabilities at all.
     """
 
     samples: int
@@ -29,6 +36,7 @@ class Request:
     temperature: float = 0.0
     top_p: float = 1.0
     seeds: Sequence[int] | None = None
+    top: int | None = None
 
     def fields(self, eos: int) -> dict:
         """What vLLM's SamplingParams and its server's requests both call it, the seed aside.
@@ -45,7 +53,7 @@ class Request:
             "repetition_penalty": 1.0,
             "stop_token_ids": [eos],
             "ignore_eos": True,
-            "logprobs": 0,
+            "logprobs": self.top,
         }
 
 

@@ -115,8 +115,8 @@ class Colocated:
 
 
 def _answer(output) -> Answer:
-    ids = list(output.token_ids)
-    return Answer(ids, [at[token].logprob for at, token in zip(output.logprobs, ids, strict=True)])
+    found = [{token: one.logprob for token, one in at.items()} for at in output.logprobs or ()]
+    return Answer(list(output.token_ids), found)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """The greedy-token check: does an engine hold the weights that transformers holds?
 
 vLLM answers a few prompts greedily; transformers reads each prompt and answer in one pass and says how much less likely
-than its own first choice every token is. An engine with the same weights says transformers' tokens, ties aside, and gives
-them the same log-probabilities. An engine with other weights betrays itself by the log-probabilities even where they have
-changed too little for another token to come first.
+than its own first choice every token is. An engine with the same weights says transformers' tokens, ties aside, and has the
+same log-probabilities of them and of the tokens behind them. An engine with other weights betrays itself by these even where
+they have changed too little for another token to come first; the tokens behind tell most, since a sure model's first choice
+has a log-probability of about 0 before and after an update.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from s2d_lib.errors import StudyError
 
 PROBLEMS = 4  # asked in a check
 TOKENS = 16  # of each answer
+TOP = 5  # most likely tokens whose log-probabilities are compared at each of them
 # Nats by which a token may be less likely than transformers' first choice, for it to be a tie that rounding has decided.
 TOLERANCE = {"float32": 4e-4, "float16": 0.05, "bfloat16": 0.25}
 MEAN = 0.25  # of the tolerance: how far the tokens' log-probabilities may lie apart on the mean
@@ -29,7 +31,7 @@ class Comparison:
     Attributes:
         tokens: Compared.
         ties: Of them not transformers' first choice, but within the tolerance of it.
-        drift: Mean absolute difference of their log-probabilities, nats.
+        drift: Mean absolute difference of the log-probabilities that the engine gave, nats.
         parted: The first token that is beyond the tolerance: answer, position, engine's token, transformers' token, nats
             between them; None where there is none.
     """
@@ -65,7 +67,7 @@ def compare(
     """
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    compared, ties, drift, parted = 0, 0, 0.0, None
+    compared, ties, drifts, parted = 0, 0, [], None
     try:
         for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             _refuse_shape(answer.ids, eos, tokens)
@@ -76,7 +78,9 @@ def compare(
             first, own = log_probs.max(-1)
             given = log_probs.gather(-1, said[:, None]).squeeze(-1)
             compared += len(said)
-            drift += (given - torch.tensor(answer.log_probs, device=device)).abs().sum().item()
+            for here, theirs in zip(log_probs, answer.log_probs, strict=True):
+                values = torch.tensor(list(theirs.values()), device=device)
+                drifts.append((here[list(theirs)] - values).abs())
             ties += int(((own != said) & (first - given <= tolerance)).sum())
             beyond = (first - given > tolerance).nonzero()
             if parted is None and len(beyond):
@@ -84,7 +88,7 @@ def compare(
                 parted = (number, at, int(said[at]), int(own[at]), float(first[at] - given[at]))
     finally:
         model.train(was_training)
-    return Comparison(compared, ties, drift / compared, parted)
+    return Comparison(compared, ties, torch.cat(drifts).mean().item(), parted)
 
 
 def _refuse_shape(ids: list[int], eos: int, tokens: int) -> None:
@@ -121,6 +125,6 @@ def refuse_desync(found: Comparison, tolerance: float, *, about: str, problems: 
     if not found.drift <= MEAN * tolerance:
         raise StudyError(
             f"vLLM does not hold the weights of {about}: its greedy tokens, from problem {problems[0]!r} on, are "
-            f"transformers' but their log-probabilities lie {found.drift:.3g} nats apart on the mean (tolerance "
+            f"transformers' but the log-probabilities lie {found.drift:.3g} nats apart on the mean (tolerance "
             f"{MEAN * tolerance:g}); {remedy}."
         )

@@ -6,7 +6,7 @@ from functools import partial
 
 from s2d_lib.engines.answers import Engine, Request
 from s2d_lib.engines.colocated import Colocated
-from s2d_lib.engines.greedy import PROBLEMS, TOKENS, TOLERANCE, Comparison, compare, refuse_desync
+from s2d_lib.engines.greedy import PROBLEMS, TOKENS, TOLERANCE, TOP, Comparison, compare, refuse_desync
 from s2d_lib.engines.refusals import names
 from s2d_lib.engines.server import Server
 from s2d_lib.errors import StudyError
@@ -78,7 +78,7 @@ def checked(
     asked = list(problems[:PROBLEMS])
     prompts = policy.prompt_ids([p.prompt for p in asked])
     tolerance = tolerance_of(engine.dtype, str(policy.model.dtype).removeprefix("torch."), given=tolerance)
-    answers = [one[0] for one in engine.answer(prompts, Request(samples=1, max_new_tokens=TOKENS))]
+    answers = [one[0] for one in engine.answer(prompts, Request(samples=1, max_new_tokens=TOKENS, top=TOP))]
     eos = policy.tokenizer.eos_token_id
     found = compare(policy.model, prompts, answers, eos=eos, tokens=TOKENS, tolerance=tolerance)
     refuse_desync(found, tolerance, about=about, problems=[p.id for p in asked], decode=policy.tokenizer.decode)

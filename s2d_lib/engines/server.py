@@ -87,14 +87,16 @@ class Server:
                 raise
 
     def _complete(self, prompt: list[int], request: Request, seed: int | None) -> list[Answer]:
-        content = {"model": self.model, "prompt": prompt, "return_token_ids": True, "seed": seed}
+        content = {"model": self.model, "prompt": prompt, "seed": seed}
+        content |= {"return_token_ids": True, "return_tokens_as_token_ids": True}
         reply = self._ask("/v1/completions", content | request.fields(self.eos), self.timeout)
         try:
             choices = sorted(reply["choices"], key=lambda choice: choice["index"])
-            found = [Answer(list(c["token_ids"]), list(c["logprobs"]["token_logprobs"])) for c in choices]
-        except (KeyError, TypeError):
+            asked = request.top is not None
+            found = [Answer(list(c["token_ids"]), _log_probs(c) if asked else []) for c in choices]
+        except (KeyError, TypeError, ValueError, AttributeError):
             found = []
-        if len(found) != request.samples or any(len(ids) != len(values) for ids, values in found):
+        if len(found) != request.samples or any(values and len(ids) != len(values) for ids, values in found):
             raise StudyError(
                 f"the vLLM server at {self.url} answered a request for {request.samples} completions with something else: see "
                 "its log."
@@ -131,3 +133,12 @@ class Server:
 
     def close(self) -> None:
         """Nothing to free: the server is somebody else's."""
+
+
+def _log_probs(choice: dict) -> list[dict[int, float]]:
+    """By token id, at each token; the server writes an id as `token_id:7`."""
+    said, tops = choice["logprobs"]["token_logprobs"], choice["logprobs"]["top_logprobs"]
+    return [
+        {token: own} | {int(name.removeprefix("token_id:")): value for name, value in (top or {}).items()}
+        for token, own, top in zip(choice["token_ids"], said, tops, strict=True)
+    ]

@@ -6,13 +6,13 @@ import torch
 from transformers import Trainer, TrainerCallback, set_seed
 
 from s2d_lib.engines.answers import Answer
-from s2d_lib.engines.greedy import PROBLEMS, TOKENS, compare, refuse_desync
+from s2d_lib.engines.greedy import PROBLEMS, TOKENS, TOP, compare, refuse_desync
 from s2d_lib.engines.sampler import tolerance_of
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.runs import Run
 
-GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_completion_length": TOKENS, "logprobs": 0}
+GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_completion_length": TOKENS, "logprobs": TOP}
 
 
 def vllm_arguments(run: Run, policy: Policy) -> dict:
@@ -79,11 +79,14 @@ class SyncCheck(TrainerCallback):
         for name, value in GREEDY.items():
             setattr(self.engine, name, value)
         try:
-            _, ids, log_probs, _ = self.engine.generate(prompts=prompts, images=None, num_generations=1)
+            _, ids, log_probs, tokens = self.engine.generate(prompts=prompts, images=None, num_generations=1)
         finally:
             for name, value in before.items():
                 setattr(self.engine, name, value)
-        answers = [Answer(list(i), [at[0] for at in lp]) for i, lp in zip(ids, log_probs, strict=True)]
+        answers = [
+            Answer(list(said), [dict(zip(*at, strict=True)) for at in zip(names, values, strict=True)])
+            for said, names, values in zip(ids, tokens, log_probs, strict=True)
+        ]
         model, tokenizer = self.trainer.model_wrapped, self.policy.tokenizer
         autocast = "bfloat16" if self.trainer.args.bf16 else "float32"
         tolerance = tolerance_of(self._dtype(), autocast, given=self.options.tolerance)

@@ -18,7 +18,8 @@ def greedy(model, prompt: list[int], eos: int, tokens: int) -> Answer:
     while len(ids) < tokens and (not ids or ids[-1] != eos):
         at = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, -1].float().log_softmax(-1)
         ids.append(int(at.argmax()))
-        log_probs.append(float(at.max()))
+        top = at.topk(5)
+        log_probs.append(dict(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
     return Answer(ids, log_probs)
 
 
@@ -60,9 +61,17 @@ class Behaviour:
             return self.reply
         (answers,) = self.engine.answer([content["prompt"]], Request(content["n"], content["max_tokens"]))
         choices = [
-            {"index": i, "token_ids": a.ids, "logprobs": {"token_logprobs": a.log_probs}} for i, a in enumerate(answers)
+            {"index": i, "token_ids": a.ids, "logprobs": None if content["logprobs"] is None else written(a)}
+            for i, a in enumerate(answers)
         ]
         return {"choices": choices[::-1]}
+
+
+def written(answer: Answer) -> dict:
+    """Log-probabilities as vLLM's server writes them."""
+    tops = [{f"token_id:{token}": value for token, value in at.items()} for at in answer.log_probs]
+    own = [at[token] for token, at in zip(answer.ids, answer.log_probs, strict=True)]
+    return {"token_logprobs": own, "top_logprobs": tops}
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ def test_a_near_tie_is_no_desync_and_is_counted(policy, prompts, problems):
     assert 0 < abs(float(at[first] - at[other])) < TOLERANCE
     second = first if at[other] > at[first] else other
     rest = greedy(policy.model, [*prompts[0], second], policy.tokenizer.eos_token_id, TOKENS - 1)
-    tied = Answer([second, *rest.ids], [float(at[second]), *rest.log_probs])
+    tied = Answer([second, *rest.ids], [{second: float(at[second])}, *rest.log_probs])
     found = compared(policy, prompts[:1], [tied])
     assert (found.ties, found.parted) == (1, None)
     refuse(found, problems, policy)
@@ -92,7 +92,7 @@ def test_weights_that_changed_too_little_for_another_token_are_caught_by_their_l
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_broken_log_probabilities_never_pass(policy, prompts, problems, value):
     answers = answers_of(policy, prompts)
-    answers[0] = answers[0]._replace(log_probs=[value, *answers[0].log_probs[1:]])
+    answers[0] = answers[0]._replace(log_probs=[{answers[0].ids[0]: value}, *answers[0].log_probs[1:]])
     with pytest.raises(StudyError, match="does not hold the weights"):
         refuse(compared(policy, prompts, answers), problems, policy)
 
@@ -101,7 +101,7 @@ def test_answers_that_end_elsewhere_are_refused(policy, prompts):
     eos = policy.tokenizer.eos_token_id
     for ids in ([], [7, eos, 7], [7, 8], [7] * (TOKENS + 1)):
         with pytest.raises(StudyError, match="do not end where the policy's EOS"):
-            compared(policy, prompts[:1], [Answer(ids, [0.0] * len(ids))])
+            compared(policy, prompts[:1], [Answer(ids, [{i: 0.0} for i in ids])])
 
 
 def test_an_engine_is_checked_at_temperature_0_by_its_precision(policy, problems):

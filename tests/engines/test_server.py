@@ -99,7 +99,7 @@ def test_an_answer_that_is_not_what_was_asked_for(behaviour, policy):
         for reply in ({"choices": []}, {"error": "x"}, {"choices": [{"index": 0, "token_ids": [1], "logprobs": None}]}):
             behaviour.reply = reply
             with pytest.raises(StudyError, match="answered a request for 1 completions with something else"):
-                server.answer([[1, 2]], Request(samples=1, max_new_tokens=4))
+                server.answer([[1, 2]], Request(samples=1, max_new_tokens=4, top=5))
 
 
 def test_a_server_samples_as_the_rollouts_contract_says(behaviour, policy, problems, open_at):

@@ -41,7 +41,11 @@ class Generation:
     def generate(self, prompts, images, num_generations, profiler=None):
         self.asked.append({name: getattr(self, name) for name in GREEDY})
         answers = [greedy(self.held, p, self.eos, self.max_completion_length) for p in prompts]
-        return prompts, [a.ids for a in answers], [[[value] for value in a.log_probs] for a in answers], None
+        return (
+            prompts,
+            [a.ids for a in answers],
+            *([[list(part(at)) for at in a.log_probs] for a in answers] for part in (dict.values, dict.keys)),
+        )
 
 
 @pytest.fixture

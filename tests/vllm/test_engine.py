@@ -21,7 +21,7 @@ from s2d_lib.study.settings import Hardware, RoleModel, Sampling
 from s2d_lib.study.vllm import Vllm
 
 CPU = Hardware()
-ONE_STEP = {"steps": 1, "batch": 32, "micro_batch": 32, "group_size": 8, "learning_rate": 3e-3}
+ONE_STEP = {"steps": 1, "warmup_steps": 0, "batch": 32, "micro_batch": 32, "group_size": 8, "learning_rate": 3e-3}
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_samples_are_what_the_contract_says(engine, problems):
         assert eos not in r.ids[:-1]
         assert r.finished or len(r.ids) == 12
         assert r.text == policy.tokenizer.decode([i for i in r.ids if i != eos])
-    assert any(not r.finished for r in draw(0, temperature=3.0))
+    assert any(not r.finished for r in draw(0, temperature=2.0))
     assert draw(0) == rollouts != draw(1)
     assert len({r.ids for r in rollouts}) > len(problems)  # a problem's samples are several
     alone = sample_by(
