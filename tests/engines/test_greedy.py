@@ -1,5 +1,7 @@
 """The greedy-token check: passes on the same weights and on ties, catches everything else."""
 
+import copy
+
 import pytest
 import torch
 from fakes import Fake, greedy
@@ -110,3 +112,15 @@ def test_an_engine_is_checked_at_temperature_0_by_its_precision(policy, problems
     assert (engine.asked[0].temperature, engine.asked[0].samples) == (0.0, 1)
     assert tolerance_of("float32", "bfloat16") == tolerance_of("bfloat16") > tolerance_of("float32")
     assert tolerance_of("bfloat16", given=0.5) == 0.5
+
+
+def test_a_sure_models_update_shows_in_the_tokens_behind(policy, problems):
+    """The first choices' log-probabilities are about 0 before and after it."""
+    eos = policy.tokenizer.eos_token_id
+    with torch.no_grad():
+        policy.model.model.norm.weight.mul_(10)  # ten times the logits
+    engine = Fake(copy.deepcopy(policy.model), eos)
+    with torch.no_grad():
+        policy.model.model.norm.weight.mul_(1.001)
+    with pytest.raises(StudyError, match="log-probabilities lie"):
+        checked(engine, policy, problems, about="'student'")
