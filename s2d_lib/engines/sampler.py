@@ -87,7 +87,7 @@ def checked(
 
 def tolerance_of(*dtypes: str, given: float | None = None) -> float:
     """The tolerance of the check, by the coarsest precision that takes part, if none is given."""
-    return max(TOLERANCE[dtype] for dtype in dtypes) if given is None else given
+    return max(TOLERANCE.get(dtype, max(TOLERANCE.values())) for dtype in dtypes) if given is None else given
 
 
 def sample_by(

@@ -40,6 +40,7 @@ def url(tmp_path_factory):
         *options,
     ]
     quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    quiet["VLLM_SERVER_DEV_MODE"] = "1"  # it then says its precision, by which the check is as sharp as it can be
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("w") as stream:
         server = subprocess.Popen(
@@ -83,6 +84,7 @@ def test_evaluation_by_a_server_and_a_policy_that_it_does_not_hold(url, runs, ti
         first, again, other = (sample(problems, seed=seed, **arguments) for seed in (0, 0, 1))
     assert first == again != other
     assert all(r.finished == (r.ids[-1] == eos) and eos not in r.ids[:-1] for r in first)
+    assert Server(options, eos).dtype == "float32"
     with torch.no_grad():
         inputs.policy.model.get_input_embeddings().weight.mul_(1.01)
     with pytest.raises(StudyError, match="vLLM does not hold the weights of a newer teacher"):
