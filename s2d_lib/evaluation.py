@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from s2d_lib.engines.sampler import sampler
 from s2d_lib.grading import grade_many
 from s2d_lib.problems.base import Problem
 from s2d_lib.report.bundle import read_evaluation, write_csv
 from s2d_lib.report.summary import summarise
-from s2d_lib.rollouts import Rollout, sample
+from s2d_lib.rollouts import Rollout
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.training import run_seed
@@ -57,21 +58,25 @@ def evaluate(run: Run, inputs: Inputs) -> pd.DataFrame:
 
 
 def _evaluate(run: Run, inputs: Inputs, path: Path) -> None:
-    resolved, parts, texts = run.resolved, [], []
-    for name, problems in inputs.problems.evaluations.items():
-        rollouts = sample(
-            inputs.policy,
-            problems,
-            samples=resolved.evaluation.samples,
-            sampling=resolved.sampling,
-            temperature=resolved.evaluation.temperature,
-            top_p=resolved.evaluation.top_p,
-            seed=run_seed(run, f"evaluation {name}"),
-            about=f"evaluating on {name}",
-        )
-        part = per_problem(name, problems, rollouts, inputs.problems.grading)
+    resolved, sets = run.resolved, inputs.problems.evaluations
+    with sampler(run, inputs.policy, "evaluation", [p for problems in sets.values() for p in problems]) as sample:
+        sampled = {
+            name: sample(
+                problems,
+                samples=resolved.evaluation.samples,
+                sampling=resolved.sampling,
+                temperature=resolved.evaluation.temperature,
+                top_p=resolved.evaluation.top_p,
+                seed=run_seed(run, f"evaluation {name}"),
+                about=f"evaluating on {name}",
+            )
+            for name, problems in sets.items()
+        }
+    parts, texts = [], []
+    for name, rollouts in sampled.items():
+        part = per_problem(name, sets[name], rollouts, inputs.problems.grading)
         parts.append(part)
-        texts.append(_first_samples(name, problems, rollouts, part))
+        texts.append(_first_samples(name, sets[name], rollouts, part))
     pd.concat(texts).to_csv(run.path("samples.csv"), index=False)
     write_csv(pd.concat(parts), path)
 

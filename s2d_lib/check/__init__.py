@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from s2d_lib.check.data import check_problems
+from s2d_lib.check.engine import check_engine
 from s2d_lib.check.hardware import check_disk, check_gpus, check_memory
 from s2d_lib.check.line import Line
 from s2d_lib.check.models import check_models, check_tokenizers
@@ -14,7 +15,8 @@ __all__ = ["Line", "check"]
 
 
 def check(profile: str) -> Iterator[Line]:
-    """One line a check, as soon as it is known. Nothing is trained, downloaded or asked of the network.
+    """One line a check, as soon as it is known. Nothing is trained, downloaded or asked of the network, but for a vLLM
+    server that the profile names.
 
     Without valid parameters nothing else can be asked, so then there is only that line.
     """
@@ -28,6 +30,7 @@ def check(profile: str) -> Iterator[Line]:
         check_tokenizers,
         check_problems,
         check_gpus,
+        check_engine,
         check_memory,
         check_disk,
     ):

@@ -12,6 +12,7 @@ from datasets import Dataset
 from trl import DistillationConfig, DistillationTrainer
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
+from s2d_lib.engines.training import check_syncs, vllm_arguments
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import TokenLoss, estimator, topk_targets_forward_kl
 from s2d_lib.policies.adapters import lora_config
@@ -163,10 +164,11 @@ def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
+        **vllm_arguments(run, policy),
     )
     with run.phase("loading"):
         targets = None if params.teacher_targets == "recompute" else kept_targets(run, inputs)
-    return DenseTrainer(
+    trainer = DenseTrainer(
         model=policy.model,
         teacher_model=inputs.teacher.model if targets is None else None,
         args=config,
@@ -176,6 +178,8 @@ def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
         divergence=_divergence(params),
         targets=targets,
     )
+    check_syncs(trainer, run, policy, inputs.problems.pool)
+    return trainer
 
 
 def _divergence(params: Distillation) -> Callable[..., TokenLoss]:

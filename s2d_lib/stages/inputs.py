@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from s2d_lib.engines.refusals import refuse_model, refuse_what_cannot_be
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.adapters import on_shared_base
 from s2d_lib.policies.pair import check_pair
@@ -40,7 +41,8 @@ def prepare(run: Run) -> Inputs:
     Raises:
         StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that
             overlaps an evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for; no
-            package for the logging that is asked for; a stage or a batch that several processes can't share.
+            package for the logging that is asked for; a stage or a batch that several processes can't share; sampling by
+            vLLM that can't be.
     """
     with run.phase("loading"):
         return _load(run)
@@ -51,6 +53,8 @@ def _load(run: Run) -> Inputs:
     _check_processes(run)
     if not run.finished:
         check_tracker(resolved.logging)
+        served = resolved.sampling.vllm is not None and resolved.sampling.vllm.mode == "server"
+        refuse_what_cannot_be(resolved, starting_weights(run).place if served else None)
     problems = load_problems(resolved.problems, resolved.labels)
     _check_pool_fills_a_batch(run, problems.pool)
     rollouts = _rollouts(run)
@@ -61,6 +65,7 @@ def _load(run: Run) -> Inputs:
     start = weights_of(run) if started else starting_weights(run)
     hardware = resolved.hardware if started else _until_shared(run)
     policy = load_policy(resolved.model, in_full(hardware), *start)
+    refuse_model(resolved, policy, problems)
     teacher = None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
         teacher = _teacher(run, policy, start, hardware)

@@ -4,6 +4,7 @@ import pandas as pd
 from datasets import Dataset
 from trl import GRPOConfig
 
+from s2d_lib.engines.training import check_syncs, vllm_arguments
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import make_reward
 from s2d_lib.policies.adapters import lora_config
@@ -64,6 +65,8 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrain
         scale_rewards=params.scale_rewards,
         mask_truncated_completions=params.mask_truncated,
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
+        vllm_importance_sampling_correction=False,  # the loss has its own ratios and would not read TRL's
+        **vllm_arguments(run, policy),
     )
     reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), resumed_step(run))
     trainer = SelfDistillationTrainer(
@@ -78,6 +81,7 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrain
     )
     if params.length_floor is not None:
         trainer.add_callback(StopOnCollapse(params.length_floor, params.length_window))
+    check_syncs(trainer, run, policy, inputs.problems.pool)
     return trainer
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from s2d_lib.engines.training import check_syncs, vllm_arguments
 from s2d_lib.grading import make_reward
 from s2d_lib.policies.adapters import lora_config
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
@@ -86,9 +87,10 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
         scale_rewards=params.scale_rewards,
         mask_truncated_completions=params.mask_truncated,
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
+        **vllm_arguments(run, policy),
     )
     reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), resumed_step(run))
-    return SparseTrainer(
+    trainer = SparseTrainer(
         model=policy.model,
         reward_funcs=reward,
         args=config,
@@ -96,6 +98,8 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
         processing_class=policy.tokenizer,
         peft_config=lora_config(policy.model, params.lora),
     )
+    check_syncs(trainer, run, policy, inputs.problems.pool)
+    return trainer
 
 
 def label_cost(account: Path) -> dict:

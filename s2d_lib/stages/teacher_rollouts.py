@@ -1,6 +1,7 @@
 """Teacher rollouts: the teacher answers every prompt of the pool once and for all stages that train on its states."""
 
-from s2d_lib.rollouts import Rollout, read_rollouts, sample, write_rollouts
+from s2d_lib.engines.sampler import sampler
+from s2d_lib.rollouts import Rollout, read_rollouts, write_rollouts
 from s2d_lib.rollouts.sample import sequence_log_probs
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
@@ -18,9 +19,8 @@ def teacher_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:
         return read_rollouts(path)[0]
     resolved = run.resolved
     seed = run_seed(run, "rollouts")
-    with run.phase("sampling"):
+    with run.phase("sampling"), sampler(run, inputs.policy, "rollouts", inputs.problems.pool) as sample:
         rollouts = sample(
-            inputs.policy,
             inputs.problems.pool,
             samples=resolved.stage_params.samples_per_problem,
             sampling=resolved.sampling,

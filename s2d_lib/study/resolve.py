@@ -29,7 +29,9 @@ from s2d_lib.study.settings import Evaluation, Hardware, Logging, RoleModel, Sam
 from s2d_lib.study.stage_params import Distillation, SparseRL, TeacherRollouts, Training
 from s2d_lib.study.stages import STAGE_PARAMS
 from s2d_lib.study.strict import Strict
+from s2d_lib.study.vllm import WHERE
 
+UNHASHED = {"profile": True, "overrides": True, "logging": True, "sampling": {"vllm": WHERE}}
 USES_LABELS = ("sparse_rl", "teacher_sft", "self_distillation")
 RELEASED = Path(__file__).parents[1] / "policies" / "micro"
 
@@ -58,8 +60,9 @@ class Resolved(Strict):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the resolved form; `profile`, `overrides` and `logging` don't enter it: they change no result."""
-        content = self.model_dump(mode="json", exclude={"profile", "overrides", "logging"})
+        """SHA-256 of the resolved form without what changes no result: `profile`, `overrides`, `logging`, and where vLLM
+        runs."""
+        content = self.model_dump(mode="json", exclude=UNHASHED)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, model_serializer, model_validator
 
 from s2d_lib.study.strict import Strict
+from s2d_lib.study.vllm import Use, Vllm
 
 Logging = Literal["none", "tensorboard", "trackio"]
 
@@ -26,6 +27,26 @@ class Sampling(Strict):
     top_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: PositiveInt
     batch: PositiveInt = 64  # sequences sampled at a time outside the trainers
+    # Neither is in the dump of a run that transformers samples, which so has the hash that it had before there was a choice.
+    engine: Literal["transformers", "vllm"] = Field("transformers", exclude_if=lambda value: value == "transformers")
+    vllm: Vllm | None = Field(None, exclude_if=lambda value: value is None)  # read where the engine is vllm
+
+    @model_validator(mode="before")
+    @classmethod
+    def _vllm_has_defaults(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("engine") == "vllm" and content.get("vllm") is None:
+            return content | {"vllm": {}}
+        return content
+
+    @model_validator(mode="after")
+    def _options_only_where_read(self):
+        if self.vllm is not None and self.engine != "vllm":
+            raise ValueError("the block `vllm` is read where `engine: vllm` is set: set it, or leave the block out")
+        return self
+
+    def by_vllm(self, use: Use) -> Vllm | None:
+        """vLLM's options where it is the engine for a use, else None."""
+        return self.vllm if self.vllm is not None and use in self.vllm.uses else None
 
 
 class Evaluation(Strict):

@@ -1,0 +1,114 @@
+"""vLLM in TRL's trainers: their arguments, and a check after the updates of its weights."""
+
+from collections.abc import Callable
+
+import torch
+from transformers import Trainer, TrainerCallback, set_seed
+
+from s2d_lib.engines.answers import Answer
+from s2d_lib.engines.greedy import PROBLEMS, TOKENS, TOP, compare, refuse_desync
+from s2d_lib.engines.sampler import tolerance_of
+from s2d_lib.policies.policy import Policy
+from s2d_lib.problems.base import Problem
+from s2d_lib.runs import Run
+
+GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_completion_length": TOKENS, "logprobs": TOP}
+
+
+def vllm_arguments(run: Run, policy: Policy) -> dict:
+    """What TRL's GRPOConfig and DistillationConfig need to sample by vLLM; empty where transformers samples."""
+    options = run.resolved.sampling.by_vllm("training")
+    if options is None or run.resolved.params.get("states") == "teacher":
+        return {}
+    # vLLM would stop at the end tokens that the model's own files name, which need not be the policy's.
+    stop = {"ignore_eos": True, "stop_token_ids": [policy.tokenizer.eos_token_id]}
+    common = {"use_vllm": True, "vllm_mode": options.mode, "generation_kwargs": stop}
+    if options.mode == "server":
+        return common | {
+            "vllm_server_base_url": options.url.rstrip("/"),
+            "vllm_server_timeout": options.timeout,
+            "vllm_group_port": options.group_port,
+        }
+    return common | {
+        "vllm_gpu_memory_utilization": options.gpu_memory_utilization,
+        "vllm_tensor_parallel_size": options.tensor_parallel,
+        "vllm_max_model_length": options.max_model_len,
+    }
+
+
+def check_syncs(trainer: Trainer, run: Run, policy: Policy, problems: list[Problem]) -> None:
+    """Let a trainer that samples by vLLM check its engine's weights; leaves any other trainer as it is."""
+    if not getattr(trainer, "use_vllm", False):
+        return
+    # vLLM has put its own seed into the random streams that it shares with the trainer.
+    set_seed(trainer.args.seed + trainer.args.process_index)
+    trainer.add_callback(SyncCheck(trainer, run, policy, problems))
+
+
+class SyncCheck(TrainerCallback):
+    """The greedy-token check after every so many updates of the engine's weights, the first of them included.
+
+    TRL (read from release 1.16) updates them in `VLLMGeneration.sync_weights`, right before it samples; that is where the
+    check hangs. In the end the last weights go to a server, which evaluation then finds there, and an engine of the
+    trainer's own is ended, for evaluation to have the GPU's memory.
+    """
+
+    def __init__(self, trainer: Trainer, run: Run, policy: Policy, problems: list[Problem]):
+        self.trainer, self.policy, self.problems = trainer, policy, problems[:PROBLEMS]
+        self.options, self.about = run.resolved.sampling.vllm, run.resolved.checkpoint
+        self.syncs = 0
+        self.engine = trainer.vllm_generation
+        self._sync: Callable[[], None] = self.engine.sync_weights
+        self.engine.sync_weights = self.sync
+
+    def sync(self) -> None:
+        """Update the engine's weights and, when it is time, check them.
+
+        Raises:
+            StudyError: The engine does not hold the weights that are trained.
+        """
+        self._sync()
+        self.syncs += 1
+        if (self.syncs - 1) % self.options.check_every == 0:
+            self.check()
+
+    def check(self) -> None:
+        """Ask the engine and compare; every process does, since some parts are all processes' together."""
+        prompts = self.policy.prompt_ids([p.prompt for p in self.problems])
+        before = {name: getattr(self.engine, name) for name in GREEDY}
+        for name, value in GREEDY.items():
+            setattr(self.engine, name, value)
+        try:
+            _, ids, log_probs, tokens = self.engine.generate(prompts=prompts, images=None, num_generations=1)
+        finally:
+            for name, value in before.items():
+                setattr(self.engine, name, value)
+        answers = [
+            Answer(list(said), [dict(zip(*at, strict=True)) for at in zip(names, values, strict=True)])
+            for said, names, values in zip(ids, tokens, log_probs, strict=True)
+        ]
+        model, tokenizer = self.trainer.model_wrapped, self.policy.tokenizer
+        autocast = "bfloat16" if self.trainer.args.bf16 else "float32"
+        tolerance = tolerance_of(self._dtype(), autocast, given=self.options.tolerance)
+        found = compare(model, prompts, answers, eos=tokenizer.eos_token_id, tokens=TOKENS, tolerance=tolerance)
+        about = f"{self.about!r} at step {self.trainer.state.global_step}"
+        refuse_desync(found, tolerance, about=about, problems=[p.id for p in self.problems], decode=tokenizer.decode)
+
+    def _dtype(self) -> str:
+        # TRL starts its engine in the precision that vLLM picks (half, for weights of float32); a server's is not asked for.
+        llm = getattr(self.engine, "llm", None)
+        return "bfloat16" if llm is None else str(llm.llm_engine.model_config.dtype).removeprefix("torch.")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """The last weights to the server, checked; or the end of the trainer's own engine."""
+        if self.options.mode == "server":
+            self._sync()
+            self.check()
+        else:
+            self._free()
+
+    def _free(self) -> None:
+        llm, self.engine.llm = self.engine.llm, None
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+            torch.cuda.empty_cache()

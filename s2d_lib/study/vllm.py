@@ -1,0 +1,51 @@
+"""What a profile says of vLLM: for which sampling, where its engine is, and how it is checked."""
+
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_serializer, model_validator
+
+from s2d_lib.study.strict import Strict
+
+Use = Literal["training", "rollouts", "evaluation"]
+USES: tuple[Use, ...] = ("training", "rollouts", "evaluation")
+OF_MODE = {  # options that only one mode reads
+    "colocate": ("gpu_memory_utilization", "tensor_parallel", "max_model_len"),
+    "server": ("url", "group_port", "timeout"),
+}
+
+
+class Vllm(Strict):
+    """vLLM as the engine for sampling. Only `uses` changes what is sampled with it; the rest says where and how."""
+
+    # What is sampled by vLLM; the rest by transformers, as validation always is.
+    uses: list[Use] = Field(list(USES), min_length=1)
+    mode: Literal["colocate", "server"] = "colocate"  # an engine of the run's own, or one that runs elsewhere
+    gpu_memory_utilization: float = Field(0.3, gt=0, le=1)  # share of a GPU's memory, the engine's weights included
+    tensor_parallel: PositiveInt = 1  # GPUs that hold one engine together
+    max_model_len: PositiveInt | None = None  # tokens of a prompt and its completion; null: the model's own context
+    url: str | None = None  # of a server: http://host:port
+    group_port: PositiveInt = 51216  # over which a training's weights go to a server; one for each run at a time
+    timeout: PositiveFloat = 240.0  # seconds that a server may take for one problem's completions
+    check_every: PositiveInt = 1  # updates of the engine's weights in training from one greedy-token check to the next
+    tolerance: PositiveFloat | None = None  # of that check, nats; null: by the engine's precision
+
+    @model_validator(mode="after")
+    def _options_only_where_read(self):
+        other = "server" if self.mode == "colocate" else "colocate"
+        for name in OF_MODE[other]:
+            if name in self.model_fields_set:
+                raise ValueError(f"`{name}` belongs to mode {other}, and to no other")
+        if self.mode == "server" and not (self.url or "").startswith(("http://", "https://")):
+            raise ValueError("mode server needs the server's `url`, as in http://localhost:8000")
+        if len(set(self.uses)) < len(self.uses):
+            raise ValueError("`uses` names one use twice")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_read(self, handler) -> dict[str, Any]:
+        other = OF_MODE["server" if self.mode == "colocate" else "colocate"]
+        return {name: value for name, value in handler(self).items() if name not in other}
+
+
+WHERE = frozenset(Vllm.model_fields) - {"uses"}
+"""Options that enter no run's hash: where and how an engine runs changes no result."""

