@@ -28,8 +28,15 @@ class Replayed:
 
             return generate
 
+        as_ever = teacher_rollouts.sampler
+
+        @contextlib.contextmanager
+        def sampler(*args):
+            with as_ever(*args) as sample:
+                yield kept(sample)
+
         with pytest.MonkeyPatch.context() as patch:
             for trainer in (GRPOTrainer, DistillationTrainer):
                 patch.setattr(trainer, "_generate_single_turn", kept(trainer._generate_single_turn))
-            patch.setattr(teacher_rollouts, "sample", kept(teacher_rollouts.sample))
+            patch.setattr(teacher_rollouts, "sampler", sampler)
             yield
