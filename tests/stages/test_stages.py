@@ -105,7 +105,7 @@ def test_a_kill_after_training_loses_no_account(make, tiny, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            "s2d_lib.stages.training.save_policy", lambda policy, folder, _: (save_policy(policy, folder), die())
+            "s2d_lib.stages.saving.save_policy", lambda policy, folder, _: (save_policy(policy, folder), die())
         )
         with pytest.raises(Killed):
             make("student.grpo")
