@@ -163,9 +163,9 @@ def _only_one(folder):
 
 def _results(chosen) -> int:
     from s2d_lib.pipeline import blocks, regime_jobs, regime_trials
-    from s2d_lib.report.bundle import collect
     from s2d_lib.report.regime import write_regime
     from s2d_lib.report.trials import write_trials
+    from s2d_lib.results.bundle import collect
     from s2d_lib.runs import find_run
     from s2d_lib.study import load_profile, project_root, resolve
 

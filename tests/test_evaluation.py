@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from s2d_lib.evaluation import per_problem
 from s2d_lib.problems.base import Problem
-from s2d_lib.report.summary import pass_at_k, summarise
+from s2d_lib.results.summary import pass_at_k, summarise
 from s2d_lib.rollouts import Rollout
 
 

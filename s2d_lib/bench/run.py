@@ -11,8 +11,8 @@ from s2d_lib.bench.loss import loss_cost
 from s2d_lib.bench.measure import machine
 from s2d_lib.bench.study_time import study_time, study_time_plot
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import read_bundle
 from s2d_lib.report.style import save_figure, use_style
+from s2d_lib.results.bundle import read_bundle
 from s2d_lib.runs import write_json
 from s2d_lib.study import project_root, resolve
 

@@ -4,8 +4,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from s2d_lib.report.bundle import Bundle
 from s2d_lib.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, ROUTE_LABELS, SKY, VERMILLION
+from s2d_lib.results.bundle import Bundle
 
 # In the order of a job: starting papermill, starting the kernel and importing, reading parents, rollouts in training,
 # forward and backward passes with the optimiser's update, avg@k, and writing, plotting and all else.

@@ -14,7 +14,7 @@ from s2d_lib.claims.fair import (
 from s2d_lib.claims.schema import Claim, Claims, Comparison
 from s2d_lib.claims.verdict import Compared, compare
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
+from s2d_lib.results.bundle import Bundle
 from s2d_lib.study.load import did_you_mean
 from s2d_lib.study.page import Study
 from s2d_lib.study.profile import Profile

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
-from s2d_lib.report.cost import ancestry, route_cost
+from s2d_lib.results.bundle import Bundle
+from s2d_lib.results.cost import ancestry, route_cost
 
 # What may differ between seeds of one checkpoint: the seed, the hashes that contain it, and mere labels.
 VARYING = ("seed", "parent_hashes", "profile", "overrides")

@@ -1,6 +1,6 @@
 """Paper B's claims: what a method has reached by a share of a compute budget that all methods have, over benchmarks.
 
-A budget is a benchmark's own: the counted compute (s2d_lib.report.spent) that the cheapest of its runs spends in all, so
+A budget is a benchmark's own: the counted compute (s2d_lib.results.spent) that the cheapest of its runs spends in all, so
 that every run reaches it. Accuracies are those on validation problems, measured while training.
 
 *Best within a budget*, the paper's figure, is a maximum over noisy measurements and so too high, the more the noisier the
@@ -20,8 +20,8 @@ from s2d_lib.claims.fair import check_settings, seeds_of
 from s2d_lib.claims.schema import CurveClaim, Measure, Moment
 from s2d_lib.claims.verdict import Compared, compare
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
-from s2d_lib.report.spent import spent
+from s2d_lib.results.bundle import Bundle
+from s2d_lib.results.spent import spent
 from s2d_lib.study.load import did_you_mean
 
 WINDOW = 0.2  # share of the budget over whose steps a length or an entropy is averaged, back from the moment
@@ -32,7 +32,7 @@ COLUMNS = {
     "seconds": "seconds/step",
 }
 Axis = Literal["compute", "seconds"]
-"""What a budget is of: counted compute or measured seconds (s2d_lib.report.spent)."""
+"""What a budget is of: counted compute or measured seconds (s2d_lib.results.spent)."""
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from s2d_lib.claims.moments import Course, CurveOutcome
 from s2d_lib.claims.schema import Claims, Courses, CurveClaim, Moment
 from s2d_lib.claims.verdict import claim_verdict
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
 from s2d_lib.report.study_table import open_results
 from s2d_lib.report.style import route_label, route_look, use_style
 from s2d_lib.report.tables import write_forms
+from s2d_lib.results.bundle import Bundle
 from s2d_lib.study import load_study, project_root
 from s2d_lib.study.load import did_you_mean
 

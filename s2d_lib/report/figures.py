@@ -8,10 +8,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from s2d_lib.report.bundle import Bundle
-from s2d_lib.report.cost import ancestry
 from s2d_lib.report.run_pages import run_page
 from s2d_lib.report.style import ROUTE_LABELS, route_label, route_look, use_style
+from s2d_lib.results.bundle import Bundle
+from s2d_lib.results.cost import ancestry
 
 
 def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure:

@@ -10,10 +10,10 @@ import pandas as pd
 from s2d_lib.claims.fair import check_evaluation, check_lineage, check_settings
 from s2d_lib.claims.frontier import Crossings, Curves, Match, crossings, curves_of, labels_to_match
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
-from s2d_lib.report.cost import route_cost
 from s2d_lib.report.style import route_label
 from s2d_lib.report.tables import write_forms
+from s2d_lib.results.bundle import Bundle
+from s2d_lib.results.cost import route_cost
 from s2d_lib.study.page import Study
 from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.profile import Profile

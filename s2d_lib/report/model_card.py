@@ -6,11 +6,11 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from s2d_lib.claims.bootstrap import bootstrap
-from s2d_lib.report.bundle import Bundle
-from s2d_lib.report.cost import ancestry, label_ledger
 from s2d_lib.report.run_pages import parameter_table
 from s2d_lib.report.style import route_label
-from s2d_lib.report.summary import summarise
+from s2d_lib.results.bundle import Bundle
+from s2d_lib.results.cost import ancestry, label_ledger
+from s2d_lib.results.summary import summarise
 
 MICRO = "micro/"  # what the names of models released inside the package begin with
 

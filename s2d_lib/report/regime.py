@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import read_evaluation
-from s2d_lib.report.summary import summarise
+from s2d_lib.results.bundle import read_evaluation
+from s2d_lib.results.summary import summarise
 from s2d_lib.runs import FinishedRun
 
 

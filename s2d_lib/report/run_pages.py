@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from s2d_lib.report.bundle import Bundle
 from s2d_lib.report.style import route_label
+from s2d_lib.results.bundle import Bundle
 
 PAGES = "runs"
 WORDS = {"from": "the weights of", "teacher": "the teacher", "rollouts": "the stored"}

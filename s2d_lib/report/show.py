@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from s2d_lib.report.bundle import read_evaluation
 from s2d_lib.report.style import PALETTE, use_style
+from s2d_lib.results.bundle import read_evaluation
 
 AXIS_LABELS = {
     "reward": "mean reward",

@@ -9,10 +9,10 @@ import pandas as pd
 from s2d_lib.claims import Published, Results, load_claims, load_published
 from s2d_lib.claims.fair import seeds_of
 from s2d_lib.report.analysis import so_far
-from s2d_lib.report.bundle import Bundle, read_bundle
-from s2d_lib.report.cost import ancestry, own_line
 from s2d_lib.report.style import route_label
 from s2d_lib.report.tables import linked, readable, table_of, write_forms
+from s2d_lib.results.bundle import Bundle, read_bundle
+from s2d_lib.results.cost import ancestry, own_line
 from s2d_lib.study import load_profile, load_study, project_root
 from s2d_lib.study.page import Table
 

@@ -8,10 +8,10 @@ import pandas as pd
 from s2d_lib.claims import Estimate, bootstrap
 from s2d_lib.claims.fair import accuracies, check_together, paired_accuracies, seeds_of
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
-from s2d_lib.report.cost import route_cost
 from s2d_lib.report.run_pages import link
 from s2d_lib.report.style import ROUTE_LABELS, route_label
+from s2d_lib.results.bundle import Bundle
+from s2d_lib.results.cost import route_cost
 from s2d_lib.study.page import Table
 
 COSTS = {

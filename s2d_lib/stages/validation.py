@@ -17,7 +17,7 @@ from s2d_lib.losses import linear_divergence
 from s2d_lib.policies.adapters import plain
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.report.bundle import read_validation, write_csv
+from s2d_lib.results.bundle import read_validation, write_csv
 from s2d_lib.rollouts import Rollout, completion_states, sample
 from s2d_lib.runs import Run
 from s2d_lib.stages.heads import head_arguments

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from s2d_lib.report.bundle import Bundle
+from s2d_lib.results.bundle import Bundle
 
 SAMPLES = 16
 

@@ -6,7 +6,7 @@ import pytest
 
 from s2d_lib.claims import Results, claim_verdict, evaluate
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
+from s2d_lib.results.bundle import Bundle
 from s2d_lib.study.page import Table
 
 

@@ -7,8 +7,8 @@ import pytest
 from s2d_lib.claims.moments import Course, Progress, budget_of, evaluate_curves
 from s2d_lib.claims.schema import CurveClaim, Moment
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
-from s2d_lib.report.spent import spent
+from s2d_lib.results.bundle import Bundle
+from s2d_lib.results.spent import spent
 
 STEPS = 10
 

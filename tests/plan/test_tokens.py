@@ -5,7 +5,7 @@ import pytest
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.calibration import calibrate
 from s2d_lib.plan.tokens import assumed_lengths, counts, size
-from s2d_lib.report.bundle import read_bundle
+from s2d_lib.results.bundle import read_bundle
 from s2d_lib.study import load_profile, resolve
 from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet, Half, LabelBudget, MicroSet
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from s2d_lib.report.bundle import GZIP, Bundle
+from s2d_lib.results.bundle import GZIP, Bundle
 from s2d_lib.study import all_nodes, load_study, parents_of, resolve
 from tests.claims.synthetic import SAMPLES, graded
 from tests.conftest import ROOT
@@ -50,7 +50,7 @@ def bundle_of_profile(
 
 
 def write_bundle(bundle: Bundle, folder: Path) -> None:
-    """Write it as s2d_lib.report.bundle.collect does."""
+    """Write it as s2d_lib.results.bundle.collect does."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("evaluation", "curves", "validation"):
         getattr(bundle, name).to_csv(folder / f"{name}.csv.gz", index=False, float_format="%.6g", compression=GZIP)

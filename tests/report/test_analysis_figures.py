@@ -2,13 +2,13 @@
 
 import pytest
 
-from s2d_lib.report.bundle import Bundle
 from s2d_lib.report.contrasts import contrasts
 from s2d_lib.report.differences import contrast_differences, differences_figure, table_differences
 from s2d_lib.report.figures import accuracy_figure, curves_figure, of_stages
 from s2d_lib.report.paths import path_of, paths_figure
 from s2d_lib.report.study_table import study_table
 from s2d_lib.report.style import save_figure
+from s2d_lib.results.bundle import Bundle
 
 HALF = "student.bridge.rl_teacher_1H.grpo_2H"
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
 from s2d_lib.report.contrasts import CONTRASTS, contrasts, readable_contrasts, title_of, write_contrasts
+from s2d_lib.results.bundle import Bundle
 from s2d_lib.study import load_study
 
 

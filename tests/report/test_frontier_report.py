@@ -9,7 +9,6 @@ import pytest
 
 from s2d_lib.claims import bootstrap
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
 from s2d_lib.report.frontier import (
     crossings_table,
     direct_route,
@@ -22,6 +21,7 @@ from s2d_lib.report.frontier import (
 )
 from s2d_lib.report.frontier_figure import frontier_figure
 from s2d_lib.report.style import save_figure
+from s2d_lib.results.bundle import Bundle
 from s2d_lib.study.load import load_profile, load_study
 from s2d_lib.study.nodes import all_nodes, parents_of
 from tests.claims.synthetic import bundle_of

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
-from s2d_lib.report.cost import ancestry, route_cost
 from s2d_lib.report.tables import readable, table_of, write_table
+from s2d_lib.results.bundle import Bundle
+from s2d_lib.results.cost import ancestry, route_cost
 from s2d_lib.study.page import Table
 
 

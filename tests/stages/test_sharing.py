@@ -13,7 +13,7 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 from s2d_lib.errors import StudyError
 from s2d_lib.policies import sharing
 from s2d_lib.policies.sharing import before_sharding, check_sharing
-from s2d_lib.report.bundle import read_validation
+from s2d_lib.results.bundle import read_validation
 from s2d_lib.stages import processes
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.study import load_profile, profile_names

@@ -12,7 +12,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.losses import kl_divergence
 from s2d_lib.policies.policy import load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.report.bundle import read_validation
+from s2d_lib.results.bundle import read_validation
 from s2d_lib.rollouts import sample
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare

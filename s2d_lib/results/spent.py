@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from s2d_lib.report.bundle import Bundle
+from s2d_lib.results.bundle import Bundle
 
 TRAINING = 3  # forward passes that a forward and a backward pass cost
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.bundle import Bundle
+from s2d_lib.results.bundle import Bundle
 
 LEDGER = {
     "all_steps": "optimiser steps",
