@@ -13,6 +13,7 @@ from s2d_lib.study import Resolved
 from s2d_lib.study.vllm import Use
 
 HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # of vLLM 0.31.0's attention on CPUs
+HOTTEST = 2.0  # temperature that vLLM takes
 
 
 def uses(resolved: Resolved) -> Iterator[Use]:
@@ -32,12 +33,17 @@ def refuse_what_cannot_be(resolved: Resolved, *folders: Path | None) -> None:
         folders: Where the weights lie that it starts from or samples.
 
     Raises:
-        StudyError: vLLM is missing or of an unsupported version; the server is not there, slow, serves another model, or
-            could not get what is trained; training would need what this hardware can't do.
+        StudyError: A temperature beyond vLLM's; vLLM is missing or of an unsupported version; the server is not there, slow,
+            serves another model, or could not get what is trained; training would need what this hardware can't do.
     """
     wanted, options, hardware = set(uses(resolved)), resolved.sampling.vllm, resolved.hardware
     if not wanted:
         return
+    warmest = max((resolved.evaluation if use == "evaluation" else resolved.sampling).temperature for use in wanted)
+    if warmest > HOTTEST:
+        raise StudyError(
+            f"vLLM takes temperatures up to {HOTTEST:g}, not {warmest:g}: lower it, or set `engine: transformers`."
+        )
     if "training" in wanted:
         refuse_training(resolved)
     if options.mode == "colocate" or "training" in wanted:  # TRL's client of a server needs the package too

