@@ -36,9 +36,9 @@ gym: $(BIN)/.gym  ## the package reasoning-gym, for profiles whose problems it g
 study: $(BIN)/.installed $(if $(findstring smollm2,$(PROFILE)),$(BIN)/.smollm2)  ## every run of a profile, its table and figures (PROFILE=micro, CORES=2)
 	@$(BIN)/s2d study --profile $(PROFILE) --cores $(CORES)
 
-test: $(BIN)/.installed  ## the tests
+test: $(BIN)/.installed  ## the tests (CORES=2 processes)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
 
 # vLLM brings packages of its own, so it gets an environment of its own. Its vision and audio packages are CUDA builds, on
 # which a CPU torch fails to import.
