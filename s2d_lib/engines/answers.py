@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from s2d_lib.errors import StudyError
+
 
 class Answer(NamedTuple):
     """One completion.
@@ -67,3 +69,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what it holds."""
+
+
+def refuse_longer_than(context: int, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
+    """Refuse prompts (token ids) that do not fit vLLM's context together with their completions.
+
+    Raises:
+        StudyError: The longest of them does not.
+    """
+    longest = max(map(len, prompts)) + max_new_tokens
+    if longest > context:
+        raise StudyError(
+            f"a prompt and its completion may take {longest} tokens, but vLLM's context is {context}: lower max_new_tokens, or "
+            "raise `sampling.vllm.max_model_len` where the model's own context allows it."
+        )

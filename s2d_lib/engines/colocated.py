@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from s2d_lib.engines.answers import Answer, Request
+from s2d_lib.engines.answers import Answer, Request, refuse_longer_than
 from s2d_lib.engines.version import checked_version
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import Policy, save_policy
@@ -86,12 +86,7 @@ class Colocated:
         Raises:
             StudyError: A prompt and its completion may be longer than the engine's context.
         """
-        longest = max(map(len, prompts)) + request.max_new_tokens
-        if longest > self.context:
-            raise StudyError(
-                f"a prompt and its completion may take {longest} tokens, but vLLM's context is {self.context}: lower "
-                "max_new_tokens, or raise `sampling.vllm.max_model_len` where the model's own context allows it."
-            )
+        refuse_longer_than(self.context, prompts, request.max_new_tokens)
         seeds = request.seeds or [None] * len(prompts)
         fields = request.fields(self.eos)
         params = [self._params(**fields, seed=seed, detokenize=False) for seed in seeds]

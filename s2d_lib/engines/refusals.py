@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from s2d_lib.engines.answers import refuse_longer_than
 from s2d_lib.engines.server import Server
 from s2d_lib.engines.version import checked_version
 from s2d_lib.errors import StudyError
@@ -74,13 +75,8 @@ def refuse_model(resolved: Resolved, policy: Policy, problems: Problems) -> None
         )
     asked = [p for one in problems.evaluations.values() for p in one] if "evaluation" in wanted else []
     asked += problems.pool if wanted & {"rollouts", "training"} else []
-    longest = max(map(len, policy.prompt_ids([p.prompt for p in asked]))) + resolved.sampling.max_new_tokens
     context = min(options.max_model_len or config.max_position_embeddings, config.max_position_embeddings)
-    if longest > context:
-        raise StudyError(
-            f"a prompt and its completion may take {longest} tokens, but vLLM's context is {context}: lower max_new_tokens, or "
-            "raise `sampling.vllm.max_model_len` where the model's own context allows it."
-        )
+    refuse_longer_than(context, policy.prompt_ids([p.prompt for p in asked]), resolved.sampling.max_new_tokens)
 
 
 def refuse_training(resolved: Resolved) -> None:
