@@ -14,9 +14,13 @@ profile = config.get("profile", "micro")
 folder = f"figures/{profile}"
 try:
     JOBS = regime_jobs(profile) if config.get("regime") else jobs(profile)
-    # Only a cluster's scheduler is asked for anything: locally, `--cores` jobs run side by side.
+    # Only a cluster's scheduler is asked for anything: locally `--cores` jobs run side by side, those on GPUs one after the
+    # other (`s2d study` allows one `gpu_run` at a time), because each takes the machine's GPUs for itself.
     NEEDS = resources(profile, {key: job.resolved for key, job in JOBS.items()}) if config.get("ask") else {}
-    ASKED = {key: need.of_snakemake(JOBS[key].resolved) for key, need in NEEDS.items()}
+    ASKED = {
+        key: NEEDS[key].of_snakemake(job.resolved) if NEEDS else {"gpu_run": int(job.resolved.hardware.device == "cuda")}
+        for key, job in JOBS.items()
+    }
 except StudyError as error:
     sys.exit(f"error: {error}")
 
@@ -54,7 +58,7 @@ for place, (key, job) in enumerate(JOBS.items()):
         priority: len(JOBS) - place
         threads: NEEDS[key].cores if key in NEEDS else 1
         resources:
-            **ASKED.get(key, {}),
+            **ASKED[key],
         params:
             command=job.command,
         shell:

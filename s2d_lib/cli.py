@@ -101,7 +101,7 @@ def _study(chosen) -> int:
     if chosen.dry_run:
         _print_graph(chosen.profile, found)
     with _only_one(runs_root()), contextlib.nullcontext() if chosen.dry_run or chosen.executor else warm_kernels():
-        status = subprocess.run(_snakemake(chosen, root), check=False).returncode
+        status = subprocess.run(snakemake_command(chosen, root), check=False).returncode
     if status == 0 and not (chosen.dry_run or chosen.regime):
         folder = root / "figures" / chosen.profile
         _print_first_table(chosen.profile, folder)
@@ -111,7 +111,12 @@ def _study(chosen) -> int:
     return status
 
 
-def _snakemake(chosen, root) -> list[str]:
+def snakemake_command(chosen: argparse.Namespace, root: Path) -> list[str]:
+    """Snakemake on the project's graph, as `s2d study` was told to run it.
+
+    Raises:
+        StudyError: The executor's plugin is not installed.
+    """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]
     # The lock of `_only_one` is freed by the system when its holder dies, unlike Snakemake's own, which survives kill -9.
     command += ["--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "rules", "host"]
@@ -124,7 +129,7 @@ def _snakemake(chosen, root) -> list[str]:
         command += ["--workflow-profile", str(root / "executors" / chosen.executor)]
         settings.append("ask=1")
     else:
-        command += ["--cores", str(chosen.cores)]
+        command += ["--cores", str(chosen.cores), "--resources", "gpu_run=1"]
     return [*command, *(["--dry-run"] if chosen.dry_run else []), "--config", *settings]
 
 

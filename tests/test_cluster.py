@@ -1,5 +1,6 @@
 """The graph of every profile, what its runs ask a cluster for, and Snakemake's Slurm executor on a Slurm that is not one."""
 
+import argparse
 import importlib.util
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s2d_lib.cli import main
+from s2d_lib.cli import main, snakemake_command
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import jobs
 from s2d_lib.plan import plan
@@ -152,14 +153,27 @@ def test_snakemake_takes_the_graph_of_a_gpu_profile_with_its_resources(project):
     output = study(project, "--profile", "llama3", "--dry-run")
     assert "student_bridge_rl_teacher_seed_2" in output
     assert "30 runs, 30 of them to make" in output
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--config", "profile=llama3", "ask=1"]
-    environment = os.environ | {"S2D_HOME": str(project)}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    rule = (done.stdout + done.stderr).split("rule teacher_rl_seed_0:")[1].split("rule ")[0]
+    rule = rule_of(project, "teacher_rl_seed_0", "--config", "profile=llama3", "ask=1")
     assert "gpu=8" in rule
     assert "runtime=" in rule
     assert "mem_mb=" in rule
+    assert "gpu_run" not in rule  # how many run at once is the scheduler's business
+
+
+@pytest.mark.slow
+def test_on_one_machine_runs_on_gpus_go_one_after_the_other(project):
+    options = argparse.Namespace(profile="qwen3-single-gpu", cores=2, regime=False, executor=None, dry_run=True)
+    allowed = snakemake_command(options, project)
+    assert allowed[allowed.index("--resources") + 1] == "gpu_run=1"
+    assert "gpu_run=1" in rule_of(project, "teacher_rl_seed_0", "--config", "profile=qwen3-single-gpu")
+
+
+def rule_of(project, rule, *options):
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", *options]
+    environment = os.environ | {"S2D_HOME": str(project)}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return (done.stdout + done.stderr).split(f"rule {rule}:")[1].split("rule ")[0]
 
 
 @pytest.mark.slow
