@@ -18,6 +18,7 @@ from s2d_lib.study import NOTEBOOKS, load_profile, project_root, resolve
 from s2d_lib.warm_kernels import kernel_name
 
 KERNEL = "python3"
+READING = "**Reading.**"
 # While a kernel imports, Python's garbage collector, at its usual 700 new objects, looks again and again at what is there
 # to stay: a fifth of the time.
 KERNEL_ARGUMENTS = ["--log-level=CRITICAL", "--IPKernelApp.exec_lines=import gc; gc.set_threshold(50_000, 20, 20)"]
@@ -172,16 +173,25 @@ def _draw_courses(root: Path, profile: str | None) -> Iterator[str]:
     path = root / "notebooks" / f"{COURSES}.ipynb"
     for place, (group, spec) in enumerate(load_claims(root).courses.items()):
         if complete(spec, root) and (profile is None or profile in spec.profiles):
-            executed = root / "figures" / group / path.name
-            yield _copy(path, executed, {"group": group}) if place else _in_place(path, {"group": group})
+            folder = root / "figures" / group
+            yield _copy(path, folder / path.name, {"group": group}) if place else _in_place(path, {"group": group})
+            yield _copy(path, folder / f"{path.stem}_seconds.ipynb", {"group": group, "seconds": True})
 
 
 def _copy(notebook: Path, executed: Path, parameters: dict) -> str:
-    """Run a notebook into figures/<profile>."""
+    """Run a notebook into figures/<profile>, without what its text says of the results that it is committed with."""
     executed.parent.mkdir(parents=True, exist_ok=True)
     execute(notebook, executed, parameters)
+    drop_readings(executed)
     strip_machine(executed)
     return f"figures/{executed.parent.name}/{executed.name}"
+
+
+def drop_readings(path: Path) -> None:
+    """Take a notebook's readings out: markdown cells that begin with READING."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [c for c in notebook.cells if c.cell_type != "markdown" or not c.source.startswith(READING)]
+    nbformat.write(notebook, path)
 
 
 def _in_place(notebook: Path, parameters: dict) -> str:

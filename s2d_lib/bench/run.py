@@ -106,7 +106,7 @@ def _targets(folder: Path) -> str:
 
 
 def _study(folder: Path) -> str:
-    table = study_time(read_bundle(project_root() / "figures" / "micro" / "results"))
+    table = study_time(read_bundle(project_root() / "figures" / "micro-full" / "results"))
     report.write_table(table.reset_index(), folder, "study", STUDY_NOTE)
     save_figure(study_time_plot(table), folder, "study")
     return "figures/bench/study.md"

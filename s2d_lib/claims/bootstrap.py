@@ -1,4 +1,4 @@
-"""Intervals for accuracies and their differences: a paired hierarchical bootstrap over problems and seeds.
+"""Intervals for accuracies and their paired differences: problems are resampled, seeds enter as Student's t.
 
 Seeds and problems are crossed (every seed answers the same problems), so a value is
 `mean + seed effect + problem effect + rest`, the rest holding interaction and sampling noise. The variance of the mean
@@ -101,7 +101,7 @@ def bootstrap(
         bounds: Of a value; None where there are none.
 
     Raises:
-        StudyError: When the two do not have the same seeds and problems, or there are fewer than two problems.
+        StudyError: When the two do not have the same seeds and problems, or there is one problem and one seed.
     """
     return spread(accuracy, against, bounds).interval(level)
 
@@ -111,7 +111,8 @@ def spread(
 ) -> Spread:
     """The distribution behind `bootstrap`, for intervals of several levels; arguments and errors as there.
 
-    With one seed the interval is over problems alone: it says nothing of another training run.
+    With one seed the interval is over problems alone: it says nothing of another training run. With one unit, such as a
+    mean over benchmarks, it is over seeds alone: it says nothing of other benchmarks.
     """
     values = np.asarray(accuracy, dtype=float)
     if against is not None:
@@ -122,7 +123,7 @@ def spread(
             )
         values = values - np.asarray(against, dtype=float)
     seeds, problems = values.shape
-    if problems < 2:
+    if problems < 2 and seeds < 2:
         raise StudyError("an interval needs at least two problems: evaluate on more.")
     mean = values.mean()
     if against is not None and bounds:
@@ -131,6 +132,9 @@ def spread(
     if seeds == 1:
         return Spread(float(mean), problem_weights(problems) @ of_problem, 0.0, 0, bounds)
     of_seed = values.mean(axis=1) - mean
+    if problems == 1:
+        scale = float(np.sqrt((of_seed**2).sum() / (seeds - 1) / seeds))
+        return Spread(float(mean), np.zeros(DRAWS), scale, seeds - 1, bounds)
     rest = values - mean - of_seed[:, None] - of_problem
     seed_square = problems * (of_seed**2).sum() / (seeds - 1)
     problem_square = seeds * (of_problem**2).sum() / (problems - 1)

@@ -72,8 +72,7 @@ def evaluate(claims: Claims, study: Study, results: Mapping[str, Results]) -> li
 
     Raises:
         StudyError: When a claim names a checkpoint that the study lacks, a profile gives a set a meaning that no claim
-            knows, results lack a run that a claim is about and the profile's tables make, or a comparison would be unfair
-            (s2d_lib.claims.fair).
+            knows, or a comparison would be unfair (s2d_lib.claims.fair).
     """
     for name, claim in claims.claims.items():
         for checkpoint in (c for comparison in claim.comparisons for c in comparison.better_first):
@@ -85,33 +84,21 @@ def evaluate(claims: Claims, study: Study, results: Mapping[str, Results]) -> li
             if meant not in claims.sets:
                 hint = did_you_mean(meant, claims.sets)
                 raise StudyError(f"profile {found.name!r}: stands_for.{meant} is unknown in claims.yaml; {hint}")
-    made = {family: _rows(found.profile, study) for family, found in results.items()}
-    return [
-        outcome for name, claim in claims.claims.items() for outcome in _of_claim(name, claim, claims, results, made)
-    ]
+    return [outcome for name, claim in claims.claims.items() for outcome in _of_claim(name, claim, claims, results)]
 
 
-def _rows(profile: Profile, study: Study) -> set[str]:
-    """What the profile's tables make, so that its results can't lack it without a word."""
-    return {row for name in profile.tables if name in study.tables for row in study.tables[name].rows}
-
-
-def _of_claim(
-    name: str, claim: Claim, claims: Claims, results: Mapping[str, Results], made: Mapping[str, set[str]]
-) -> list[Outcome]:
+def _of_claim(name: str, claim: Claim, claims: Claims, results: Mapping[str, Results]) -> list[Outcome]:
     planned = [
         (comparison, Outcome(name, claim.family, better, than, meant, comparison.margin))
         for comparison in claim.comparisons
         for better, than in comparison.pairs()
         for meant in comparison.sets
     ]
-    found, rows = results.get(claim.family), made.get(claim.family, set())
-    return [_made(comparison, plan, len(planned), claims, found, rows) for comparison, plan in planned]
+    found = results.get(claim.family)
+    return [_made(comparison, plan, len(planned), claims, found) for comparison, plan in planned]
 
 
-def _made(
-    comparison: Comparison, plan: Outcome, count: int, claims: Claims, found: Results | None, made: set[str]
-) -> Outcome:
+def _made(comparison: Comparison, plan: Outcome, count: int, claims: Claims, found: Results | None) -> Outcome:
     """The planned comparison with its result, or with what it lacks."""
     if found is None:
         return replace(plan, missing=f"no results of a profile that plays the {plan.family} family")
@@ -120,14 +107,8 @@ def _made(
         return replace(plan, missing=f"no evaluation set of profile {found.name} stands for {plan.meant}")
     plan = replace(plan, evaluation=found.profile.stands_for[plan.meant])
     absent = [side for side in (plan.better, plan.than) if not seeds_of(found.bundle, side)]
-    lost = [side for side in absent if side in made]
-    if lost:
-        raise StudyError(
-            f"claim {plan.claim!r} is about {lost[0]!r}, which the tables of profile {found.name!r} make but its results "
-            f"lack: make it with `make study PROFILE={found.name}`."
-        )
     if absent:
-        return replace(plan, missing=f"no run of {' and '.join(absent)}")
+        return replace(plan, missing=f"no run of {' and '.join(absent)} in the results of profile {found.name}")
     try:
         values = paired_accuracies(found.bundle, plan.better, plan.than, plan.evaluation)
         check_together(found.bundle, (plan.better, plan.than))

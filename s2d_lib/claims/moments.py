@@ -1,7 +1,8 @@
 """Paper B's claims: what a method has reached by a share of a compute budget that all methods have, over benchmarks.
 
 A budget is a benchmark's own: the counted compute (s2d_lib.results.spent) that the cheapest of its runs spends in all, so
-that every run reaches it. Accuracies are those on validation problems, measured while training.
+that every run reaches it. Accuracies are those on validation problems, measured while training; between two measurements
+they are interpolated, since a method whose steps are dearer has not come to its next one when another has.
 
 *Best within a budget*, the paper's figure, is a maximum over noisy measurements and so too high, the more the noisier the
 curve. Here it is cross-fitted: one half of every problem's samples says when a run was best, the other half says how good
@@ -29,7 +30,9 @@ COLUMNS = {
     "length": "completions/mean_length",
     "entropy": "self_teacher/entropy",
     "routed": "routed/sdpo",
+    "clipped": "completions/clipped_ratio",
     "seconds": "seconds/step",
+    "scored": "self_teacher/tokens",
 }
 Axis = Literal["compute", "seconds"]
 """What a budget is of: counted compute or measured seconds (s2d_lib.results.spent)."""
@@ -51,17 +54,36 @@ class Progress:
 
     def accuracy(self, within: float, best: bool) -> np.ndarray:
         """Of every problem, shape (problems,): where the budget's share is spent, or where it was best until then."""
-        until = self.correct[self.shares <= within + 1e-9]
         if not best:
-            return until[-1].mean(axis=1)
-        halves = until[..., ::2].mean(axis=2), until[..., 1::2].mean(axis=2)
+            return self._until(within, self.correct.mean(axis=2))[-1]
+        halves = [self._until(within, self.correct[..., part::2].mean(axis=2)) for part in (0, 1)]
         crossed = [told[seen.mean(axis=1).argmax()] for seen, told in (halves, halves[::-1])]
         return np.mean(crossed, axis=0)
 
+    def _until(self, within: float, accuracy: np.ndarray) -> np.ndarray:
+        """The measurements until the budget's share, and the value there between the two around it."""
+        known = int((self.shares <= within + 1e-9).sum())
+        if known == len(self.shares) or within - self.shares[known - 1] < 1e-9:
+            return accuracy[:known]
+        first, second = self.shares[known - 1 : known + 1]
+        place = (within - first) / (second - first)
+        return np.concatenate([accuracy[:known], [(1 - place) * accuracy[known - 1] + place * accuracy[known]]])
+
     def mean(self, measure: str, within: float) -> float:
-        """A length (tokens) or an entropy (nats), averaged over the last `WINDOW` of the budget before the moment."""
-        rows = self.steps[(self.steps["share"] > within - WINDOW) & (self.steps["share"] <= within + 1e-9)]
-        return float(rows[measure].mean())
+        """A length (tokens) or an entropy (nats) over the last `WINDOW` of the budget before the moment.
+
+        An entropy is that of the mean scored token. Where nothing has been scored for longer than the window, since no
+        answer was correct any more, the window ends with the last step that was.
+
+        Raises:
+            StudyError: When it was never measured until then.
+        """
+        rows = self.steps[(self.steps["share"] <= within + 1e-9) & self.steps[measure].notna()]
+        if rows.empty:
+            raise StudyError(f"no {measure} was measured within {within:.0%} of the budget.")
+        rows = rows[rows["share"] > rows["share"].iloc[-1] - WINDOW + 1e-9]
+        weights = rows["scored"] if measure == "entropy" else None
+        return float(np.average(rows[measure], weights=weights))
 
 
 Benchmarks = Mapping[str, Bundle]
@@ -139,7 +161,8 @@ class Course:
             benchmark: One of them; all by default, side by side.
 
         Returns:
-            Shape (seeds, units): units are the problems for an accuracy, and the benchmarks for a length or an entropy.
+            Shape (seeds, units): units are the problems for an accuracy; a length or an entropy is one number, the mean
+            over the benchmarks.
         """
         if moment.minus:
             first, second = (
@@ -148,16 +171,17 @@ class Course:
             )
             return self.values(first, measure, benchmark) - self.values(second, measure, benchmark)
         names = [benchmark] if benchmark else list(self.budgets)
-        return np.array([np.concatenate([self._of(n, moment, measure, seed) for n in names]) for seed in self.seeds])
-
-    def _of(self, benchmark: str, moment: Moment, measure: Measure, seed: int) -> np.ndarray:
-        run = self.runs[benchmark, moment.checkpoint, seed]
-        if measure == "accuracy":
-            return run.accuracy(moment.within, moment.best)
-        return np.array([run.mean(measure, moment.within)])
+        rows = []
+        for seed in self.seeds:
+            runs = [self.runs[name, moment.checkpoint, seed] for name in names]
+            if measure == "accuracy":
+                rows.append(np.concatenate([run.accuracy(moment.within, moment.best) for run in runs]))
+            else:
+                rows.append([np.mean([run.mean(measure, moment.within) for run in runs])])
+        return np.array(rows)
 
     def estimate(self, moment: Moment, measure: Measure = "accuracy", benchmark: str | None = None) -> Estimate:
-        """Mean with its 95% interval over seeds and units."""
+        """Mean with its 95% interval over seeds and problems; of a length or an entropy over seeds."""
         return bootstrap(self.values(moment, measure, benchmark), bounds=None if measure != "accuracy" else (0.0, 1.0))
 
 

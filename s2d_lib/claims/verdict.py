@@ -65,9 +65,10 @@ def compare(
     distribution = spread(better, than, bounds)
     estimate = distribution.interval(1 - ERROR)
     by_problem = (np.asarray(better, float) - np.asarray(than, float)).mean(axis=0)
+    spread_of_problems = by_problem.std(ddof=1) if problems > 1 else 0.0
     return Compared(
         difference=estimate,
-        problem_error=float(by_problem.std(ddof=1) / np.sqrt(problems)),
+        problem_error=float(spread_of_problems / np.sqrt(problems)),
         detectable=distribution.detectable(ERROR, POWER),
         verdict=_verdict(estimate, margin) if seeds > 1 else "undecided",
         refuted=seeds > 1 and _verdict(distribution.interval(1 - ERROR / comparisons), margin) == "contradicted",

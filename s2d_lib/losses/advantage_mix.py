@@ -22,8 +22,8 @@ def mixed_advantages(
       the student it makes the policy gradient that of the reverse KL(p_S || p_T), as `sampled_token_reverse_kl`.
     - It is not normalised: no mean is taken away, no standard deviation divides, no clamp. A_grpo keeps the scale that
       `group_advantages` gave it, so its `scale_rewards` decides how much 0.9 to 0.1 is.
-    - Both log-probabilities are those of the sampling policy's step (those of `sampled_log_probs` for the student), at
-      the rollout temperature, so an advantage does not change while its rollout is used again.
+    - The student's log-probabilities are the sampling policy's (`sampled_log_probs`), the self-teacher's those of the
+      optimiser step that uses the rollout; both at the rollout temperature.
     - Rollouts without a self-teacher have A_sdpo = 0 and keep `mix * A_grpo`, as the formula reads: a group's only
       correct rollout, which has no sibling, is scaled like the failed ones that it is compared with.
 

@@ -163,7 +163,12 @@ def _read(name: str, spec: Source, where: str | Path, number: int, row: dict[str
         raise StudyError(f"Row {number} of {where} has an empty {'answer' if prompt else 'problem'}: repair the file.")
     row_id, level = first_of(row, spec.row_id), first_of(row, spec.level)
     identity = content_id(name, prompt) if row_id is None else f"{name}/{row_id}"
-    return written, Problem(identity, prompt, gold, "" if level is None else str(level))
+    return written, Problem(identity, prompt, gold, "" if level is None else str(level), feedback_of(row))
+
+
+def feedback_of(row: dict[str, Any]) -> str:
+    """A row's `feedback`, what its environment says of a failed attempt; empty where it has none."""
+    return str(row.get("feedback") or "").strip()
 
 
 def first_of(row: dict[str, Any], columns: Iterable[str]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.base import Problem, content_id
-from s2d_lib.problems.competition import ProblemSet, distinct, first_of, user_message
+from s2d_lib.problems.competition import ProblemSet, distinct, feedback_of, first_of, user_message
 from s2d_lib.problems.files import load_rows
 
 HUB = "hicai-zju/SciKnowEval"
@@ -86,7 +86,7 @@ def _read(name: str, where: str | Path, number: int, row: dict[str, Any]) -> tup
     if not isinstance(prompt, str) or not prompt.strip() or len(answer) != 1 or not answer.isalpha():
         raise StudyError(f"Row {number} of {where} has no question with a letter as its answer: repair the file.")
     level = first_of(row, ("details.subtask", "details.task")) or ""
-    return stem, Problem(content_id(name, prompt), prompt.strip(), answer, str(level))
+    return stem, Problem(content_id(name, prompt), prompt.strip(), answer, str(level), feedback_of(row))
 
 
 def _with_choices(

@@ -11,7 +11,7 @@ from typing import Any
 
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.base import Problem, content_id
-from s2d_lib.problems.competition import ProblemSet, distinct, first_of, user_message
+from s2d_lib.problems.competition import ProblemSet, distinct, feedback_of, first_of, user_message
 from s2d_lib.problems.files import load_rows
 
 DATASETS = ("toolalpaca",)
@@ -52,7 +52,7 @@ def load_tool_use(name: str, source: str | Path | None = None) -> ProblemSet:
             if answer is None:
                 unreadable += 1
             else:
-                kept.append((prompt, Problem(content_id(name, prompt), prompt, answer, level)))
+                kept.append((prompt, Problem(content_id(name, prompt), prompt, answer, level, feedback_of(row))))
     if not kept:
         raise StudyError(f"{source} has no request with readable gold calls: check the file.")
     found = distinct(name, kept, source, None)

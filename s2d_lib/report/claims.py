@@ -24,7 +24,7 @@ NOTE = (
     "(with a margin: above minus the margin) and is contradicted when it lies below. A claim holds when all its "
     "comparisons hold and is contradicted when one is at 5% divided by their number. `Could see` is the smallest true "
     "difference that this study finds with 80% power at two-sided 5%; labels are distinct labeled problems over the whole "
-    "route."
+    "route. Halves of the pool are drawn once and base models pretrained once: no interval holds what others would change."
 )
 
 VERDICT_STYLE = {
@@ -212,10 +212,38 @@ def claims_figure(claims: pd.DataFrame, comparisons: pd.DataFrame, title: str) -
         title: Of the figure.
     """
     use_style()
-    figure, axes = plt.subplots(figsize=(10.0, 0.205 * (len(claims) + len(comparisons)) + 1.3))
-    figure.get_layout_engine().set(
-        w_pad=0.2
-    )  # inches: labels come out wider in print than where the layout measures them
+    comparisons = comparisons.assign(unit=comparisons.get("unit", "points"))
+    panels = {
+        unit: claims[claims["claim"].isin(part["claim"])] for unit, part in comparisons.groupby("unit", sort=False)
+    }
+    rows = {unit: len(own) + (comparisons["unit"] == unit).sum() for unit, own in panels.items()}
+    figure, grid = plt.subplots(
+        len(panels),
+        figsize=(10.0, 0.205 * sum(rows.values()) + 0.6 * len(panels) + 0.8),
+        height_ratios=list(rows.values()),
+        squeeze=False,
+    )
+    # Inches: labels come out wider in print than where the layout measures them.
+    figure.get_layout_engine().set(w_pad=0.2)
+    for axes, (unit, own) in zip(grid.flat, panels.items(), strict=True):
+        _panel(axes, own, comparisons[comparisons["unit"] == unit], unit)
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    marks = [
+        Line2D([], [], color=color, marker=marker, markersize=SIZE[marker], linewidth=1.4, label=verdict)
+        for verdict, (color, marker) in VERDICT_STYLE.items()
+        if marker
+    ]
+    if comparisons["published"].notna().any():
+        marks.append(Line2D([], [], color=BLACK, marker="D", markerfacecolor="none", linewidth=0, label="published"))
+    if comparisons["margin"].any():
+        marks.append(Line2D([], [], color=BLACK, linestyle=":", linewidth=1, label="margin"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
+    plt.close(figure)
+    return figure
+
+
+def _panel(axes: plt.Axes, claims: pd.DataFrame, comparisons: pd.DataFrame, unit: str) -> None:
+    """The claims whose comparisons are in one unit."""
     ticks, place = {}, 0
     for claim in claims.to_dict("records"):
         _headline(axes, place, claim)
@@ -229,23 +257,21 @@ def claims_figure(claims: pd.DataFrame, comparisons: pd.DataFrame, title: str) -
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.set_yticks(list(ticks), list(ticks.values()), fontsize=7.5)
     axes.set_ylim(place - 0.4, -0.6)
-    units = dict.fromkeys(comparisons["unit"]) if "unit" in comparisons else ["points"]
-    axes.set(xlabel=f"difference, {', '.join(units)} (first minus second)")
+    axes.set(xlabel=f"difference, {unit} (first minus second)")
+    if unit == "points":  # verdicts are decided within a few points, beside differences of half a hundred
+        far = max(60.0, 1.05 * comparisons[["low", "high", "published"]].abs().max(axis=None))
+        axes.set_xscale("symlog", linthresh=10, linscale=2)
+        axes.set_xlim(-far, far)
+        axes.set_xticks([t for t in POINTS if abs(t) <= far], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.xaxis.set_major_formatter("{x:+.0f}")
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
-    marks = [
-        Line2D([], [], color=color, marker=marker, markersize=SIZE[marker], linewidth=1.4, label=verdict)
-        for verdict, (color, marker) in VERDICT_STYLE.items()
-        if marker
-    ]
-    marks.append(Line2D([], [], color=BLACK, marker="D", markerfacecolor="none", linewidth=0, label="published"))
-    if comparisons["margin"].any():
-        marks.append(Line2D([], [], color=BLACK, linestyle=":", linewidth=1, label="margin"))
-    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
-    plt.close(figure)
-    return figure
+
+
+POINTS = (-50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50)
+"""Marked differences on an axis that is linear up to 10 points and logarithmic beyond."""
 
 
 def _headline(axes: plt.Axes, place: int, claim: dict) -> None:
@@ -265,7 +291,11 @@ def contrast_label(better: str, than: str, sign: str = " > ") -> str:
     left, right = (route_label(name).split(", ") for name in (better, than))
     start = _common(left, right)
     end = _common(left[start:][::-1], right[start:][::-1])
-    own = [", ".join(words[start : len(words) - end]) or "nothing more" for words in (left, right)]
+    own = [", ".join(words[start : len(words) - end]) for words in (left, right)]
+    if not all(own):  # one adds to the other: the bridge, and the bridge with something behind it
+        own = [words or f"{left[0]} alone" for words in own]
+    elif start and len(left) != len(right):  # what is left of a bridge would read as the teacher itself
+        return f"{route_label(better)}{sign}{route_label(than)}"
     return " · ".join(filter(None, [sign.join(own), ", ".join(left[:start] + left[len(left) - end :])]))
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from s2d_lib.claims.bootstrap import Estimate
-from s2d_lib.claims.moments import Course, CurveOutcome
+from s2d_lib.claims.moments import Course, CurveOutcome, Progress
 from s2d_lib.claims.schema import Claims, Courses, CurveClaim, Moment
 from s2d_lib.claims.verdict import claim_verdict
 from s2d_lib.errors import StudyError
@@ -105,17 +105,15 @@ def curves(course: Course, checkpoint: str, benchmark: str | None = None) -> pd.
     names = [benchmark] if benchmark else list(course.budgets)
     return pd.DataFrame(
         {
-            seed: np.mean([_held(course.runs[name, checkpoint, seed]) for name in names], axis=0)
+            seed: np.mean([_interpolated(course.runs[name, checkpoint, seed]) for name in names], axis=0)
             for seed in course.seeds
         },
         index=GRID,
     )
 
 
-def _held(run) -> np.ndarray:
-    """A run's accuracy at every share of GRID: its last measurement until there."""
-    places = np.searchsorted(run.shares, GRID + 1e-9, side="right") - 1
-    return run.correct.mean(axis=(1, 2))[places]
+def _interpolated(run: Progress) -> np.ndarray:
+    return np.interp(GRID, run.shares, run.correct.mean(axis=(1, 2)))
 
 
 def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
@@ -155,15 +153,16 @@ def curves_figure(course: Course, checkpoints: Sequence[str], title: str, each: 
 METRICS = {
     "entropy": "self-teacher's entropy, nats",
     "length": "response length, tokens",
+    "clipped": "cut off at the length limit, share",
     "routed": "tokens routed to SDPO, share",
     "seconds": "seconds per step",
 }
 
 
 def metrics_figure(course: Course, checkpoints: Sequence[str], title: str) -> Figure:
-    """The self-teacher's entropy, length, routed share and seconds per step over the budget, likewise."""
+    """The METRICS of the steps over the budget, likewise."""
     figure, grid = _grid(len(METRICS), 2, (4.0, 2.5))
-    for axes, (name, label) in zip(grid.flat, METRICS.items(), strict=True):
+    for axes, (name, label) in zip(grid.flat, METRICS.items(), strict=False):
         for checkpoint in checkpoints:
             table = metric(course, checkpoint, name)
             if table.notna().any(axis=None):
@@ -192,7 +191,9 @@ def _line(axes: plt.Axes, table: pd.DataFrame, checkpoint: str) -> None:
 
 def _finished(figure: Figure, legend_of: plt.Axes, title: str) -> Figure:
     handles, labels = legend_of.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=3, title="line: mean over seeds, band: their range"
+    )
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
     plt.close(figure)
     return figure

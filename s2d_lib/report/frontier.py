@@ -10,6 +10,7 @@ import pandas as pd
 from s2d_lib.claims.fair import check_evaluation, check_lineage, check_settings
 from s2d_lib.claims.frontier import Crossings, Curves, Match, crossings, curves_of, labels_to_match
 from s2d_lib.errors import StudyError
+from s2d_lib.report.run_pages import link
 from s2d_lib.report.style import route_label
 from s2d_lib.report.tables import write_forms
 from s2d_lib.results.bundle import Bundle
@@ -22,8 +23,8 @@ NOTE = (
     "Accuracy and paired differences with 95% intervals over seeds and problems. `Problems` are those of the route's pool, "
     "`labels` the distinct ones that were graded against on the way. `Labels to match` is the number with which direct GRPO "
     "is as accurate, linear in log2 labels on its curve made monotone (isotonic regression); beyond the budgets it is only "
-    "known to be above or below them. The budgets are nested and drawn once: no interval holds what another draw of "
-    "problems would change."
+    "known to be above or below them. A route takes as many steps at every budget. The budgets are nested and drawn once: "
+    "no interval holds what another draw of problems would change."
 )
 
 
@@ -117,7 +118,8 @@ def frontier_table(frontier: Frontier) -> pd.DataFrame:
     Returns:
         `set`, `route`, `problems`, `labels`, `seeds`; `accuracy`, `low`, `high` (shares); `difference` to direct GRPO with
         as many problems, with `low` and `high`; `labels to match` with `low` and `high` (0: fewer than the smallest
-        budget; inf: more than the largest), and the `ratio` of it to `problems`, likewise. Direct GRPO has none of these.
+        budget; inf: more than the largest), and the `ratio` of it to `problems`, likewise, where the route used labels.
+        Direct GRPO has none of these.
     """
     rows = []
     for name, curves in frontier.curves.items():
@@ -125,25 +127,29 @@ def frontier_table(frontier: Frontier) -> pd.DataFrame:
             other = route != frontier.direct
             matches = labels_to_match(curves, frontier.direct, route) if other else [None] * len(frontier.problems)
             gaps = curves.estimates(route, frontier.direct) if other else [None] * len(frontier.problems)
-            own, used = curves.estimates(route), frontier.labels[route]
-            for problems, labels, at, gap, match in zip(frontier.problems, used, own, gaps, matches, strict=True):
+            own = curves.estimates(route)
+            for problems, used, at, gap, match in zip(
+                frontier.problems, frontier.labels[route], own, gaps, matches, strict=True
+            ):
                 place = {
                     "set": name,
                     "route": route,
                     "problems": problems,
-                    "labels": labels,
+                    "labels": used,
                     "seeds": len(frontier.seeds),
                 }
                 row = place | {"accuracy": at.mean, "low": at.low, "high": at.high}
                 if other:
                     row |= {"difference": gap.mean, "difference low": gap.low, "difference high": gap.high}
-                    row |= _needed(match)
+                    row |= _needed(match, bool(used))
                 rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _needed(match: Match) -> dict[str, float]:
+def _needed(match: Match, labeled: bool) -> dict[str, float]:
     row = {"labels to match": match.needed, "labels to match low": match.low, "labels to match high": match.high}
+    if not labeled:
+        return row
     return row | {key.replace("labels to match", "ratio"): value / match.labels for key, value in row.items()}
 
 
@@ -197,7 +203,7 @@ def _readable(numbers: pd.DataFrame, frontier: Frontier) -> pd.DataFrame:
                 "accuracy, %": _bracket(*(f"{100 * row[key]:.1f}" for key in ("accuracy", "low", "high"))),
                 "difference": _bracket(*gap) if other else "reference",
                 "labels to match": count(1) if other else "",
-                "times as many": count(row["problems"] + 0.0) if other else "",
+                "times as many": count(row["problems"] + 0.0) if other and row["labels"] else "",
             }
         )
     return pd.DataFrame(rows)
@@ -205,6 +211,19 @@ def _readable(numbers: pd.DataFrame, frontier: Frontier) -> pd.DataFrame:
 
 def _bracket(value: str, low: str, high: str) -> str:
     return f"{value} [{low}, {high}]"
+
+
+def _checkpoints(numbers: pd.DataFrame, frontier: Frontier) -> list[list[str]]:
+    """The checkpoint behind every row, set by set."""
+    return [
+        [point_of(row, frontier) for row in part.to_dict("records")] for _, part in numbers.groupby("set", sort=False)
+    ]
+
+
+def point_of(row: dict, frontier: Frontier) -> str:
+    """The checkpoint that a row of `frontier_table` is about."""
+    whole = row["problems"] == frontier.problems[-1]
+    return row["route"] if whole else f"{row['route']}{AT}{row['problems']}"
 
 
 def readable_crossings(table: pd.DataFrame, frontier: Frontier) -> pd.DataFrame:
@@ -237,6 +256,11 @@ def write_frontier(numbers: pd.DataFrame, crossed: pd.DataFrame, frontier: Front
         note: What to say of these results under the tables.
     """
     note = f"{NOTE} {note}".strip()
-    write_forms(numbers, readable_frontier(numbers, frontier), folder, "frontier", note)
+    shown = readable_frontier(numbers, frontier)
+    links = {
+        title: table.assign(route=[link(label, name) for label, name in zip(table["route"], names, strict=True)])
+        for (title, table), names in zip(shown.items(), _checkpoints(numbers, frontier), strict=True)
+    }
+    write_forms(numbers, shown, folder, "frontier", note, links)
     shown = {"Where the curves cross that of direct GRPO": readable_crossings(crossed, frontier)}
     write_forms(crossed, shown, folder, "frontier_crossings", note)

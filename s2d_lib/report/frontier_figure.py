@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from s2d_lib.report.frontier import Frontier
+from s2d_lib.report.frontier import Frontier, point_of
+from s2d_lib.report.run_pages import run_page
 from s2d_lib.report.style import BLACK, GREY, route_label, route_look, use_style
 
 EDGE = 0.8  # octaves beyond the budgets: where numbers of labels stand that are only known to lie beyond
@@ -36,7 +37,7 @@ def frontier_figure(numbers: pd.DataFrame, crossed: pd.DataFrame, frontier: Fron
     for name, (above, below) in zip(sets, panels.T, strict=True):
         part = numbers[numbers["set"] == name]
         for route, look in looks.items():
-            _accuracies(above, part[part["route"] == route], look)
+            _accuracies(above, part[part["route"] == route], look, frontier)
             if route != frontier.direct:
                 _matches(below, part[part["route"] == route], look, frontier.problems)
         for crossing in crossed[(crossed["set"] == name) & crossed["labels"].notna()].to_dict("records"):
@@ -74,10 +75,15 @@ def _looks(routes: list[str]) -> dict[str, Look]:
     return looks
 
 
-def _accuracies(axes: plt.Axes, rows: pd.DataFrame, look: Look) -> None:
-    at = rows["problems"] * 2**look.shift
+def _accuracies(axes: plt.Axes, rows: pd.DataFrame, look: Look, frontier: Frontier) -> None:
+    """The curve; in SVG a point leads to the page of its runs."""
+    at = (rows["problems"] * 2**look.shift).to_numpy()
     mean, low, high = (100 * rows[key].to_numpy() for key in ("accuracy", "low", "high"))
-    axes.errorbar(at, mean, yerr=[mean - low, high - mean], **look.line, capsize=2, elinewidth=0.9, linewidth=1.4)
+    line = look.line | {"marker": ""}
+    axes.errorbar(at, mean, yerr=[mean - low, high - mean], **line, capsize=2, elinewidth=0.9, linewidth=1.4)
+    for place, height, row in zip(at, mean, rows.to_dict("records"), strict=True):
+        page = run_page(point_of(row, frontier))
+        axes.plot(place, height, color=look.line["color"], marker=look.line["marker"], url=page)
 
 
 def _crossing(axes: plt.Axes, crossing: dict, frontier: Frontier) -> None:

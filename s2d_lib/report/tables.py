@@ -100,12 +100,6 @@ def _interval(mean: float, low: float, high: float, signed: bool = False) -> str
     return f"{100 * mean:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
 
 
-def write_table(numbers: pd.DataFrame, sets: list[str], folder: Path, name: str, title: str, note: str) -> None:
-    """Write a table as csv (all numbers), md and tex (for readers)."""
-    shown = readable(numbers, sets)
-    write_forms(numbers, {title: shown}, folder, name, note, {title: linked(shown, numbers)})
-
-
 def write_forms(
     numbers: pd.DataFrame,
     shown: dict[str, pd.DataFrame],

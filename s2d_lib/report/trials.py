@@ -1,11 +1,13 @@
 """Rates and steps of every stage, chosen before the study by the stage's own validation curve; the same rule for all.
 
 Each pair of learning rate and length is tried once, on the regime's first seed, and counts by the accuracy on validation
-problems where it ends. The rate is the one of the best run; the steps are the fewest that, at this rate, end within a
-point of the best. No evaluation set and no comparison of routes has a say.
+problems where it ends, or by its mean over training where the profile says so (`regime.count_by`). The rate is the one of
+the best run; the steps are the fewest that, at this rate, come within a point of the best. No evaluation set and no
+comparison of routes has a say.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -55,25 +57,28 @@ def read_trials(path: Path) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def choose(trials: pd.DataFrame) -> pd.DataFrame:
+def choose(trials: pd.DataFrame, by: Literal["end", "mean"] = "end") -> pd.DataFrame:
     """The choice for every stage and role.
 
     Where a stage is tried on several checkpoints, a pair counts by its mean over them.
 
     Args:
         trials: As `read_trials` gives them.
+        by: What of its curve a trial counts by.
 
     Returns:
-        One row a stage and role: `stage`, `role`, `learning_rate`, `steps`, `accuracy` (where it ends), `tried`.
+        One row a stage and role: `stage`, `role`, `learning_rate`, `steps`, `accuracy` (where it ends, or its mean), `tried`.
     """
     rows = []
     for (stage, role), tried in trials.groupby(["stage", "role"], sort=False):
-        ends = tried.groupby(["checkpoint", "learning_rate", "steps"])["accuracy"].last()
-        ends = ends.groupby(["learning_rate", "steps"]).mean()
-        rate, _ = ends.idxmax()
-        steps = int((ends[rate] >= ends.max() - WITHIN).idxmax())  # the index is sorted, so it is the fewest
-        names = [" or ".join(f"{v:g}" for v in ends.index.unique(level)) for level in ends.index.names]
-        row = {"stage": stage, "role": role, "learning_rate": rate, "steps": steps, "accuracy": ends[rate, steps]}
+        worth = tried.groupby(["checkpoint", "learning_rate", "steps"])["accuracy"].agg(
+            "last" if by == "end" else "mean"
+        )
+        worth = worth.groupby(["learning_rate", "steps"]).mean()
+        rate, _ = worth.idxmax()
+        steps = int((worth[rate] >= worth.max() - WITHIN).idxmax())  # the index is sorted, so it is the fewest
+        names = [" or ".join(f"{v:g}" for v in worth.index.unique(level)) for level in worth.index.names]
+        row = {"stage": stage, "role": role, "learning_rate": rate, "steps": steps, "accuracy": worth[rate, steps]}
         rows.append(row | {"tried": f"rates {names[0]}; {names[1]} steps"})
     return pd.DataFrame(rows)
 

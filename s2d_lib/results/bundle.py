@@ -20,6 +20,7 @@ CURVES = [
     "entropy",
     "argmax_agreement",
     "completions/mean_length",
+    "completions/clipped_ratio",
     "frac_reward_zero_std",
     "grad_norm",
     "num_tokens",

@@ -37,7 +37,8 @@ def given_a_solution(
         template: How a solution is shown, with `{question}` and `{solution}`.
         sampling: Length limit, temperature and batch.
         grading: How answers are compared.
-        samples: Completions of a problem, alone and with each prompt. The correct one that is shown does not count.
+        samples: Completions of a problem: first those that a solution is taken from, which count for nothing else (whoever
+            is chosen for a success looks better in it than he is), then alone and with each prompt.
         seed: Of the random streams.
 
     Returns:
@@ -53,13 +54,13 @@ def given_a_solution(
         grades = grade_many([r.text for r in rollouts], golds, mode=grading)
         return rollouts, np.array([grade.correct for grade in grades]).reshape(len(asked), count)
 
-    rollouts, correct = answers(problems, samples + 1, "alone")
+    rollouts, correct = answers(problems, samples, "solutions")
     solved = [i for i, row in enumerate(correct) if row.any()]
     if len(solved) < 2:
         return pd.DataFrame(columns=["problem", "alone", "own solution", "another's solution"])
-    alone = [(correct[i].sum() - 1) / samples for i in solved]
-    table = pd.DataFrame({"problem": [problems[i].id for i in solved], "alone": alone})
-    shown = [rollouts[i * (samples + 1) + int(correct[i].argmax())].text for i in solved]
+    table = pd.DataFrame({"problem": [problems[i].id for i in solved]})
+    table["alone"] = answers([problems[i] for i in solved], samples, "alone")[1].mean(axis=1)
+    shown = [rollouts[i * samples + int(correct[i].argmax())].text for i in solved]
     for name, solutions in {"own solution": shown, "another's solution": [*shown[1:], shown[0]]}.items():
         asked = [
             replace(problems[i], prompt=template.format(question=problems[i].prompt, solution=solution))

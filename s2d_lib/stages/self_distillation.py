@@ -65,7 +65,9 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrain
         scale_rewards=params.scale_rewards,
         mask_truncated_completions=params.mask_truncated,
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
-        vllm_importance_sampling_correction=False,  # the loss has its own ratios and would not read TRL's
+        # The loss would not read TRL's correction. Its own ratios are to this model's log-probabilities at the time of
+        # sampling, also where vLLM sampled: what the engine computes otherwise is not corrected for.
+        vllm_importance_sampling_correction=False,
         **vllm_arguments(run, policy),
     )
     reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), resumed_step(run))
@@ -95,7 +97,7 @@ def _reprompts(run: Run, inputs: Inputs) -> Reprompts:
     if params.feedback_reprompt is not None and not any(p.feedback for p in pool):
         raise StudyError(
             f"{run.resolved.checkpoint!r} has a feedback_reprompt but no problem of its label pool has any feedback: remove "
-            "it, or use a problem source that gives feedback."
+            "it, or give the rows of the pool's file a `feedback`."
         )
     made = reprompts_of(run, inputs)
     made.check_fit(pool)

@@ -35,6 +35,9 @@ class Regime(Strict):
     seeds: list[int] = Field(min_length=1)
     checkpoints: list[str]
     trials: list[Trials] = Field(default_factory=list)
+    # By what of its validation curve a trial counts: where it ends, or the mean of the whole. Where what a method does late
+    # is a question of the study, and one ends at nothing at every rate, its end can't choose between them.
+    count_by: Literal["end", "mean"] = "end"
 
 
 class LabelBudgets(Strict):
@@ -59,8 +62,10 @@ class Profile(Strict):
     stages: Stages
     # Refines `stages` for the model that trains.
     by_role: dict[Role, dict[TrainedStage, dict[str, object]]] = Field(default_factory=dict)
-    by_method: dict[Method, dict[str, object]] = Field(default_factory=dict)  # refines self_distillation for a method
-    # Refines sparse_rl where it goes on from a trained checkpoint (paper A: Stage 3).
+    by_method: dict[Method, dict[str, object]] = Field(
+        default_factory=dict
+    )  # refines self_distillation, before by_role
+    # Refines sparse_rl and self_distillation where they go on from a trained checkpoint (paper A: Stage 3).
     stage_3: dict[str, object] = Field(default_factory=dict)
     pretraining: Pretraining | None = None  # only of the micro family; read by notebook 10
     regime: Regime | None = None
@@ -87,12 +92,13 @@ class Profile(Strict):
         own = getattr(self.stages, stage)
         if own is None:
             raise ValueError(f"there are no hyperparameters of stage {stage!r}: add them under `stages`")
-        refined = laid_over(stage, own.model_dump(), self.by_role.get(role, {}).get(stage, {}))
+        of_role = self.by_role.get(role, {}).get(stage, {})
+        refined = laid_over(stage, own.model_dump(), of_role)
         if stage == "self_distillation":
             method = method or refined["method"]
-            return laid_over(stage, refined, {"method": method} | self.by_method.get(method, {}))
-        stage_3 = self.stage_3 if goes_on and stage == "sparse_rl" else {}
-        return refined | stage_3
+            refined = laid_over(stage, refined, {"method": method} | self.by_method.get(method, {}))
+            refined |= {name: of_role[name] for name in refined.keys() & of_role.keys() - {"method"}}
+        return refined | (self.stage_3 if goes_on and stage in ("sparse_rl", "self_distillation") else {})
 
     @model_validator(mode="after")
     def _refinements_fit_their_stages(self):

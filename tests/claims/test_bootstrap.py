@@ -29,9 +29,9 @@ def test_unequal_sides_are_refused():
         bootstrap(np.zeros((3, 5)), np.zeros((2, 5)))
 
 
-def test_one_problem_is_refused():
+def test_one_problem_and_one_seed_are_refused():
     with pytest.raises(StudyError, match="at least two problems"):
-        bootstrap(np.zeros((3, 1)))
+        bootstrap(np.zeros((1, 1)))
 
 
 def test_an_accuracy_stays_a_share_and_a_difference_may_be_negative():
@@ -89,3 +89,10 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(seeds, problems, of_s
         estimate = bootstrap(values + rng.normal(0, 0.18, (seeds, problems)), np.zeros((seeds, problems)))
         hits += estimate.low <= 0.1 <= estimate.high
     assert 0.93 <= hits / trials <= 0.98
+
+
+def test_one_unit_leaves_students_t_over_the_seeds():
+    found = bootstrap(np.array([[1.0], [2.0], [3.0]]), bounds=None)
+    assert found.mean == 2.0
+    half_width = 4.302652729911275 / np.sqrt(3)  # t of two degrees of freedom, standard deviation 1
+    assert (found.low, found.high) == pytest.approx((2 - half_width, 2 + half_width))

@@ -62,13 +62,23 @@ def test_the_budget_is_what_the_cheapest_run_spends():
     assert course.runs["one", "b", 0].shares.tolist() == [0, 0.5, 1]
 
 
-def test_a_moment_is_the_last_measurement_within_its_share():
+def test_a_moment_lies_on_a_measurement_or_between_two():
     correct = np.array([[[0, 0]], [[1, 1]], [[0, 1]]])
     run = Progress(np.array([0, 0.5, 1.0]), correct, pd.DataFrame())
-    assert run.accuracy(0.49, best=False).tolist() == [0]
+    assert run.accuracy(0.4, best=False).tolist() == pytest.approx([0.8])
     assert run.accuracy(0.5, best=False).tolist() == [1]
+    assert run.accuracy(0.75, best=False).tolist() == [0.75]
     assert run.accuracy(1.0, best=False).tolist() == [0.5]
-    assert run.accuracy(1.0, best=True).tolist() == [1]
+    assert run.accuracy(1.0, best=True).tolist() == run.accuracy(0.75, best=True).tolist() == [1]
+    assert run.accuracy(0.4, best=True).tolist() == pytest.approx([0.8])
+
+
+def test_methods_of_dearer_steps_that_learn_alike_are_alike_early():
+    # b spends a tenth more a step, so that it has not come to step 5 when a has; no step 0 is compared with a step 5
+    bundle = made_up({"a": [0.0, 1.0, 1.0], "b": [0.0, 1.0, 1.0]}, tokens={"a": 100, "b": 110})
+    course = Course({"one": bundle}, ["a", "b"])
+    a, b = (course.values(Moment(checkpoint=name, within=0.5), "accuracy").mean() for name in "ab")
+    assert (a, b) == (1.0, pytest.approx(1 / 1.1))
 
 
 def test_the_cross_fitted_best_of_noise_is_not_above_its_mean():
@@ -82,10 +92,22 @@ def test_the_cross_fitted_best_of_noise_is_not_above_its_mean():
 
 def test_lengths_and_entropies_are_means_of_a_window():
     entropy = {"a": np.arange(1.0, 11.0)}
-    bundle = made_up({"a": [0, 0, 0]}, self_teacher__entropy=entropy)
+    bundle = made_up({"a": [0, 0, 0]}, self_teacher__entropy=entropy, self_teacher__tokens={"a": 7.0})
     course = Course({"one": bundle, "two": bundle}, ["a"])
-    assert course.values(Moment(checkpoint="a", within=0.2), "entropy").tolist() == [[1.5, 1.5]] * 3
-    assert course.values(Moment(checkpoint="a"), "entropy").tolist() == [[9.5, 9.5]] * 3
+    # The mean over the benchmarks is one number a seed: other benchmarks are not what its interval is about.
+    assert course.values(Moment(checkpoint="a", within=0.2), "entropy").tolist() == [[1.5]] * 3
+    assert course.values(Moment(checkpoint="a"), "entropy").tolist() == [[9.5]] * 3
+
+
+def test_an_entropy_is_that_of_the_tokens_and_outlives_the_last_scored_one():
+    entropy = np.array([*[np.nan] * 2, 4.0, 6.0, *[np.nan] * 6])
+    tokens = np.array([0.0, 0.0, 30.0, 10.0, *[0.0] * 6])
+    bundle = made_up({"a": [0, 0, 0]}, self_teacher__entropy={"a": entropy}, self_teacher__tokens={"a": tokens})
+    course = Course({"one": bundle}, ["a"])
+    assert course.values(Moment(checkpoint="a", within=0.5), "entropy").tolist() == [[4.5]] * 3
+    assert course.values(Moment(checkpoint="a"), "entropy").tolist() == [[4.5]] * 3
+    with pytest.raises(StudyError, match="no length was measured within 100% of the budget"):
+        course.values(Moment(checkpoint="a"), "length")
 
 
 def test_verdicts_on_courses_with_known_truth():

@@ -49,9 +49,14 @@ def test_finished_prompts_are_read_too(tmp_path):
     calls = [{"Action": "book", "Action_Input": "{}"}]
     rows = [
         {"prompt": "Tools: book. Book!", "answer": json.dumps(calls), "kind": "tooluse"},
-        {"prompt": [{"role": "user", "content": "Again!"}], "reward_model": {"ground_truth": calls}},
+        {
+            "prompt": [{"role": "user", "content": "Again!"}],
+            "reward_model": {"ground_truth": calls},
+            "feedback": "No seats.",
+        },
     ]
     found = load_tool_use("toolalpaca", write(tmp_path, rows)).problems
+    assert [p.feedback for p in found] == ["", "No seats."]
     assert [p.prompt for p in found] == ["Tools: book. Book!", "Again!"]
     assert {p.answer for p in found} == {'[{"Action": "book", "Action_Input": {}}]'}
 

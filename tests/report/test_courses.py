@@ -42,6 +42,7 @@ def course():
     more = {
         "completions__mean_length": LENGTHS,
         "self_teacher__entropy": entropy,
+        "self_teacher__tokens": dict.fromkeys(entropy, 1e-9),  # weights, and next to no compute
         "routed__sdpo": {"student.srpo": 0.3},
     }
     benchmarks = {
@@ -78,12 +79,10 @@ def test_budgets_show_a_method_that_has_fallen_back(course, tmp_path):
     assert (tmp_path / "budgets.md").read_text().count("| SRPO  ") == 3
 
 
-def test_curves_hold_the_last_measurement(course):
+def test_curves_go_from_measurement_to_measurement(course):
     table = curves(course, "student.srpo")
     assert list(table) == list(range(6))
-    half = table.loc[0.5:0.99]
-    assert (half == half.iloc[0]).all(axis=None)
-    assert table.mean(axis=1).loc[[0.0, 0.5, 1.0]].tolist() == pytest.approx([0.1, 0.6, 0.9], abs=0.06)
+    assert table.mean(axis=1).loc[[0.0, 0.25, 0.5, 1.0]].tolist() == pytest.approx([0.1, 0.35, 0.6, 0.9], abs=0.06)
 
 
 def test_metrics_are_means_of_every_twentieth(course):
@@ -107,7 +106,7 @@ def test_verdicts_of_the_committed_claims_on_a_made_up_truth(course, tmp_path):
     verdicts = dict(zip(claims["claim"], claims["verdict"], strict=True))
     assert verdicts["B1"] == verdicts["B3"] == verdicts["B5"] == verdicts["B7"] == "holds"
     assert verdicts["B4"] == "undecided"  # that a gain is kept to within a point takes more than 80 problems
-    assert verdicts["B2"] == "undecided"  # the first measurement comes after a tenth of the budget
+    assert verdicts["B2"] == "holds"
     assert verdicts["B6"] == "contradicted"  # here SRPO is shorter than SDPO
     lengths = comparisons[comparisons["measure"] == "length"]
     assert lengths["difference"].tolist() == pytest.approx([2.0, -1.0])

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.tables import readable, table_of, write_table
+from s2d_lib.report.tables import linked, readable, table_of, write_forms
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.results.cost import ancestry, route_cost
 from s2d_lib.study.page import Table
@@ -109,7 +109,9 @@ def test_rows_that_were_sampled_differently_are_refused(bundle):
 
 def test_the_three_forms_of_a_table(bundle, tmp_path):
     numbers = table_of(bundle, Table(title="t", rows=["grpo", "bridge"], reference="grpo"))
-    write_table(numbers, ["easy"], tmp_path, "t", "Title & more", "50% of it")
+    shown = readable(numbers, ["easy"])
+    title = "Title & more"
+    write_forms(numbers, {title: shown}, tmp_path, "t", "50% of it", {title: linked(shown, numbers)})
     assert pd.read_csv(tmp_path / "t.csv")["easy"].tolist() == [0.5, 0.75]
     assert "75.0 [" in (tmp_path / "t.md").read_text()
     assert "| [bridge](runs/bridge.md)" in (tmp_path / "t.md").read_text()

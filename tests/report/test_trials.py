@@ -39,6 +39,20 @@ def test_a_high_point_on_the_way_does_not_count(tmp_path):
     assert choose(trials).iloc[0]["accuracy"] == 0.5  # not the 0.99 that every curve has at step 10
 
 
+def test_by_the_mean_a_run_counts_for_what_it_was_before_it_fell(tmp_path):
+    path = tmp_path / "trials.csv"
+    same = {"checkpoint": "a", "stage": "sdpo", "role": "student", "steps": 20}
+    fallen = {1e-3: [0.1, 0.6, 0.0], 2e-3: [0.1, 0.2, 0.1]}
+    rows = [
+        same | {"learning_rate": rate, "step": 10 * i, "accuracy": a}
+        for rate, curve in fallen.items()
+        for i, a in enumerate(curve)
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    assert choose(read_trials(path))["learning_rate"].item() == 2e-3
+    assert choose(read_trials(path), by="mean")["learning_rate"].item() == 1e-3
+
+
 def test_a_stage_tried_on_two_checkpoints_counts_by_their_mean(tmp_path):
     trials = curves(
         tmp_path, ("a", 1e-3, [0.8, 0.8]), ("b", 1e-3, [0.1, 0.1]), ("a", 2e-3, [0.6, 0.7]), ("b", 2e-3, [0.5, 0.7])
@@ -58,7 +72,8 @@ def test_the_profile_has_what_was_chosen(root, profile):
     if not path.is_file():
         assert not (root / "figures" / profile / "results").exists(), "results of a profile whose regime is not frozen"
         pytest.skip(f"the trials of profile {profile} have not been run")
-    assert misfits(choose(read_trials(path)), load_profile(profile)) == []
+    settings = load_profile(profile)
+    assert misfits(choose(read_trials(path), settings.regime.count_by), settings) == []
 
 
 def test_a_profile_that_has_something_else_is_told_so(tmp_path):

@@ -91,3 +91,17 @@ def test_a_method_can_have_settings_of_its_own():
         resolve("micro-table-lookup", "student.sdpo", 0, {"by_method": {"sdpo": {"mix": 0.5}}})
     with pytest.raises(StudyError, match="by_method"):
         resolve("micro-table-lookup", "student.sdpo", 0, {"by_method": {"spdo": {"learning_rate": 0.1}}})
+
+
+def test_a_role_goes_before_a_method_and_stage_3_before_both():
+    given = {
+        "stages": {"self_distillation": PLAIN | {"method": "srpo"}},
+        "by_method": {"srpo": {"learning_rate": 0.1, "weight_beta": 2.0}},
+        "by_role": {"teacher": {"self_distillation": {"learning_rate": 0.2}}},
+        "stage_3": {"learning_rate": 0.3},
+    }
+    found = {name: resolve("micro", name, 0, given).params for name in ("student.srpo", "teacher.srpo")}
+    assert [params["learning_rate"] for params in found.values()] == [0.1, 0.2]
+    assert found["teacher.srpo"]["weight_beta"] == 2.0
+    after_the_bridge = resolve("micro", "student.bridge.rl_teacher.srpo", 0, given).params
+    assert (after_the_bridge["learning_rate"], after_the_bridge["weight_beta"]) == (0.3, 2.0)
