@@ -46,7 +46,7 @@ def test_one_row_a_claim_with_what_is_missing(tables):
     claims, _ = tables  # noqa: F811
     assert claims["verdict"].tolist() == ["holds", "contradicted", "holds", "not run", "not run"]
     assert claims["comparisons"].tolist() == [2, 1, 2, 1, 1]
-    assert claims.set_index("claim").loc["C5", "missing"] == "no run of bridge.large"
+    assert claims.set_index("claim").loc["C5", "missing"] == "no run of bridge.large in the results of profile micro"
 
 
 def test_the_three_forms(tables, tmp_path):

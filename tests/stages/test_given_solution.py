@@ -14,7 +14,7 @@ def test_a_solution_helps_the_base_model_of_every_benchmark(profile):
     table = given_to_base(profile, samples=4)
     assert len(table) >= 50  # of 200 problems are solved now and then
     mean = table.mean(numeric_only=True)
-    assert mean["own solution"] > 2 * mean["alone"]
+    assert mean["own solution"] > 1.5 * mean["alone"]
     assert mean["own solution"] > mean["another's solution"] + 0.02
 
 
