@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures.add_argument("--profile", help="only this profile's; all by default")
 
     bench = commands.add_parser("bench", help="measure what losses, stages and sampling cost beside their peers")
-    bench.add_argument("--only", nargs="*", help="parts: loss, loss_gpu, stages, methods, sampling, targets, study")
+    bench.add_argument(
+        "--only", nargs="*", help="parts: loss, loss_gpu, stages, methods, accumulation, sampling, targets, study"
+    )
 
     check = commands.add_parser("check", help="validate a profile and all that it needs here, without training")
     check.add_argument("--profile", default="micro")

@@ -83,6 +83,15 @@ def _methods(folder: Path) -> str:
     return "figures/bench/methods.md"
 
 
+def _accumulation(folder: Path) -> str:
+    from s2d_lib.bench.accumulation import accumulation_errors, accumulation_plot
+
+    table = accumulation_errors()
+    report.write_table(table, folder, "accumulation", ACCUMULATION_NOTE)
+    save_figure(accumulation_plot(table), folder, "accumulation")
+    return "figures/bench/accumulation.md"
+
+
 def _sampling(folder: Path) -> str:
     from s2d_lib.bench.sampling import Grid, sampling_cost, sampling_plot
 
@@ -118,9 +127,14 @@ STAGES_NOTE = (
     "largest). TRL has no mode for stored rollouts: for forward KL its trainer and its loss are given them."
 )
 METHODS_NOTE = (
-    "Paper B's methods on the micro benchmark of table lookups, batches of 256 in groups of 8, the same weights, prompts, "
+    "Paper B's methods on the micro benchmark of table lookups, batches of 128 in groups of 8, the same weights, prompts, "
     "seed and first rollouts, in turn. seconds_step is the median with its quartiles; over_trl the ratio to TRL's GRPO within "
     "a round (median, smallest, largest). SDPO compares whole vocabularies on both sides."
+)
+ACCUMULATION_NOTE = (
+    "The first optimiser step of paper B's methods on the micro benchmark of table lookups, 128 rollouts in groups of 8, the "
+    "same rollouts throughout; errors are relative to the step in one micro-batch, in float32. `each micro-batch its own` "
+    "divides every micro-batch by its own tokens and averages, which is the known mistake."
 )
 SAMPLING_NOTE = (
     "seconds = batches (s + a T) + rollouts (p + b T + c T^2), T tokens a completion; fitted to two thirds of the points, "
@@ -137,6 +151,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "loss_gpu": _loss_gpu,
     "stages": _stages,
     "methods": _methods,
+    "accumulation": _accumulation,
     "sampling": _sampling,
     "targets": _targets,
     "study": _study,

@@ -50,12 +50,12 @@ SHARED += ("steps_per_generation", "num_generations", "max_completion_length", "
 
 
 def _ours(method: str) -> Callable[[Path, dict], Trainer]:
-    return lambda folder, overrides: self_distillation_trainer(*_prepared(folder, overrides, method))
+    return lambda folder, overrides: self_distillation_trainer(*prepared(folder, overrides, method))
 
 
 def _trls_grpo(folder: Path, overrides: dict) -> Trainer:
     ours = _ours("grpo")(folder, overrides)
-    _, inputs = _prepared(folder, overrides)
+    _, inputs = prepared(folder, overrides)
     return GRPOTrainer(
         model=inputs.policy.model,
         reward_funcs=make_reward(inputs.problems.grading),
@@ -70,7 +70,7 @@ def _trls_sdpo(folder: Path, overrides: dict) -> Trainer:
     from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 
     ours = _ours("sdpo")(folder, overrides)
-    run, inputs = _prepared(folder, overrides)
+    run, inputs = prepared(folder, overrides)
     params = run.resolved.stage_params
     config = SDPOConfig(
         **{name: getattr(ours.args, name) for name in SHARED},
@@ -102,7 +102,8 @@ CONTENDERS: dict[str, Callable[[Path, dict], Trainer]] = {
 """Name -> makes its trainer in an empty folder, from the profile's overrides."""
 
 
-def _prepared(folder: Path, overrides: dict, method: str = "srpo") -> tuple[PlacedRun, Inputs]:
+def prepared(folder: Path, overrides: dict, method: str = "srpo") -> tuple[PlacedRun, Inputs]:
+    """A run of a method in a folder, and its model and problems."""
     resolved = resolve(PROFILE, CHECKPOINT, SEED, overrides)
     params = laid_over("self_distillation", resolved.params, {"method": method, "save_steps": NEVER})
     run = PlacedRun(resolved.model_copy(update={"params": params}), place=folder)
