@@ -23,8 +23,9 @@ NOTE = (
     "Accuracy and paired differences with 95% intervals over seeds and problems. `Problems` are those of the route's pool, "
     "`labels` the distinct ones that were graded against on the way. `Labels to match` is the number with which direct GRPO "
     "is as accurate, linear in log2 labels on its curve made monotone (isotonic regression); beyond the budgets it is only "
-    "known to be above or below them. A route takes as many steps at every budget. The budgets are nested and drawn once: "
-    "no interval holds what another draw of problems would change."
+    "known to be above or below them. Every stage passes over a budget's problems as often as over the whole pool, so "
+    "fewer labels are also fewer steps. The budgets are nested and drawn once: no interval holds what another draw of "
+    "problems would change."
 )
 
 

@@ -40,7 +40,10 @@ def frontier_figure(numbers: pd.DataFrame, crossed: pd.DataFrame, frontier: Fron
             _accuracies(above, part[part["route"] == route], look, frontier)
             if route != frontier.direct:
                 _matches(below, part[part["route"] == route], look, frontier.problems)
-        for crossing in crossed[(crossed["set"] == name) & crossed["labels"].notna()].to_dict("records"):
+        own = crossed[(crossed["set"] == name) & crossed["labels"].notna()]
+        # One that may lie anywhere says nothing; the table has it.
+        known = (own["low"] >= frontier.problems[0]) | (own["high"] <= frontier.problems[-1])
+        for crossing in own[known].to_dict("records"):
             _crossing(above, crossing, frontier)
         above.set(title=name, ylim=(0, None))
         _label_axis(below, frontier.problems)

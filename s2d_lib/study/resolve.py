@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,9 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
     A half of the labels takes half of the steps of a stage that uses labels: a problem is then graded as often in 1H
     and 2H as in the whole pool, so that routes that split their labels between two models spend as many gradings as
     routes that don't. Stages on prompts alone keep their steps.
+
+    At a label budget every stage passes over its problems as often as over the whole pool, prompts alone or not: with the
+    whole pool's steps on a few problems, each route would end under the untrained model.
     """
     if node.stage == "base":
         return {}
@@ -192,7 +196,21 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
         own["steps"] = sum(params(stage, {})["steps"] for stage in node.steps_of)
     if node.stage in USES_LABELS and node.labels in HALVES:
         own["steps"] = (own["steps"] + 1) // 2
+    _, _, budget = (node.labels or "").partition(AT)
+    if budget and "steps" in own:
+        share = int(budget) / _size_of_whole(settings.problems, where)
+        own |= {name: math.ceil(own[name] * share) for name in ("steps", "warmup_steps")}
     return own
+
+
+def _size_of_whole(problems: Problems, where: str) -> int:
+    whole = problems.pools[WHOLE]
+    size = next((n for name in ("count", "size", "limit") if (n := getattr(whole, name, None))), None)
+    if size is None:
+        raise StudyError(
+            f"{where}: a label budget is a share of the pool {WHOLE!r}, whose size is not known: give it a `limit`."
+        )
+    return size
 
 
 def released_weights(model: str) -> str | None:

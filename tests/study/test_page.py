@@ -1,6 +1,7 @@
 """The one page: every route of paper A is declared, and a profile makes the tables for which it has the models."""
 
 import json
+import math
 
 import pytest
 import yaml
@@ -123,12 +124,21 @@ def test_the_frontier_is_its_routes_at_every_budget_with_all_they_are_made_from(
         budgets[0],
         resolve("micro-full", "teacher.rl", 0).problems.pool,
     )
-    whole = resolve("micro-full", "student.bridge.rl_teacher", 0)
-    assert some.params == whole.params
     order = list(nodes)
     assert all(order.index(parent) < order.index(child) for child, parents in nodes.items() for parent in parents)
     assert {f"{route}@{budget}" for route in load_study().frontier.routes for budget in budgets} < set(nodes)
     assert all("@" in name or name in needed("micro-full") or name in load_study().frontier.routes for name in nodes)
+
+
+def test_at_a_budget_every_stage_passes_over_its_problems_as_often_as_over_the_whole_pool():
+    for name in ("student.grpo", "student.warm.rl_teacher", "student.bridge.rl_teacher", "teacher.rl"):
+        whole = resolve("micro-full", name, 0).params
+        some = resolve("micro-full", f"{name}@64", 0).params
+        changed = {"steps": math.ceil(whole["steps"] / 8), "warmup_steps": math.ceil(whole["warmup_steps"] / 8)}
+        assert some == whole | changed  # 64 of 512 problems
+    unbounded = {"frontier": {"budgets": [64], "seeds": [0]}}
+    with pytest.raises(StudyError, match=r"pool 'full', whose size is not known: give it a `limit`"):
+        resolve("qwen3", "student.grpo@64", 0, unbounded)
 
 
 def test_a_frontier_route_on_a_half_is_refused(whole):
