@@ -4,26 +4,31 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from s2d_lib.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, ROUTE_LABELS, SKY, VERMILLION
+from s2d_lib.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, ROUTE_LABELS, SKY, VERMILLION
 from s2d_lib.results.bundle import Bundle
+from s2d_lib.study.problem_sets import AT
 
 # In the order of a job: starting papermill, starting the kernel and importing, reading parents, rollouts in training,
-# forward and backward passes with the optimiser's update, avg@k, and writing, plotting and all else.
+# forward and backward passes with the optimiser's update, accuracy while training, avg@k, and writing, plotting and all else.
 PHASES = {
     "papermill": GREY,
     "imports": PURPLE,
     "loading": SKY,
     "sampling": ORANGE,
     "updates": BLUE,
+    "validation": BLACK,
     "evaluation": GREEN,
     "other": VERMILLION,
 }
 
 
 def study_time(bundle: Bundle) -> pd.DataFrame:
-    """Seconds of every phase (see PHASES) by checkpoint, mean over seeds, on the machine that made the runs."""
+    """Seconds of every phase (see PHASES) by checkpoint, mean over seeds, on the machine that made the runs;
+    without the label frontier's, which are the same stages on fewer problems."""
     rows = []
     for (checkpoint, seed), record in bundle.records.items():
+        if AT in checkpoint:
+            continue
         phases = record.get("phases", {})
         inside = sum(seconds for name, seconds in phases.items() if name not in ("papermill", "imports"))
         rows.append({"checkpoint": checkpoint, "seed": seed, **phases, "other": record["seconds"] - inside})
