@@ -144,7 +144,9 @@ TARGETS_NOTE = (
     "Forward KL of the micro student to the raw teacher on the teacher's own rollouts: loss and bias in nats a token, "
     "gradient errors relative to the exact gradient's norm, bytes a token on disk, seconds of one pass over all rollouts."
 )
-STUDY_NOTE = "Seconds of a job by phase, mean over seeds, from the records of the committed study."
+STUDY_NOTE = (
+    "Seconds of a run by phase, means over all runs of a stage and role, from the records of the committed study."
+)
 
 PARTS: dict[str, Callable[[Path], str]] = {
     "loss": _loss,

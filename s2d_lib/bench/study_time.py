@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from s2d_lib.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, ROUTE_LABELS, SKY, VERMILLION
+from s2d_lib.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.study.problem_sets import AT
 
@@ -23,31 +23,38 @@ PHASES = {
 
 
 def study_time(bundle: Bundle) -> pd.DataFrame:
-    """Seconds of every phase (see PHASES) by checkpoint, mean over seeds, on the machine that made the runs;
-    without the label frontier's, which are the same stages on fewer problems."""
+    """Seconds of every phase (see PHASES) of a run, by stage and the role of the model that trains, on the machine that made
+    them; without the label frontier's runs, which are the same stages on fewer problems.
+
+    Returns:
+        Index: stage and role; `runs`, then the phases, each a mean over the runs. The last row is all of them.
+    """
     rows = []
-    for (checkpoint, seed), record in bundle.records.items():
+    for (checkpoint, _), record in bundle.records.items():
         if AT in checkpoint:
             continue
-        phases = record.get("phases", {})
+        phases, resolved = record.get("phases", {}), record["resolved"]
         inside = sum(seconds for name, seconds in phases.items() if name not in ("papermill", "imports"))
-        rows.append({"checkpoint": checkpoint, "seed": seed, **phases, "other": record["seconds"] - inside})
-    table = pd.DataFrame(rows).fillna(0.0)
-    return table.groupby("checkpoint", sort=False)[list(PHASES)].mean()
+        what = f"{resolved['stage']}, {resolved['role']}"
+        rows.append({"stage": what, **phases, "other": record["seconds"] - inside})
+    table = pd.DataFrame(rows, columns=["stage", *PHASES]).fillna(0.0)
+    by_stage = table.groupby("stage", sort=False)
+    means = by_stage[list(PHASES)].mean().assign(runs=by_stage.size())
+    means = means.loc[means[list(PHASES)].sum(axis=1).sort_values(ascending=False).index]
+    means.loc["all"] = table[list(PHASES)].mean().to_dict() | {"runs": len(table)}
+    return means[["runs", *PHASES]].astype({"runs": int})
 
 
 def study_time_plot(table: pd.DataFrame) -> Figure:
-    """`study_time` as one stacked bar a checkpoint, the whole study (mean checkpoint) last."""
-    shown = pd.concat([table, table.mean().to_frame("mean of all").T])
-    shown = shown.loc[[*table.sum(axis=1).sort_values(ascending=False).index, "mean of all"]]
-    fig, axes = plt.subplots(figsize=(7.5, 0.32 * len(shown) + 1.2))
-    left = pd.Series(0.0, index=shown.index)
-    labels = [ROUTE_LABELS.get(name, name) for name in shown.index]
+    """`study_time` as one stacked bar a stage and role."""
+    fig, axes = plt.subplots(figsize=(7.5, 0.32 * len(table) + 1.2))
+    left = pd.Series(0.0, index=table.index)
+    labels = [f"{what} ({runs} runs)" for what, runs in table["runs"].items()]
     for phase, color in PHASES.items():
-        axes.barh(labels, shown[phase], left=left, color=color, label=phase, edgecolor="white", linewidth=0.5)
-        left += shown[phase]
+        axes.barh(labels, table[phase], left=left, color=color, label=phase, edgecolor="white", linewidth=0.5)
+        left += table[phase]
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="seconds of one job, mean over seeds", title="Where the time of the study goes")
+    axes.set(xlabel="seconds of one run, mean", title="Where the time of the study goes")
     fig.legend(ncols=len(PHASES), loc="outside lower center", handlelength=1, columnspacing=1)
     return fig
