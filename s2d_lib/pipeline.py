@@ -19,11 +19,12 @@ class Job:
 
     resolved: Resolved
     parents: tuple[str, ...]  # hashes of the runs it reads
+    elsewhere: bool = False  # of another profile than the graph's
 
     @property
     def rule(self) -> str:
         """Name of the Snakemake rule."""
-        hint = f"_{self.resolved.hash[:6]}" if self.resolved.overrides else ""
+        hint = f"_{self.resolved.hash[:6]}" if self.resolved.overrides or self.elsewhere else ""
         return f"{self.resolved.checkpoint.replace('.', '_').replace(AT, '_at_')}_seed_{self.resolved.seed}{hint}"
 
     @property
@@ -100,7 +101,7 @@ def regime_jobs(profile: str) -> dict[str, Job]:
         for checkpoint in regime.checkpoints:
             _add(resolve(profile, checkpoint, seed), found)
     for trial in regime_trials(profile):
-        _add(trial.resolved, found)
+        _add(trial.resolved, found, elsewhere=trial.resolved.profile != profile)
     return found
 
 
@@ -115,15 +116,16 @@ class Trial:
 
 
 def regime_trials(profile: str) -> list[Trial]:
-    """What a profile's regime check tries, on its first seed; a pair that the profile has is its plain run.
+    """What a profile's regime check tries, on its first seed, there and on the profiles of `also_on`; a pair that a profile
+    has is its plain run.
 
     Raises:
         StudyError: Bad parameters.
     """
     regime = load_profile(profile).regime
     found = []
-    for block in regime.trials:
-        plain = resolve(profile, block.checkpoint, regime.seeds[0])
+    for name, block in product([profile, *regime.also_on], regime.trials):
+        plain = resolve(name, block.checkpoint, regime.seeds[0])
         for rate, steps in product(block.learning_rates, block.steps):
             tried: dict = {"learning_rate": rate, "steps": steps}
             place = {"by_role": {plain.role: {block.stage: tried}}}
@@ -131,12 +133,12 @@ def regime_trials(profile: str) -> list[Trial]:
                 place = {"stage_3": tried}
             elif block.stage in METHODS:
                 place = {"by_method": {block.stage: tried}}
-            resolved = resolve(profile, block.checkpoint, regime.seeds[0], place)
+            resolved = resolve(name, block.checkpoint, regime.seeds[0], place)
             found.append(Trial(block.stage, rate, steps, plain if plain.hash == resolved.hash else resolved))
     return found
 
 
-def _add(resolved: Resolved, found: dict[str, Job]) -> None:
+def _add(resolved: Resolved, found: dict[str, Job], elsewhere: bool = False) -> None:
     """Add a run and its ancestors; one that its overrides do not touch is the plain one."""
     if resolved.overrides:
         plain = resolve(resolved.profile, resolved.checkpoint, resolved.seed)
@@ -144,8 +146,8 @@ def _add(resolved: Resolved, found: dict[str, Job]) -> None:
     if resolved.hash not in found:
         for name, parent in resolved.parent_hashes.items():
             if parent not in found:
-                _add(resolve(resolved.profile, name, resolved.seed, resolved.overrides), found)
-        job = Job(resolved, tuple(resolved.parent_hashes.values()))
+                _add(resolve(resolved.profile, name, resolved.seed, resolved.overrides), found, elsewhere)
+        job = Job(resolved, tuple(resolved.parent_hashes.values()), elsewhere)
         _sync_marker(job)
         found[resolved.hash] = job
 

@@ -26,13 +26,14 @@ WITHIN = 0.01  # of accuracy: what more steps must be worth
 def write_trials(tried: list[tuple[Trial, FinishedRun]], path: Path) -> None:
     """Write the validation curves of the tried runs.
 
-    One row a measurement: `checkpoint`, `stage` (`stage_3` where sparse RL goes on from a trained checkpoint), `role`,
+    One row a measurement: `profile`, `checkpoint`, `stage` (`stage_3` where sparse RL goes on from a trained checkpoint), `role`,
     `learning_rate`, `steps` (tried: of a whole pool, of which a run on half of the labels takes half, and of the stage
     alone, to which a control may add another's), `step` (of the run), `accuracy`.
     """
     parts = []
     for trial, run in tried:
         place = {
+            "profile": trial.resolved.profile,
             "checkpoint": run.name,
             "stage": trial.stage,
             "role": trial.resolved.role,
@@ -54,13 +55,16 @@ def read_trials(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise StudyError(f"{path} does not exist: make it with `make regime`.")
-    return pd.read_csv(path)
+    table = pd.read_csv(path)
+    if "profile" not in table:  # of one profile alone
+        table.insert(0, "profile", path.parent.name)
+    return table
 
 
 def choose(trials: pd.DataFrame, by: Literal["end", "mean"] = "end") -> pd.DataFrame:
     """The choice for every stage and role.
 
-    Where a stage is tried on several checkpoints, a pair counts by its mean over them.
+    Where a stage is tried on several checkpoints or profiles, a pair counts by its mean over them.
 
     Args:
         trials: As `read_trials` gives them.
@@ -71,7 +75,7 @@ def choose(trials: pd.DataFrame, by: Literal["end", "mean"] = "end") -> pd.DataF
     """
     rows = []
     for (stage, role), tried in trials.groupby(["stage", "role"], sort=False):
-        worth = tried.groupby(["checkpoint", "learning_rate", "steps"])["accuracy"].agg(
+        worth = tried.groupby(["profile", "checkpoint", "learning_rate", "steps"])["accuracy"].agg(
             "last" if by == "end" else "mean"
         )
         worth = worth.groupby(["learning_rate", "steps"]).mean()
@@ -102,13 +106,14 @@ def misfits(choice: pd.DataFrame, settings: Profile) -> list[str]:
 def trials_figure(trials: pd.DataFrame, choice: pd.DataFrame) -> Figure:
     """Validation accuracy over the steps, a panel a tried checkpoint, a line a run; the choice has the larger end."""
     use_style()
-    panels = list(trials.groupby(["checkpoint", "stage", "role"], sort=False))
+    panels = list(trials.groupby(["profile", "checkpoint", "stage", "role"], sort=False))
+    several = trials["profile"].nunique() > 1
     columns = 3
     rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.5 * rows), squeeze=False, sharey=True)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    for axes, ((checkpoint, stage, role), part) in zip(grid.flat, panels, strict=False):
+    for axes, ((profile, checkpoint, stage, role), part) in zip(grid.flat, panels, strict=False):
         row = choice[(choice["stage"] == stage) & (choice["role"] == role)].iloc[0]
         for color, (rate, runs) in zip(PALETTE, part.groupby("learning_rate"), strict=False):
             for steps, curve in runs.groupby("steps"):
@@ -117,7 +122,8 @@ def trials_figure(trials: pd.DataFrame, choice: pd.DataFrame) -> Figure:
                 axes.plot(curve["step"], 100 * curve["accuracy"], color=color, linewidth=1, label=label)
                 end = curve.iloc[-1]
                 axes.plot(end["step"], 100 * end["accuracy"], "o", color=color, markersize=8 if taken else 3)
-        axes.set_title(f"{checkpoint}\n{row['learning_rate']:g}, {row['steps']} steps", fontsize=8)
+        where = f"{profile}, {checkpoint}" if several else checkpoint
+        axes.set_title(f"{where}\n{row['learning_rate']:g}, {row['steps']} steps", fontsize=8)
         axes.legend(title="rate", fontsize=6, title_fontsize=6, ncols=3, loc="lower right")
         axes.set(xlabel="optimiser step", ylim=(0, 100))
         if axes.get_subplotspec().is_first_col():

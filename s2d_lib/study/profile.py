@@ -38,6 +38,8 @@ class Regime(Strict):
     # By what of its validation curve a trial counts: where it ends, or the mean of the whole. Where what a method does late
     # is a question of the study, and one ends at nothing at every rate, its end can't choose between them.
     count_by: Literal["end", "mean"] = "end"
+    # Other profiles on which the same trials are made, where one rate has to serve all of them; a pair counts by its mean.
+    also_on: list[str] = Field(default_factory=list)
 
 
 class LabelBudgets(Strict):

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from s2d_lib.report.trials import choose, misfits, read_trials
+from s2d_lib.pipeline import regime_jobs, regime_trials
+from s2d_lib.report.trials import choose, misfits, read_trials, trials_figure
 from s2d_lib.study import load_profile, profile_names
 
 
@@ -82,3 +83,23 @@ def test_a_profile_that_has_something_else_is_told_so(tmp_path):
     assert len(found) == 2
     assert found[0].startswith("opd of student: learning_rate is ")
     assert found[0].endswith("chosen was 0.123")
+
+
+def test_a_method_tried_on_several_profiles_counts_by_their_mean(tmp_path):
+    first = curves(tmp_path, ("a", 1e-3, [0.9]), ("a", 2e-3, [0.5]))
+    second = curves(tmp_path, ("a", 1e-3, [0.1]), ("a", 2e-3, [0.6]))
+    both = pd.concat([first.assign(profile="one"), second.assign(profile="two")])
+    assert choose(first)["learning_rate"].item() == 1e-3
+    row = choose(both).iloc[0]
+    assert (row["learning_rate"], row["accuracy"]) == (2e-3, 0.55)
+    titles = {axes.get_title(loc="left").split("\n")[0] for axes in trials_figure(both, choose(both)).axes if axes.get_visible()}
+    assert titles == {"one, a", "two, a"}
+
+
+def test_trials_are_made_on_the_other_profiles_too():
+    regime = load_profile("micro-arithmetic").regime
+    found = regime_trials("micro-arithmetic")
+    assert {trial.resolved.profile for trial in found} == {"micro-arithmetic", *regime.also_on}
+    jobs = regime_jobs("micro-arithmetic")
+    assert {trial.resolved.hash for trial in found} <= set(jobs)
+    assert len({job.rule for job in jobs.values()}) == len(jobs)
