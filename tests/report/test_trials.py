@@ -92,7 +92,11 @@ def test_a_method_tried_on_several_profiles_counts_by_their_mean(tmp_path):
     assert choose(first)["learning_rate"].item() == 1e-3
     row = choose(both).iloc[0]
     assert (row["learning_rate"], row["accuracy"]) == (2e-3, 0.55)
-    titles = {axes.get_title(loc="left").split("\n")[0] for axes in trials_figure(both, choose(both)).axes if axes.get_visible()}
+    titles = {
+        axes.get_title(loc="left").split("\n")[0]
+        for axes in trials_figure(both, choose(both)).axes
+        if axes.get_visible()
+    }
     assert titles == {"one, a", "two, a"}
 
 
