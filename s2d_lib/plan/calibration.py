@@ -9,6 +9,7 @@ from s2d_lib.plan.architecture import architecture_of
 from s2d_lib.plan.hours import work_of
 from s2d_lib.plan.tokens import assumed_lengths, counts
 from s2d_lib.study import Resolved, load_profile
+from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.settings import Lengths
 
 
@@ -38,10 +39,14 @@ class Calibration:
         return out.reset_index()
 
     def ratios(self) -> pd.DataFrame:
-        """Recorded by predicted tokens of every run that has any: `stage`, `kind` (sampled or trained), `ratio`."""
-        parts = []
+        """Recorded by predicted tokens of every run that has any: `stage`, `kind` (sampled or trained), `ratio`.
+
+        Without the label frontier's cuts of the pool: a run on a few problems is over before its completions have the length
+        that the task takes.
+        """
+        parts, whole = [], self.runs[~self.runs["checkpoint"].str.contains(AT)]
         for kind in ("sampled", "trained"):
-            rows = self.runs[self.runs[kind] > 0]
+            rows = whole[whole[kind] > 0]
             parts.append(
                 pd.DataFrame({"stage": rows["stage"], "kind": kind, "ratio": rows[f"{kind} recorded"] / rows[kind]})
             )
