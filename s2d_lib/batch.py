@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,7 +97,8 @@ def headline(record: dict) -> str:
 
 
 def strip_machine(path: Path, injected: bool = True) -> None:
-    """Take paths and times out of an executed notebook's metadata and, on request, the cell that papermill injected."""
+    """Take out of an executed notebook what another execution of it would have otherwise: paths and times in its metadata,
+    addresses and random names in its outputs, and on request the cell that papermill injected."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     if not injected:
@@ -108,7 +110,13 @@ def strip_machine(path: Path, injected: bool = True) -> None:
         if not cell.metadata.get("tags"):
             cell.metadata.pop("tags", None)
     beside = path.with_name(f"{path.name}.stripped")
-    beside.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
+    text = re.sub(r"( object)? at 0x[0-9a-f]+", "", text)
+    for number, name in enumerate(
+        dict.fromkeys(re.findall(r"\bT_[0-9a-f]{5}(?=[_\W])", text))
+    ):  # pandas' styled tables
+        text = text.replace(name, f"T_table{number}")
+    beside.write_text(text + "\n")
     beside.replace(path)
 
 
