@@ -112,9 +112,8 @@ def strip_machine(path: Path, injected: bool = True) -> None:
     beside = path.with_name(f"{path.name}.stripped")
     text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
     text = re.sub(r"( object)? at 0x[0-9a-f]+", "", text)
-    for number, name in enumerate(
-        dict.fromkeys(re.findall(r"\bT_[0-9a-f]{5}(?=[_\W])", text))
-    ):  # pandas' styled tables
+    styled = dict.fromkeys(re.findall(r"\bT_[0-9a-f]{5}(?=[_\W])", text))  # pandas' names of styled tables
+    for number, name in enumerate(styled):
         text = text.replace(name, f"T_table{number}")
     beside.write_text(text + "\n")
     beside.replace(path)

@@ -18,6 +18,7 @@ from s2d_lib.bench.self_distillation import prepared
 from s2d_lib.report.style import BLUE, GREEN, ORANGE, PURPLE, use_style
 from s2d_lib.stages.self_distillation import self_distillation_trainer
 from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
+from s2d_lib.study.load import deep_merge
 from s2d_lib.study.self_distillation_params import METHODS
 
 ONE_DENOMINATOR, OF_ITS_OWN = "one denominator", "each micro-batch its own"
@@ -51,18 +52,13 @@ def accumulation_errors(cuts: tuple[int, ...] = (1, 2, 4, 8), overrides: dict | 
         One row a method, way of dividing and cut: `method`, `divided by`, `micro_batches`, `loss_error` and
         `gradient_error`, both relative to the step in one micro-batch (the gradient's a ratio of norms, before clipping).
     """
-    given = dict(overrides or {})
-    stage = given.get("stages", {}).get("self_distillation", {})
-    rows = []
+    given, rows = overrides or {}, []
     for method in tqdm(METHODS, desc="accumulation", unit="method", leave=False):
-        whole = None
+        batch, whole = prepared(Path(), given, method)[0].resolved.stage_params.batch, None
         for way, cls in ((ONE_DENOMINATOR, SelfDistillationTrainer), (OF_ITS_OWN, PerMicroBatch)):
             for cut in cuts:
-                batch = prepared(Path(), given, method)[0].resolved.stage_params.batch
-                own = stage | {"steps": 1, "micro_batch": batch // cut, "max_grad_norm": 1e9}
-                loss, gradient = _step(
-                    cls, method, given | {"stages": given.get("stages", {}) | {"self_distillation": own}}
-                )
+                own = {"steps": 1, "micro_batch": batch // cut, "max_grad_norm": 1e9}
+                loss, gradient = _step(cls, method, deep_merge(given, {"stages": {"self_distillation": own}}))
                 whole = whole or (loss, gradient)  # one micro-batch, whose own tokens are the step's
                 errors = {
                     "loss_error": abs(loss - whole[0]) / abs(whole[0]),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from s2d_lib.claims import Published
-from s2d_lib.claims.bootstrap import Estimate, bootstrap
+from s2d_lib.claims.bootstrap import bootstrap
 from s2d_lib.claims.fair import accuracies, check_together
 from s2d_lib.claims.schema import Courses
 from s2d_lib.report.courses import methods_of
@@ -43,16 +43,14 @@ def ends_table(spec: Courses, root: Path | None = None) -> pd.DataFrame:
 def readable_ends(numbers: pd.DataFrame) -> pd.DataFrame:
     """`ends_table` for readers: a row a method, a column a benchmark, percent with intervals."""
     cells = numbers.assign(
-        cell=[_percent(Estimate(*row)) for row in numbers[["accuracy", "low", "high"]].to_numpy()],
+        cell=[
+            f"{a:.1f} [{low:.1f}, {high:.1f}]" for a, low, high in 100 * numbers[["accuracy", "low", "high"]].to_numpy()
+        ],
         method=numbers["checkpoint"].map(route_label),
     )
     order = {axis: list(dict.fromkeys(cells[axis])) for axis in ("method", "benchmark")}
     table = cells.pivot(index="method", columns="benchmark", values="cell")
     return table.reindex(index=order["method"], columns=order["benchmark"]).reset_index().rename_axis(columns=None)
-
-
-def _percent(found: Estimate) -> str:
-    return f"{100 * found.mean:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def write_ends(numbers: pd.DataFrame, folder: Path, note: str) -> None:
