@@ -9,34 +9,35 @@ from s2d_lib.claims import Published
 from s2d_lib.claims.bootstrap import bootstrap
 from s2d_lib.claims.fair import accuracies, check_together
 from s2d_lib.claims.schema import Courses
-from s2d_lib.report.courses import methods_of
 from s2d_lib.report.study_table import open_results
 from s2d_lib.report.style import route_label
 from s2d_lib.report.tables import write_forms
+from s2d_lib.study import load_study
 
 
 def ends_table(spec: Courses, root: Path | None = None) -> pd.DataFrame:
-    """avg@k on the benchmarks' evaluation sets, on which nothing was chosen, after all steps.
+    """avg@k on the benchmarks' evaluation sets, on which nothing was chosen, untrained and after all steps.
 
     Returns:
-        One row a method and benchmark (`all` first, the mean over their problems): `checkpoint`, `benchmark`, `accuracy`,
-        `low`, `high` (shares, 95% over seeds and problems).
+        One row a checkpoint of the group's table and benchmark (`all` first, the mean over their problems): `checkpoint`,
+        `benchmark`, `accuracy`, `low`, `high` (shares, 95% over seeds and problems).
 
     Raises:
         StudyError: Results are missing or do not belong together.
     """
-    results, methods = {name: open_results(name, root) for name in spec.profiles}, methods_of(spec, root)
+    results = {name: open_results(name, root) for name in spec.profiles}
+    checkpoints = load_study(root).tables[spec.table].rows
     for found in results.values():
-        check_together(found.bundle, methods)
+        check_together(found.bundle, checkpoints)
     rows = []
-    for method in methods:
+    for checkpoint in checkpoints:
         each = {
-            name: np.concatenate([accuracies(r.bundle, method, s).to_numpy() for s in r.bundle.sets], axis=1)
+            name: np.concatenate([accuracies(r.bundle, checkpoint, s).to_numpy() for s in r.bundle.sets], axis=1)
             for name, r in results.items()
         }
         for name, values in {"all": np.concatenate(list(each.values()), axis=1), **each}.items():
             found = bootstrap(values)
-            rows.append((method, name, found.mean, found.low, found.high))
+            rows.append((checkpoint, name, found.mean, found.low, found.high))
     return pd.DataFrame(rows, columns=["checkpoint", "benchmark", "accuracy", "low", "high"])
 
 

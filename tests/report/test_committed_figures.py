@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 
 from s2d_lib.claims import evaluate, load_claims, load_published
+from s2d_lib.claims.moments import evaluate_curves
+from s2d_lib.report import courses
 from s2d_lib.report.analysis import analyses_of
 from s2d_lib.report.claims import claims_table, comparisons_table, results_of, write_claims
 from s2d_lib.report.contrasts import CONTRASTS, contrasts, write_contrasts
+from s2d_lib.report.course_ends import ends_table, write_ends
 from s2d_lib.report.families import families, write_families
 from s2d_lib.report.frontier import crossings_table, frontier_results, frontier_table, write_frontier
 from s2d_lib.report.study_table import open_results, study_table
@@ -62,6 +65,22 @@ def test_committed_tables_are_those_of_the_committed_results(root, tmp_path, pro
         pytest.skip(f"profile {profile} has no committed results")
     # A folder of the profile's name, since tables of several profiles tell their own from the others by it.
     assert check(profile, root, tmp_path / profile)
+
+
+@pytest.mark.parametrize("group", load_claims().courses)
+def test_committed_courses_are_those_of_the_committed_results(root, tmp_path, group):
+    spec = courses.spec_of(group, load_claims(root))
+    if not courses.complete(spec, root):
+        pytest.skip(f"the benchmarks of {group} have no committed results")
+    course = courses.open_course(spec, root=root)
+    outcomes = evaluate_curves(spec.claims, course)
+    claims, comparisons = courses.claims_table(outcomes, spec.claims), courses.comparisons_table(outcomes)
+    courses.write_claims(claims, comparisons, tmp_path, "")
+    courses.write_budgets(courses.budgets_table(course, spec.budgets), tmp_path, "budgets", "")
+    write_ends(ends_table(spec, root), tmp_path, "")
+    for path in sorted(tmp_path.glob("*.csv")):
+        committed, found = (pd.read_csv(folder / path.name) for folder in (root / "figures" / group, tmp_path))
+        pd.testing.assert_frame_equal(committed, found, check_dtype=False, rtol=0, atol=TOLERANCE, obj=path.name)
 
 
 @pytest.fixture(scope="module")
