@@ -82,11 +82,16 @@ def fit(kind: str, memory: Memory, hardware: Hardware, room: float, whose: str) 
     processes = hardware.processes if memory.gradients else 1
     sharded = hardware.accelerate is not None
     held = memory.on(processes, sharded)
-    needs = f"needs {held / 1e9:.1f} GB of {whose}'s {room / 1e9:.1f}"
-    if held <= (1 - RESERVE) * room:
+    beside = f" beside vLLM's {memory.engine_share:.0%}" if memory.engine_share else ""
+    needs = f"needs {held / 1e9:.1f} GB of {whose}'s {room / 1e9:.1f}{beside}"
+    if memory.engine_least > memory.engine_share * room:
+        says = f"vLLM needs {memory.engine_least / 1e9:.1f} GB of {whose}'s {room / 1e9:.1f}"
+        remedy = "raise vllm.gpu_memory_utilization or vllm.tensor_parallel"
+        return Line(f"memory, {kind}", f"{says} and is given {memory.engine_share:.0%}: {remedy}.", ok=False)
+    if held <= memory.room(room):
         return Line(f"memory, {kind}", needs)
     state, cache = memory.state / (processes if sharded else 1), memory.kv_cache / processes
-    if state > (1 - RESERVE) * room:
+    if state > memory.room(room):
         enough = memory.gpus(room) if memory.gradients else None
         more = f", or let {enough} processes share it (hardware.processes and accelerate)" if enough else ""
         remedy = f"weights, gradients and optimiser alone take {state / 1e9:.1f} GB: take a smaller model{more}"

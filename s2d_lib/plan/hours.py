@@ -3,7 +3,8 @@
 Training is bound by arithmetic: FLOPs / (utilisation * peak). Sampling a token reads all weights and the KV cache of all
 sequences, so it takes the larger of its FLOPs and its bytes at the same utilisation (the roofline of Williams et al. 2009,
 as in Pope et al. 2022, arXiv 2211.05102). transformers samples in fixed batches, which end with their longest completion:
-every sequence is computed for as many steps as that takes, which among many sequences is the limit.
+every sequence is computed for as many steps as that takes, which among many sequences is the limit. vLLM fills the place of
+a sequence that has ended, so each costs its own length.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from s2d_lib.plan.tokens import counts
 from s2d_lib.study import Resolved
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 from s2d_lib.study.settings import Lengths
+from s2d_lib.study.vllm import Use
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,26 @@ def work_of(
         model: Its own model.
         teacher: That of its dense targets, where it has one.
         lengths: Mean tokens of prompts and completions.
-        padded: Sampling in fixed batches, up to the limit; without it every completion costs its own length only.
+        padded: transformers samples in fixed batches, up to the limit; without it every completion costs its own length
+            only, as with vLLM.
     """
     count, length = counts(run), lengths.prompt + lengths.completion
-    steps = run.sampling.max_new_tokens if padded else lengths.completion
     trains = count.trained > 0
-    dtype = "float32" if trains else run.hardware.dtype
 
-    def sampled(sequences: int, at_once: int) -> tuple[float, float]:
+    def sampled(sequences: int, at_once: int, use: Use) -> tuple[float, float]:
+        by_vllm = run.sampling.by_vllm(use)
+        steps = run.sampling.max_new_tokens if padded and not by_vllm else lengths.completion
+        dtype = "float32" if trains and not by_vllm else run.hardware.dtype
         flops = sampling_flops(model, sequences, lengths.prompt, steps)
         weights = ceil(sequences / at_once) * BYTES[dtype] * model.parameters
         cache = sequences * kv_bytes(model, dtype) * (lengths.prompt + steps / 2)
         return flops, steps * (weights + cache)
 
     return Work(
-        sampling=sampled(count.sequences, count.at_once),
-        testing=sampled(count.tested, run.sampling.batch),
+        sampling=sampled(count.sequences, count.at_once, "training" if trains else "rollouts"),
+        testing=sampled(
+            count.tested, run.sampling.batch, "evaluation"
+        ),  # validation, transformers' part of it, is small
         teacher=_scoring(run, model, teacher, lengths),
         training=training_flops(model, count.trained * length, length / 2, run.hardware.gradient_checkpointing),
     )

@@ -4,7 +4,8 @@ What is counted is what the code does: trained weights and AdamW's two moments a
 (16 bytes a parameter, as in ZeRO, arXiv 1910.02054, table 1, but all in float32); under bfloat16 autocast keeps a
 bfloat16 copy of the weights through the forward pass; a dense stage's teacher lies beside it in the profile's dtype.
 Activations are counted at the length limit, since one batch that meets it ends the run. No stage ever holds the logits:
-the dense stages' loss is made from hidden states (s2d_lib.losses), TRL's fused head does it for the others.
+the dense stages' loss is made from hidden states (s2d_lib.losses), TRL's fused head does it for the others. A vLLM engine of
+the run's own takes its share of a GPU's memory from the start (`gpu_memory_utilization`), whatever it needs of it.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from s2d_lib.plan.tokens import counts, samples_itself
 from s2d_lib.study import Resolved
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 from s2d_lib.study.settings import Lengths
+from s2d_lib.study.vllm import Use
 
 BYTES = {"float32": 4, "bfloat16": 2}
 MOST_GPUS = 1024
@@ -33,7 +35,11 @@ KEPT = {
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a run in one process, by part; `logits_avoided` are those that a loss over whole logits would add."""
+    """Bytes of a run in one process, by part; `logits_avoided` are those that a loss over whole logits would add.
+
+    `engine_share` is what a vLLM engine beside it takes of a GPU's memory, `engine_least` the bytes that the engine needs of
+    it: its weights and the cache of one sequence as long as the limit.
+    """
 
     weights: float = 0.0
     teacher: float = 0.0
@@ -42,6 +48,8 @@ class Memory:
     activations: float = 0.0
     kv_cache: float = 0.0
     logits_avoided: float = 0.0
+    engine_share: float = 0.0
+    engine_least: float = 0.0
 
     @property
     def state(self) -> float:
@@ -56,10 +64,16 @@ class Memory:
         """
         return self.state / (gpus if sharded else 1) + max(self.activations, self.kv_cache / gpus)
 
+    def room(self, memory: float) -> float:
+        """What a GPU of `memory` bytes has for the run: without the reserve and without vLLM's share."""
+        return (1 - RESERVE - self.engine_share) * memory
+
     def gpus(self, memory: float) -> int | None:
-        """The fewest GPUs of `memory` bytes each; None where a micro-batch does not fit however many there are."""
-        fitting = (n for n in range(1, MOST_GPUS + 1) if self.on(n) <= (1 - RESERVE) * memory)
-        return next(fitting, None)
+        """The fewest GPUs of `memory` bytes each; None where a micro-batch, or an engine, does not fit however many there
+        are."""
+        if self.engine_least > self.engine_share * memory:
+            return None
+        return next((n for n in range(1, MOST_GPUS + 1) if self.on(n) <= self.room(memory)), None)
 
 
 def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, lengths: Lengths) -> Memory:
@@ -73,10 +87,10 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
     """
     dtype, trains = run.hardware.dtype, bool(run.params.get("steps"))
     length = lengths.prompt + run.sampling.max_new_tokens
-    side_by_side = counts(run).at_once if samples_itself(run) else 0
-    cached = max(side_by_side, run.sampling.batch) * length
+    cached = _sampled_at_once(run) * length
+    engine = _engine(run, model, length)
     if not trains:
-        return Memory(weights=BYTES[dtype] * model.parameters, kv_cache=cached * kv_bytes(model, dtype))
+        return Memory(weights=BYTES[dtype] * model.parameters, kv_cache=cached * kv_bytes(model, dtype), **engine)
     rows = run.params["micro_batch"]
     dense, asked = run.stage in ("forward_kl", "opd"), run.params.get("teacher_targets") == "recompute"
     # The loss of dense stages makes the head's gradient in a buffer of its own.
@@ -90,7 +104,32 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
         # Keys meet float32 rotations and values join them, so what trained weights cache is float32, under autocast too.
         kv_cache=cached * kv_bytes(model, "float32"),
         logits_avoided=4 * rows * run.sampling.max_new_tokens * model.vocabulary * (2 if dense else 1),
+        **engine,
     )
+
+
+def _sampled_at_once(run: Resolved) -> int:
+    """Sequences that transformers samples side by side: none where vLLM does all of it."""
+    batches = [run.sampling.batch] if run.validation else []  # validation is always transformers'
+    if samples_itself(run) and not run.sampling.by_vllm("training"):
+        batches.append(counts(run).at_once)
+    if not run.sampling.by_vllm(_use_after_training(run)):
+        batches.append(run.sampling.batch)
+    return max(batches, default=0)
+
+
+def _use_after_training(run: Resolved) -> Use:
+    return "rollouts" if run.stage == "teacher_rollouts" else "evaluation"
+
+
+def _engine(run: Resolved, model: Architecture, length: float) -> dict[str, float]:
+    """What a vLLM engine of the run's own takes and needs; nothing without one, and nothing of a server elsewhere."""
+    uses = [_use_after_training(run), *(["training"] if samples_itself(run) else [])]
+    options = next(filter(None, map(run.sampling.by_vllm, uses)), None)
+    if options is None or options.mode == "server":
+        return {}
+    held = BYTES[run.hardware.dtype] * model.parameters + length * kv_bytes(model, run.hardware.dtype)
+    return {"engine_share": options.gpu_memory_utilization, "engine_least": held / options.tensor_parallel}
 
 
 def _trained_weights(run: Resolved, model: Architecture) -> float:

@@ -119,14 +119,15 @@ def uncertainty(plan: Plan) -> list[str]:
         f"{plan.lengths.completion:g} tokens on average (`lengths` in the profile); they grow in proportion, at most to the "
         f"limit of {limit}.",
         "GPU hours lie between completions half as long without any padding, and all completions at the limit. Padding to "
-        "the limit, as transformers' fixed batches have it, is in the estimate. Hours are in inverse proportion to the "
-        f"utilisation, which is assumed ({plan.utilisation:g}), not measured: training PaLM reached 0.46 "
-        "(arXiv 2204.02311), Llama 3 0.38 to 0.43 (arXiv 2407.21783), and sampling from small models reaches far less. "
+        "the limit, as transformers' fixed batches have it, is in the estimate; vLLM, where it samples, has none. Hours are in "
+        f"inverse proportion to the utilisation, which is assumed ({plan.utilisation:g}), not measured: training PaLM reached "
+        "0.46 (arXiv 2204.02311), Llama 3 0.38 to 0.43 (arXiv 2407.21783), and sampling from small models reaches far less. "
         "Loading, grading, saving and waiting are not counted.",
         "FLOPs leave out norms and softmax (below 1%); a forward pass that gradient checkpointing repeats is counted.",
         "State (weights, gradients, optimiser) is exact to the byte, activations within about a third: backward buffers are "
         f"taken to be as large as one layer's activations. Of a GPU's {memory:.0f} GB, {RESERVE:.0%} are kept in reserve.",
-        "On several GPUs the state is taken to be shared evenly, without the layer that is being gathered.",
+        "On several GPUs the state is taken to be shared evenly, without the layer that is being gathered. A vLLM engine of the "
+        "run's own takes its share of a GPU beside what is listed (`gpu_memory_utilization`); the GPUs needed count with it.",
     ]
 
 

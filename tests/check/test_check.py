@@ -137,6 +137,18 @@ def test_what_processes_share_does_not_count_for_each_of_them():
     assert "needs 120.0 GB" in hardware_check.fit("base of m", sampled, shared, 80 * GB, "a GPU").says
 
 
+def test_vllms_share_is_taken_before_the_run_and_must_hold_the_engine():
+    beside = Memory(weights=50 * GB, engine_share=0.3, engine_least=20 * GB)
+    line = hardware_check.fit("base of m", beside, Hardware(), 80 * GB, "a GPU")
+    assert not line.ok
+    assert "needs 50.0 GB of a GPU's 80.0 beside vLLM's 30%" in line.says
+    assert hardware_check.fit("base of m", beside, Hardware(), 100 * GB, "a GPU").ok
+    small = Memory(weights=20 * GB, engine_share=0.2, engine_least=20 * GB)
+    line = hardware_check.fit("base of m", small, Hardware(), 80 * GB, "a GPU")
+    assert not line.ok
+    assert "vLLM needs 20.0 GB of a GPU's 80.0 and is given 20%: raise vllm.gpu_memory_utilization" in line.says
+
+
 def test_fewer_gpus_than_processes_and_a_missing_accelerate_config_are_problems(project, monkeypatch):
     monkeypatch.setattr(hardware_check, "visible_gpus", lambda: [("one", 80 * 10**9)] * 2)
     (project / "params" / "spread.yaml").write_text("extends: qwen3\nhardware: {accelerate: none.yaml}\n")

@@ -132,3 +132,38 @@ def test_the_fewest_gpus_are_enough_and_one_less_is_not(state, activations, cach
 
 def test_activations_that_fit_nowhere_need_no_number_of_gpus():
     assert Memory(activations=1e12).gpus(80e9) is None
+
+
+VLLM = {"engine": "vllm", "batch": 8}
+
+
+def planned(checkpoint: str, sampling: dict) -> Memory:
+    run = resolve("qwen3-single-gpu", checkpoint, 0, {"sampling": sampling})
+    return memory_of(run, QWEN, None, assumed_lengths(load_profile("qwen3-single-gpu")))
+
+
+def test_where_vllm_samples_its_share_takes_the_place_of_the_cache():
+    length = 130 + 2048
+    own, engine = planned("student.grpo", {"batch": 8}), planned("student.grpo", VLLM)
+    assert own.kv_cache == 64 * length * kv_bytes(QWEN, "float32")  # a whole optimiser batch side by side
+    assert engine.kv_cache == 8 * length * kv_bytes(QWEN, "float32")  # validation stays with transformers
+    assert (own.engine_share, engine.engine_share) == (0.0, 0.3)
+    assert engine.engine_least == 2 * QWEN.parameters + length * kv_bytes(QWEN, "bfloat16")
+    assert engine.room(80e9) == pytest.approx((1 - RESERVE - 0.3) * 80e9)
+
+
+def test_vllm_for_evaluation_only_leaves_training_to_transformers():
+    found = planned("student.grpo", VLLM | {"vllm": {"uses": ["evaluation"]}})
+    assert found.kv_cache == planned("student.grpo", {"batch": 8}).kv_cache
+    assert found.engine_share == 0.3
+
+
+def test_a_server_elsewhere_takes_nothing():
+    found = planned("student", VLLM | {"vllm": {"mode": "server", "url": "http://localhost:8000"}})
+    assert (found.engine_share, found.engine_least, found.kv_cache) == (0.0, 0.0, 0.0)
+
+
+def test_an_engine_that_its_share_does_not_hold_fits_on_no_number_of_gpus():
+    memory = Memory(engine_share=0.1, engine_least=9e9)
+    assert memory.gpus(80e9) is None
+    assert memory.gpus(100e9) == 1

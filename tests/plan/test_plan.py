@@ -5,9 +5,13 @@ import pytest
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import jobs
 from s2d_lib.plan import plan
+from s2d_lib.plan.architecture import named
+from s2d_lib.plan.flops import sampling_flops
 from s2d_lib.plan.gpus import gpu_named, gpus
-from s2d_lib.plan.hours import Work
-from s2d_lib.study import frontier, needed, profile_names
+from s2d_lib.plan.hours import Work, work_of
+from s2d_lib.plan.memory import kv_bytes
+from s2d_lib.plan.tokens import assumed_lengths
+from s2d_lib.study import frontier, load_profile, needed, profile_names, resolve
 
 
 def test_the_plan_has_every_job_of_the_study(runs):
@@ -37,6 +41,21 @@ def test_a_rate_bound_by_arithmetic_and_one_bound_by_memory_by_hand():
     assert Work(training=989.4e12 * 3600).hours(gpu, 0.5) == pytest.approx(2)
     assert Work(sampling=(989.4e12 * 3600, 1.0)).hours(gpu, 1) == pytest.approx(1)
     assert Work(sampling=(1.0, 3.35e12 * 3600), testing=(0.0, 3.35e12 * 3600)).hours(gpu, 1) == pytest.approx(2)
+
+
+def test_vllm_samples_without_padding_and_from_weights_in_the_computations_precision():
+    lengths = assumed_lengths(load_profile("qwen3"))
+    model = named()["Qwen/Qwen3-1.7B"]
+    own, engine = (
+        work_of(resolve("qwen3", "student.grpo", 0, {"sampling": sampling}), model, None, lengths)
+        for sampling in ({}, {"engine": "vllm"})
+    )
+    sequences, length = 270 * 512, lengths.prompt + lengths.completion
+    assert engine.training == own.training
+    assert engine.sampling[0] == sampling_flops(model, sequences, lengths.prompt, lengths.completion)
+    assert own.sampling[0] == sampling_flops(model, sequences, lengths.prompt, 4096)
+    cache = sequences * kv_bytes(model, "bfloat16") * (length + lengths.prompt) / 2
+    assert engine.sampling[1] == lengths.completion * (270 * 2 * model.parameters + cache)
 
 
 def test_a_teacher_of_all_weights_does_not_fit_the_single_gpu_and_the_student_does():

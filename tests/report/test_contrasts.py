@@ -5,10 +5,12 @@ import dataclasses
 import pandas as pd
 import pytest
 
+from s2d_lib.claims import Results
 from s2d_lib.errors import StudyError
 from s2d_lib.report.contrasts import CONTRASTS, contrasts, readable_contrasts, title_of, write_contrasts
 from s2d_lib.results.bundle import Bundle
-from s2d_lib.study import load_study
+from s2d_lib.study import load_profile, load_study
+from tests.report.synthetic import bundle_of_profile
 
 
 def test_every_pair_is_declared_in_the_study():
@@ -16,15 +18,21 @@ def test_every_pair_is_declared_in_the_study():
     assert {side for _, pairs in CONTRASTS.values() for pair in pairs for side in pair} <= set(declared)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CONTRASTS if name != "crossing_pairs"]
-)  # of another profile's routes
-def test_a_difference_is_that_of_the_pairs_means(full, name):
-    numbers = contrasts(full, name)
+@pytest.fixture(scope="module")
+def crossed():
+    """Of the crossing's own profile, the only one with its routes."""
+    bundle = bundle_of_profile("micro-crossing", tables=("crossing",))
+    return Results("micro-crossing", load_profile("micro-crossing"), bundle)
+
+
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_a_difference_is_that_of_the_pairs_means(full, crossed, name):
+    results = crossed if name == "crossing_pairs" else full
+    numbers = contrasts(results, name)
     assert len(numbers) == len(CONTRASTS[name][1])
     for row in numbers.to_dict("records"):
         first, second = (
-            full.bundle.accuracy(row[side], "micro-math").to_numpy().mean() for side in ("first", "second")
+            results.bundle.accuracy(row[side], "micro-math").to_numpy().mean() for side in ("first", "second")
         )
         assert row["micro-math difference"] == pytest.approx(first - second)
         assert row["micro-math difference low"] < row["micro-math difference"] < row["micro-math difference high"]
