@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2d_lib.grading import grade, make_reward
+from s2d_lib.grading.extract import extract_short
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,25 @@ def test_a_choice_is_one_letter(completion, extracted):
     assert (found.extracted, found.correct) == (extracted, extracted == "B")
     assert found.reason
     assert not grade(completion, "C", mode="choice").correct
+
+
+@pytest.mark.parametrize(
+    ("completion", "extracted"),
+    [
+        (" 17", "17"),
+        ("<answer>17</answer>, I think", "17"),
+        ("8 + 9\nAnswer: 17", "17"),
+        ("8 + 9 is\n17", None),  # which of them?
+        ("<answer>17", None),
+        (r"\boxed{", None),
+        ("Answer:", None),
+        ("  \n", None),
+    ],
+)
+def test_a_single_line_is_its_own_answer_unless_it_names_another_place(completion, extracted):
+    found, reason = extract_short(completion)
+    assert found == extracted
+    assert bool(reason) == (extracted is None)
 
 
 BOOK = {"Action": "book", "Action_Input": {"day": "Monday", "seats": 2, "who": {"name": "A}B", "age": None}}}

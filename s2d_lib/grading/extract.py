@@ -103,6 +103,21 @@ def extract_tagged(completion: str) -> tuple[str | None, str]:
     return (text, "") if text else (None, "the last <answer> is empty")
 
 
+def extract_short(completion: str) -> tuple[str | None, str]:
+    """What :func:`extract_tagged` finds, or a completion of a single line itself: where the prompt ends in ``Answer:``,
+    the answer is all there is. Or None and the reason."""
+    answer, reason = extract_tagged(completion)
+    line = completion.strip()
+    if answer is None and 0 < len(line) <= MAX_ANSWER_CHARS and len(line.splitlines()) == 1 and _unmarked(line):
+        return line, ""
+    return answer, reason
+
+
+def _unmarked(line: str) -> bool:
+    """Whether nothing in a line says that an answer was meant to stand elsewhere: no tag, no box, no answer line."""
+    return not ("<answer" in line.lower() or _last_box(line) or _ANSWER_LINE.search(line))
+
+
 def extract_choice(completion: str) -> tuple[str | None, str]:
     """The letter of the choice that a completion's answer names, alone or before the choice's text; or None and the
     reason."""

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from s2d_lib.errors import StudyError
 from s2d_lib.grading.client import TimeLimit, Verifier, WorkerCrash, shared_worker
 from s2d_lib.grading.compare import compare
-from s2d_lib.grading.extract import extract_answer, extract_choice, extract_exact, extract_tagged
+from s2d_lib.grading.extract import extract_answer, extract_choice, extract_exact, extract_short
 from s2d_lib.grading.tool_calls import same_calls, shown_calls
 
 Mode = Literal["math", "exact", "choice", "tool_calls", "reasoning_gym"]
@@ -44,7 +44,8 @@ def grade(completion: str, answer: str, *, mode: Mode = "math", timeout_s: float
             worker process. "exact": the tokens after the last ``#`` must be the answer's tokens (micro tasks).
             "choice": the letter of a multiple-choice question in ``<answer>`` tags, a box or an ``Answer:`` line.
             "tool_calls": see :mod:`s2d_lib.grading.tool_calls`. "reasoning_gym": full marks by the task's own
-            verifier, in a worker process like math-verify, for the text in ``<answer>`` tags, a box or a line.
+            verifier, in a worker process like math-verify, for the text in ``<answer>`` tags, a box or a line, or for a
+            completion of a single line.
         timeout_s: Processor seconds that math-verify may spend on it, and a third of what it may take on the clock.
             Waiting for other threads and starting the worker (1 to 2 s, once) do not count. Works off the main thread.
 
@@ -73,7 +74,7 @@ def grade(completion: str, answer: str, *, mode: Mode = "math", timeout_s: float
         correct, reason = same_calls(completion, answer)
         return Grade(correct, _shown(extracted) if extracted else None, reason)
     if mode == "reasoning_gym":
-        extracted, reason = extract_tagged(completion)
+        extracted, reason = extract_short(completion)
         if extracted is None:
             return Grade(False, None, reason)
         return _verified("reasoning-gym", answer, extracted, timeout_s)

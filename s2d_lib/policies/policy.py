@@ -159,8 +159,13 @@ def _set_special_tokens(model: PreTrainedModel, tokenizer, spec: RoleModel, sour
             f"EOS and pad are the same token ({tokenizer.eos_token!r}) in {source!r}, so that masking the padding would "
             "mask the end of every completion: set `pad_token` for this role to another token."
         )
+    if spec.chat_template is not None:
+        tokenizer.chat_template = spec.chat_template
     if spec.chat and not tokenizer.chat_template:
-        raise StudyError(f"the profile asks for chat prompts but the tokenizer of {source!r} has no chat template.")
+        raise StudyError(
+            f"the profile asks for chat prompts but the tokenizer of {source!r} has no chat template: give the role one "
+            "(`chat_template`), or set `chat: false`."
+        )
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
 

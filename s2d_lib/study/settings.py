@@ -18,6 +18,14 @@ class RoleModel(Strict):
     chat: bool = False  # wrap prompts into the tokenizer's chat template
     eos_token: str | None = None  # what ends a turn, where the model's own setting is not it
     pad_token: str | None = None
+    # Jinja text in place of the tokenizer's own template; it may let every answer begin with words that are given.
+    chat_template: str | None = Field(None, exclude_if=lambda value: value is None)
+
+    @model_validator(mode="after")
+    def _options_only_where_read(self):
+        if self.chat_template is not None and not self.chat:
+            raise ValueError("`chat_template` is read where `chat: true` is set: set it, or leave the template out")
+        return self
 
 
 class Sampling(Strict):

@@ -22,7 +22,9 @@ NAMES = ("student", "teacher")
 
 
 FAMILIES = {"micro": NAMES, "micro-llama": ("llama-student", "llama-teacher")}
-RELEASES = [(profile, name) for profile, names in FAMILIES.items() for name in names]
+BENCHMARKS = {f"micro-{b}": (f"{b}-student",) for b in ("arithmetic", "conversion", "selection", "tool-calls")}
+PAIRS = FAMILIES | {"micro-crossing": ("table-lookup-student", "table-lookup-teacher")}
+RELEASES = [(profile, name) for profile, names in (PAIRS | BENCHMARKS).items() for name in names]
 
 
 @pytest.mark.parametrize(("profile", "name"), RELEASES)
@@ -105,7 +107,7 @@ def test_a_policy_survives_saving(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("names", FAMILIES.values())
+@pytest.mark.parametrize("names", PAIRS.values())
 def test_released_student_and_teacher_fit_each_other(names):
     check_pair(*(load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in names))
 
@@ -147,3 +149,17 @@ def test_a_model_that_is_not_there_is_one_sentence(spec, sentence):
     with pytest.raises(StudyError, match=sentence) as error:
         load_policy(RoleModel(**spec), Hardware())
     assert "\n" not in str(error.value)
+
+
+def test_a_roles_own_chat_template_takes_the_place_of_the_tokenizers(tmp_path):
+    spec = {"model": "micro/student", "chat": True, "chat_template": "f1 {{ messages[0].content }} ?"}
+    policy = load_policy(RoleModel(**spec), Hardware())
+    assert policy.prompt_ids(["v3"]) == [policy.tokenizer("f1 v3 ?")["input_ids"]]
+    save_policy(policy, tmp_path / "model")
+    assert load_policy(RoleModel(model="micro/student", chat=True), Hardware(), tmp_path / "model").prompt_ids(["v3"])
+    with pytest.raises(ValueError, match="`chat_template` is read where `chat: true` is set"):
+        RoleModel(model="micro/student", chat_template="x")
+
+
+def test_a_role_without_a_chat_template_of_its_own_keeps_the_dump_that_its_runs_hashes_have():
+    assert "chat_template" not in RoleModel(model="m").model_dump()

@@ -46,7 +46,7 @@ def test_the_tasks_own_verifier_grades(problems):
     assert grade(f"so <answer>{answer}</answer>", one.answer, mode="reasoning_gym").correct
     assert grade(f"Answer: {answer}", one.answer, mode="reasoning_gym").correct
     assert not grade(f"<answer>{answer}1</answer>", one.answer, mode="reasoning_gym").correct
-    assert grade("no answer", one.answer, mode="reasoning_gym").extracted is None
+    assert grade("no\nanswer", one.answer, mode="reasoning_gym").extracted is None
     listed = json.loads(json.loads(sorting.answer)["answer"].replace("'", '"'))
     assert grade(f"<answer>{json.dumps(listed)}</answer>", sorting.answer, mode="reasoning_gym").correct
     reward = make_reward(problems.grading)
