@@ -9,6 +9,7 @@ from s2d_lib.report.style import route_label
 from s2d_lib.results.bundle import Bundle
 
 PAGES = "runs"
+CELL = 160  # characters of a sample that a page shows
 WORDS = {"from": "the weights of", "teacher": "the teacher", "rollouts": "the stored"}
 
 
@@ -73,8 +74,30 @@ def page_text(bundle: Bundle, profile: str, checkpoint: str, seeds: list[int], c
         f"`make study PROFILE={profile}` makes all.",
         f'Recorded in [results/records.json](../results/records.json) under `"{checkpoint}@<seed>"`; every evaluated problem '
         "is in results/evaluation.csv.gz, every optimiser step in results/curves.csv.gz.",
+        samples_table(bundle, checkpoint),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def samples_table(bundle: Bundle, checkpoint: str) -> str:
+    """Some of its completions as a table; empty where the results keep none."""
+    rows = bundle.samples[bundle.samples["checkpoint"] == checkpoint]
+    if rows.empty:
+        return ""
+    said = {name: rows[name].map(one_line) for name in ("set", "prompt", "completion", "answer")}
+    table = pd.DataFrame(said | {"right": rows["correct"].map({True: "yes", False: "no"})})
+    seed = rows["seed"].iloc[0]
+    return f"Samples of seed {seed}, one of each of the first problems:\n\n" + table.to_markdown(
+        index=False, disable_numparse=True
+    )
+
+
+def one_line(text: str) -> str:
+    """Text for a cell of a Markdown table, at most CELL characters."""
+    line = " ⏎ ".join(part.strip() for part in str(text).strip().splitlines())
+    line = line if len(line) <= CELL else f"{line[:CELL]} …"
+    inside = line.replace("|", "¦").replace("`", "'")  # which would end the cell, or the code in it
+    return f"`{inside}`" if inside else ""
 
 
 def _children(bundle: Bundle) -> dict[str, list[str]]:

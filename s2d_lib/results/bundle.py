@@ -1,8 +1,8 @@
 """The compact results of a study: what every table and figure is drawn from, small enough to be committed.
 
 `figures/<profile>/results/` holds evaluation.csv.gz (every problem's samples, graded), curves.csv.gz (metrics of every
-optimiser step), validation.csv.gz (accuracy and divergences while training) and records.json (parameters, label use,
-tokens, versions of every run).
+optimiser step), validation.csv.gz (accuracy and divergences while training), records.json (parameters, label use,
+tokens, versions of every run) and samples.csv (some completions as text).
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from s2d_lib.errors import StudyError
+from s2d_lib.results.samples import COLUMNS, FILE, kept_samples, read_samples
 from s2d_lib.runs import FinishedRun, write_json
 
 CURVES = [
@@ -52,12 +53,14 @@ class Bundle:
         validation: One row a measurement while training: seed, checkpoint, step, accuracy, length, correct (the samples'
             grades) and in dense stages the divergences `<forward_kl|reverse_kl>/<teacher|student>_states` (see
             s2d_lib.stages.validation).
+        samples: Some completions as text (see s2d_lib.results.samples).
     """
 
     evaluation: pd.DataFrame
     curves: pd.DataFrame
     records: dict[tuple[str, int], dict]
     validation: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["seed", "checkpoint", "step"]))
+    samples: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
 
     def accuracy(self, checkpoint: str, name: str) -> pd.DataFrame:
         """Mean correctness of every problem of a set: a row a seed, a column a problem.
@@ -122,6 +125,7 @@ def collect(runs: list[FinishedRun], folder: Path) -> None:
         rows = rows[["seed", "checkpoint", *(c for c in rows if c not in ("seed", "checkpoint"))]]
         rows.to_csv(folder / "validation.csv.gz", index=False, float_format="%.5g", compression=GZIP)
     write_json(folder / "records.json", records)
+    kept_samples(runs).to_csv(folder / FILE, index=False)
     pd.concat(evaluations).to_csv(folder / "evaluation.csv.gz", index=False, float_format="%.6g", compression=GZIP)
 
 
@@ -136,6 +140,8 @@ def read_bundle(folder: Path) -> Bundle:
         curves = pd.read_csv(folder / "curves.csv.gz")
         validation = folder / "validation.csv.gz"  # of a profile whose stages validate
         more = {"validation": read_validation(validation)} if validation.is_file() else {}
+        samples = folder / FILE  # which results from before there were any do not have
+        more |= {"samples": read_samples(samples)} if samples.is_file() else {}
         raw = json.loads((folder / "records.json").read_text())
     except (OSError, ValueError) as error:
         raise StudyError(f"no readable results in {folder} ({error}): make them with `make study`.") from None

@@ -1,6 +1,9 @@
 """One page a checkpoint: small, linked, and true to the records."""
 
+import dataclasses
 import re
+
+import pandas as pd
 
 from s2d_lib.report.run_pages import link, run_page, write_run_pages
 
@@ -41,3 +44,25 @@ def test_the_same_results_are_the_same_pages_and_old_ones_go(full, tmp_path):
 def test_a_link_may_lead_to_another_profile():
     assert link("label", "a.b") == "[label](runs/a.b.md)"
     assert link("label", "a.b", "../other/") == "[label](../other/runs/a.b.md)"
+
+
+def test_samples_stand_on_the_page_in_one_line_each(full, tmp_path):
+    samples = pd.DataFrame(
+        {
+            "seed": 0,
+            "checkpoint": "student.grpo",
+            "set": "micro-math",
+            "problem": ["a", "b"],
+            "prompt": ["v3 f1 ?", "p " * 200],
+            "answer": ["v9", "`|"],
+            "completion": ["v3\nf1\n# v9", ""],
+            "correct": [True, False],
+        }
+    )
+    bundle = dataclasses.replace(full.bundle, samples=samples)
+    write_run_pages(bundle, full.name, tmp_path)
+    text = (tmp_path / run_page("student.grpo")).read_text()
+    assert "Samples of seed 0" in text
+    assert re.search(r"\| `v3 f1 \?` +\| `v3 ⏎ f1 ⏎ # v9` +\| `v9` +\| yes +\|", text)
+    assert re.search(r"p  …` +\| +\| `'¦` +\| no +\|", text)
+    assert "Samples" not in (tmp_path / run_page("student")).read_text()
