@@ -33,13 +33,13 @@ def folder(spec: RoleModel) -> Path:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    from s2d_lib.policies.policy import model_place
+    from s2d_lib.policies.place import model_place
 
     place = model_place(spec.model)
     if Path(place).is_dir():
-        wanted = (spec.gguf_file,) if spec.gguf_file else ("config.json",)
+        wanted = (spec.gguf_file,) if spec.gguf_file else ("config.json", "tokenizer_config.json", "*.safetensors")
         for name in wanted:
-            if not (Path(place) / name).is_file():
+            if not any(Path(place).glob(name)):
                 raise StudyError(f"the folder of model {spec.model!r} holds no {name}: download the model again.")
         return Path(place)
     found = {name: try_to_load_from_cache(place, name) for name in ("config.json", "tokenizer_config.json", *WEIGHTS)}

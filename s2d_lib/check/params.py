@@ -1,8 +1,9 @@
-"""Are the parameters valid, down to every run of the profile's tables?"""
+"""Are the parameters valid, down to every run of the profile's tables, and can its processes train them together?"""
 
 from s2d_lib.check.line import Line
 from s2d_lib.errors import StudyError
 from s2d_lib.study import Resolved, frontier, load_profile, needed, resolve
+from s2d_lib.study.several_processes import refuse_what_is_not_shared
 
 
 def check_params(profile: str) -> Line:
@@ -11,6 +12,11 @@ def check_params(profile: str) -> Line:
         runs = resolved_runs(profile)
     except StudyError as error:
         return Line("parameters", str(error), ok=False)
+    for name, run in runs.items():
+        try:
+            refuse_what_is_not_shared(run)
+        except StudyError as error:
+            return Line("parameters", f"{name}: {error}", ok=False)
     settings = load_profile(profile)
     return Line("parameters", f"{len(runs)} checkpoints of {len(settings.tables)} tables resolve")
 

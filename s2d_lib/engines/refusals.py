@@ -8,7 +8,8 @@ from s2d_lib.engines.server import Server
 from s2d_lib.engines.version import checked_version
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.tokens import samples_itself
-from s2d_lib.policies.policy import Policy, model_place
+from s2d_lib.policies.place import model_place
+from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.sources import Problems
 from s2d_lib.study import Resolved
 from s2d_lib.study.vllm import Use

@@ -1,5 +1,6 @@
 """vLLM in server mode, by its HTTP interface: is it there, does it serve the right model, and its completions."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -121,7 +122,7 @@ class Server:
                 f"there is no vLLM server at {self.url} ({error.reason}): start it with `vllm serve`, or mend "
                 "`sampling.vllm.url`."
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
             raise StudyError(f"what answers at {self.url} is no vLLM server, or it has died ({reason}).") from None
 

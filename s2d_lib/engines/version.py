@@ -3,7 +3,7 @@
 from importlib import metadata
 
 from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from s2d_lib.errors import StudyError
 
@@ -49,5 +49,9 @@ def refuse_misfit(version: str, where: str, remedy: str) -> None:
     Raises:
         StudyError: It is not one of SUPPORTED.
     """
-    if not SUPPORTED.contains(Version(Version(version).base_version), prereleases=True):
+    try:
+        fits = SUPPORTED.contains(Version(Version(version).base_version), prereleases=True)
+    except InvalidVersion:  # built from a branch
+        fits = False
+    if not fits:
         raise StudyError(f"vLLM {version} is {where}, but TRL 1.16 supports {SUPPORTED}: {remedy}.")

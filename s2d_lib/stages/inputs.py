@@ -16,6 +16,7 @@ from s2d_lib.stages.trackers import check_tracker
 from s2d_lib.stages.weights import Weights, parent_weights, starting_weights, weights_of
 from s2d_lib.study.problem_sets import LabelBudget
 from s2d_lib.study.settings import Hardware, RoleModel
+from s2d_lib.study.several_processes import refuse_what_is_not_shared, trains_in_several
 
 
 @dataclass
@@ -50,7 +51,9 @@ def prepare(run: Run) -> Inputs:
 
 def _load(run: Run) -> Inputs:
     resolved = run.resolved
-    _check_processes(run)
+    refuse_what_is_not_shared(resolved)
+    if trains_in_several(resolved):
+        check_sharing(resolved.hardware)
     if not run.finished:
         check_tracker(resolved.logging)
         served = resolved.sampling.vllm is not None and resolved.sampling.vllm.mode == "server"
@@ -106,29 +109,6 @@ def _model_of(parent: FinishedRun) -> RoleModel:
 def in_full(hardware: Hardware) -> Hardware:
     """Weights that an optimiser updates are float32; lower precision rounds small updates away."""
     return hardware.model_copy(update={"dtype": "float32"})
-
-
-def _check_processes(run: Run) -> None:
-    params, hardware = run.resolved.stage_params, run.resolved.hardware
-    if hardware.processes == 1 or not hasattr(params, "micro_batch"):
-        return
-    together = params.micro_batch * hardware.processes
-    if params.batch % together:
-        raise StudyError(
-            f"{hardware.processes} processes with micro_batch {params.micro_batch} take {together} sequences at a time, which "
-            f"does not divide batch {params.batch}: lower micro_batch."
-        )
-    check_sharing(hardware)
-    if hardware.accelerate and params.lora:
-        raise StudyError(
-            "adapters can't be trained on a model that processes share: leave out hardware.accelerate, or lora."
-        )
-    if hardware.accelerate and run.resolved.stage == "self_distillation":
-        raise StudyError(
-            "self-distillation keeps a whole copy of the policy, which processes can't share: leave out hardware.accelerate."
-        )
-    if getattr(params, "teacher_targets", "recompute") != "recompute":
-        raise StudyError("kept teacher_targets are one process's: use `recompute` with several processes.")
 
 
 def _check_pool_fills_a_batch(run: Run, pool: list[Problem]) -> None:

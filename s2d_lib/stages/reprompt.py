@@ -25,7 +25,7 @@ class Reprompts:
     has the answer. (TRL 1.16's SDPOTrainer cuts the whole prompt's beginning, and with it the question.)
 
     Attributes:
-        limit: Tokens; None where the model's context is not known.
+        limit: Tokens.
     """
 
     def __init__(
@@ -39,11 +39,19 @@ class Reprompts:
         """`max_new_tokens`: how long the completions may be that follow a reprompt.
 
         Raises:
-            StudyError: `max_tokens` and `max_new_tokens` together are longer than the model's context.
+            StudyError: Completions alone, or with `max_tokens`, are longer than the model's context; or neither it nor
+                `max_tokens` is known.
         """
         self.policy, self.template, self.feedback_template = policy, template, feedback_template
         context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
         room = None if context is None else context - max_new_tokens
+        if room is None and max_tokens is None:
+            raise StudyError("the model does not say how long its context is: set max_reprompt_tokens.")
+        if room is not None and room <= 0:
+            raise StudyError(
+                f"completions of {max_new_tokens} tokens leave a self-teacher's prompt no room in the model's context of "
+                f"{context}: lower max_new_tokens."
+            )
         if max_tokens is not None and room is not None and max_tokens > room:
             raise StudyError(
                 f"max_reprompt_tokens {max_tokens} and the completion's {max_new_tokens} tokens are more than the model's "
@@ -65,8 +73,6 @@ class Reprompts:
         Raises:
             StudyError: One does not.
         """
-        if self.limit is None:
-            return
         problems = list(problems)
         for template, slot in ((self.template, "solution"), (self.feedback_template, "feedback")):
             if template is None:
@@ -81,7 +87,7 @@ class Reprompts:
 
     def _fitted(self, template: str, slot: str, question: str, text: str) -> Reprompt:
         ids = self._ids(template, slot, question, text)
-        if self.limit is None or len(ids) <= self.limit:
+        if len(ids) <= self.limit:
             return Reprompt(ids, False)
         words = self.policy.tokenizer(text, add_special_tokens=False)["input_ids"]
         while len(ids) > self.limit and words:  # tokens may merge differently at the new beginning, hence a loop

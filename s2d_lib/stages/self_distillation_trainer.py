@@ -31,6 +31,13 @@ from s2d_lib.policies.adapters import plain
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.reprompt import Reprompts, padded
+from s2d_lib.stages.self_distillation_refusals import (
+    refuse_mixed_groups,
+    refuse_split_groups,
+    refuse_unclear,
+    refuse_unscored,
+    refuse_what_says_too_little,
+)
 from s2d_lib.stages.self_teacher import FollowPolicy, SelfTeacher, alone, completion_hidden
 from s2d_lib.stages.tally import Tally
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT, SelfDistillation
@@ -61,19 +68,16 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         """`reprompts` is needed by methods with a self-teacher; all else are GRPOTrainer's arguments.
 
         Raises:
-            StudyError: Sampling more often than once an optimiser step, which would split groups; reuse of rollouts; a KL
-                penalty; sharded models.
+            StudyError: Rewards that need not be 0 or 1, with no threshold; no reprompts, or rows without `question`, for a
+                self-teacher; sampling more often than once an optimiser step, which would split groups; reuse of rollouts; a
+                KL penalty; sharded models.
         """
         self.params, self.reprompts = params, reprompts
         super().__init__(model=model, **kwargs)
         self.self_teacher = SelfTeacher(self.model, params.ema_rate) if params.method in SELF_TAUGHT else None
         args = self.args
-        if args.steps_per_generation % args.gradient_accumulation_steps:
-            raise StudyError(
-                f"rollouts are sampled for {args.steps_per_generation} micro-batches but an optimiser step has "
-                f"{args.gradient_accumulation_steps}: steps_per_generation must be a multiple of it, so that a group's "
-                "rollouts know of each other."
-            )
+        refuse_what_says_too_little(params, self.reward_funcs, reprompts, self.train_dataset)
+        refuse_split_groups(args.steps_per_generation, args.gradient_accumulation_steps)
         if self.num_iterations != 1 or self.beta != 0:
             raise StudyError(
                 "self-distillation uses each rollout once, without a KL penalty: num_iterations 1, beta 0."
@@ -95,11 +99,13 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._completions = [c if isinstance(c, str) else c[-1]["content"] or "" for c in completions]
-        self._rewards = (rewards * self.reward_weights.to(rewards.device)).sum(1)
+        refuse_unscored(rewards)
+        self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
         return rewards
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
+        refuse_mixed_groups(self._of_all([str(row["prompt"]) for row in inputs]), self.num_generations)
         feedback = self._of_all([row.get("feedback") or "" for row in inputs])
         routes = self._route(feedback)
         first = self.accelerator.process_index * len(inputs)
@@ -115,12 +121,7 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
 
     def _route(self, feedback: list[str]) -> Routes:
         params, rewards = self.params, self._rewards
-        odd = rewards[(rewards != 0) & (rewards != 1)]
-        if params.threshold is None and len(odd):
-            raise StudyError(
-                f"a reward is {odd[0].item():g}, neither 0 nor 1, so nothing says which rollouts are correct: set the "
-                "stage's `threshold`."
-            )
+        refuse_unclear(rewards, params.threshold)
         told = None
         if params.feedback_reprompt is not None:
             told = torch.tensor([bool(text.strip()) for text in feedback], device=rewards.device)

@@ -36,6 +36,7 @@ class RecordedReward:
     def __init__(self, reward: Callable, path: Path, first_step: int):
         self.reward, self.path = reward, path
         self.__name__ = reward.__name__  # TRL names its metrics after it
+        self.binary = getattr(reward, "binary", False)
         rows = path.read_text().splitlines() if path.is_file() else []
         kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] < first_step]
         beside = path.with_name(f".{path.name}")

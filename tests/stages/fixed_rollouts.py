@@ -65,6 +65,19 @@ def params(method: str, **options) -> SelfDistillation:
     return SelfDistillation(method=method, **fixed | options)
 
 
+class Graded:
+    """A reward function with an answer for every completion."""
+
+    __name__ = "graded"
+
+    def __init__(self, graded: dict[tuple[int, ...], float]):
+        self.graded = graded
+        self.binary = set(graded.values()) <= {0, 1}
+
+    def __call__(self, completion_ids, **_):
+        return [self.graded[tuple(ids)] for ids in completion_ids]
+
+
 def trainer(
     folder,
     method: str,
@@ -98,7 +111,7 @@ def trainer(
         model=policy.model,
         params=chosen,
         reprompts=Reprompts(policy, TEMPLATE, chosen.feedback_reprompt) if method in SELF_TAUGHT else None,
-        reward_funcs=lambda completion_ids, **_: [graded[tuple(ids)] for ids in completion_ids],
+        reward_funcs=Graded(graded),
         args=GRPOConfig(**arguments),
         train_dataset=Dataset.from_list([{"prompt": p.prompt, "question": p.prompt} for p in problems]),
         processing_class=policy.tokenizer,

@@ -98,6 +98,13 @@ def test_a_step_is_the_same_in_1_or_2_processes(tmp_path, method):
         assert metrics[name] == pytest.approx(one["metrics"][0][name], rel=1e-5)
 
 
+def odd_length(completion_ids, **_):
+    return [float(len(ids) % 2) for ids in completion_ids]
+
+
+odd_length.binary = True
+
+
 def test_grpo_is_trls_trainer(tmp_path):
     histories, weights = [], []
     for cls in (GRPOTrainer, SelfDistillationTrainer):
@@ -110,7 +117,7 @@ def test_grpo_is_trls_trainer(tmp_path):
         )  # fmt: skip
         made = cls(
             model=policy.model,
-            reward_funcs=lambda completion_ids, **_: [float(len(ids) % 2) for ids in completion_ids],
+            reward_funcs=odd_length,
             args=config,
             train_dataset=Dataset.from_list([{"prompt": p.prompt} for p in questions(16)]),
             processing_class=policy.tokenizer,

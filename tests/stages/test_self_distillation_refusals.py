@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
-from fixed_rollouts import MIXED, trainer
+from datasets import Dataset
+from fixed_rollouts import MIXED, Given, trainer
 
 from s2d_lib.errors import StudyError
 from s2d_lib.stages import self_distillation as stage
+from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
 from s2d_lib.study.load import deep_merge
 
 pytestmark = pytest.mark.slow
@@ -38,12 +40,55 @@ def test_what_can_not_work_is_said_before_training(make, tiny, monkeypatch, chan
 
 
 def test_rewards_that_do_not_say_who_is_correct(tmp_path):
-    made = trainer(tmp_path, "srpo", [0.5, *MIXED[1:]], 8)
+    with pytest.raises(
+        StudyError, match=r"^nothing says which rewards are those of correct rollouts: set the stage's `thres"
+    ):
+        trainer(tmp_path, "srpo", [0.5, *MIXED[1:]], 8)
+    trainer(tmp_path, "srpo", [0.5, *MIXED[1:]], 8, threshold=0.5).train()
+
+
+def refused_in_training(made, sentence: str) -> None:
+    """Its training stops with this before any weight has changed."""
     before = copy.deepcopy(made.model.state_dict())
-    with pytest.raises(StudyError, match=r"^a reward is 0\.5, neither 0 nor 1, .*: set the stage's `threshold`\.$"):
+    with pytest.raises(StudyError, match=sentence):
         made.train()
     assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
-    trainer(tmp_path, "srpo", [0.5, *MIXED[1:]], 8, threshold=0.5).train()
+
+
+def test_a_reward_that_is_not_what_it_said_to_be(tmp_path):
+    made = trainer(tmp_path, "srpo", MIXED, 8)
+    made.reward_funcs[0].graded = dict.fromkeys(made.reward_funcs[0].graded, 0.5)
+    refused_in_training(made, r"^a reward is 0\.5, neither 0 nor 1, .*: set the stage's `threshold`\.$")
+
+
+def test_a_rollout_that_nobody_scored(tmp_path):
+    made = trainer(tmp_path, "srpo", MIXED, 8)
+    made.reward_funcs[0].graded[tuple(made.given[3])] = None
+    refused_in_training(made, r"^1 of 16 rollouts were scored by no reward function")
+
+
+def test_groups_of_different_prompts(tmp_path):
+    made = trainer(tmp_path, "srpo", MIXED, 8)
+    made._get_train_sampler = lambda dataset=None: [i for _ in range(4) for i in range(4)]
+    refused_in_training(made, "^rollouts of different prompts stand in one group of 4")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"reprompts": None}, "method srpo has a self-teacher, which needs `reprompts`"),
+        ({"train_dataset": Dataset.from_list([{"prompt": "v1"}] * 4)}, "a column `question`"),
+    ],
+)
+def test_a_self_teacher_without_reprompts_or_questions(tmp_path, monkeypatch, change, sentence):
+    monkeypatch.setattr(Given, "__init__", lambda self, **k: SelfDistillationTrainer.__init__(self, **k | change))
+    with pytest.raises(StudyError, match=sentence):
+        trainer(tmp_path, "srpo", MIXED, 8)
+
+
+def test_completions_that_fill_the_context(make, tiny):
+    with pytest.raises(StudyError, match="leave a self-teacher's prompt no room in the model's context of 64"):
+        make("student.srpo", overrides=deep_merge(tiny, {"sampling": {"max_new_tokens": 64}}))
 
 
 def test_groups_that_are_sampled_apart_are_refused(tmp_path):

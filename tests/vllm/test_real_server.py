@@ -15,7 +15,7 @@ from s2d_lib.engines.sampler import checked, sampler
 from s2d_lib.engines.server import Server
 from s2d_lib.errors import StudyError
 from s2d_lib.evaluation import evaluate
-from s2d_lib.policies.policy import model_place
+from s2d_lib.policies.place import model_place
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.study.load import deep_merge
