@@ -117,16 +117,22 @@ def _interpolated(run: Progress) -> np.ndarray:
 
 
 def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
-    """A metric of the steps over the budget, likewise: means of every twentieth of it, over all benchmarks."""
+    """A metric of the steps over the budget, likewise: means of every twentieth of it, over all benchmarks.
+
+    An entropy is that of the mean scored token; it is shown only where every benchmark has one, or its mean would jump when
+    nothing is scored any more on one of them.
+    """
     edges = np.linspace(0, 1, 21)
     table = {}
     for seed in course.seeds:
         parts = []
         for benchmark in course.budgets:
             steps = course.runs[benchmark, checkpoint, seed].steps
-            binned = steps.groupby(np.searchsorted(edges, steps["share"].to_numpy() - 1e-9))[name].mean()
-            parts.append(binned.reindex(range(1, 21)))
-        table[seed] = pd.concat(parts, axis=1).mean(axis=1).to_numpy()
+            weights = steps["scored"].fillna(0.0) if name == "entropy" else steps[name].notna().astype(float)
+            sums = pd.DataFrame({"value": (steps[name] * weights).fillna(0.0), "weight": weights})
+            binned = sums.groupby(np.searchsorted(edges, steps["share"].to_numpy() - 1e-9)).sum()
+            parts.append((binned["value"] / binned["weight"].where(binned["weight"] > 0)).reindex(range(1, 21)))
+        table[seed] = pd.concat(parts, axis=1).mean(axis=1, skipna=name != "entropy").to_numpy()
     return pd.DataFrame(table, index=(edges[1:] + edges[:-1]) / 2)
 
 

@@ -1,0 +1,51 @@
+"""What a given solution is worth: measured once, read back while the models are the same."""
+
+import pandas as pd
+import pytest
+
+from s2d_lib.claims import load_claims
+from s2d_lib.report import given
+from s2d_lib.report.courses import spec_of
+
+
+@pytest.fixture
+def spec():
+    return spec_of("micro-long", load_claims()).model_copy(
+        update={"profiles": ["micro-arithmetic", "micro-conversion"]}
+    )
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Stands in for sampling; the profiles that were asked about."""
+    asked = []
+
+    def table(profile):
+        asked.append(profile)
+        own = [0.5, 0.7, 0.9, 0.7]
+        return pd.DataFrame({"problem": list("abcd"), "alone": 0.2, "own solution": own, "another's solution": 0.3})
+
+    monkeypatch.setattr(given, "given_to_base", table)
+    return asked
+
+
+def test_it_is_measured_once_for_the_same_weights(spec, measured, tmp_path):
+    numbers = given.given_table(spec, tmp_path)
+    row = numbers.iloc[0]
+    assert (row["problems"], row["alone"], row["own - alone"]) == (4, pytest.approx(0.2), pytest.approx(0.5))
+    assert row["own - alone high"] - row["own - alone"] == pytest.approx(1.96 * 0.16329931618 / 2)
+    given.write_given(numbers, tmp_path)
+    assert "+50.0 [+34.0, +66.0]" in (tmp_path / "given_solution.md").read_text()
+    again = given.given_table(spec, tmp_path)
+    assert measured == spec.profiles
+    assert given.readable_given(again).equals(given.readable_given(numbers))
+
+
+def test_other_weights_are_measured_again(spec, measured, tmp_path):
+    given.write_given(given.given_table(spec, tmp_path), tmp_path)
+    path = tmp_path / "given_solution.csv"
+    table = pd.read_csv(path)
+    table.loc[1, "weights"] = "other"
+    table.to_csv(path, index=False)
+    given.given_table(spec, tmp_path)
+    assert measured == [*spec.profiles, "micro-conversion"]
