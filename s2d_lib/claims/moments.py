@@ -29,6 +29,7 @@ WINDOW = 0.2  # share of the budget over whose steps a length or an entropy is a
 COLUMNS = {
     "length": "completions/mean_length",
     "entropy": "self_teacher/entropy",
+    "student_entropy": "self_teacher/student_entropy",
     "routed": "routed/sdpo",
     "clipped": "completions/clipped_ratio",
     "seconds": "seconds/step",

@@ -1,6 +1,6 @@
 """What paper B's verdicts rest on: who set the budget, how sharp the late changes are, and which rates were tried."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -79,18 +79,18 @@ def readable_changes(numbers: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def rates_table(trials: pd.DataFrame, stages: Sequence[str]) -> pd.DataFrame:
+def rates_table(trials: pd.DataFrame, stages: Mapping[str, str]) -> pd.DataFrame:
     """What each tried rate gave early, later, at best and at the end: percent, means over the benchmarks it was tried on.
 
     Args:
         trials: As `s2d_lib.report.trials.read_trials` gives them.
-        stages: Which of their stages, in order.
+        stages: What a reader calls a method -> its stage in the trials.
     """
     rows = []
-    for stage in stages:
+    for method, stage in stages.items():
         for rate, part in trials[trials["stage"] == stage].groupby("learning_rate"):
             curve = part.groupby("step")["accuracy"].mean()
             at = {f"at step {step}": curve.get(step, np.nan) for step in (EARLY, MIDDLE)}
             values = at | {"mean": curve.mean(), "best": curve.max(), "at the end": curve.iloc[-1]}
-            rows.append({"method": stage, "rate": f"{rate:g}"} | {k: round(100 * v, 1) for k, v in values.items()})
+            rows.append({"method": method, "rate": f"{rate:g}"} | {k: round(100 * v, 1) for k, v in values.items()})
     return pd.DataFrame(rows)

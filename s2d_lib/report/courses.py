@@ -116,6 +116,10 @@ def _interpolated(run: Progress) -> np.ndarray:
     return np.interp(GRID, run.shares, run.correct.mean(axis=(1, 2)))
 
 
+OF_SCORED = ("entropy", "student_entropy")
+"""Metrics of the tokens that a self-teacher scores."""
+
+
 def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
     """A metric of the steps over the budget, likewise: means of every twentieth of it, over all benchmarks.
 
@@ -128,11 +132,11 @@ def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
         parts = []
         for benchmark in course.budgets:
             steps = course.runs[benchmark, checkpoint, seed].steps
-            weights = steps["scored"].fillna(0.0) if name == "entropy" else steps[name].notna().astype(float)
+            weights = steps["scored"].fillna(0.0) if name in OF_SCORED else steps[name].notna().astype(float)
             sums = pd.DataFrame({"value": (steps[name] * weights).fillna(0.0), "weight": weights})
             binned = sums.groupby(np.searchsorted(edges, steps["share"].to_numpy() - 1e-9)).sum()
             parts.append((binned["value"] / binned["weight"].where(binned["weight"] > 0)).reindex(range(1, 21)))
-        table[seed] = pd.concat(parts, axis=1).mean(axis=1, skipna=name != "entropy").to_numpy()
+        table[seed] = pd.concat(parts, axis=1).mean(axis=1, skipna=name not in OF_SCORED).to_numpy()
     return pd.DataFrame(table, index=(edges[1:] + edges[:-1]) / 2)
 
 
@@ -158,6 +162,7 @@ def curves_figure(course: Course, checkpoints: Sequence[str], title: str, each: 
 
 METRICS = {
     "entropy": "self-teacher's entropy, nats",
+    "student_entropy": "student's entropy there, nats",
     "length": "response length, tokens",
     "clipped": "cut off at the length limit, share",
     "routed": "tokens routed to SDPO, share",
@@ -174,7 +179,7 @@ def metrics_figure(course: Course, checkpoints: Sequence[str], title: str) -> Fi
             if table.notna().any(axis=None):
                 _line(axes, table, checkpoint)
         axes.set(xlabel=f"share of the {course.axis} budget", ylabel=label)
-    return _finished(figure, grid.flat[1], title)
+    return _finished(figure, grid.flat[list(METRICS).index("length")], title)  # which every method has
 
 
 def _grid(panels: int, ncols: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:

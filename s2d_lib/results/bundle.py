@@ -18,6 +18,7 @@ from s2d_lib.runs import FinishedRun, write_json
 CURVES = [
     "loss",
     "reward",
+    "accuracy",
     "entropy",
     "argmax_agreement",
     "completions/mean_length",
@@ -28,8 +29,10 @@ CURVES = [
     "seconds/step",
     "seconds/sampling",
     "seconds/self_teacher",
+    "routed/grpo",
     "routed/sdpo",
     "self_teacher/entropy",
+    "self_teacher/student_entropy",
     "self_teacher/kl",
     "self_teacher/tokens",
     "self_teacher/prompt_tokens",

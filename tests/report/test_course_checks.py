@@ -44,6 +44,7 @@ def test_tried_rates_are_means_over_benchmarks():
         for rate in (1e-4, 1e-3)
         for step, accuracy in ((0, 0.1), (20, 0.3 + extra), (100, 0.5), (200, 0.2))
     ]
-    table = rates_table(pd.DataFrame(rows), ["sdpo", "srpo"])
+    table = rates_table(pd.DataFrame(rows), {"SDPO": "sdpo", "SRPO": "srpo"})
+    assert table["method"].tolist() == ["SDPO", "SDPO"]
     assert table["rate"].tolist() == ["0.0001", "0.001"]
     assert table.loc[0, ["at step 20", "at step 100", "best", "at the end"]].tolist() == [40.0, 50.0, 50.0, 20.0]
