@@ -132,7 +132,7 @@ def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
         parts = []
         for benchmark in course.budgets:
             steps = course.runs[benchmark, checkpoint, seed].steps
-            weights = steps["scored"].fillna(0.0) if name in OF_SCORED else steps[name].notna().astype(float)
+            weights = steps[name].notna() * (steps["scored"].fillna(0.0) if name in OF_SCORED else 1.0)
             sums = pd.DataFrame({"value": (steps[name] * weights).fillna(0.0), "weight": weights})
             binned = sums.groupby(np.searchsorted(edges, steps["share"].to_numpy() - 1e-9)).sum()
             parts.append((binned["value"] / binned["weight"].where(binned["weight"] > 0)).reindex(range(1, 21)))
