@@ -3,6 +3,7 @@
 from s2d_lib.plan.architecture import Architecture
 from s2d_lib.plan.memory import BYTES
 from s2d_lib.plan.tokens import counts
+from s2d_lib.plan.trained import lora_of, trained_parameters
 from s2d_lib.study import Resolved
 from s2d_lib.study.settings import Lengths
 
@@ -12,10 +13,14 @@ PUBLISHED = 2  # bytes of a parameter as models are published, in bfloat16
 
 
 def kept_bytes(run: Resolved, model: Architecture, lengths: Lengths) -> float:
-    """Bytes of a finished run's folder: the trained model in float32, or its rollouts; tables are nothing beside them."""
+    """Bytes of a finished run's folder: the trained model (or adapters alone) in float32, or its rollouts; tables are nothing
+    beside them."""
     if run.stage == "teacher_rollouts":
         return TOKEN * counts(run).sequences * lengths.completion
-    return 4 * model.parameters if counts(run).trained else 0.0
+    if not counts(run).trained:
+        return 0.0
+    lora = lora_of(run)
+    return 4 * (trained_parameters(run, model) if lora and lora.save == "adapter" else model.parameters)
 
 
 def scratch_bytes(run: Resolved, model: Architecture, teacher: Architecture | None, lengths: Lengths) -> float:
@@ -28,4 +33,4 @@ def scratch_bytes(run: Resolved, model: Architecture, teacher: Architecture | No
         targets = tokens * teacher.width * BYTES[run.hardware.dtype]
     else:
         targets = tokens * run.params["top_k"] * 8 if kind == "top_k" else 0.0
-    return SAVED * 12 * model.parameters + targets
+    return SAVED * 12 * trained_parameters(run, model) + targets

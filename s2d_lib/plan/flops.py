@@ -18,9 +18,15 @@ def forward_flops(model: Architecture, tokens: float, context: float = 0.0) -> f
     return tokens * (2 * model.multiplied + 4 * model.layers * model.query_width * context)
 
 
-def training_flops(model: Architecture, tokens: float, context: float = 0.0, checkpointing: bool = False) -> float:
-    """Forward and backward pass over `tokens` tokens; 6ND without attention (`context` 0) and without checkpointing."""
-    return (1 + BACKWARD + checkpointing) * forward_flops(model, tokens, context)
+def training_flops(
+    model: Architecture, tokens: float, context: float = 0.0, checkpointing: bool = False, frozen: bool = False
+) -> float:
+    """Forward and backward pass over `tokens` tokens; 6ND without attention (`context` 0) and without checkpointing.
+
+    Of `frozen` weights, as under LoRA, the backward pass makes the gradients of what they read alone, which is half of it; the
+    adapters' own are small beside them.
+    """
+    return (1 + BACKWARD / (2 if frozen else 1) + checkpointing) * forward_flops(model, tokens, context)
 
 
 def sampling_flops(model: Architecture, sequences: float, prompt: float, completion: float) -> float:

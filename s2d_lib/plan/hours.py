@@ -15,6 +15,7 @@ from s2d_lib.plan.flops import forward_flops, sampling_flops, training_flops
 from s2d_lib.plan.gpus import Gpu
 from s2d_lib.plan.memory import BYTES, kv_bytes
 from s2d_lib.plan.tokens import counts
+from s2d_lib.plan.trained import lora_of
 from s2d_lib.study import Resolved
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 from s2d_lib.study.settings import Lengths
@@ -81,7 +82,13 @@ def work_of(
             count.tested, run.sampling.batch, "evaluation"
         ),  # validation, transformers' part of it, is small
         teacher=_scoring(run, model, teacher, lengths),
-        training=training_flops(model, count.trained * length, length / 2, run.hardware.gradient_checkpointing),
+        training=training_flops(
+            model,
+            count.trained * length,
+            length / 2,
+            run.hardware.gradient_checkpointing,
+            frozen=lora_of(run) is not None,
+        ),
     )
 
 

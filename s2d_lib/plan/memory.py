@@ -5,7 +5,8 @@ What is counted is what the code does: trained weights and AdamW's two moments a
 bfloat16 copy of the weights through the forward pass; a dense stage's teacher lies beside it in the profile's dtype.
 Activations are counted at the length limit, since one batch that meets it ends the run. No stage ever holds the logits:
 the dense stages' loss is made from hidden states (s2d_lib.losses), TRL's fused head does it for the others. A vLLM engine of
-the run's own takes its share of a GPU's memory from the start (`gpu_memory_utilization`), whatever it needs of it.
+the run's own takes its share of a GPU's memory from the start (`gpu_memory_utilization`), whatever it needs of it. With LoRA
+only the adapters have gradients and an optimiser's state; frozen weights are float32 too.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from math import ceil
 
 from s2d_lib.plan.architecture import Architecture
 from s2d_lib.plan.tokens import counts, samples_itself
+from s2d_lib.plan.trained import lora_of, trained_parameters
 from s2d_lib.study import Resolved
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 from s2d_lib.study.settings import Lengths
@@ -98,8 +100,8 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
     return Memory(
         weights=_trained_weights(run, model),
         teacher=BYTES[dtype] * teacher.parameters if dense and asked and teacher else 0.0,
-        gradients=4 * model.parameters,
-        optimiser=8 * model.parameters,
+        gradients=4 * trained_parameters(run, model),
+        optimiser=8 * trained_parameters(run, model),
         activations=activations(model, dtype, rows, length, run.hardware.gradient_checkpointing) + head,
         # Keys meet float32 rotations and values join them, so what trained weights cache is float32, under autocast too.
         kv_cache=cached * kv_bytes(model, "float32"),
@@ -133,10 +135,12 @@ def _engine(run: Resolved, model: Architecture, length: float) -> dict[str, floa
 
 
 def _trained_weights(run: Resolved, model: Architecture) -> float:
-    """The weights, their copy for autocast, and a second model of the same size where the stage keeps one."""
-    copy = 2 if run.hardware.dtype == "bfloat16" else 0
-    reference = run.params.get("kl_coefficient", 0) > 0 or run.params.get("method") in SELF_TAUGHT
-    return (4 + copy + (4 if reference else 0)) * model.parameters
+    """The weights, their copy for autocast, and what a second model of the same size does not share with the first: all of
+    its weights, or under LoRA a self-teacher's adapters (a reference model is the policy without any)."""
+    copy, lora, trained = 2 if run.hardware.dtype == "bfloat16" else 0, lora_of(run), trained_parameters(run, model)
+    taught = run.params.get("method") in SELF_TAUGHT
+    second = taught or (run.params.get("kl_coefficient", 0) > 0 and not lora)
+    return (4 + copy) * (model.parameters + (trained if lora else 0)) + (4 * trained if second else 0)
 
 
 def kv_bytes(model: Architecture, dtype: str) -> int:

@@ -158,7 +158,7 @@ def test_fewer_gpus_than_processes_and_a_missing_accelerate_config_are_problems(
 
 
 def test_every_kind_of_run_is_held_against_the_smallest_gpu(project, monkeypatch):
-    monkeypatch.setattr(hardware_check, "visible_gpus", lambda: [("large", 141 * 10**9), ("small", 80 * 10**9)])
+    monkeypatch.setattr(hardware_check, "visible_gpus", lambda: [("large", 141 * 10**9), ("small", 78 * 10**9)])
     assert [line.ok for line in hardware_check.check_gpus("qwen3-single-gpu")] == [True, True]
     found = problems(hardware_check.check_memory("qwen3-single-gpu"))
     assert list(found) == ["memory, sparse_rl of Qwen/Qwen3-8B"]

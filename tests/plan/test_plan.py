@@ -2,14 +2,16 @@
 
 import pytest
 
+from s2d_lib.check import hardware as hardware_check
+from s2d_lib.check.params import check_params, resolved_runs
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import jobs
 from s2d_lib.plan import plan
-from s2d_lib.plan.architecture import named
+from s2d_lib.plan.architecture import architecture_of, named
 from s2d_lib.plan.flops import sampling_flops
 from s2d_lib.plan.gpus import gpu_named, gpus
 from s2d_lib.plan.hours import Work, work_of
-from s2d_lib.plan.memory import kv_bytes
+from s2d_lib.plan.memory import kv_bytes, memory_of
 from s2d_lib.plan.tokens import assumed_lengths
 from s2d_lib.study import frontier, load_profile, needed, profile_names, resolve
 
@@ -58,10 +60,26 @@ def test_vllm_samples_without_padding_and_from_weights_in_the_computations_preci
     assert engine.sampling[1] == lengths.completion * (270 * 2 * model.parameters + cache)
 
 
-def test_a_teacher_of_all_weights_does_not_fit_the_single_gpu_and_the_student_does():
-    rows = plan("qwen3-single-gpu").runs.set_index("checkpoint")
-    assert rows.loc["teacher.rl", "gpus"] > 1
-    assert (rows.drop("teacher.rl")["gpus"] == 1).all()
+def test_every_run_of_the_single_gpu_fits_it():
+    assert (plan("qwen3-single-gpu").runs["gpus"] == 1).all()
+
+
+PAPER_B = [f"qwen3-{name}" for name in ("chemistry", "physics", "biology", "materials", "tool-use")]
+
+
+@pytest.mark.parametrize("name", PAPER_B)
+def test_paper_bs_own_setting_fits_its_gpus_and_none_of_its_runs_is_refused(name):
+    hardware, runs = load_profile(name).hardware, resolved_runs(name)
+    assert check_params(name).ok
+    for run in runs.values():
+        model = architecture_of(run.model.model)
+        memory = memory_of(run, model, None, assumed_lengths(load_profile(name)))
+        assert hardware_check.fit(run.checkpoint, memory, hardware, 80e9, "a GPU").ok
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_no_committed_profile_asks_processes_for_what_they_do_not_share(name):
+    assert check_params(name).ok
 
 
 @pytest.mark.parametrize("name", gpus())

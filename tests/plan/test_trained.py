@@ -1,0 +1,62 @@
+"""Parameters that a run trains, against what peft really makes of a model."""
+
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from s2d_lib.plan.architecture import named
+from s2d_lib.plan.disk import kept_bytes, scratch_bytes
+from s2d_lib.plan.flops import forward_flops, training_flops
+from s2d_lib.plan.memory import memory_of
+from s2d_lib.plan.tokens import assumed_lengths
+from s2d_lib.plan.trained import adapter_parameters, trained_parameters
+from s2d_lib.study import load_profile, resolve
+from s2d_lib.study.lora import Lora
+from tests.plan.test_memory import built, shaped
+
+QWEN = named()["Qwen/Qwen3-1.7B"]
+LENGTHS = assumed_lengths(load_profile("qwen3-single-gpu"))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj", "down_proj"]])
+def test_adapters_are_as_large_as_pefts(family, targets):
+    model, lora = shaped(family, 2), Lora(rank=4, alpha=8, target_modules=targets)
+    made = get_peft_model(built(model), LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    assert made.get_nb_trainable_parameters()[0] == adapter_parameters(model, lora)
+
+
+def of_adapters(stage: str, checkpoint: str, **changes):
+    lora = {"lora": {"rank": 16, "alpha": 32} | changes.pop("lora", {})}
+    return resolve("qwen3-single-gpu", checkpoint, 0, {"stages": {stage: lora | changes}})
+
+
+def test_only_adapters_have_gradients_and_an_optimiser():
+    run = of_adapters("sparse_rl", "student.grpo")
+    trained = trained_parameters(run, QWEN)
+    memory, whole = (memory_of(r, QWEN, None, LENGTHS) for r in (run, resolve("qwen3-single-gpu", "student.grpo", 0)))
+    assert (memory.gradients, memory.optimiser) == (4 * trained, 8 * trained)
+    assert memory.weights == whole.weights + (4 + 2) * trained
+    assert trained < 0.02 * QWEN.parameters
+
+
+def test_a_reference_model_is_the_policy_without_adapters():
+    plain, penalised = (of_adapters("sparse_rl", "student.grpo", kl_coefficient=k) for k in (0.0, 0.1))
+    assert memory_of(plain, QWEN, None, LENGTHS).weights == memory_of(penalised, QWEN, None, LENGTHS).weights
+
+
+def test_a_self_teacher_of_adapters_is_a_second_set_of_them():
+    run = resolve("qwen3-chemistry", "student.srpo", 0)
+    trained = trained_parameters(run, QWEN)
+    assert memory_of(run, QWEN, None, LENGTHS).weights == 6 * (QWEN.parameters + trained) + 4 * trained
+
+
+def test_frozen_weights_have_half_of_the_backward_pass():
+    assert training_flops(QWEN, 10, frozen=True) == 2 * forward_flops(QWEN, 10)
+    assert training_flops(QWEN, 10) == 3 * forward_flops(QWEN, 10)
+
+
+def test_what_adapters_take_of_the_disk():
+    merged, alone = (of_adapters("sparse_rl", "student.grpo", lora={"save": save}) for save in ("merged", "adapter"))
+    assert kept_bytes(merged, QWEN, LENGTHS) == 4 * QWEN.parameters
+    assert kept_bytes(alone, QWEN, LENGTHS) == 4 * trained_parameters(alone, QWEN)
+    assert scratch_bytes(alone, QWEN, None, LENGTHS) == 2 * 12 * trained_parameters(alone, QWEN)
