@@ -36,8 +36,11 @@ class PerMicroBatch(SelfDistillationTrainer):
         return loss
 
 
-class _KeepGradient(TrainerCallback):
+class KeepGradient(TrainerCallback):
+    """Keeps the last optimiser step's gradient, as one vector."""
+
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        """Before anything is done to it."""
         self.gradient = torch.cat([p.grad.flatten().clone() for p in model.parameters() if p.requires_grad])
 
 
@@ -69,7 +72,7 @@ def accumulation_errors(cuts: tuple[int, ...] = (1, 2, 4, 8), overrides: dict | 
 
 
 def _step(cls: type[SelfDistillationTrainer], method: str, overrides: dict) -> tuple[float, torch.Tensor]:
-    kept = _KeepGradient()
+    kept = KeepGradient()
     with tempfile.TemporaryDirectory() as folder:
         trainer = self_distillation_trainer(*prepared(Path(folder), overrides, method))
         trainer.__class__ = cls

@@ -54,6 +54,7 @@ CONTRASTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("student.srpo", "student.grpo"),
             *((f"{BRIDGE}.rl_teacher.{method}", f"{BRIDGE}.rl_teacher") for method in ("grpo", "srpo")),
             (f"{BRIDGE}.rl_teacher.srpo", f"{BRIDGE}.rl_teacher.grpo"),
+            *((route, "student.srpo") for route in (f"{BRIDGE}.srpo_teacher", f"{BRIDGE}.rl_teacher.srpo")),
         ],
     ),
 }
@@ -139,7 +140,7 @@ def write_contrasts(results: Results, numbers: pd.DataFrame, name: str, folder: 
     title, pairs = CONTRASTS[name]
     note = (
         f"First minus second, points, paired by seed and problem, with 95% intervals over both. Profile {results.name}, seeds "
-        f"{seeds_of(results.bundle, pairs[0][0])}. {SCALES}"
-    )
+        f"{seeds_of(results.bundle, pairs[0][0])}."
+    ) + (f" {SCALES}" if family_of(results.name) else "")
     shown, linked = readable_contrasts(results, numbers), readable_contrasts(results, numbers, links=True)
     write_forms(numbers, {title: shown}, folder, name, note, {title: linked})

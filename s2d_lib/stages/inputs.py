@@ -67,7 +67,8 @@ def _load(run: Run) -> Inputs:
     started = run.path("model").is_dir()  # an unfinished run goes on with its own model
     start = weights_of(run) if started else starting_weights(run)
     hardware = resolved.hardware if started else _until_shared(run)
-    policy = load_policy(resolved.model, in_full(hardware), *start)
+    trains = hasattr(resolved.stage_params, "micro_batch")
+    policy = load_policy(resolved.model, in_full(hardware) if trains else hardware, *start)
     refuse_model(resolved, policy, problems)
     teacher = None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
