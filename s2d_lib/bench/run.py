@@ -150,51 +150,6 @@ EQUALITY_NOTE = (
     "loss and of the gradient's norm. TRL's SDPO divides by all rollouts, those without a self-teacher included; `at this "
     "denominator` weighs its rollouts by their share of the routed tokens."
 )
-SAMPLING_NOTE)
-    save_figure(sampling_plot(timings, fits), folder, "sampling")
-    return "figures/bench/sampling.md"
-
-
-def _targets(folder: Path) -> str:
-    from s2d_lib.bench.stages import released, teacher_samples
-    from s2d_lib.bench.target_bias import target_bias
-    from s2d_lib.problems.sources import load_problems
-
-    rollouts, pool = teacher_samples({}), load_problems(resolve("micro", "student.grpo", 0).problems).pool
-    table = target_bias(released("student"), released("teacher"), pool, rollouts, [1, 2, 4, 8, 16, 32], rounds=1)
-    report.write_table(table, folder, "targets", TARGETS_NOTE)
-    return "figures/bench/targets.md"
-
-
-def _study(folder: Path) -> str:
-    table = study_time(read_bundle(project_root() / "figures" / "micro-full" / "results"))
-    report.write_table(table.reset_index(), folder, "study", STUDY_NOTE)
-    save_figure(study_time_plot(table), folder, "study")
-    return "figures/bench/study.md"
-
-
-STAGES_NOTE = (
-    "Micro family, batches of 256, the same weights, prompts, seeds and first rollouts on both sides, rounds in turn. "
-    "seconds_step is the median with its quartiles; over_trl the ratio of medians within a round (median, smallest, "
-    "largest). TRL has no mode for stored rollouts: for forward KL its trainer and its loss are given them."
-)
-METHODS_NOTE = (
-    "Paper B's methods on the micro benchmark of table lookups, batches of 128 in groups of 8, the same weights, prompts, "
-    "seed and first rollouts, in turn. seconds_step is the median with its quartiles; over_trl the ratio to TRL's GRPO within "
-    "a round (median, smallest, largest). SDPO compares whole vocabularies on both sides."
-)
-ACCUMULATION_NOTE = (
-    "The first optimiser step of paper B's methods on the micro benchmark of table lookups, 128 rollouts in groups of 8, the "
-    "same rollouts throughout; errors are relative to the step in one micro-batch, in float32. `each micro-batch its own` "
-    "divides every micro-batch by its own tokens and averages, which is the known mistake. Advantage Mix's loss is a small "
-    "difference of large sums, so that its relative error is larger at the same rounding."
-)
-EQUALITY_NOTE = (
-    "The first optimiser step of paper B's trainer on the micro benchmark of table lookups, 128 rollouts in groups of 8, "
-    "float32, beside TRL's trainers on the same rollouts, and in two processes (gloo) beside one. Errors are relative, of the "
-    "loss and of the gradient's norm. TRL's SDPO divides by all rollouts, those without a self-teacher included; `at this denominator` "
-    "weighs its rollouts by their share of the routed tokens."
-)
 SAMPLING_NOTE = (
     "seconds = batches (s + a T) + rollouts (p + b T + c T^2), T tokens a completion; fitted to two thirds of the points, "
     "r2_held_out is over the others (sampling_points.csv)."
