@@ -185,3 +185,11 @@ def test_prepare_of_a_finished_run_loads_its_result(make, tiny):
     run = open_run("micro", "student.grpo", 0, tiny)
     result, base = prepare(run).policy.model, prepare(open_run("micro", "student", 0, tiny)).policy.model
     assert not torch.equal(result.model.embed_tokens.weight, base.model.embed_tokens.weight)
+
+
+@pytest.mark.parametrize(("checkpoint", "dtype"), [("student", torch.bfloat16), ("student.grpo", torch.float32)])
+def test_only_weights_that_are_trained_are_float32_under_bfloat16(make, tiny, checkpoint, dtype):
+    overrides = deep_merge(tiny, {"hardware": {"dtype": "bfloat16"}})
+    if checkpoint == "student.grpo":
+        make("student", overrides=overrides)
+    assert prepare(open_run("micro", checkpoint, 0, overrides)).policy.model.dtype == dtype
