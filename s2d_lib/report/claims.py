@@ -265,7 +265,7 @@ def _panel(axes: plt.Axes, claims: pd.DataFrame, comparisons: pd.DataFrame, unit
         axes.set_xticks([t for t in POINTS if abs(t) <= far], minor=False)
         axes.set_xticks([], minor=True)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:+.0f}" if x else "0")
-        axes.set_xlabel(f"{axes.get_xlabel()}; beyond 10 on a logarithmic scale")
+        axes.set_xlabel(f"{axes.get_xlabel()}; logarithmic beyond 10")
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)

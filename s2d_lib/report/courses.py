@@ -123,8 +123,9 @@ OF_SCORED = ("entropy", "student_entropy")
 def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
     """A metric of the steps over the budget, likewise: means of every twentieth of it, over all benchmarks.
 
-    An entropy is that of the mean scored token; it is shown only where every benchmark has one, or its mean would jump when
-    nothing is scored any more on one of them.
+    Of seconds they are medians, since whatever else runs on a machine makes some steps many times as long. An entropy is that
+    of the mean scored token; it is shown only where every benchmark has one, or its mean would jump when nothing is scored any
+    more on one of them.
     """
     edges = np.linspace(0, 1, 21)
     table = {}
@@ -132,9 +133,13 @@ def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
         parts = []
         for benchmark in course.budgets:
             steps = course.runs[benchmark, checkpoint, seed].steps
+            bins = np.searchsorted(edges, steps["share"].to_numpy() - 1e-9)
+            if name == "seconds":
+                parts.append(steps.groupby(bins)[name].median().reindex(range(1, 21)))
+                continue
             weights = steps[name].notna() * (steps["scored"].fillna(0.0) if name in OF_SCORED else 1.0)
             sums = pd.DataFrame({"value": (steps[name] * weights).fillna(0.0), "weight": weights})
-            binned = sums.groupby(np.searchsorted(edges, steps["share"].to_numpy() - 1e-9)).sum()
+            binned = sums.groupby(bins).sum()
             parts.append((binned["value"] / binned["weight"].where(binned["weight"] > 0)).reindex(range(1, 21)))
         table[seed] = pd.concat(parts, axis=1).mean(axis=1, skipna=name not in OF_SCORED).to_numpy()
     return pd.DataFrame(table, index=(edges[1:] + edges[:-1]) / 2)
@@ -155,8 +160,9 @@ def curves_figure(course: Course, checkpoints: Sequence[str], title: str, each: 
     for axes, (head, benchmark) in zip(grid.flat, panels.items(), strict=False):
         for checkpoint in checkpoints:
             _line(axes, 100 * curves(course, checkpoint, benchmark), checkpoint)
-        axes.set(title=head, xlabel=f"share of the {course.axis} budget", ylabel="validation accuracy, %")
-        axes.label_outer()
+        axes.set(title=head, xlabel=f"share of the {course.axis} budget")
+        if axes.get_subplotspec().is_first_col():
+            axes.set(ylabel="validation accuracy, %")
     return _finished(figure, grid.flat[0], title)
 
 
@@ -166,7 +172,7 @@ METRICS = {
     "length": "response length, tokens",
     "clipped": "cut off at the length limit, share",
     "routed": "tokens routed to SDPO, share",
-    "seconds": "seconds per step",
+    "seconds": "seconds per step, median",
 }
 
 

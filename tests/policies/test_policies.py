@@ -22,8 +22,8 @@ NAMES = ("student", "teacher")
 
 
 FAMILIES = {"micro": NAMES, "micro-llama": ("llama-student", "llama-teacher")}
-BENCHMARKS = {f"micro-{b}": (f"{b}-student",) for b in ("arithmetic", "conversion", "selection", "tool-calls")}
-PAIRS = FAMILIES | {"micro-crossing": ("table-lookup-student", "table-lookup-teacher")}
+BENCHMARKS = {f"micro-{b}": (f"{b}-student",) for b in ("arithmetic", "conversion", "table-lookup", "tool-calls")}
+PAIRS = FAMILIES | {"micro-crossing": ("selection-student", "selection-teacher")}
 RELEASES = [(profile, name) for profile, names in (PAIRS | BENCHMARKS).items() for name in names]
 
 
