@@ -197,13 +197,17 @@ def _grid(panels: int, ncols: int, size: tuple[float, float]) -> tuple[Figure, n
     return figure, grid
 
 
+VARIANTS = {"no_dw": "--", "failed_only": "--", "correct_only": ":"}
+"""Lines of the controls, which have the colour of the method that they are cut from."""
+
+
 def _line(axes: plt.Axes, table: pd.DataFrame, checkpoint: str) -> None:
     color, marker = route_look(checkpoint)
     every = max(1, len(table) // 8)
     axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=color, alpha=0.15, linewidth=0)
-    axes.plot(
-        table.index, table.mean(axis=1), color=color, marker=marker, markevery=every, label=route_label(checkpoint)
-    )
+    line = VARIANTS.get(checkpoint.rsplit(".", 1)[-1], "-")
+    look = {"color": color, "marker": marker, "linestyle": line, "markevery": every}
+    axes.plot(table.index, table.mean(axis=1), **look, label=route_label(checkpoint))
 
 
 def _finished(figure: Figure, legend_of: plt.Axes, title: str) -> Figure:
