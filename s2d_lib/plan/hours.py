@@ -67,8 +67,8 @@ def work_of(
     count, length = counts(run), lengths.prompt + lengths.completion
     trains = count.trained > 0
 
-    def sampled(sequences: int, at_once: int, use: Use) -> tuple[float, float]:
-        by_vllm = run.sampling.by_vllm(use)
+    def sampled(sequences: int, at_once: int, use: Use | None) -> tuple[float, float]:
+        by_vllm = use and run.sampling.by_vllm(use)
         steps = run.sampling.max_new_tokens if padded and not by_vllm else lengths.completion
         dtype = "float32" if trains and not by_vllm else run.hardware.dtype
         flops = sampling_flops(model, sequences, lengths.prompt, steps)
@@ -76,11 +76,11 @@ def work_of(
         cache = sequences * kv_bytes(model, dtype) * (lengths.prompt + steps / 2)
         return flops, steps * (weights + cache)
 
+    evaluation = sampled(count.tested, run.sampling.batch, "evaluation")
+    validation = sampled(count.validated, run.sampling.batch, None)  # transformers', whatever samples the rest
     return Work(
         sampling=sampled(count.sequences, count.at_once, "training" if trains else "rollouts"),
-        testing=sampled(
-            count.tested, run.sampling.batch, "evaluation"
-        ),  # validation, transformers' part of it, is small
+        testing=(evaluation[0] + validation[0], evaluation[1] + validation[1]),
         teacher=_scoring(run, model, teacher, lengths),
         training=training_flops(
             model,

@@ -111,7 +111,7 @@ def row(run: Resolved, teacher: str | None, lengths: Lengths, gpu: Gpu, utilisat
         "sequences": count.sequences,
         "sampled": count.sequences * lengths.completion,
         "trained": count.trained * lengths.completion,
-        "tested": count.tested * lengths.completion,
+        "tested": (count.tested + count.validated) * lengths.completion,
         "flops": work.flops,
         "hours": work.hours(gpu, utilisation),
         "hours sampling": work.sampling_hours(gpu, utilisation),

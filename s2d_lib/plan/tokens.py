@@ -21,13 +21,15 @@ class Counts:
         sequences: Completions sampled for training (or, of teacher rollouts, for others to train on).
         at_once: How many of them are sampled side by side.
         trained: Completions that carry a loss, each time they do.
-        tested: Completions sampled for evaluation and for validation.
+        tested: Completions sampled for evaluation.
+        validated: Completions sampled for validation while it trains.
     """
 
     sequences: int = 0
     at_once: int = 1
     trained: int = 0
     tested: int = 0
+    validated: int = 0
 
 
 def counts(run: Resolved) -> Counts:
@@ -43,14 +45,15 @@ def counts(run: Resolved) -> Counts:
     tested = run.evaluation.samples * sum(size(one) for one in run.problems.evaluations.values())
     if run.stage == "base":
         return Counts(tested=tested)
+    validated = 0
     if run.validation:  # before the first step, after every so many, after the last
         times = math.ceil(params["steps"] / run.validation.every) + 1
-        tested += times * run.validation.samples * size(run.problems.validation)
+        validated = times * run.validation.samples * size(run.problems.validation)
     trained = params["steps"] * params["batch"]
     sampled = trained if samples_itself(run) else 0
     # TRL's trainers sample a whole optimiser batch at once.
     per_sampling = params["batch"] * params.get("steps_per_sampling", 1)
-    return Counts(sampled, per_sampling if sampled else at_once, trained, tested)
+    return Counts(sampled, per_sampling if sampled else at_once, trained, tested, validated)
 
 
 def samples_itself(run: Resolved) -> bool:

@@ -55,11 +55,13 @@ def memory_numbers(plan: Plan) -> pd.DataFrame:
 
     Returns:
         `stage`, `model`, `taught by`; the keys of PARTS, `peak` (all but the smaller of activations and KV cache),
-        `logits_avoided`; and `gpus`, the fewest that hold it with its state sharded (NaN: no number of them does).
+        `logits_avoided`; `engine`, what a vLLM engine of the run's own takes of the GPU beside that; and `gpus`, the fewest
+        that hold it with its state sharded (NaN: no number of them does).
     """
     columns = [*PARTS, "peak", "logits_avoided"]
     groups = _with_short_names(plan.runs).groupby(KIND, sort=False)
     numbers = groups[columns].max() / 1e9
+    numbers["engine"] = groups["engine_share"].max() * gpu_named(plan.gpu).memory / 1e9
     numbers["gpus"] = groups["gpus"].agg(lambda found: found.max(skipna=False))
     return numbers.reset_index()
 
@@ -70,6 +72,8 @@ def memory_table(plan: Plan) -> pd.DataFrame:
     out = numbers[KIND].copy()
     for name, label in (PARTS | {"peak": "at most, GB", "logits_avoided": "logits avoided"}).items():
         out[label] = numbers[name].map(figure)
+    if numbers["engine"].any():
+        out["vLLM's share"] = numbers["engine"].map(figure)
     out[f"{plan.gpu} needed"] = ["none is enough" if gpus != gpus else f"{gpus:.0f}" for gpus in numbers["gpus"]]
     return out
 

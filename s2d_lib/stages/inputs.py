@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from s2d_lib.engines.refusals import refuse_model, refuse_what_cannot_be
 from s2d_lib.errors import StudyError
+from s2d_lib.plan.fit import refuse_what_does_not_fit
 from s2d_lib.policies.adapters import on_shared_base
 from s2d_lib.policies.pair import check_pair
 from s2d_lib.policies.policy import Policy, configure_torch, load_policy
@@ -40,10 +41,10 @@ def prepare(run: Run) -> Inputs:
     """Load parents and problems and check all that can be wrong before training.
 
     Raises:
-        StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that
-            overlaps an evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for; no
-            package for the logging that is asked for; a stage or a batch that several processes can't share; sampling by
-            vLLM that can't be.
+        StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that overlaps an
+            evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for, or too little
+            memory; no package for the logging that is asked for; a stage or a batch that several processes can't share;
+            sampling by vLLM that can't be.
     """
     with run.phase("loading"):
         return _load(run)
@@ -58,6 +59,7 @@ def _load(run: Run) -> Inputs:
         check_tracker(resolved.logging)
         served = resolved.sampling.vllm is not None and resolved.sampling.vllm.mode == "server"
         refuse_what_cannot_be(resolved, starting_weights(run).place if served else None)
+        refuse_what_does_not_fit(resolved, _beside(run))
     problems = load_problems(resolved.problems, resolved.labels)
     _check_pool_fills_a_batch(run, problems.pool)
     rollouts = _rollouts(run)
@@ -75,6 +77,14 @@ def _load(run: Run) -> Inputs:
         teacher = _teacher(run, policy, start, hardware)
         check_pair(policy, teacher)
     return Inputs(policy, problems, teacher, rollouts)
+
+
+def _beside(run: Run) -> str | None:
+    """The model of a teacher that is held beside the policy; none where both are adapters over one base."""
+    if run.resolved.stage not in ("forward_kl", "opd"):
+        return None
+    spec = _model_of(run.parent("teacher"))
+    return None if run.resolved.stage_params.lora and spec == run.resolved.model else spec.model
 
 
 def _rollouts(run: Run) -> list[Rollout] | None:

@@ -49,7 +49,7 @@ def test_bad_parameters_are_the_only_line(capsys):
 
 
 def test_a_profile_whose_models_and_data_are_elsewhere_gets_a_remedy_for_each(project, monkeypatch):
-    monkeypatch.setattr(hardware_check, "visible_gpus", lambda: [])
+    monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [])
     found = problems(check("llama3"))
     assert "accept its licence" in found["model of teacher"]
     assert "`hf download meta-llama/Llama-3.3-70B-Instruct`" in found["model of teacher"]
@@ -112,7 +112,10 @@ GB = 1e9
     [
         (Memory(weights=60 * GB), None),
         (Memory(weights=150 * GB), "alone take 150.0 GB: take a smaller model."),
-        (Memory(weights=100 * GB, gradients=50 * GB), "take a smaller model, or let 3 processes share it (hardware"),
+        (
+            Memory(weights=100 * GB, gradients=50 * GB),
+            "train adapters of it (lora), or let 3 processes share it (hardware",
+        ),
         (
             Memory(weights=10 * GB, kv_cache=90 * GB, activations=80 * GB),
             "KV cache takes 90.0 GB: lower sampling.batch",
@@ -150,7 +153,7 @@ def test_vllms_share_is_taken_before_the_run_and_must_hold_the_engine():
 
 
 def test_fewer_gpus_than_processes_and_a_missing_accelerate_config_are_problems(project, monkeypatch):
-    monkeypatch.setattr(hardware_check, "visible_gpus", lambda: [("one", 80 * 10**9)] * 2)
+    monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [("one", 80 * 10**9)] * 2)
     (project / "params" / "spread.yaml").write_text("extends: qwen3\nhardware: {accelerate: none.yaml}\n")
     found = problems(hardware_check.check_gpus("spread"))
     assert "2, but hardware.processes is 8" in found["number of GPUs"]
@@ -158,7 +161,7 @@ def test_fewer_gpus_than_processes_and_a_missing_accelerate_config_are_problems(
 
 
 def test_every_kind_of_run_is_held_against_the_smallest_gpu(project, monkeypatch):
-    monkeypatch.setattr(hardware_check, "visible_gpus", lambda: [("large", 141 * 10**9), ("small", 78 * 10**9)])
+    monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [("large", 141 * 10**9), ("small", 78 * 10**9)])
     assert [line.ok for line in hardware_check.check_gpus("qwen3-single-gpu")] == [True, True]
     found = problems(hardware_check.check_memory("qwen3-single-gpu"))
     assert list(found) == ["memory, sparse_rl of Qwen/Qwen3-8B"]

@@ -21,7 +21,7 @@ def test_a_stage_on_the_students_own_rollouts_samples_what_it_trains_on():
     found = counts(resolve("micro", "student.bridge.rl_teacher", 0, SMALL))
     validations = 4 * 2 * 200  # before steps 0, 50 and 100, and after the last
     assert (found.sequences, found.trained, found.at_once) == (960, 960, 8)
-    assert found.tested == EVALUATIONS + validations
+    assert (found.tested, found.validated) == (EVALUATIONS, validations)
 
 
 def test_a_stage_on_stored_rollouts_samples_nothing_and_rollouts_train_nothing():

@@ -1,0 +1,61 @@
+"""What does not fit is refused before anything is loaded, and only what can't."""
+
+import pytest
+import torch
+
+from s2d_lib.errors import StudyError
+from s2d_lib.plan import fit
+from s2d_lib.plan.fit import refuse_what_does_not_fit, shortage
+from s2d_lib.plan.memory import Memory
+from s2d_lib.runs import open_run
+from s2d_lib.stages import inputs
+from s2d_lib.study import resolve
+from s2d_lib.study.settings import Hardware
+
+GB = 10**9
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Makes a GPU of so many GB visible."""
+
+    def of(size: float):
+        monkeypatch.setattr(fit, "visible_gpus", lambda: [("one", int(size * GB))])
+
+    return of
+
+
+def test_a_run_that_needs_more_than_a_gpu_has_is_refused_with_the_remedy(gpu):
+    run = resolve("qwen3-single-gpu", "student.bridge.raw_teacher", 0)
+    gpu(80)
+    refuse_what_does_not_fit(run, "Qwen/Qwen3-8B")
+    gpu(40)
+    with pytest.raises(StudyError) as error:
+        refuse_what_does_not_fit(run, "Qwen/Qwen3-8B")
+    assert "'student.bridge.raw_teacher' needs 63.3 GB of a GPU's 40.0" in str(error.value)
+    assert "take a smaller model" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_fits_without_a_reserve_is_not_refused():
+    memory = Memory(weights=75 * GB)
+    assert shortage(memory, Hardware(), 80 * GB, "a GPU")
+    assert shortage(memory, Hardware(), 80 * GB, "a GPU", reserve=0.0) is None
+
+
+def test_no_gpu_and_unknown_shapes_are_for_others_to_refuse(monkeypatch, gpu):
+    run = resolve("qwen3-single-gpu", "student", 0)
+    monkeypatch.setattr(fit, "visible_gpus", lambda: [])
+    refuse_what_does_not_fit(run, None)
+    gpu(1)
+    unknown = run.model_copy(update={"model": run.model.model_copy(update={"model": "some/other"})})
+    refuse_what_does_not_fit(unknown, None)
+
+
+def test_nothing_is_loaded_by_then(runs, gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(inputs, "load_policy", lambda *a, **k: pytest.fail("a model is being loaded"))
+    gpu(1e-4)
+    run = open_run("micro", "student", 0, {"hardware": {"device": "cuda"}})
+    with pytest.raises(StudyError, match=r"'student' needs 0\.0 GB of a GPU's 0\.0"):
+        inputs.prepare(run)
