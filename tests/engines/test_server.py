@@ -2,6 +2,8 @@
 
 import copy
 import shutil
+import socket
+import threading
 import time
 
 import pytest
@@ -90,6 +92,31 @@ def test_something_that_is_no_vllm_server(behaviour):
         Server(options(url))
     behaviour.get = lambda path: None
     with serving(behaviour) as url, pytest.raises(StudyError, match=r"refused /version \(404"):
+        Server(options(url))
+
+
+def test_an_address_that_is_none():
+    with pytest.raises(StudyError, match="what answers at http://localhost:port is no vLLM server, or it has died"):
+        Server(options("http://localhost:port"))
+
+
+def test_something_that_speaks_no_http():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            caller, _ = listener.accept()
+            with caller:
+                caller.recv(1000)
+                caller.sendall(b"hello\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(StudyError, match="is no vLLM server, or it has died"):
+            Server(options(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+
+
+def test_a_server_built_from_a_branch(behaviour):
+    behaviour.version = "nightly"
+    with serving(behaviour) as url, pytest.raises(StudyError, match=r"vLLM nightly is what serves at .* supports"):
         Server(options(url))
 
 
