@@ -7,6 +7,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from s2d_lib.end_with_parent import end_with_parent
 from s2d_lib.runs import PlacedRun
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.processes import say_error
@@ -32,4 +33,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     main(Path(sys.argv[1]))

@@ -5,6 +5,7 @@ ZeRO-3, and by torchrun with gloo on CPUs, for which accelerate has no launcher 
 writes the run's files; every other one has a folder of its own inside the run's, for its part of the account of gradings.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -27,6 +28,7 @@ from s2d_lib.stages.training import finished_metrics
 from s2d_lib.stages.weights import weights_of
 
 ERROR = ".error.json"
+PATIENCE = 60  # seconds that workers have to end
 MODULE = "s2d_lib.worker"  # what a worker runs
 
 TrainStage = Callable[[Run, Inputs], pd.DataFrame]
@@ -68,12 +70,16 @@ def launch(run: Run) -> None:
     log = run.path(".workers.log")
     with log.open("w") as stream:
         environment = os.environ | {WORKER: "1", "OMP_NUM_THREADS": str(run.resolved.hardware.threads)}
-        workers = subprocess.Popen(_command(run), stdout=stream, stderr=subprocess.STDOUT, env=environment)
+        command = [sys.executable, "-m", "s2d_lib.end_with_parent", *_command(run)]
+        workers = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
         try:
             _watch(run, workers)
         finally:
             if workers.poll() is None:
                 workers.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    workers.wait(PATIENCE)
+                workers.kill()
                 workers.wait()
     if workers.returncode != 0:
         raise StudyError(_what_failed(run, folders, log))

@@ -1,0 +1,25 @@
+"""A process that ends when the one that started it does, however that ended: `python -m s2d_lib.end_with_parent <command>`.
+
+A killed notebook would leave its workers training, and a second attempt would write the same files beside them.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with_parent(number: int = signal.SIGKILL) -> None:
+    """From now on this process gets a signal when its parent ends; elsewhere than on Linux nothing happens.
+
+    What the process is replaced with by exec keeps that, what it starts does not.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+
+
+if __name__ == "__main__":
+    end_with_parent(signal.SIGTERM)  # torchrun and accelerate pass it on
+    os.execvp(sys.argv[1], sys.argv[1:])
