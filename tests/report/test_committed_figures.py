@@ -77,6 +77,8 @@ def test_committed_courses_are_those_of_the_committed_results(root, tmp_path, gr
     claims, comparisons = courses.claims_table(outcomes, spec.claims), courses.comparisons_table(outcomes)
     courses.write_claims(claims, comparisons, tmp_path, "")
     courses.write_budgets(courses.budgets_table(course, spec.budgets), tmp_path, "budgets", "")
+    seconds = courses.open_course(spec, "seconds", root)
+    courses.write_budgets(courses.budgets_table(seconds, spec.budgets), tmp_path, "budgets_seconds", "")
     write_ends(ends_table(spec, root), tmp_path, "")
     for path in sorted(tmp_path.glob("*.csv")):
         committed, found = (pd.read_csv(folder / path.name) for folder in (root / "figures" / group, tmp_path))
