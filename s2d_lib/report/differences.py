@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from s2d_lib.report.claims import contrast_label
 from s2d_lib.report.run_pages import run_page
-from s2d_lib.report.style import BLACK, route_look, use_style
+from s2d_lib.report.style import BLACK, entitle, route_look, use_style
 
 ROW, HEAD = 0.3, 1.5  # inches
 
@@ -58,6 +58,6 @@ def differences_figure(
     if rows[[f"{name} published" for name in sets]].notna().any(axis=None):
         diamond = Line2D([], [], color=BLACK, marker="D", markerfacecolor="none", markersize=5, linewidth=0)
         figure.legend([diamond], ["published, on the paper's own scale"], loc="outside lower right")
-    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    entitle(figure, title)
     plt.close(figure)
     return figure

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from s2d_lib.report.run_pages import run_page
-from s2d_lib.report.style import ROUTE_LABELS, route_label, route_look, use_style
+from s2d_lib.report.style import ROUTE_LABELS, entitle, route_label, route_look, use_style
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.results.cost import ancestry
 
@@ -38,7 +38,7 @@ def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure
         axes.set_xlim(0, 100)
         axes.grid(axis="y", visible=False)
     panels[0][0].set_yticks(places, numbers["route"])
-    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    entitle(figure, title)
     plt.close(figure)
     return figure
 

@@ -5,6 +5,7 @@ the same file. Colours are the colour-blind-safe palette of Okabe and Ito (2008,
 grey; a route keeps its colour, marker and label in every figure. No torch here.
 """
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -218,3 +219,12 @@ def save_figure(fig: "Figure", directory: str | Path, name: str) -> list[Path]:
     for path, metadata in zip(paths, FORMATS.values(), strict=True):
         fig.savefig(path, metadata=metadata)
     return paths
+
+
+CHARACTERS = 10.5
+"""Of a bold title, in an inch."""
+
+
+def entitle(figure: "Figure", title: str) -> None:
+    """A figure's title at its left edge, in as many lines as its width asks for."""
+    figure.suptitle(textwrap.fill(title, int(CHARACTERS * figure.get_figwidth())), fontweight="bold", x=0.01, ha="left")
