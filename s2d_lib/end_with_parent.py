@@ -1,6 +1,6 @@
-"""A process that ends when the one that started it does, however that ended: `python -m s2d_lib.end_with_parent <command>`.
+"""A process that ends when the one that started it does: `python -m s2d_lib.end_with_parent <its pid> <command>`.
 
-A killed notebook would leave its workers training, and a second attempt would write the same files beside them.
+However it ended: a killed notebook would leave its workers training, and a second attempt would write the same files beside them.
 """
 
 import ctypes
@@ -22,4 +22,6 @@ def end_with_parent(number: int = signal.SIGKILL) -> None:
 
 if __name__ == "__main__":
     end_with_parent(signal.SIGTERM)  # torchrun and accelerate pass it on
-    os.execvp(sys.argv[1], sys.argv[1:])
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit("whoever started this has ended by now")
+    os.execvp(sys.argv[2], sys.argv[2:])

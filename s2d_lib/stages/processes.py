@@ -70,7 +70,7 @@ def launch(run: Run) -> None:
     log = run.path(".workers.log")
     with log.open("w") as stream:
         environment = os.environ | {WORKER: "1", "OMP_NUM_THREADS": str(run.resolved.hardware.threads)}
-        command = [sys.executable, "-m", "s2d_lib.end_with_parent", *_command(run)]
+        command = [sys.executable, "-m", "s2d_lib.end_with_parent", str(os.getpid()), *_command(run)]
         workers = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
         try:
             _watch(run, workers)
