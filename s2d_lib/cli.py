@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     bench = commands.add_parser("bench", help="measure what losses, stages and sampling cost beside their peers")
     bench.add_argument(
-        "--only", nargs="*", help="parts: loss, loss_gpu, stages, methods, accumulation, sampling, targets, study"
+        "--only",
+        nargs="*",
+        help="parts: loss, loss_gpu, stages, methods, accumulation, equality, sampling, targets, study",
     )
 
     check = commands.add_parser("check", help="validate a profile and all that it needs here, without training")

@@ -136,7 +136,8 @@ STAGES_NOTE = (
 METHODS_NOTE = (
     "Paper B's methods on the micro benchmark of table lookups, batches of 128 in groups of 8, the same weights, prompts, "
     "seed and first rollouts, in turn. seconds_step is the median with its quartiles; over_trl the ratio to TRL's GRPO within "
-    "a round (median, smallest, largest). SDPO compares whole vocabularies on both sides."
+    "a round (median, smallest, largest). SDPO compares whole vocabularies on both sides. How long TRL's SDPO samples is not "
+    "measured apart."
 )
 ACCUMULATION_NOTE = (
     "The first optimiser step of paper B's methods on the micro benchmark of table lookups, 128 rollouts in groups of 8, the "

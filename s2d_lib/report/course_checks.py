@@ -1,14 +1,19 @@
 """What paper B's verdicts rest on: who set the budget, how sharp the late changes are, and which rates were tried."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from s2d_lib.claims.bootstrap import bootstrap
 from s2d_lib.claims.moments import WINDOW, Course
-from s2d_lib.claims.schema import Moment
-from s2d_lib.report.style import route_label
+from s2d_lib.claims.schema import Courses, Moment
+from s2d_lib.report.courses import draw_line, finished
+from s2d_lib.report.study_table import open_results
+from s2d_lib.report.style import route_label, use_style
 
 EARLY, MIDDLE = 20, 100  # optimiser steps at which tried rates are compared
 
@@ -28,6 +33,21 @@ def budget_steps(course: Course) -> pd.DataFrame:
             sets += [benchmark] if any(abs(share.iloc[-1] - 1) < 1e-9 for share in shares) else []
         rows.append(row | {"sets it": ", ".join(sets)})
     return pd.DataFrame(rows)
+
+
+def steps_figure(spec: Courses, checkpoints: Sequence[str], title: str, root: Path | None = None) -> Figure:
+    """Validation accuracy over optimiser steps, all of them, means over the benchmarks: what lies beyond the budget too.
+
+    Where the budget ends, methods with a self-teacher have steps left.
+    """
+    parts = [open_results(name, root).bundle.validation for name in spec.profiles]
+    rows = pd.concat(parts).groupby(["checkpoint", "step", "seed"])["accuracy"].mean().mul(100)
+    use_style()
+    figure, axes = plt.subplots(figsize=(6.6, 3.6))
+    for checkpoint in checkpoints:
+        draw_line(axes, rows.loc[checkpoint].unstack("seed"), checkpoint)
+    axes.set(xlabel="optimiser step", ylabel="validation accuracy, %", title="mean over the benchmarks")
+    return finished(figure, axes, title)
 
 
 def late_changes(course: Course, within: float = 0.5) -> pd.DataFrame:

@@ -159,11 +159,11 @@ def curves_figure(course: Course, checkpoints: Sequence[str], title: str, each: 
     figure, grid = _grid(len(panels), ncols, (3.4, 2.5) if each else (6.6, 3.6))
     for axes, (head, benchmark) in zip(grid.flat, panels.items(), strict=False):
         for checkpoint in checkpoints:
-            _line(axes, 100 * curves(course, checkpoint, benchmark), checkpoint)
+            draw_line(axes, 100 * curves(course, checkpoint, benchmark), checkpoint)
         axes.set(title=head, xlabel=f"share of the {course.axis} budget")
         if axes.get_subplotspec().is_first_col():
             axes.set(ylabel="validation accuracy, %")
-    return _finished(figure, grid.flat[0], title)
+    return finished(figure, grid.flat[0], title)
 
 
 METRICS = {
@@ -183,9 +183,9 @@ def metrics_figure(course: Course, checkpoints: Sequence[str], title: str) -> Fi
         for checkpoint in checkpoints:
             table = metric(course, checkpoint, name)
             if table.notna().any(axis=None):
-                _line(axes, table, checkpoint)
+                draw_line(axes, table, checkpoint)
         axes.set(xlabel=f"share of the {course.axis} budget", ylabel=label)
-    return _finished(figure, grid.flat[list(METRICS).index("length")], title)  # which every method has
+    return finished(figure, grid.flat[list(METRICS).index("length")], title)  # which every method has
 
 
 def _grid(panels: int, ncols: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
@@ -201,7 +201,8 @@ VARIANTS = {"no_dw": "--", "failed_only": "--", "correct_only": ":"}
 """Lines of the controls, which have the colour of the method that they are cut from."""
 
 
-def _line(axes: plt.Axes, table: pd.DataFrame, checkpoint: str) -> None:
+def draw_line(axes: plt.Axes, table: pd.DataFrame, checkpoint: str) -> None:
+    """A method's line: the mean over the table's columns, which are seeds, and their range."""
     color, marker = route_look(checkpoint)
     every = max(1, len(table) // 8)
     axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=color, alpha=0.15, linewidth=0)
@@ -210,7 +211,8 @@ def _line(axes: plt.Axes, table: pd.DataFrame, checkpoint: str) -> None:
     axes.plot(table.index, table.mean(axis=1), **look, label=route_label(checkpoint))
 
 
-def _finished(figure: Figure, legend_of: plt.Axes, title: str) -> Figure:
+def finished(figure: Figure, legend_of: plt.Axes, title: str) -> Figure:
+    """The figure with a legend below it and a title."""
     handles, labels = legend_of.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=3, title="line: mean over seeds, band: their range"

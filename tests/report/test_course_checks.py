@@ -1,10 +1,16 @@
 """What verdicts rest on, on made-up runs with known answers."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
+from s2d_lib.claims import load_claims
 from s2d_lib.claims.moments import Course
-from s2d_lib.report.course_checks import budget_steps, late_changes, rates_table, readable_changes
+from s2d_lib.report import course_checks
+from s2d_lib.report.course_checks import budget_steps, late_changes, rates_table, readable_changes, steps_figure
+from s2d_lib.report.courses import spec_of
 from tests.claims.test_moments import made_up
 
 
@@ -48,3 +54,19 @@ def test_tried_rates_are_means_over_benchmarks():
     assert table["method"].tolist() == ["SDPO", "SDPO"]
     assert table["rate"].tolist() == ["0.0001", "0.001"]
     assert table.loc[0, ["at step 20", "at step 100", "best", "at the end"]].tolist() == [40.0, 50.0, 50.0, 20.0]
+
+
+def test_all_steps_are_drawn_also_those_beyond_the_budget(monkeypatch):
+    bundle = made_up(
+        {"student.grpo": [0, 0, 0], "student.sdpo": [0, 0, 0]}, tokens={"student.grpo": 100, "student.sdpo": 200}
+    )
+    curve = {0: 0.1, 5: 0.6, 10: 0.2}
+    measured = bundle.validation.assign(accuracy=bundle.validation["step"].map(curve))
+    monkeypatch.setattr(
+        course_checks, "open_results", lambda name, root: SimpleNamespace(bundle=replace(bundle, validation=measured))
+    )
+    spec = spec_of("micro-long", load_claims())
+    axes = steps_figure(spec, ["student.grpo", "student.sdpo"], "Steps").axes[0]
+    for line in axes.lines:
+        assert line.get_xdata().tolist() == [0, 5, 10]
+        assert line.get_ydata().tolist() == pytest.approx([10.0, 60.0, 20.0])
