@@ -128,7 +128,7 @@ def _engine(run: Resolved, model: Architecture, length: float) -> dict[str, floa
     """What a vLLM engine of the run's own takes and needs; nothing without one, and nothing of a server elsewhere."""
     uses = [_use_after_training(run), *(["training"] if samples_itself(run) else [])]
     options = next(filter(None, map(run.sampling.by_vllm, uses)), None)
-    if options is None or options.mode == "server":
+    if options is None or options.mode == "server" or run.hardware.device == "cpu":  # there it takes a GiB, no share
         return {}
     held = BYTES[run.hardware.dtype] * model.parameters + length * kv_bytes(model, run.hardware.dtype)
     return {"engine_share": options.gpu_memory_utilization, "engine_least": held / options.tensor_parallel}
