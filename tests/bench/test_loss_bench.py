@@ -82,18 +82,18 @@ def test_ratios_are_taken_within_rounds():
 
 def test_peak_memory_is_what_a_step_holds_at_once():
     def make():
-        held = torch.ones(2**22)  # there before the step: not counted
+        held = torch.ones(2**24)  # there before the step: not counted
 
         def step():
-            first = torch.ones(5 * 2**20)  # 20 MiB
+            first = torch.ones(20 * 2**20)  # 80 MiB
             del first
-            return torch.ones(10 * 2**20) + held[0]  # two of 40 MiB at once
+            return torch.ones(40 * 2**20) + held[0]  # two of 160 MiB at once
 
         return step
 
     peak = peak_of(make, "cpu")
     if peak == peak:  # NaN where the system does not tell
-        assert 75 < peak < 95
+        assert 300 < peak < 360  # beside a few MiB that the process takes for itself meanwhile
 
 
 def test_tables_leave_unmeasured_cells_empty(tmp_path):
