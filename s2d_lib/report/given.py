@@ -26,13 +26,13 @@ def given_table(spec: Courses, folder: Path, root: Path | None = None) -> pd.Dat
         (solved now and then), SHOWN (shares), and the differences PAIRS with `low` and `high` (95%, over problems).
     """
     path = folder / f"{FILE}.csv"
-    kept = (
-        pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame(columns=["benchmark", "weights"])
-    )
+    kept = pd.DataFrame(columns=["benchmark", "weights"])
+    if path.is_file():
+        kept = pd.read_csv(path, keep_default_na=False, dtype={"weights": str})  # 12 hex digits may look like a number
     rows = []
     for name in spec.profiles:
         weights = (released_weights(load_profile(name, root=root).roles["student"].model) or "")[:12]
-        own = kept[(kept["benchmark"] == name) & (kept["weights"].astype(str) == weights)]
+        own = kept[(kept["benchmark"] == name) & (kept["weights"] == weights)]
         rows.append(own.iloc[0].to_dict() if len(own) else {"benchmark": name, "weights": weights} | _measured(name))
     return pd.DataFrame(rows)
 

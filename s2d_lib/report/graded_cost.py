@@ -25,14 +25,11 @@ def graded_cost(bundle: Bundle, checkpoints: Sequence[str]) -> pd.DataFrame:
         if bundle.records[name, seeds[0]]["resolved"]["stage"] not in GRADED:
             continue
         own = pd.concat([spent(bundle, name, seed).iloc[[-1]] for seed in seeds]).mean()
-        curves = bundle.curves[bundle.curves["checkpoint"] == name]
-        kinds = [c for c in ("self_teacher/tokens", "self_teacher/prompt_tokens") if c in curves]
-        scored = curves[kinds].fillna(0.0).to_numpy().sum() / len(seeds)
         rows.append(
             {
                 "route": route_label(name),
                 "compute, M": round(own["compute"] / 1e6, 2),
-                "of a self-teacher, %": round(100 * scored / own["compute"], 1),
+                "of a self-teacher, %": round(100 * own["scored"] / own["compute"], 1),
                 "steps": int(own["step"]),
                 "seconds": round(own["seconds"]),
             }

@@ -17,7 +17,7 @@ def spent(bundle: Bundle, checkpoint: str, seed: int) -> pd.DataFrame:
     machine and beside whatever else ran there.
 
     Returns:
-        `step`, `compute`, `seconds`, cumulative; the first row is step 0, where nothing is spent.
+        `step`, `compute`, `scored` (the self-teacher's part of it), `seconds`, cumulative; the first row is step 0, where nothing is spent.
     """
     rows = bundle.curves
     rows = rows[(rows["checkpoint"] == checkpoint) & (rows["seed"] == seed)].sort_values("step")
@@ -26,8 +26,13 @@ def spent(bundle: Bundle, checkpoint: str, seed: int) -> pd.DataFrame:
         rows.get(f"self_teacher/{kind}", pd.Series(0.0, rows.index)).fillna(0.0).to_numpy()
         for kind in ("tokens", "prompt_tokens")
     )
-    steps = {"step": rows["step"], "compute": (1 + TRAINING) * tokens + scored, "seconds": rows["seconds/step"]}
+    steps = {
+        "step": rows["step"],
+        "compute": (1 + TRAINING) * tokens + scored,
+        "scored": scored,
+        "seconds": rows["seconds/step"],
+    }
     table = pd.DataFrame({name: np.asarray(values, dtype=float) for name, values in steps.items()})
-    table[["compute", "seconds"]] = table[["compute", "seconds"]].cumsum()
+    table[["compute", "scored", "seconds"]] = table[["compute", "scored", "seconds"]].cumsum()
     start = pd.DataFrame([dict.fromkeys(table, 0.0)])
     return pd.concat([start, table], ignore_index=True).astype({"step": int})

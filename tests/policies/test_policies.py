@@ -156,7 +156,8 @@ def test_a_roles_own_chat_template_takes_the_place_of_the_tokenizers(tmp_path):
     policy = load_policy(RoleModel(**spec), Hardware())
     assert policy.prompt_ids(["v3"]) == [policy.tokenizer("f1 v3 ?")["input_ids"]]
     save_policy(policy, tmp_path / "model")
-    assert load_policy(RoleModel(model="micro/student", chat=True), Hardware(), tmp_path / "model").prompt_ids(["v3"])
+    saved = load_policy(RoleModel(model="micro/student", chat=True), Hardware(), tmp_path / "model")
+    assert saved.prompt_ids(["v3"]) == policy.prompt_ids(["v3"])
     with pytest.raises(ValueError, match="`chat_template` is read where `chat: true` is set"):
         RoleModel(model="micro/student", chat_template="x")
 
