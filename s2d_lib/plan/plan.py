@@ -32,7 +32,8 @@ class Plan:
         limit: Longest completion.
         runs: One row a checkpoint: `checkpoint`, `stage`, `role`, `model`, `taught by` (a teacher's model, or empty),
             `seeds`; of one seed `sequences`, `sampled`, `trained` and `tested` (tokens), `flops`, `hours`, `hours sampling`
-            (of them), `hours low`, `hours high`; memory by part (bytes; of vLLM's a share too), its `peak`, `gpus` (the fewest; NaN for no
+            (of them), `hours low`, `hours high`; memory by part (bytes; of
+            vLLM's a share too), its `peak`, `gpus` (the fewest; NaN for no
             number of them); bytes of disk `kept` and `scratch`.
         published: Bytes of the models as they are downloaded.
     """

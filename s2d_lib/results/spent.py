@@ -17,7 +17,8 @@ def spent(bundle: Bundle, checkpoint: str, seed: int) -> pd.DataFrame:
     machine and beside whatever else ran there.
 
     Returns:
-        `step`, `compute`, `scored` (the self-teacher's part of it), `seconds`, cumulative; the first row is step 0, where nothing is spent.
+        `step`, `compute`, `scored` (the self-teacher's part of it), `seconds`, cumulative; the first row
+        is step 0, where nothing is spent.
     """
     rows = bundle.curves
     rows = rows[(rows["checkpoint"] == checkpoint) & (rows["seed"] == seed)].sort_values("step")
