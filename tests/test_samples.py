@@ -31,7 +31,7 @@ def test_the_first_problems_of_every_set_of_the_first_seed_are_kept(tmp_path):
     kept = kept_samples(runs)
     assert list(kept) == COLUMNS
     assert set(kept["seed"]) == {1}
-    assert kept.loc[kept["set"] == "easy", "completion"].tolist() == ["", "NA", "a", "b"][:KEPT]
+    assert kept.loc[kept["set"] == "easy", "completion"].tolist() == ["", "NA", *"abcdef"][:KEPT]
     assert kept.loc[kept["set"] == "hard", "completion"].tolist() == ["x"]
     kept.to_csv(tmp_path / "kept.csv", index=False)
     pd.testing.assert_frame_equal(read_samples(tmp_path / "kept.csv"), kept.reset_index(drop=True), check_dtype=False)

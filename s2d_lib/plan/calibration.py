@@ -7,6 +7,7 @@ import pandas as pd
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.architecture import architecture_of
 from s2d_lib.plan.hours import work_of
+from s2d_lib.plan.memory import memory_of
 from s2d_lib.plan.tokens import assumed_lengths, counts
 from s2d_lib.study import Resolved, load_profile
 from s2d_lib.study.problem_sets import AT
@@ -20,7 +21,9 @@ class Calibration:
     Attributes:
         runs: `checkpoint`, `seed`, `stage`; `sequences` and `sequences recorded` (0 where a run samples none), `sampled`
             and `sampled recorded`, `trained` and `trained recorded` (tokens); `training` and `sampling` (FLOPs of what was
-            recorded), `training seconds`, `sampling seconds` (wall time, beside whatever else ran on the machine).
+            recorded), `training seconds`, `sampling seconds` (wall time, beside whatever else ran on the machine);
+            `memory` (GB that the planner says of one process at its worst) and `memory recorded` (GB, the process's highest
+            resident size, Python and libraries included).
     """
 
     runs: pd.DataFrame
@@ -37,6 +40,11 @@ class Calibration:
             seconds = sums[f"{kind} seconds"]
             out[f"{kind}, GFLOP/s"] = sums[kind].where(seconds > 0) / seconds / 1e9
         return out.reset_index()
+
+    def memory(self) -> pd.DataFrame:
+        """The highest of a stage's runs in GB: `stage`, `planned`, `recorded`."""
+        highest = self.runs.groupby("stage", sort=False)[["memory", "memory recorded"]].max()
+        return highest.set_axis(["planned", "recorded"], axis="columns").reset_index()
 
     def ratios(self) -> pd.DataFrame:
         """Recorded by predicted tokens of every run that has any: `stage`, `kind` (sampled or trained), `ratio`.
@@ -82,7 +90,8 @@ def _row(name: str, seed: int, record: dict, run: Resolved, records: dict, lengt
     teacher = (
         records[run.parents["teacher"], seed]["resolved"]["model"]["model"] if run.parents.get("teacher") else None
     )
-    work = work_of(run, architecture_of(run.model.model), architecture_of(teacher) if teacher else None, measured)
+    own, other = architecture_of(run.model.model), architecture_of(teacher) if teacher else None
+    work = work_of(run, own, other, measured)
     return {
         "checkpoint": name,
         "seed": seed,
@@ -97,4 +106,6 @@ def _row(name: str, seed: int, record: dict, run: Resolved, records: dict, lengt
         "sampling": work.sampling[0],
         "training seconds": seconds.get("updates", 0.0),
         "sampling seconds": seconds.get("sampling", 0.0),
+        "memory": memory_of(run, own, other, lengths).on() / 1e9,
+        "memory recorded": record["peak_memory_mb"]["cpu"] * 2**20 / 1e9,
     }

@@ -2,7 +2,7 @@
 
 `figures/<profile>/results/` holds evaluation.csv.gz (every problem's samples, graded), curves.csv.gz (metrics of every
 optimiser step), validation.csv.gz (accuracy and divergences while training), records.json (parameters, label use,
-tokens, versions of every run) and samples.csv (some completions as text).
+tokens, versions of every run), samples.csv (some completions as text) and constant.csv (what always the same answer scores).
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from s2d_lib.errors import StudyError
+from s2d_lib.results import constant
 from s2d_lib.results.samples import COLUMNS, FILE, kept_samples, read_samples
 from s2d_lib.runs import FinishedRun, write_json
 
@@ -57,6 +58,7 @@ class Bundle:
             grades) and in dense stages the divergences `<forward_kl|reverse_kl>/<teacher|student>_states` (see
             s2d_lib.stages.validation).
         samples: Some completions as text (see s2d_lib.results.samples).
+        constant: The most frequent right answer by set and level (see s2d_lib.results.constant).
     """
 
     evaluation: pd.DataFrame
@@ -64,6 +66,7 @@ class Bundle:
     records: dict[tuple[str, int], dict]
     validation: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["seed", "checkpoint", "step"]))
     samples: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
+    constant: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=constant.COLUMNS))
 
     def accuracy(self, checkpoint: str, name: str) -> pd.DataFrame:
         """Mean correctness of every problem of a set: a row a seed, a column a problem.
@@ -129,6 +132,7 @@ def collect(runs: list[FinishedRun], folder: Path) -> None:
         rows.to_csv(folder / "validation.csv.gz", index=False, float_format="%.5g", compression=GZIP)
     write_json(folder / "records.json", records)
     kept_samples(runs).to_csv(folder / FILE, index=False)
+    constant.collected_constant(runs).to_csv(folder / constant.FILE, index=False, float_format="%.6g")
     pd.concat(evaluations).to_csv(folder / "evaluation.csv.gz", index=False, float_format="%.6g", compression=GZIP)
 
 
@@ -145,6 +149,8 @@ def read_bundle(folder: Path) -> Bundle:
         more = {"validation": read_validation(validation)} if validation.is_file() else {}
         samples = folder / FILE  # which results from before there were any do not have
         more |= {"samples": read_samples(samples)} if samples.is_file() else {}
+        always = folder / constant.FILE
+        more |= {"constant": constant.read_constant(always)} if always.is_file() else {}
         raw = json.loads((folder / "records.json").read_text())
     except (OSError, ValueError) as error:
         raise StudyError(f"no readable results in {folder} ({error}): make them with `make study`.") from None

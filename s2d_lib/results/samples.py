@@ -8,7 +8,7 @@ import pandas as pd
 
 from s2d_lib.runs import FinishedRun
 
-KEPT = 4  # problems of every evaluation set
+KEPT = 6  # problems of every evaluation set
 COLUMNS = ["seed", "checkpoint", "set", "problem", "prompt", "answer", "completion", "correct"]
 FILE = "samples.csv"
 
