@@ -25,7 +25,9 @@ def check_gpus(profile: str) -> Iterator[Line]:
         return
     found, most = fitting.visible_gpus(), max(runs, key=gpus_of)
     if found and len(found) < gpus_of(most):
-        says = f"{len(found)}, but {most.checkpoint!r} is given {gpus_of(most)}: lower hardware.processes or sampling_gpus"
+        says = (
+            f"{len(found)}, but {most.checkpoint!r} is given {gpus_of(most)}: lower hardware.processes or sampling_gpus"
+        )
         yield Line("number of GPUs", f"{says}, or run it where there are as many.", ok=False)
     for hardware in {run.hardware.accelerate: run.hardware for run in runs if run.hardware.accelerate}.values():
         from s2d_lib.policies.sharing import check_sharing

@@ -106,7 +106,11 @@ def teacher_of(run: Resolved, resolved: dict[str, Resolved]) -> str | None:
 def row(run: Resolved, teacher: str | None, lengths: Lengths, gpu: Gpu, utilisation: float) -> dict:
     """The numbers of one run, by the columns of `Plan.runs`; `teacher` is a model's name."""
     model, taught_by = architecture_of(run.model.model), architecture_of(teacher) if teacher else None
-    count, work, phases = counts(run), work_of(run, model, taught_by, lengths), phases_of(run, model, taught_by, lengths)
+    count, work, phases = (
+        counts(run),
+        work_of(run, model, taught_by, lengths),
+        phases_of(run, model, taught_by, lengths),
+    )
     fewest = [phase.memory.gpus(gpu.memory) for phase in phases]
     most = max(phases, key=lambda phase: phase.each)
     low, high = hours_range(run, model, taught_by, lengths, gpu, utilisation)
