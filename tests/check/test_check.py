@@ -17,6 +17,7 @@ from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.memory import Memory
 from s2d_lib.plan.phases import Phase
+from s2d_lib.stages import trackers
 from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet
 from s2d_lib.study.settings import RoleModel
 
@@ -203,9 +204,9 @@ def test_adapters_are_asked_for_layers_that_the_model_has(project):
 def test_the_package_that_a_profile_logs_to_is_looked_for(project, monkeypatch):
     (project / "params" / "logged.yaml").write_text("extends: micro\nlogging: trackio\n")
     assert list(check_logging("micro")) == []
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: name)
     assert [line.says for line in check_logging("logged")] == ["trackio is installed"]
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
     assert "the package trackio is not installed" in problems(check_logging("logged"))["logging"]
 
 
