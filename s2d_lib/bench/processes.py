@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from accelerate.state import AcceleratorState
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
@@ -240,6 +241,7 @@ def _start(way: str, processes: int, folders: list[Path]) -> None:
 def _main(way: str, rank: int, world: dict[str, str], folders: list[Path]) -> None:
     """One of the processes."""
     os.environ.update(world | {"RANK": str(rank)} | ({} if way == ONE else {"LOCAL_RANK": str(rank)}))
+    AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, which may have trained alone
     torch.set_num_threads(1)
     seed_rollouts()
     if way == SHARED:

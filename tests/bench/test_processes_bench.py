@@ -16,4 +16,4 @@ def test_opd_and_teacher_sample_sft_take_the_same_steps_under_fsdp2():
     assert (points.loc[points["processes"] == ONE, "difference"] == 0).all()
     assert points["difference"].max() < LOSS * 10
     figure = processes_plot(points)
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["", ""]
+    assert tuple(axes.get_title("left") for axes in figure.axes[:2]) == stages
