@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench.add_argument(
         "--only",
         nargs="*",
-        help="parts: loss, loss_gpu, stages, methods, accumulation, equality, sampling, targets, study",
+        help="parts: loss, loss_gpu, stages, methods, accumulation, equality, processes, sampling, targets, study",
     )
 
     check = commands.add_parser("check", help="validate a profile and all that it needs here, without training")

@@ -99,6 +99,16 @@ def _equality(folder: Path) -> str:
     return "figures/bench/equality.md"
 
 
+def _processes(folder: Path) -> str:
+    from s2d_lib.bench.processes import process_steps, processes_plot
+
+    points, table = process_steps()
+    points.to_csv(folder / "processes_steps.csv", index=False, float_format="%.4g")
+    report.write_table(table, folder, "processes", PROCESSES_NOTE)
+    save_figure(processes_plot(points), folder, "processes")
+    return "figures/bench/processes.md"
+
+
 def _sampling(folder: Path) -> str:
     from s2d_lib.bench.sampling import Grid, sampling_cost, sampling_plot
 
@@ -151,6 +161,13 @@ EQUALITY_NOTE = (
     "loss and of the gradient's norm. TRL's SDPO divides by all rollouts, those without a self-teacher included; `at this "
     "denominator` weighs its rollouts by their share of the routed tokens."
 )
+PROCESSES_NOTE = (
+    "Ten optimiser steps of the micro family on batches of 16, in one process and in two (gloo, CPU), on the same rollouts as "
+    "long as the policies are the same, float32; every step is in processes_steps.csv. loss_difference is the largest of a "
+    "step's loss to one process's, weight_difference of a trained weight; weights_moved is how far training itself moved one. "
+    "within: every loss within 1e-5 (or 1e-4 of it), every weight within 1e-4. Under FSDP2 the processes share the model and, "
+    "where there is one, the teacher; self-distillation keeps a whole copy of the policy, so SRPO is not shared."
+)
 SAMPLING_NOTE = (
     "seconds = batches (s + a T) + rollouts (p + b T + c T^2), T tokens a completion; fitted to two thirds of the points, "
     "r2_held_out is over the others (sampling_points.csv)."
@@ -170,6 +187,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "methods": _methods,
     "accumulation": _accumulation,
     "equality": _equality,
+    "processes": _processes,
     "sampling": _sampling,
     "targets": _targets,
     "study": _study,

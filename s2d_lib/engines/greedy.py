@@ -5,10 +5,14 @@ than its own first choice every token is. An engine with the same weights says t
 same log-probabilities of them and of the tokens behind them. An engine with other weights betrays itself by these even where
 they have changed too little for another token to come first; the tokens behind tell most, since a sure model's first choice
 has a log-probability of about 0 before and after an update.
+
+In half precision an update may be smaller than the rounding in which both sides differ. From check to check there is a finer
+sign (`Movement`): what transformers says of the same answers has moved, and what the engine says of them has not. Rounding
+makes an engine's numbers move more, hardly ever less, so that one in sync does not look like one that has missed its update.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -22,6 +26,9 @@ TOP = 5  # most likely tokens whose log-probabilities are compared at each of th
 # Nats by which a token may be less likely than transformers' first choice, for it to be a tie that rounding has decided.
 TOLERANCE = {"float32": 4e-4, "float16": 0.05, "bfloat16": 0.25}
 MEAN = 0.25  # of the tolerance: how far the tokens' log-probabilities may lie apart on the mean
+REMEDY = "nothing that it samples may be used; give it these weights (a fresh engine, a restarted server)"
+MOVED = 0.04  # of the tolerance: how far transformers' must have moved on the mean for the engine's to be looked at
+STILL = 0.25  # of how far transformers' have moved: an engine whose own have moved less has missed an update
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,16 @@ class Comparison:
         drift: Mean absolute difference of the log-probabilities that the engine gave, nats.
         parted: The first token that is beyond the tolerance: answer, position, engine's token, transformers' token, nats
             between them; None where there is none.
+        ids: The engine's answers.
+        log_probs: The engine's log-probability and transformers', by answer, position and token.
     """
 
     tokens: int
     ties: int
     drift: float
     parted: tuple[int, int, int, int, float] | None = None
+    ids: list[list[int]] = field(default_factory=list, repr=False)
+    log_probs: dict[tuple[int, int, int], tuple[float, float]] = field(default_factory=dict, repr=False)
 
 
 @torch.no_grad()
@@ -67,7 +78,7 @@ def compare(
     """
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    compared, ties, drifts, parted = 0, 0, [], None
+    compared, ties, both, parted = 0, 0, {}, None
     try:
         for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             _refuse_shape(answer.ids, eos, tokens)
@@ -78,9 +89,9 @@ def compare(
             first, own = log_probs.max(-1)
             given = log_probs.gather(-1, said[:, None]).squeeze(-1)
             compared += len(said)
-            for here, theirs in zip(log_probs, answer.log_probs, strict=True):
-                values = torch.tensor(list(theirs.values()), device=device)
-                drifts.append((here[list(theirs)] - values).abs())
+            for at, (here, theirs) in enumerate(zip(log_probs, answer.log_probs, strict=True)):
+                pairs = zip(theirs.values(), here[list(theirs)].tolist(), strict=True)
+                both |= {(number, at, token): pair for token, pair in zip(theirs, pairs, strict=True)}
             ties += int(((own != said) & (first - given <= tolerance)).sum())
             beyond = (first - given > tolerance).nonzero()
             if parted is None and len(beyond):
@@ -88,7 +99,8 @@ def compare(
                 parted = (number, at, int(said[at]), int(own[at]), float(first[at] - given[at]))
     finally:
         model.train(was_training)
-    return Comparison(compared, ties, torch.cat(drifts).mean().item(), parted)
+    drift = sum(abs(theirs - here) for theirs, here in both.values()) / len(both)
+    return Comparison(compared, ties, drift, parted, [answer.ids for answer in answers], both)
 
 
 def _refuse_shape(ids: list[int], eos: int, tokens: int) -> None:
@@ -113,18 +125,55 @@ def refuse_desync(found: Comparison, tolerance: float, *, about: str, problems: 
     Raises:
         StudyError: It names the first problem and token at which they part.
     """
-    remedy = "nothing that it samples may be used; give it these weights (a fresh engine, a restarted server)"
     if found.parted is not None:
         number, at, said, own, nats = found.parted
         raise StudyError(
             f"vLLM does not hold the weights of {about}: at problem {problems[number]!r}, token {at + 1} of its greedy answer, "
             f"it says {decode([said])!r} where transformers says {decode([own])!r}, {nats:.3g} nats more likely (tolerance "
-            f"{tolerance:g}); {remedy}."
+            f"{tolerance:g}); {REMEDY}."
         )
     # Written so that NaN is refused too
     if not found.drift <= MEAN * tolerance:
         raise StudyError(
             f"vLLM does not hold the weights of {about}: its greedy tokens, from problem {problems[0]!r} on, are "
             f"transformers' but the log-probabilities lie {found.drift:.3g} nats apart on the mean (tolerance "
-            f"{MEAN * tolerance:g}); {remedy}."
+            f"{MEAN * tolerance:g}); {REMEDY}."
         )
+
+
+class Movement:
+    """Whether an engine's log-probabilities move as transformers' do, from check to check on the same prompts.
+
+    Checks are held against the last one after which both had moved, so that updates too small to be seen add up.
+    """
+
+    def __init__(self):
+        self.before: Comparison | None = None
+
+    def refuse_standstill(self, found: Comparison, tolerance: float, *, about: str) -> None:
+        """Take a check, and refuse an engine that still is where it was when transformers has moved.
+
+        Args:
+            found: How they compare after an update.
+            tolerance: With which they were compared.
+            about: Whose weights, for the sentence.
+
+        Raises:
+            StudyError: The engine has missed an update.
+        """
+        before, self.before = self.before, found
+        if before is None or before.ids != found.ids:  # other answers: it has moved
+            return
+        same = before.log_probs.keys() & found.log_probs.keys()
+        moves = [
+            [abs(after - was) for was, after in zip(before.log_probs[k], found.log_probs[k], strict=True)] for k in same
+        ]
+        engines, own = (sum(side) / len(same) for side in zip(*moves, strict=True))
+        if own < MOVED * tolerance:
+            self.before = before
+        elif engines < STILL * own:
+            raise StudyError(
+                f"vLLM does not hold the weights of {about}: since an earlier check transformers' log-probabilities of its "
+                f"greedy answers have moved by {own:.3g} nats on the mean, its own by {engines:.3g}, so an update did not "
+                f"arrive; {REMEDY}."
+            )

@@ -6,7 +6,7 @@ import torch
 from transformers import Trainer, TrainerCallback, set_seed
 
 from s2d_lib.engines.answers import Answer
-from s2d_lib.engines.greedy import PROBLEMS, TOKENS, TOP, compare, refuse_desync
+from s2d_lib.engines.greedy import PROBLEMS, TOKENS, TOP, Movement, compare, refuse_desync
 from s2d_lib.engines.sampler import tolerance_of
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
@@ -56,7 +56,7 @@ class SyncCheck(TrainerCallback):
     def __init__(self, trainer: Trainer, run: Run, policy: Policy, problems: list[Problem]):
         self.trainer, self.policy, self.problems = trainer, policy, problems[:PROBLEMS]
         self.options, self.about = run.resolved.sampling.vllm, run.resolved.checkpoint
-        self.syncs = 0
+        self.syncs, self.movement = 0, Movement()
         self.engine = trainer.vllm_generation
         self._sync: Callable[[], None] = self.engine.sync_weights
         self.engine.sync_weights = self.sync
@@ -93,6 +93,7 @@ class SyncCheck(TrainerCallback):
         found = compare(model, prompts, answers, eos=tokenizer.eos_token_id, tokens=TOKENS, tolerance=tolerance)
         about = f"{self.about!r} at step {self.trainer.state.global_step}"
         refuse_desync(found, tolerance, about=about, problems=[p.id for p in self.problems], decode=tokenizer.decode)
+        self.movement.refuse_standstill(found, tolerance, about=about)
 
     def _dtype(self) -> str:
         # TRL starts its engine in the precision that vLLM picks (half, for weights of float32); a server's is not asked for.

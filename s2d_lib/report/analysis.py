@@ -42,6 +42,7 @@ ANALYSES = (
     Analysis("95_families", families=True),
     Analysis("96_label_frontier", frontier=True),
     Analysis("97_claims", families=True),
+    Analysis("70_language_model", writes=("same_size",), committed="smollm2"),
     Analysis("99_crossing", writes=("crossing",), committed="micro-crossing"),
 )
 

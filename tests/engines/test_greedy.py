@@ -7,7 +7,7 @@ import torch
 from fakes import Fake, greedy
 
 from s2d_lib.engines.answers import Answer
-from s2d_lib.engines.greedy import TOKENS, compare, refuse_desync
+from s2d_lib.engines.greedy import MOVED, STILL, TOKENS, Comparison, Movement, compare, refuse_desync
 from s2d_lib.engines.sampler import checked, tolerance_of
 from s2d_lib.errors import StudyError
 
@@ -124,3 +124,58 @@ def test_a_sure_models_update_shows_in_the_tokens_behind(policy, problems):
         policy.model.model.norm.weight.mul_(1.001)
     with pytest.raises(StudyError, match="log-probabilities lie"):
         checked(engine, policy, problems, about="'student'")
+
+
+BFLOAT16 = tolerance_of("bfloat16")
+
+
+def step(policy, factor: float = 1.002) -> None:
+    """An update too small for other greedy tokens."""
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.mul_(factor)
+
+
+def test_an_update_far_below_the_tolerance_that_did_not_arrive_shows_in_what_has_not_moved(policy, prompts, problems):
+    movement, stale = Movement(), answers_of(policy, prompts)
+    movement.refuse_standstill(compared(policy, prompts, stale, BFLOAT16), BFLOAT16, about="'student'")
+    step(policy)
+    found = compared(policy, prompts, stale, BFLOAT16)
+    refuse(found, problems, policy, BFLOAT16)  # which sees nothing
+    with pytest.raises(StudyError, match=r"of 'student': .* on the mean, its own by 0, so an update did not arrive"):
+        movement.refuse_standstill(found, BFLOAT16, about="'student'")
+
+
+def test_an_engine_that_follows_passes_whatever_it_rounds(policy, prompts):
+    """Its log-probabilities are off by up to 0.1 nats, other ones after every update."""
+    movement, noise = Movement(), torch.Generator().manual_seed(0)
+    off = lambda value: value + 0.2 * (torch.rand((), generator=noise).item() - 0.5)  # noqa: E731
+    for _ in range(8):
+        answers = [
+            a._replace(log_probs=[{token: off(value) for token, value in at.items()} for at in a.log_probs])
+            for a in answers_of(policy, prompts)
+        ]
+        movement.refuse_standstill(compared(policy, prompts, answers, BFLOAT16), BFLOAT16, about="'student'")
+        step(policy)
+
+
+def check_of(engines: float, own: float, ids: tuple = (5,)) -> Comparison:
+    """A check of one answer and one log-probability."""
+    return Comparison(1, 0, 0.0, None, [list(ids)], {(0, 0, 5): (engines, own)})
+
+
+def test_small_movements_add_up_and_each_missed_one_counts():
+    own = MOVED  # of a tolerance of one nat
+    movement = Movement()
+    take = lambda engines, own, **more: movement.refuse_standstill(check_of(engines, own, **more), 1.0, about="'a'")  # noqa: E731
+    take(-1.0, -1.0)
+    take(-1.0, -1.0 - 0.7 * own)  # too little to tell
+    with pytest.raises(StudyError, match="its own by 0, so"):
+        take(-1.0, -1.0 - 1.4 * own)
+    movement.before = None
+    take(-1.0, -1.0)
+    take(-1.0 - 1.01 * STILL * 2 * own, -1.0 - 2 * own)  # has moved enough: the next check is held against this one
+    with pytest.raises(StudyError, match="its own by 0, so"):
+        take(-1.0 - 1.01 * STILL * 2 * own, -1.0 - 4 * own)
+    take(-1.0, -9.0, ids=(6,))  # another answer
+    take(-1.0, -9.0, ids=(6,))

@@ -88,6 +88,20 @@ def test_an_update_that_did_not_arrive_is_caught_at_its_step(trainer, policy, pr
     assert engine.temperature == 0.7
 
 
+def test_an_update_that_did_not_arrive_is_caught_although_it_is_smaller_than_the_rounding(trainer, policy, problems):
+    check_syncs(trainer, run_of(options={"tolerance": 0.25}), policy, problems)  # bfloat16's
+    engine = trainer.vllm_generation
+    for works in (True, True, False):
+        with torch.no_grad():
+            for weight in policy.model.parameters():
+                weight.mul_(1.002)
+        engine.works = works
+        if works:
+            engine.sync_weights()
+    with pytest.raises(StudyError, match=r"'student.grpo' at step 7: since an earlier check .* did not arrive"):
+        engine.sync_weights()
+
+
 def test_the_check_may_be_made_more_rarely(trainer, policy, problems):
     check_syncs(trainer, run_of(options={"check_every": 3}), policy, problems)
     for _ in range(7):

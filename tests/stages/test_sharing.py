@@ -10,6 +10,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoModelForCausalLM
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
+from s2d_lib.bench.seeded_rollouts import seed_rollouts
 from s2d_lib.errors import StudyError
 from s2d_lib.policies import sharing
 from s2d_lib.policies.sharing import before_sharding, check_sharing
@@ -20,7 +21,6 @@ from s2d_lib.study import load_profile, profile_names
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Hardware
 from tests.stages.same_steps import same_steps
-from tests.stages.seeded_rollouts import seed_rollouts
 
 STAGES = ("sparse_rl", "forward_kl")
 QUICK = {
@@ -125,3 +125,17 @@ def test_fsdp2_takes_the_same_steps_as_one_process(make, tiny, tmp_path, monkeyp
         assert [float(share) for share in shares.read_text().split()] == pytest.approx([0.5, 0.5], abs=0.01)
     model = AutoModelForCausalLM.from_pretrained(two.path("model"))
     assert all(torch.isfinite(weights).all() for weights in model.parameters())
+
+
+@pytest.mark.slow
+def test_an_interrupted_fsdp2_run_goes_on_from_its_checkpoint(make, tiny, tmp_path, monkeypatch):
+    told = tmp_path / "steps"
+    monkeypatch.setenv("S2D_TEST_STEPS", str(told))
+    monkeypatch.setattr(processes, "MODULE", "tests.stages.interrupted_worker")
+    saving = {"stages": {"forward_kl": {"steps": 4, "save_steps": 2}}}
+    quick = deep_merge(deep_merge(tiny, QUICK), saving)
+    one, two = (
+        make("student.warm.raw_teacher", overrides=deep_merge(quick, {"hardware": {"processes": n}})) for n in (1, 2)
+    )
+    assert told.read_text().splitlines() == ["[1, 2, 3, 3, 4]"] * 2
+    same_steps(one, two)
