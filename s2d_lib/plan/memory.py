@@ -40,7 +40,7 @@ class Memory:
     """Bytes of a run in one process, by part; `logits_avoided` are those that a loss over whole logits would add.
 
     `engine_share` is what a vLLM engine beside it takes of a GPU's memory, `engine_least` the bytes that the engine needs of
-    it: its weights and the cache of one sequence as long as the limit.
+    it: its weights and the cache of one sequence as long as its context (`Vllm.context`).
     """
 
     weights: float = 0.0
@@ -90,7 +90,7 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
     dtype, trains = run.hardware.dtype, bool(run.params.get("steps"))
     length = lengths.prompt + run.sampling.max_new_tokens
     cached = _sampled_at_once(run) * length
-    engine = _engine(run, model, length)
+    engine = _engine(run, model, lengths.prompt)
     if not trains:
         return Memory(weights=BYTES[dtype] * model.parameters, kv_cache=cached * kv_bytes(model, dtype), **engine)
     rows = run.params["micro_batch"]
@@ -124,13 +124,14 @@ def _use_after_training(run: Resolved) -> Use:
     return "rollouts" if run.stage == "teacher_rollouts" else "evaluation"
 
 
-def _engine(run: Resolved, model: Architecture, length: float) -> dict[str, float]:
+def _engine(run: Resolved, model: Architecture, prompt: float) -> dict[str, float]:
     """What a vLLM engine of the run's own takes and needs; nothing without one, and nothing of a server elsewhere."""
     uses = [_use_after_training(run), *(["training"] if samples_itself(run) else [])]
     options = next(filter(None, map(run.sampling.by_vllm, uses)), None)
     if options is None or options.mode == "server" or run.hardware.device == "cpu":  # there it takes a GiB, no share
         return {}
-    held = BYTES[run.hardware.dtype] * model.parameters + length * kv_bytes(model, run.hardware.dtype)
+    context = options.context(prompt, run.sampling.max_new_tokens)
+    held = BYTES[run.hardware.dtype] * model.parameters + context * kv_bytes(model, run.hardware.dtype)
     return {"engine_share": options.gpu_memory_utilization, "engine_least": held / options.tensor_parallel}
 
 

@@ -149,6 +149,8 @@ def test_where_vllm_samples_its_share_takes_the_place_of_the_cache():
     assert engine.kv_cache == 8 * length * kv_bytes(QWEN, "float32")  # validation stays with transformers
     assert (own.engine_share, engine.engine_share) == (0.0, 0.3)
     assert engine.engine_least == 2 * QWEN.parameters + length * kv_bytes(QWEN, "bfloat16")
+    longer = planned("student.grpo", VLLM | {"vllm": {"max_model_len": 4096}})
+    assert longer.engine_least - engine.engine_least == (4096 - length) * kv_bytes(QWEN, "bfloat16")
     assert engine.room(80e9) == pytest.approx((1 - RESERVE - 0.3) * 80e9)
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study import Resolved, resolve
+from s2d_lib.study.vllm import Vllm
 
+FRESH = {"fresh_each_update": True}
 SERVER = {"mode": "server", "url": "http://localhost:8000"}
 
 
@@ -44,6 +46,19 @@ def test_what_is_recorded_can_be_read_again():
         assert (again, again.hash) == (resolved, resolved.hash)
 
 
+def test_a_fresh_engine_is_in_the_dump_where_it_is_asked_for_and_changes_no_hash():
+    asked, not_asked = (resolve("micro", "student.grpo", 0, sampled_by(check_every=3, **one)) for one in (FRESH, {}))
+    assert asked.sampling.vllm.model_dump()["fresh_each_update"] is True
+    assert "fresh_each_update" not in not_asked.sampling.vllm.model_dump()
+    assert asked.hash == not_asked.hash
+
+
+def test_an_engines_context_is_what_the_run_needs():
+    assert Vllm().context(9.5, 24) == 34
+    assert Vllm().context(10, 4) == 26  # the check's answers have 16 tokens
+    assert Vllm(max_model_len=50).context(10, 24) == 50
+
+
 def test_an_engine_is_asked_for_by_use():
     sampling = resolve("micro", "student.grpo", 0, sampled_by(uses=["evaluation"])).sampling
     assert sampling.by_vllm("evaluation") is not None
@@ -57,6 +72,8 @@ def test_an_engine_is_asked_for_by_use():
         (sampled_by("transformers", uses=["evaluation"]), "read where `engine: vllm` is set"),
         (sampled_by(url="http://x"), "`url` belongs to mode server"),
         (sampled_by(**SERVER, tensor_parallel=2), "`tensor_parallel` belongs to mode colocate"),
+        (sampled_by(**SERVER, **FRESH), "`fresh_each_update` belongs to mode colocate"),
+        (sampled_by(uses=["evaluation"], **FRESH), "`fresh_each_update` is read where `uses` has `training`"),
         (sampled_by(mode="server"), "needs the server's `url`"),
         (sampled_by(mode="server", url="localhost:8000"), "needs the server's `url`"),
         (sampled_by(uses=[]), "at least 1 item"),
