@@ -6,8 +6,9 @@ from s2d_lib.check.data import check_problems
 from s2d_lib.check.engine import check_engine
 from s2d_lib.check.hardware import check_disk, check_gpus, check_memory
 from s2d_lib.check.line import Line
+from s2d_lib.check.lora import check_lora
 from s2d_lib.check.models import check_models, check_tokenizers
-from s2d_lib.check.packages import check_packages
+from s2d_lib.check.packages import check_logging, check_packages
 from s2d_lib.check.params import check_params
 from s2d_lib.errors import StudyError
 
@@ -26,9 +27,11 @@ def check(profile: str) -> Iterator[Line]:
         return
     for part in (
         check_packages,
+        check_logging,
         check_models,
         check_tokenizers,
         check_problems,
+        check_lora,
         check_gpus,
         check_engine,
         check_memory,

@@ -9,25 +9,27 @@ from s2d_lib.errors import StudyError
 from s2d_lib.plan import fit as fitting
 from s2d_lib.plan import plan
 from s2d_lib.plan.architecture import architecture_of
-from s2d_lib.plan.memory import Memory, memory_of
-from s2d_lib.plan.plan import teacher_of
+from s2d_lib.plan.gpus import gpu_named
+from s2d_lib.plan.phases import Phase, gpus_of, phases_of
+from s2d_lib.plan.plan import GPU, teacher_of
 from s2d_lib.plan.tokens import assumed_lengths
 from s2d_lib.runs import runs_root
-from s2d_lib.study import load_profile
-from s2d_lib.study.settings import Hardware
+from s2d_lib.study import Resolved, load_profile
 
 
 def check_gpus(profile: str) -> Iterator[Line]:
-    """The GPUs that torch sees, where the profile asks for one, and how its processes are to share them."""
-    hardware = load_profile(profile).hardware
-    if hardware.device == "cpu":
+    """The GPUs that torch sees, where the profile asks for some, and how its processes are to share them."""
+    runs = [run for run in resolved_runs(profile).values() if run.hardware.device == "cuda"]
+    if not runs:
         yield Line("GPUs", "the profile asks for none")
         return
-    found = fitting.visible_gpus()
-    if found and len(found) < hardware.processes:
-        says = f"{len(found)}, but hardware.processes is {hardware.processes}: lower it, or run it where there are as many."
-        yield Line("number of GPUs", says, ok=False)
-    if hardware.accelerate:
+    found, most = fitting.visible_gpus(), max(runs, key=gpus_of)
+    if found and len(found) < gpus_of(most):
+        says = (
+            f"{len(found)}, but {most.checkpoint!r} is given {gpus_of(most)}: lower hardware.processes or sampling_gpus"
+        )
+        yield Line("number of GPUs", f"{says}, or run it where there are as many.", ok=False)
+    for hardware in {run.hardware.accelerate: run.hardware for run in runs if run.hardware.accelerate}.values():
         from s2d_lib.policies.sharing import check_sharing
 
         try:
@@ -39,35 +41,41 @@ def check_gpus(profile: str) -> Iterator[Line]:
     if not found:
         yield Line(
             "GPUs",
-            "the profile asks for one (hardware.device: cuda) but torch sees none: run it on a machine with one, with a "
-            f"torch that is built for it; `s2d plan --profile {profile}` says what its runs need.",
+            f"the profile asks for {gpus_of(most)} (hardware.device: cuda) but torch sees none: run it on a machine with them, "
+            f"with a torch that is built for them. Memory is held against the plan's GPU, {_assumed(most)}.",
             ok=False,
         )
     for number, (name, memory) in enumerate(found):
         yield Line(f"GPU {number}", f"{name}, {memory / 1e9:.0f} GB")
 
 
+def _assumed(run: Resolved) -> str:
+    """The GPU that the plan takes a run to have."""
+    return load_profile(run.profile).cluster_of(run.stage, run.role).gpu or GPU
+
+
 def check_memory(profile: str) -> Iterator[Line]:
-    """The most that a process of each kind of run holds, as planned, against a GPU's memory or, on the CPU, the machine's."""
-    settings, runs = load_profile(profile), resolved_runs(profile)
-    here = fitting.memory_here(settings.hardware)
-    if here is None:
-        return  # said by check_gpus
-    lengths, kinds = assumed_lengths(settings), {}
+    """The most that a process of each kind of run holds, as planned, against a GPU's memory or, on the CPU, the machine's;
+    where torch sees no GPU, against the one that the plan assumes."""
+    lengths, runs = assumed_lengths(load_profile(profile)), resolved_runs(profile)
+    kinds: dict[str, tuple[Phase, float, str]] = {}
     for run in runs.values():
-        teacher = teacher_of(run, runs)
+        teacher, where = teacher_of(run, runs), fitting.memory_here(run.hardware)
+        if where is None:
+            where = gpu_named(_assumed(run)).memory, f"one {_assumed(run)}"
         taught_by = architecture_of(teacher) if teacher else None
-        memory = memory_of(run, architecture_of(run.model.model), taught_by, lengths)
-        kind = f"{run.stage} of {run.model.model}" + (f" by {teacher}" if teacher else "")
-        kinds[kind] = max(kinds.get(kind, memory), memory, key=lambda one: one.on(1))
-    for kind, memory in kinds.items():
-        yield fit(kind, memory, settings.hardware, *here)
+        for phase in phases_of(run, architecture_of(run.model.model), taught_by, lengths):
+            kind = f"{run.stage} of {run.model.model}" + (f" by {teacher}" if teacher else "")
+            kind = fitting.of_phase(kind, phase)
+            kinds[kind] = max(kinds.get(kind, (phase, *where)), (phase, *where), key=lambda one: one[0].each)
+    for kind, found in kinds.items():
+        yield fit(kind, *found)
 
 
-def fit(kind: str, memory: Memory, hardware: Hardware, room: float, whose: str) -> Line:
-    """Whether a process of one kind of run fits into `room` bytes, and what to do where it does not."""
-    lacks = fitting.shortage(memory, hardware, room, whose)
-    return Line(f"memory, {kind}", lacks or fitting.needed(memory, hardware, room, whose), ok=lacks is None)
+def fit(kind: str, phase: Phase, room: float, whose: str) -> Line:
+    """Whether a kind of run fits into `room` bytes of each of its GPUs, and what to do where it does not."""
+    lacks = fitting.shortage(phase, room, whose)
+    return Line(f"memory, {kind}", lacks or fitting.needed(phase, room, whose), ok=lacks is None)
 
 
 def check_disk(profile: str) -> Iterator[Line]:

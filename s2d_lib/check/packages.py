@@ -6,6 +6,8 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from s2d_lib.check.line import Line
+from s2d_lib.errors import StudyError
+from s2d_lib.study import load_profile
 
 REMEDY = "`make install` installs the versions that were tested"
 
@@ -23,6 +25,21 @@ def check_packages(profile: str) -> Iterator[Line]:
     if not misfits:
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "trl"))
         yield Line("packages", f"all are of supported versions ({versions})")
+
+
+def check_logging(profile: str) -> Iterator[Line]:
+    """The package of the tracker that the profile logs to; nothing without one."""
+    name = load_profile(profile).logging
+    if name == "none":
+        return
+    from s2d_lib.stages.trackers import check_tracker
+
+    try:
+        check_tracker(name)
+    except StudyError as error:
+        yield Line("logging", str(error), ok=False)
+    else:
+        yield Line("logging", f"{name} is installed")
 
 
 def misfit(requirement: Requirement) -> str | None:

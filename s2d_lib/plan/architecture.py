@@ -44,6 +44,16 @@ class Architecture(Strict):
         """Parameters that a token is multiplied with: all but an embedding that is only looked up."""
         return self.parameters - (0 if self.tied else self.vocabulary * self.width)
 
+    @property
+    def embeddings(self) -> int:
+        """Parameters of the embedding and of a head of its own."""
+        return (1 if self.tied else 2) * self.vocabulary * self.width
+
+    @property
+    def layer(self) -> int:
+        """Parameters of one layer."""
+        return (self.parameters - self.embeddings - self.width) // self.layers
+
 
 def count_parameters(shape: dict) -> int:
     """Parameters of an architecture from its other fields, shared ones once."""

@@ -4,7 +4,8 @@ import psutil
 
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.architecture import architecture_of
-from s2d_lib.plan.memory import RESERVE, Memory, memory_of
+from s2d_lib.plan.memory import RESERVE
+from s2d_lib.plan.phases import Phase, phases_of
 from s2d_lib.study import Resolved, load_profile
 from s2d_lib.study.settings import Hardware, Lengths
 
@@ -25,36 +26,48 @@ def memory_here(hardware: Hardware) -> tuple[float, str] | None:
     return (min(memory for _, memory in found), "a GPU") if found else None
 
 
-def shortage(memory: Memory, hardware: Hardware, room: float, whose: str, reserve: float = RESERVE) -> str | None:
-    """What a process lacks of `room` bytes and what to do about it, or None where it fits with that share in reserve."""
+def shortage(phase: Phase, room: float, whose: str, reserve: float = RESERVE) -> str | None:
+    """What a phase of a run lacks of `room` bytes on each of its GPUs and what to do about it, or None where it fits with that
+    share in reserve."""
+    memory = phase.memory
     free = memory.room(room) + (RESERVE - reserve) * room
-    # Only training is spread over processes; base models and rollouts are sampled by one.
-    processes = hardware.processes if memory.gradients else 1
-    sharded = hardware.accelerate is not None
-    needs = f"{needed(memory, hardware, room, whose)}, {reserve:.0%} in reserve"
     if memory.engine_least > memory.engine_share * room:
         says = f"vLLM needs {memory.engine_least / 1e9:.1f} GB of {whose}'s {room / 1e9:.1f}"
         remedy = "raise vllm.gpu_memory_utilization or vllm.tensor_parallel"
         return f"{says} and is given {memory.engine_share:.0%}: {remedy}."
-    if memory.on(processes, sharded) <= free:
+    if phase.each <= free:
         return None
-    state, cache = memory.state / (processes if sharded else 1), memory.kv_cache / processes
+    return f"{needed(phase, room, whose)}, {reserve:.0%} in reserve: {_remedy(phase, room, free)}."
+
+
+def _remedy(phase: Phase, room: float, free: float) -> str:
+    """What to do about the largest part."""
+    memory, spread = phase.memory, phase.shared and phase.gpus > 1
+    state = memory.shared(phase.gpus) if spread else memory.state + memory.copies
+    cache = max(memory.kv_cache / phase.gpus, memory.validation)
+    if phase.name != "training":
+        enough = memory.gpus(room)
+        more = f", or let {enough} GPUs hold the model together (hardware.sampling_gpus)" if enough else ""
+        if state > free:
+            return f"the weights alone take {state / 1e9:.1f} GB: take a smaller model{more}"
+        return f"its KV cache takes {cache / 1e9:.1f} GB: lower sampling.batch or max_new_tokens{more}"
     if state > free:
-        enough = memory.gpus(room) if memory.gradients else None
+        enough = memory.gpus(room)
         more = f", or let {enough} processes share it (hardware.processes and accelerate)" if enough else ""
-        less = ", train adapters of it (lora)" if memory.gradients else ""
-        return f"{needs}: weights, gradients and optimiser alone take {state / 1e9:.1f} GB: take a smaller model{less}{more}."
+        takes = f"weights, gradients and optimiser alone take {state / 1e9:.1f} GB"
+        return f"{takes}: take a smaller model, train adapters of it (lora){more}"
     if cache >= memory.activations:
-        return f"{needs}: its KV cache takes {cache / 1e9:.1f} GB: lower sampling.batch, the stage's `batch` or max_new_tokens."
-    remedy = f"its activations take {memory.activations / 1e9:.1f} GB: lower `micro_batch` or set "
-    return f"{needs}: {remedy}hardware.gradient_checkpointing."
+        return f"its KV cache takes {cache / 1e9:.1f} GB: lower sampling.batch, the stage's `batch` or max_new_tokens"
+    takes = f"its activations take {memory.activations / 1e9:.1f} GB"
+    return f"{takes}: lower `micro_batch` or set hardware.gradient_checkpointing"
 
 
-def needed(memory: Memory, hardware: Hardware, room: float, whose: str) -> str:
-    """How much of the memory a process takes, in words."""
-    held = memory.on(hardware.processes if memory.gradients else 1, hardware.accelerate is not None)
-    beside = f" beside vLLM's {memory.engine_share:.0%}" if memory.engine_share else ""
-    return f"needs {held / 1e9:.1f} GB of {whose}'s {room / 1e9:.1f}{beside}"
+def needed(phase: Phase, room: float, whose: str) -> str:
+    """How much of the memory of each of its GPUs a phase takes, in words."""
+    share = phase.memory.engine_share
+    beside = f" beside vLLM's {share:.0%}" if share else ""
+    each = f" on each of {phase.gpus}" if phase.gpus > 1 else ""
+    return f"needs {phase.each / 1e9:.1f} GB of {whose}'s {room / 1e9:.1f}{each}{beside}"
 
 
 def refuse_what_does_not_fit(run: Resolved, teacher: str | None) -> None:
@@ -68,7 +81,7 @@ def refuse_what_does_not_fit(run: Resolved, teacher: str | None) -> None:
         teacher: The model of its dense targets, where it has one.
 
     Raises:
-        StudyError: It would not fit.
+        StudyError: It would not fit, or its evaluation after training would not.
     """
     found = memory_here(run.hardware)
     if found is None:
@@ -78,6 +91,12 @@ def refuse_what_does_not_fit(run: Resolved, teacher: str | None) -> None:
     except StudyError:
         return
     lengths = load_profile(run.profile, run.overrides).lengths or Lengths(prompt=1, completion=1)
-    lacks = shortage(memory_of(run, model, taught_by, lengths), run.hardware, *found, reserve=0.0)
-    if lacks:
-        raise StudyError(f"{run.checkpoint!r} {lacks}")
+    for phase in phases_of(run, model, taught_by, lengths):
+        lacks = shortage(phase, *found, reserve=0.0)
+        if lacks:
+            raise StudyError(f"{of_phase(repr(run.checkpoint), phase)} {lacks}")
+
+
+def of_phase(what: str, phase: Phase) -> str:
+    """A run, or the part of it that comes after training in several processes."""
+    return f"{what}, its evaluation by one process," if phase.name == "evaluation" else what

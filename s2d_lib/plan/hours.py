@@ -7,7 +7,7 @@ every sequence is computed for as many steps as that takes, which among many seq
 a sequence that has ended, so each costs its own length.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from s2d_lib.plan.architecture import Architecture
@@ -22,23 +22,27 @@ from s2d_lib.study.settings import Lengths
 from s2d_lib.study.vllm import Use
 
 
+AROUND = 0.5  # hours of a run for what is not counted: loading, grading, saving
+
+
 @dataclass(frozen=True)
 class Work:
     """What a run computes: FLOPs of its parts, and bytes that its sampling reads from the GPU's memory.
 
-    `sampling` and `testing` (evaluation and validation) are (FLOPs, bytes); `teacher` is a teacher's, a reference model's or
+    `sampling`, `testing` (evaluation) and `validation` are (FLOPs, bytes); `teacher` is a teacher's, a reference model's or
     a self-teacher's forward passes, `training` the passes with gradients.
     """
 
     sampling: tuple[float, float] = (0.0, 0.0)
     testing: tuple[float, float] = (0.0, 0.0)
+    validation: tuple[float, float] = (0.0, 0.0)
     teacher: float = 0.0
     training: float = 0.0
 
     @property
     def flops(self) -> float:
         """All of them."""
-        return self.sampling[0] + self.testing[0] + self.teacher + self.training
+        return self.sampling[0] + self.testing[0] + self.validation[0] + self.teacher + self.training
 
     def hours(self, gpu: Gpu, utilisation: float) -> float:
         """GPU hours, if that share of the GPU's peak FLOP/s and bandwidth is reached."""
@@ -47,8 +51,17 @@ class Work:
 
     def sampling_hours(self, gpu: Gpu, utilisation: float) -> float:
         """The part of them that sampling takes, for training, evaluation and validation."""
-        seconds = sum(max(flops / gpu.flops, read / gpu.bandwidth) for flops, read in (self.sampling, self.testing))
+        parts = (self.sampling, self.testing, self.validation)
+        seconds = sum(max(flops / gpu.flops, read / gpu.bandwidth) for flops, read in parts)
         return seconds / utilisation / 3600
+
+    def elapsed(self, gpu: Gpu, utilisation: float, processes: int, engine: int) -> float:
+        """Hours that pass where `processes`, a GPU each, divide training and its sampling, each validates for itself, and in the
+        end `engine` GPUs evaluate together."""
+        tested, validated = Work(testing=self.testing), Work(validation=self.validation)
+        divided = replace(self, testing=(0.0, 0.0), validation=(0.0, 0.0))
+        hours = [part.hours(gpu, utilisation) for part in (divided, tested, validated)]
+        return hours[0] / processes + hours[1] / engine + hours[2]
 
 
 def work_of(
@@ -76,11 +89,11 @@ def work_of(
         cache = sequences * kv_bytes(model, dtype) * (lengths.prompt + steps / 2)
         return flops, steps * (weights + cache)
 
-    evaluation = sampled(count.tested, run.sampling.batch, "evaluation")
-    validation = sampled(count.validated, run.sampling.batch, None)  # transformers', whatever samples the rest
     return Work(
         sampling=sampled(count.sequences, count.at_once, "training" if trains else "rollouts"),
-        testing=(evaluation[0] + validation[0], evaluation[1] + validation[1]),
+        testing=sampled(count.tested, run.sampling.batch, "evaluation"),
+        # transformers', whatever samples the rest
+        validation=sampled(count.validated, run.validation.batch or run.sampling.batch if run.validation else 1, None),
         teacher=_scoring(run, model, teacher, lengths),
         training=training_flops(
             model,

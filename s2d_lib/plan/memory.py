@@ -3,6 +3,9 @@
 What is counted is what the code does: trained weights and AdamW's two moments are float32, and so is the gradient
 (16 bytes a parameter, as in ZeRO, arXiv 1910.02054, table 1, but all in float32); under bfloat16 autocast keeps a
 bfloat16 copy of the weights through the forward pass; a dense stage's teacher lies beside it in the profile's dtype.
+Where GPUs share that (FSDP2, ZeRO-3), each holds its part and, of the model that is computed with, embeddings and two layers
+whole, in the computation's precision, and the gradients of one of them on their way into shards (ZeRO, section 5). Validation
+is sampled by every process for itself.
 Activations are counted at the length limit, since one batch that meets it ends the run. No stage ever holds the logits:
 the dense stages' loss is made from hidden states (s2d_lib.losses), TRL's fused head does it for the others. A vLLM engine of
 the run's own takes its share of a GPU's memory from the start (`gpu_memory_utilization`), whatever it needs of it. With LoRA
@@ -13,11 +16,12 @@ from dataclasses import dataclass
 from math import ceil
 
 from s2d_lib.plan.architecture import Architecture
-from s2d_lib.plan.tokens import counts, samples_itself
+from s2d_lib.plan.tokens import counts, samples_itself, size
 from s2d_lib.plan.trained import lora_of, trained_parameters
 from s2d_lib.study import Resolved
+from s2d_lib.study.load import project_root, read_yaml
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
-from s2d_lib.study.settings import Lengths
+from s2d_lib.study.settings import Hardware, Lengths
 from s2d_lib.study.vllm import Use
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -39,32 +43,44 @@ KEPT = {
 class Memory:
     """Bytes of a run in one process, by part; `logits_avoided` are those that a loss over whole logits would add.
 
+    `copies` are autocast's, of weights that are not shared; `kv_cache` is of what the processes sample together,
+    `validation` of what each of them does; `gathered` is what a GPU holds beyond its even part of what several share.
     `engine_share` is what a vLLM engine beside it takes of a GPU's memory, `engine_least` the bytes that the engine needs of
-    it: its weights and the cache of one sequence as long as its context (`Vllm.context`).
+    it: its weights and the cache of one sequence as long as its context (`Vllm.context`). `on_host`: the accelerate config
+    keeps the shared state in the machine's memory.
     """
 
     weights: float = 0.0
+    copies: float = 0.0
     teacher: float = 0.0
     gradients: float = 0.0
     optimiser: float = 0.0
     activations: float = 0.0
     kv_cache: float = 0.0
+    validation: float = 0.0
+    gathered: float = 0.0
     logits_avoided: float = 0.0
     engine_share: float = 0.0
     engine_least: float = 0.0
+    on_host: bool = False
 
     @property
     def state(self) -> float:
         """What stays from step to step."""
         return self.weights + self.teacher + self.gradients + self.optimiser
 
-    def on(self, gpus: int = 1, sharded: bool = True) -> float:
-        """Bytes of each of `gpus` GPUs that sample their own prompts and share the state evenly (FSDP2, ZeRO-3) or, if not
-        `sharded`, each hold it whole.
+    def shared(self, gpus: int) -> float:
+        """What each of several GPUs holds of the state that they share evenly."""
+        return (0.0 if self.on_host else self.state / gpus) + self.gathered
 
-        Updates and sampling take turns, so the larger of activations and KV cache counts.
+    def on(self, gpus: int = 1, sharded: bool = True) -> float:
+        """Bytes of each of `gpus` GPUs that sample their own prompts and share the state (FSDP2, ZeRO-3, or layers of a model
+        that is only sampled) or, if not `sharded`, each hold it whole.
+
+        Updates and sampling take turns, so the largest of activations and KV caches counts.
         """
-        return self.state / (gpus if sharded else 1) + max(self.activations, self.kv_cache / gpus)
+        state = self.shared(gpus) if sharded and gpus > 1 else self.state + self.copies
+        return state + max(self.activations, self.kv_cache / gpus, self.validation)
 
     def room(self, memory: float) -> float:
         """What a GPU of `memory` bytes has for the run: without the reserve and without vLLM's share."""
@@ -79,7 +95,8 @@ class Memory:
 
 
 def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, lengths: Lengths) -> Memory:
-    """Memory of a run at its worst: every completion as long as the limit.
+    """Memory of a run at its worst: every completion as long as the limit. Of a run that several processes train, while they
+    do (see `memory_afterwards`).
 
     Args:
         run: The run.
@@ -89,59 +106,111 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
     """
     dtype, trains = run.hardware.dtype, bool(run.params.get("steps"))
     length = lengths.prompt + run.sampling.max_new_tokens
-    cached = _sampled_at_once(run) * length
-    engine = _engine(run, model, lengths.prompt)
     if not trains:
-        return Memory(weights=BYTES[dtype] * model.parameters, kv_cache=cached * kv_bytes(model, dtype), **engine)
-    rows = run.params["micro_batch"]
+        return _sampled(run, model, length, dtype, _use_after_training(run))
+    rows, trained = run.params["micro_batch"], trained_parameters(run, model)
     dense, asked = run.stage in ("forward_kl", "opd"), run.params.get("teacher_targets") == "recompute"
+    beside = teacher if dense and asked else None
     # The loss of dense stages makes the head's gradient in a buffer of its own.
     head = 4 * model.vocabulary * model.width if dense else 0
+    # One for the evaluation of trained weights computes in float32, as they are; TRL's in the profile's precision.
+    engines = {"training": dtype} if samples_itself(run) else {}
+    engines |= dict.fromkeys(_by_the_same_process(run), "float32")
+    # Keys meet float32 rotations and values join them, so what trained weights cache is float32, under autocast too.
+    cache = kv_bytes(model, "float32")
     return Memory(
-        weights=_trained_weights(run, model),
-        teacher=BYTES[dtype] * teacher.parameters if dense and asked and teacher else 0.0,
-        gradients=4 * trained_parameters(run, model),
-        optimiser=8 * trained_parameters(run, model),
+        **_trained_weights(run, model),
+        teacher=BYTES[dtype] * beside.parameters if beside else 0.0,
+        gradients=4 * trained,
+        optimiser=8 * trained,
         activations=activations(model, dtype, rows, length, run.hardware.gradient_checkpointing) + head,
-        # Keys meet float32 rotations and values join them, so what trained weights cache is float32, under autocast too.
-        kv_cache=cached * kv_bytes(model, "float32"),
+        kv_cache=_sampled_at_once(run) * length * cache,
+        validation=_validated_at_once(run) * length * max(cache, kv_bytes(beside, dtype) if beside else 0),
+        gathered=_gathered(model, dtype, trained=True) + (_gathered(beside, dtype) if beside else 0.0),
         logits_avoided=4 * rows * run.sampling.max_new_tokens * model.vocabulary * (2 if dense else 1),
-        **engine,
+        **_engine(run, model, length, engines),
+        on_host=_on_host(run.hardware),
     )
 
 
+def memory_afterwards(run: Resolved, model: Architecture, lengths: Lengths) -> Memory:
+    """What one process holds that evaluates what several have trained: the whole model, in float32 as it was trained."""
+    return _sampled(run, model, lengths.prompt + run.sampling.max_new_tokens, "float32", "evaluation")
+
+
+def _sampled(run: Resolved, model: Architecture, length: float, dtype: str, use: Use) -> Memory:
+    """A model that is only sampled; on several GPUs with its layers laid out over them, to the nearest one or so."""
+    cache = 0 if run.sampling.by_vllm(use) else run.sampling.batch * length * kv_bytes(model, dtype)
+    return Memory(
+        weights=BYTES[dtype] * model.parameters,
+        kv_cache=cache,
+        gathered=1.25 * (BYTES[dtype] * model.layer + cache / model.layers),  # get_balanced_memory of accelerate
+        **_engine(run, model, length, {use: dtype}),
+    )
+
+
+def _gathered(model: Architecture, dtype: str, trained: bool = False) -> float:
+    """Bytes of a shared model that a GPU holds whole for a moment: weights and, of what is trained, a gradient that is made
+    float32 to be summed."""
+    weights = BYTES[dtype] * (model.embeddings + 2 * model.layer)
+    return weights + trained * (BYTES[dtype] + 4) * max(model.vocabulary * model.width, model.layer)
+
+
+def _on_host(hardware: Hardware) -> bool:
+    """Whether the accelerate config keeps weights and optimiser in the machine's memory."""
+    if not hardware.accelerate:
+        return False
+    config = read_yaml(project_root() / "params" / "accelerate" / hardware.accelerate)
+    zero3 = config.get("deepspeed_config", {})
+    by_zero3 = all(zero3.get(f"offload_{what}_device") == "cpu" for what in ("optimizer", "param"))
+    return bool(config.get("fsdp_config", {}).get("fsdp_offload_params")) or by_zero3
+
+
 def _sampled_at_once(run: Resolved) -> int:
-    """Sequences that transformers samples side by side: none where vLLM does all of it."""
-    batches = [run.sampling.batch] if run.validation else []  # validation is always transformers'
+    """Sequences that transformers samples side by side, in all processes: none where vLLM does all of it."""
+    batches = [run.sampling.batch for use in _by_the_same_process(run) if not run.sampling.by_vllm(use)]
     if samples_itself(run) and not run.sampling.by_vllm("training"):
         batches.append(counts(run).at_once)
-    if not run.sampling.by_vllm(_use_after_training(run)):
-        batches.append(run.sampling.batch)
     return max(batches, default=0)
+
+
+def _validated_at_once(run: Resolved) -> int:
+    """Sequences of the validation that every process samples side by side, always by transformers."""
+    if not run.validation:
+        return 0
+    return min(run.validation.batch or run.sampling.batch, run.validation.samples * size(run.problems.validation))
+
+
+def _by_the_same_process(run: Resolved) -> list[Use]:
+    """What the process that has trained goes on to sample; of several, none does."""
+    return [_use_after_training(run)] if run.hardware.processes == 1 else []
 
 
 def _use_after_training(run: Resolved) -> Use:
     return "rollouts" if run.stage == "teacher_rollouts" else "evaluation"
 
 
-def _engine(run: Resolved, model: Architecture, prompt: float) -> dict[str, float]:
-    """What a vLLM engine of the run's own takes and needs; nothing without one, and nothing of a server elsewhere."""
-    uses = [_use_after_training(run), *(["training"] if samples_itself(run) else [])]
-    options = next(filter(None, map(run.sampling.by_vllm, uses)), None)
-    if options is None or options.mode == "server" or run.hardware.device == "cpu":  # there it takes a GiB, no share
+def _engine(run: Resolved, model: Architecture, length: float, uses: dict[Use, str]) -> dict[str, float]:
+    """What vLLM engines of the run's own take and need, by what they are for and in which precision; nothing without one, and
+    nothing of a server elsewhere."""
+    own = {use: options for use in uses if (options := run.sampling.by_vllm(use)) and options.mode == "colocate"}
+    if not own or run.hardware.device == "cpu":  # there it takes a GiB, no share
         return {}
-    context = options.context(prompt, run.sampling.max_new_tokens)
-    held = BYTES[run.hardware.dtype] * model.parameters + context * kv_bytes(model, run.hardware.dtype)
+    options, dtype = run.sampling.vllm, max((uses[use] for use in own), key=BYTES.get)
+    context = options.context(length - run.sampling.max_new_tokens, run.sampling.max_new_tokens)
+    held = BYTES[dtype] * model.parameters + context * kv_bytes(model, dtype)
     return {"engine_share": options.gpu_memory_utilization, "engine_least": held / options.tensor_parallel}
 
 
-def _trained_weights(run: Resolved, model: Architecture) -> float:
+def _trained_weights(run: Resolved, model: Architecture) -> dict[str, float]:
     """The weights, their copy for autocast, and what a second model of the same size does not share with the first: all of
     its weights, or under LoRA a self-teacher's adapters (a reference model is the policy without any)."""
-    copy, lora, trained = 2 if run.hardware.dtype == "bfloat16" else 0, lora_of(run), trained_parameters(run, model)
+    lora, trained = lora_of(run), trained_parameters(run, model)
+    held = model.parameters + (trained if lora else 0)
     taught = run.params.get("method") in SELF_TAUGHT
     second = taught or (run.params.get("kl_coefficient", 0) > 0 and not lora)
-    return (4 + copy) * (model.parameters + (trained if lora else 0)) + (4 * trained if second else 0)
+    copies = 2 * held if run.hardware.dtype == "bfloat16" else 0
+    return {"weights": 4 * held + (4 * trained if second else 0), "copies": copies}
 
 
 def kv_bytes(model: Architecture, dtype: str) -> int:

@@ -1,6 +1,6 @@
 """The plan of a profile: every run with its tokens, FLOPs, GPU hours, memory and disk, before any of it is made."""
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from math import ceil
 from pathlib import Path
 
@@ -9,15 +9,17 @@ import pandas as pd
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.architecture import Architecture, architecture_of
 from s2d_lib.plan.disk import PUBLISHED, kept_bytes, scratch_bytes
+from s2d_lib.plan.fit import shortage
 from s2d_lib.plan.gpus import Gpu, gpu_named
 from s2d_lib.plan.hours import work_of
-from s2d_lib.plan.memory import Memory, memory_of
+from s2d_lib.plan.memory import Memory
+from s2d_lib.plan.phases import gpus_of, phases_of, reserved_hours
 from s2d_lib.plan.tokens import assumed_lengths, counts
 from s2d_lib.study import Resolved, frontier, load_profile, needed, resolve
 from s2d_lib.study.settings import Lengths
 
 GPU, UTILISATION = "h100-80gb", 0.4
-PARTS = [field.name for field in fields(Memory)]
+PARTS = [field.name for field in fields(Memory) if field.name != "on_host"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,10 @@ class Plan:
         limit: Longest completion.
         runs: One row a checkpoint: `checkpoint`, `stage`, `role`, `model`, `taught by` (a teacher's model, or empty),
             `seeds`; of one seed `sequences`, `sampled`, `trained` and `tested` (tokens), `flops`, `hours`, `hours sampling`
-            (of them), `hours low`, `hours high`; memory by part (bytes; of
-            vLLM's a share too), its `peak`, `gpus` (the fewest; NaN for no
-            number of them); bytes of disk `kept` and `scratch`.
+            (of them), `hours low`, `hours high`, `hours reserved` (of all GPUs that it is given, from its start to its end);
+            memory of one process by part (bytes; of vLLM's a share too), its `peak`, `gpus` (the fewest; NaN for no number of
+            them); `given` (GPUs that the profile gives it, 0 on a CPU), `each` (bytes on each of them where it is most) and
+            `fits` (that, with the reserve); bytes of disk `kept` and `scratch`.
         published: Bytes of the models as they are downloaded.
     """
 
@@ -103,9 +106,13 @@ def teacher_of(run: Resolved, resolved: dict[str, Resolved]) -> str | None:
 def row(run: Resolved, teacher: str | None, lengths: Lengths, gpu: Gpu, utilisation: float) -> dict:
     """The numbers of one run, by the columns of `Plan.runs`; `teacher` is a model's name."""
     model, taught_by = architecture_of(run.model.model), architecture_of(teacher) if teacher else None
-    count, memory = counts(run), memory_of(run, model, taught_by, lengths)
-    work = work_of(run, model, taught_by, lengths)
-    gpus = memory.gpus(gpu.memory)
+    count, work, phases = (
+        counts(run),
+        work_of(run, model, taught_by, lengths),
+        phases_of(run, model, taught_by, lengths),
+    )
+    fewest = [phase.memory.gpus(gpu.memory) for phase in phases]
+    most = max(phases, key=lambda phase: phase.each)
     low, high = hours_range(run, model, taught_by, lengths, gpu, utilisation)
     return {
         "taught by": teacher or "",
@@ -118,9 +125,13 @@ def row(run: Resolved, teacher: str | None, lengths: Lengths, gpu: Gpu, utilisat
         "hours sampling": work.sampling_hours(gpu, utilisation),
         "hours low": low,
         "hours high": high,
-        **dict(zip(PARTS, astuple(memory), strict=True)),
-        "peak": memory.on(1),
-        "gpus": float("nan") if gpus is None else gpus,
+        "hours reserved": reserved_hours(run, work, gpu, utilisation),
+        **{part: getattr(phases[0].memory, part) for part in PARTS},
+        "peak": max(phase.memory.on(1) for phase in phases),
+        "gpus": float("nan") if None in fewest else max(fewest),
+        "given": gpus_of(run),
+        "each": most.each,
+        "fits": all(shortage(phase, gpu.memory, "a GPU") is None for phase in phases),
         "kept": kept_bytes(run, model, lengths),
         "scratch": scratch_bytes(run, model, taught_by, lengths),
     }

@@ -10,13 +10,18 @@ def lora_of(run: Resolved) -> Lora | None:
     return getattr(run.stage_params, "lora", None)
 
 
-def adapter_parameters(model: Architecture, lora: Lora) -> int:
-    """Parameters of adapters of a rank: rank * (inputs + outputs) of every linear layer that has one."""
+def linear_layers(model: Architecture) -> dict[str, int]:
+    """The linear layers of every layer of a model, by name: inputs and outputs together."""
     width, queries, keys, mlp = model.width, model.query_width, model.kv_width, model.mlp
-    sizes = {
+    return {
         "q_proj": width + queries, "k_proj": width + keys, "v_proj": width + keys, "o_proj": queries + width,
         "gate_proj": width + mlp, "up_proj": width + mlp, "down_proj": mlp + width,
     }  # fmt: skip
+
+
+def adapter_parameters(model: Architecture, lora: Lora) -> int:
+    """Parameters of adapters of a rank: rank * (inputs + outputs) of every linear layer that has one."""
+    sizes = linear_layers(model)
     named = sizes if lora.target_modules == "all-linear" else lora.target_modules
     return lora.rank * model.layers * sum(sizes.get(name.rsplit(".", 1)[-1], 0) for name in named)
 

@@ -13,6 +13,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.policies.adapters import merge_adapters
 from s2d_lib.policies.gguf import converted
 from s2d_lib.policies.place import SAFE, model_place, why_not_loaded
+from s2d_lib.policies.spread import over_gpus
 from s2d_lib.study.settings import Hardware, RoleModel
 
 disable_progress_bar()  # a bar for every file read or written drowns the training's own
@@ -64,12 +65,17 @@ def configure_torch(hardware: Hardware) -> None:
     """Set threads and check the device.
 
     Raises:
-        StudyError: When a GPU is asked for and there is none.
+        StudyError: When a GPU is asked for and there is none, or more of them than there are.
     """
     if hardware.device == "cuda" and not torch.cuda.is_available():
         raise StudyError(
             "the profile asks for a GPU (hardware.device: cuda) but torch sees none: run on a machine with one or set "
             "hardware.device to cpu."
+        )
+    if hardware.sampling_gpus > 1 and torch.cuda.device_count() < hardware.sampling_gpus:
+        raise StudyError(
+            f"hardware.sampling_gpus is {hardware.sampling_gpus} but torch sees {torch.cuda.device_count()} GPUs: run where there "
+            "are as many, or lower it."
         )
     torch.set_num_threads(hardware.threads)
 
@@ -104,7 +110,10 @@ def load_policy(
     except (OSError, ValueError) as error:
         raise StudyError(why_not_loaded(source, error)) from None
     _set_special_tokens(model, tokenizer, spec, source)
-    return Policy(model.to(hardware.device) if weights else model, tokenizer, spec.chat)
+    if weights:
+        spread = hardware.sampling_gpus > 1
+        model = over_gpus(model, hardware.sampling_gpus) if spread else model.to(hardware.device)
+    return Policy(model, tokenizer, spec.chat)
 
 
 def _load_weights(source: str, adapters: Sequence[Path], dtype: torch.dtype) -> PreTrainedModel:

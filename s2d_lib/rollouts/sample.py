@@ -109,7 +109,7 @@ def sequence_log_probs(
         with torch.no_grad():
             chosen = torch.cat(
                 [
-                    policy.model.lm_head(h).float().log_softmax(-1).gather(-1, t[:, None]).squeeze(-1)
+                    policy.model.lm_head(h).to(t.device).float().log_softmax(-1).gather(-1, t[:, None]).squeeze(-1)
                     for h, t in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
                 ]
             )
@@ -130,5 +130,7 @@ def completion_states(
     for i, (row, rollout) in enumerate(zip(rows, rollouts, strict=True)):
         ids[i, : len(row)] = torch.tensor(row)
         predicts[i, len(row) - len(rollout.ids) - 1 : len(row) - 1] = True
-    hidden = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[predicts]
+    hidden = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    # Of a model that lies on several GPUs, the last one has them.
+    hidden = hidden.to(device)[predicts]
     return hidden, ids.roll(-1, 1)[predicts]

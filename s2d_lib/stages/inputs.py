@@ -80,8 +80,8 @@ def _load(run: Run) -> Inputs:
         return Inputs(policy, problems, rollouts=rollouts)
     started = run.path("model").is_dir()  # an unfinished run goes on with its own model
     start = weights_of(run) if started else starting_weights(run)
-    hardware = resolved.hardware if started else _until_shared(run)
     trains = hasattr(resolved.stage_params, "micro_batch")
+    hardware = _until_trained(resolved.hardware) if trains and not started else resolved.hardware
     policy = load_policy(resolved.model, in_full(hardware) if trains else hardware, *start)
     refuse_model(resolved, policy, problems)
     teacher = None
@@ -105,13 +105,13 @@ def _rollouts(run: Run) -> list[Rollout] | None:
     return read_rollouts(run.parent("rollouts").path("rollouts.parquet"))[0]
 
 
-def _until_shared(run: Run) -> Hardware:
-    """Where models lie until their processes share them: not on a GPU, which may be too small for a whole one."""
-    hardware = run.resolved.hardware
-    if not (hardware.accelerate and hasattr(run.resolved.stage_params, "micro_batch")):
-        return hardware
+def _until_trained(hardware: Hardware) -> Hardware:
+    """Where models lie that are going to be trained: whole, and where processes will share them not on a GPU, which may be too
+    small for that."""
+    if not hardware.accelerate:
+        return hardware.model_copy(update={"sampling_gpus": 1})
     configure_torch(hardware)
-    return hardware.model_copy(update={"device": "cpu"})
+    return hardware.model_copy(update={"device": "cpu", "sampling_gpus": 1})
 
 
 def _teacher(run: Run, student: Policy, start: Weights, hardware: Hardware) -> Policy:

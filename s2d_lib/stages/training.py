@@ -77,7 +77,16 @@ def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:
         "shuffle_dataset": False,  # `schedule` has laid the order out
         "pad_to_multiple_of": None,
         "disable_tqdm": True,  # LiveCurve shows the progress
+        **_gradients_in_shards(),
     }
+
+
+def _gradients_in_shards() -> dict[str, Any]:
+    """Under FSDP the gradients of every micro-batch go into shards at once. transformers would leave them whole in every
+    process until the last one, in float32: as much memory again as a whole model's weights."""
+    if os.environ.get("ACCELERATE_USE_FSDP") != "true":
+        return {}
+    return {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}}
 
 
 class StopOnNonFinite(TrainerCallback):

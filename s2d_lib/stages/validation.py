@@ -39,6 +39,8 @@ class Validation(TrainerCallback):
 
     def __init__(self, run: Run, inputs: Inputs):
         self.run, self.inputs, self.path = run, inputs, run.path("validation.csv")
+        sampling = run.resolved.sampling
+        self.sampling = sampling.model_copy(update={"batch": run.resolved.validation.batch or sampling.batch})
         self.teacher = inputs.teacher if run.resolved.stage in ("forward_kl", "opd") else None
         self.rows: list[dict] = []
         self.teacher_states: list[Rollout] = []
@@ -93,11 +95,11 @@ class Validation(TrainerCallback):
         resolved = self.run.resolved
         seed = derive_seed(resolved.profile, resolved.checkpoint, resolved.seed, f"validation {purpose}")
         problems = self.inputs.problems.validation
-        return sample(policy, problems, samples=samples, sampling=resolved.sampling, seed=seed, show=False)
+        return sample(policy, problems, samples=samples, sampling=self.sampling, seed=seed, show=False)
 
     def _divergences(self, policy: Policy, states: str, rollouts: list[Rollout]) -> dict[str, float]:
-        batch = self.run.resolved.sampling.batch
-        values = mean_divergences(policy, self.teacher, self.inputs.problems.validation, rollouts, batch)
+        problems = self.inputs.problems.validation
+        values = mean_divergences(policy, self.teacher, problems, rollouts, self.sampling.batch)
         return {f"{kind}/{states}": value for kind, value in values.items()}
 
 

@@ -1,10 +1,10 @@
 """params/<profile>.yaml: which models play the roles, on which problems, with which hyperparameters and hardware."""
 
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, create_model, model_validator
 
-from s2d_lib.study.page import Role
+from s2d_lib.study.page import Role, Stage
 from s2d_lib.study.pretraining import Pretraining
 from s2d_lib.study.problem_sets import Problems
 from s2d_lib.study.self_distillation_params import Method, laid_over
@@ -49,6 +49,21 @@ class LabelBudgets(Strict):
     seeds: list[int] = Field(min_length=1)
 
 
+class Refined(Strict):
+    """What differs of `hardware` and `cluster`, key by key."""
+
+    hardware: dict[str, object] = Field(default_factory=dict)
+    cluster: dict[str, object] = Field(default_factory=dict)
+
+
+RefinedRole = create_model(
+    "RefinedRole",
+    __base__=Refined,
+    __doc__="What differs for a role's model: of `hardware` and `cluster` in all its runs, of the stages that train it.",
+    **{stage: (dict[str, object], Field(default_factory=dict)) for stage in get_args(TrainedStage)},
+)
+
+
 class Profile(Strict):
     """params/<profile>.yaml."""
 
@@ -62,8 +77,10 @@ class Profile(Strict):
     hardware: Hardware = Hardware()
     logging: Logging = "none"  # a viewer's files of a training's metrics, in the run's folder; no run's hash holds it
     stages: Stages
-    # Refines `stages` for the model that trains.
-    by_role: dict[Role, dict[TrainedStage, dict[str, object]]] = Field(default_factory=dict)
+    # Refines `hardware` and `cluster` for the runs of a stage, base models' and teacher rollouts' among them.
+    by_stage: dict[Stage, Refined] = Field(default_factory=dict)
+    # Refines `stages` for the model that trains, and after `by_stage` `hardware` and `cluster` for the one that a run is of.
+    by_role: dict[Role, RefinedRole] = Field(default_factory=dict)
     by_method: dict[Method, dict[str, object]] = Field(
         default_factory=dict
     )  # refines self_distillation, before by_role
@@ -94,7 +111,7 @@ class Profile(Strict):
         own = getattr(self.stages, stage)
         if own is None:
             raise ValueError(f"there are no hyperparameters of stage {stage!r}: add them under `stages`")
-        of_role = self.by_role.get(role, {}).get(stage, {})
+        of_role = getattr(self.by_role.get(role, RefinedRole()), stage, {})
         refined = laid_over(stage, own.model_dump(), of_role)
         if stage == "self_distillation":
             method = method or refined["method"]
@@ -102,16 +119,40 @@ class Profile(Strict):
             refined |= {name: of_role[name] for name in refined.keys() & of_role.keys() - {"method"}}
         return refined | (self.stage_3 if goes_on and stage in ("sparse_rl", "self_distillation") else {})
 
+    def hardware_of(self, stage: str, role: str) -> Hardware:
+        """Where the runs of a stage compute that are of a role's model.
+
+        Raises:
+            ValueError: What refines it does not fit it.
+        """
+        return Hardware.model_validate(self._refined("hardware", stage, role))
+
+    def cluster_of(self, stage: str, role: str) -> Cluster:
+        """What a scheduler is asked for, likewise."""
+        return Cluster.model_validate(self._refined("cluster", stage, role))
+
+    def _refined(self, block: Literal["hardware", "cluster"], stage: str, role: str) -> dict:
+        refinements = (self.by_stage.get(stage, Refined()), self.by_role.get(role, RefinedRole()))
+        return getattr(self, block).model_dump() | getattr(refinements[0], block) | getattr(refinements[1], block)
+
     @model_validator(mode="after")
     def _refinements_fit_their_stages(self):
-        for role, stages in self.by_role.items():
-            for stage in stages:
+        for role, refined in self.by_role.items():
+            for stage in refined.model_fields_set - {"hardware", "cluster"}:
                 STAGE_PARAMS[stage].model_validate(self.stage_settings(stage, role))
         type(self.stages.sparse_rl).model_validate(self.stage_settings("sparse_rl", "student", goes_on=True))
         for method in self.by_method:
             STAGE_PARAMS["self_distillation"].model_validate(
                 self.stage_settings("self_distillation", "student", method=method)
             )
+        return self
+
+    @model_validator(mode="after")
+    def _refinements_fit_their_blocks(self):
+        for stage in (*self.by_stage, "base"):
+            for role in self.roles:
+                self.hardware_of(stage, role)
+                self.cluster_of(stage, role)
         return self
 
     @model_validator(mode="after")

@@ -144,7 +144,7 @@ def _resolve_node(
         sampling=settings.sampling,
         evaluation=settings.evaluation,
         validation=settings.validation if trains else None,
-        hardware=settings.hardware,
+        hardware=settings.hardware_of(node.stage, role),
         logging=settings.logging,
         parents={kind: parent.checkpoint for kind, parent in parents.items()},
         parent_hashes={parent.checkpoint: parent.hash for parent in parents.values()},

@@ -70,6 +70,8 @@ class Validation(Strict):
 
     every: PositiveInt  # optimiser steps
     samples: PositiveInt = 4  # of every validation problem
+    # Sequences at a time, sampled by transformers in every process beside the state of its training; null: sampling.batch.
+    batch: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class Lengths(Strict):
@@ -99,6 +101,9 @@ class Hardware(Strict):
     accelerate: str | None = (
         None  # a file in params/accelerate that says how they share a model; null: each holds it whole
     )
+    # GPUs over which one process lays out the layers of a model that it only samples: a base model, rollouts, evaluation after
+    # a training in several processes. They compute one after the other: more of them are memory, not speed.
+    sampling_gpus: PositiveInt = Field(1, exclude_if=lambda value: value == 1)
 
     @model_serializer(mode="wrap")
     def _only_what_differs(self, handler) -> dict[str, Any]:
@@ -116,4 +121,6 @@ class Hardware(Strict):
             raise ValueError(
                 "`accelerate` says how several processes on GPUs share a model: raise `processes`, or leave it out"
             )
+        if self.sampling_gpus > 1 and self.device == "cpu":
+            raise ValueError("`sampling_gpus` are GPUs: set `device: cuda`, or leave it out")
         return self
