@@ -34,6 +34,16 @@ class Vllm(Strict):
     check_every: PositiveInt = 1  # updates of the engine's weights in training from one greedy-token check to the next
     tolerance: PositiveFloat | None = None  # of that check, nats; null: by the engine's precision
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_said(cls, content: Any) -> Any:
+        # So that a profile can take back what the one says that it extends, as it must to change the mode.
+        return (
+            {name: value for name, value in content.items() if value is not None}
+            if isinstance(content, dict)
+            else content
+        )
+
     @model_validator(mode="after")
     def _options_only_where_read(self):
         other = "server" if self.mode == "colocate" else "colocate"

@@ -134,7 +134,13 @@ def test_activations_that_fit_nowhere_need_no_number_of_gpus():
     assert Memory(activations=1e12).gpus(80e9) is None
 
 
-VLLM = {"engine": "vllm", "batch": 8}
+OWN = {"engine": "transformers", "vllm": None, "batch": 8}
+
+
+def by_vllm(**options) -> dict:
+    """Sampling by vLLM for everything, whatever the profile says of it."""
+    block = {"uses": ["training", "rollouts", "evaluation"], "gpu_memory_utilization": 0.3, "tensor_parallel": 1}
+    return {"engine": "vllm", "batch": 8, "vllm": block | options}
 
 
 def planned(checkpoint: str, sampling: dict) -> Memory:
@@ -144,24 +150,25 @@ def planned(checkpoint: str, sampling: dict) -> Memory:
 
 def test_where_vllm_samples_its_share_takes_the_place_of_the_cache():
     length = 130 + 2048
-    own, engine = planned("student.grpo", {"batch": 8}), planned("student.grpo", VLLM)
+    own, engine = planned("student.grpo", OWN), planned("student.grpo", by_vllm())
     assert own.kv_cache == 64 * length * kv_bytes(QWEN, "float32")  # a whole optimiser batch side by side
     assert engine.kv_cache == 8 * length * kv_bytes(QWEN, "float32")  # validation stays with transformers
     assert (own.engine_share, engine.engine_share) == (0.0, 0.3)
     assert engine.engine_least == 2 * QWEN.parameters + length * kv_bytes(QWEN, "bfloat16")
-    longer = planned("student.grpo", VLLM | {"vllm": {"max_model_len": 4096}})
+    longer = planned("student.grpo", by_vllm(max_model_len=4096))
     assert longer.engine_least - engine.engine_least == (4096 - length) * kv_bytes(QWEN, "bfloat16")
     assert engine.room(80e9) == pytest.approx((1 - RESERVE - 0.3) * 80e9)
 
 
 def test_vllm_for_evaluation_only_leaves_training_to_transformers():
-    found = planned("student.grpo", VLLM | {"vllm": {"uses": ["evaluation"]}})
-    assert found.kv_cache == planned("student.grpo", {"batch": 8}).kv_cache
+    found = planned("student.grpo", by_vllm(uses=["evaluation"]))
+    assert found.kv_cache == planned("student.grpo", OWN).kv_cache
     assert found.engine_share == 0.3
 
 
 def test_a_server_elsewhere_takes_nothing():
-    found = planned("student", VLLM | {"vllm": {"mode": "server", "url": "http://localhost:8000"}})
+    server = {"mode": "server", "url": "http://localhost:8000", "gpu_memory_utilization": None, "tensor_parallel": None}
+    found = planned("student", by_vllm(**server))
     assert (found.engine_share, found.engine_least, found.kv_cache) == (0.0, 0.0, 0.0)
 
 

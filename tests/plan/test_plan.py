@@ -50,7 +50,7 @@ def test_vllm_samples_without_padding_and_from_weights_in_the_computations_preci
     model = named()["Qwen/Qwen3-1.7B"]
     own, engine = (
         work_of(resolve("qwen3", "student.grpo", 0, {"sampling": sampling}), model, None, lengths)
-        for sampling in ({}, {"engine": "vllm"})
+        for sampling in ({"engine": "transformers", "vllm": None}, {"engine": "vllm"})
     )
     sequences, length = 270 * 512, lengths.prompt + lengths.completion
     assert engine.training == own.training

@@ -19,7 +19,7 @@ def sampled_by(engine: str = "vllm", **options) -> dict:
 
 @pytest.mark.parametrize(
     ("profile", "checkpoint"),
-    [("micro", "student.grpo"), ("micro-table-lookup", "student.srpo"), ("qwen3", "student.bridge.rl_teacher")],
+    [("micro", "student.grpo"), ("micro-table-lookup", "student.srpo"), ("qwen3-chemistry", "student.srpo")],
 )
 def test_runs_that_transformers_samples_have_the_hash_that_they_had(profile, checkpoint):
     resolved = resolve(profile, checkpoint, 0)
@@ -51,6 +51,14 @@ def test_a_fresh_engine_is_in_the_dump_where_it_is_asked_for_and_changes_no_hash
     assert asked.sampling.vllm.model_dump()["fresh_each_update"] is True
     assert "fresh_each_update" not in not_asked.sampling.vllm.model_dump()
     assert asked.hash == not_asked.hash
+
+
+def test_a_profile_takes_back_what_the_one_says_that_it_extends():
+    assert resolve("qwen3", "student.grpo", 0).sampling.vllm.tensor_parallel == 4
+    back = {"gpu_memory_utilization": None, "tensor_parallel": None}
+    found = resolve("qwen3", "student.grpo", 0, {"sampling": {"vllm": SERVER | back}}).sampling.vllm
+    assert found.mode == "server"
+    assert "tensor_parallel" not in found.model_dump()
 
 
 def test_an_engines_context_is_what_the_run_needs():
