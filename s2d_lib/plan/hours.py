@@ -21,7 +21,6 @@ from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 from s2d_lib.study.settings import Lengths
 from s2d_lib.study.vllm import Use
 
-
 AROUND = 0.5  # hours of a run for what is not counted: loading, grading, saving
 
 

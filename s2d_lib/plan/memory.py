@@ -19,9 +19,9 @@ from s2d_lib.plan.architecture import Architecture
 from s2d_lib.plan.tokens import counts, samples_itself, size
 from s2d_lib.plan.trained import lora_of, trained_parameters
 from s2d_lib.study import Resolved
-from s2d_lib.study.load import project_root, read_yaml
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
-from s2d_lib.study.settings import Hardware, Lengths
+from s2d_lib.study.settings import Lengths
+from s2d_lib.study.several_processes import state_on_host
 from s2d_lib.study.vllm import Use
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -129,7 +129,7 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
         gathered=_gathered(model, dtype, trained=True) + (_gathered(beside, dtype) if beside else 0.0),
         logits_avoided=4 * rows * run.sampling.max_new_tokens * model.vocabulary * (2 if dense else 1),
         **_engine(run, model, length, engines),
-        on_host=_on_host(run.hardware),
+        on_host=state_on_host(run.hardware),
     )
 
 
@@ -154,16 +154,6 @@ def _gathered(model: Architecture, dtype: str, trained: bool = False) -> float:
     float32 to be summed."""
     weights = BYTES[dtype] * (model.embeddings + 2 * model.layer)
     return weights + trained * (BYTES[dtype] + 4) * max(model.vocabulary * model.width, model.layer)
-
-
-def _on_host(hardware: Hardware) -> bool:
-    """Whether the accelerate config keeps weights and optimiser in the machine's memory."""
-    if not hardware.accelerate:
-        return False
-    config = read_yaml(project_root() / "params" / "accelerate" / hardware.accelerate)
-    zero3 = config.get("deepspeed_config", {})
-    by_zero3 = all(zero3.get(f"offload_{what}_device") == "cpu" for what in ("optimizer", "param"))
-    return bool(config.get("fsdp_config", {}).get("fsdp_offload_params")) or by_zero3
 
 
 def _sampled_at_once(run: Resolved) -> int:

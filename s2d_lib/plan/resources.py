@@ -6,7 +6,7 @@ from pathlib import Path
 
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.architecture import Architecture, architecture_of
-from s2d_lib.plan.gpus import Gpu, gpu_named
+from s2d_lib.plan.gpus import gpu_named
 from s2d_lib.plan.hours import AROUND, work_of
 from s2d_lib.plan.memory import memory_of
 from s2d_lib.plan.phases import gpus_of, hours_of, processes_of, reserved_hours

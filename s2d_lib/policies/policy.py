@@ -74,8 +74,8 @@ def configure_torch(hardware: Hardware) -> None:
         )
     if hardware.sampling_gpus > 1 and torch.cuda.device_count() < hardware.sampling_gpus:
         raise StudyError(
-            f"hardware.sampling_gpus is {hardware.sampling_gpus} but torch sees {torch.cuda.device_count()} GPUs: run where there "
-            "are as many, or lower it."
+            f"hardware.sampling_gpus is {hardware.sampling_gpus} but torch sees {torch.cuda.device_count()} GPUs: run where "
+            "there are as many, or lower it."
         )
     torch.set_num_threads(hardware.threads)
 

@@ -16,7 +16,7 @@ def graph_table(jobs: dict[str, Job], needs: dict[str, Resources]) -> pd.DataFra
 
     Returns:
         As text: `run`, `made from` (of the same seed), `state`, `GPUs`, `memory, GB` (of the machine), `hours at most`
-        (until a scheduler may kill it), `GPU hours` expected, `PFLOP`.
+        (until a scheduler may kill it), `GPU hours` expected to be computed, `reserved` GPU hours, `PFLOP`.
     """
     rows = []
     for key, job in jobs.items():
@@ -30,6 +30,7 @@ def graph_table(jobs: dict[str, Job], needs: dict[str, Resources]) -> pd.DataFra
                 "memory, GB": str(need.memory),
                 "hours at most": "" if need.hours is None else figure(need.hours),
                 "GPU hours": figure(need.gpu_hours[0]) if need.gpus else "",
+                "reserved": figure(need.reserved_hours) if need.gpus else "",
                 "PFLOP": figure(need.flops / 1e15),
             }
         )
@@ -44,4 +45,5 @@ def graph_summary(jobs: dict[str, Job], needs: dict[str, Resources]) -> str:
     if any(need.gpus for need in left):
         hours, low, high = (figure(sum(need.gpu_hours[i] for need in left)) for i in range(3))
         says += f", {hours} GPU hours (between {low} and {high})"
+        says += f", {figure(sum(need.reserved_hours for need in left))} reserved"
     return f"{says}."

@@ -6,14 +6,16 @@ import pandas as pd
 
 from s2d_lib.plan import Plan
 from s2d_lib.plan.gpus import gpu_named
+from s2d_lib.plan.hours import AROUND
 from s2d_lib.plan.memory import RESERVE
 from s2d_lib.report.tables import write_forms
 
 KIND = ["stage", "model", "taught by"]
-HOURS = ("hours", "hours sampling", "hours low", "hours high")
+HOURS = ("hours", "hours sampling", "hours low", "hours high", "hours reserved")
 UNITS = {"sampled": 1e6, "trained": 1e6, "tested": 1e6, "flops": 1e18, **dict.fromkeys(HOURS, 1)}
 PARTS = {
     "weights": "weights",
+    "copies": "bfloat16 copy",
     "teacher": "teacher",
     "gradients": "gradients",
     "optimiser": "optimiser",
@@ -28,7 +30,7 @@ def cost_numbers(plan: Plan) -> pd.DataFrame:
 
     Returns:
         `stage`, `model`, `taught by`, `runs`; `sampled`, `trained`, `tested` (million tokens), `flops` (10^18), `hours`,
-        `hours sampling` (of them), `hours low`, `hours high`; the last row is their sum, with stage `all`.
+        `hours sampling` (of them), `hours low`, `hours high`, `hours reserved`; the last row is their sum, with stage `all`.
     """
     rows = _with_short_names(plan.runs).rename(columns={"seeds": "runs"})
     for name, unit in UNITS.items():
@@ -47,6 +49,8 @@ def cost_table(plan: Plan) -> pd.DataFrame:
     out["EFLOP"], out["GPU hours"] = numbers["flops"].map(figure), numbers["hours"].map(figure)
     out["of them sampling"] = (numbers["hours sampling"] / numbers["hours"]).map("{:.0%}".format)
     out["between"] = numbers["hours low"].map(figure) + " and " + numbers["hours high"].map(figure)
+    if numbers["hours reserved"].any():
+        out["reserved"] = numbers["hours reserved"].map(figure)
     return out
 
 
@@ -54,15 +58,19 @@ def memory_numbers(plan: Plan) -> pd.DataFrame:
     """The most that a run of every kind holds in one process, in GB (10^9 bytes).
 
     Returns:
-        `stage`, `model`, `taught by`; the keys of PARTS, `peak` (all but the smaller of activations and KV cache),
-        `logits_avoided`; `engine`, what a vLLM engine of the run's own takes of the GPU beside that; and `gpus`, the fewest
-        that hold it with its state sharded (NaN: no number of them does).
+        `stage`, `model`, `taught by`; the keys of PARTS (its KV cache or that of its validation, whichever is larger), `peak`
+        (all but the smaller of activations and KV cache; or its evaluation by one process), `logits_avoided`; `engine`, what a
+        vLLM engine of the run's own takes of the GPU beside that; `gpus`, the fewest that hold it with its state sharded (NaN:
+        no number of them does); `given`, the GPUs that the profile gives it (0 on a CPU), `each`, the most that one of them
+        holds, and whether that `fits`.
     """
-    columns = [*PARTS, "peak", "logits_avoided"]
-    groups = _with_short_names(plan.runs).groupby(KIND, sort=False)
-    numbers = groups[columns].max() / 1e9
+    rows = _with_short_names(plan.runs)
+    rows["kv_cache"] = rows[["kv_cache", "validation"]].max(axis=1)
+    groups = rows.groupby(KIND, sort=False)
+    numbers = groups[[*PARTS, "peak", "logits_avoided", "each"]].max() / 1e9
     numbers["engine"] = groups["engine_share"].max() * gpu_named(plan.gpu).memory / 1e9
     numbers["gpus"] = groups["gpus"].agg(lambda found: found.max(skipna=False))
+    numbers["given"], numbers["fits"] = groups["given"].max(), groups["fits"].all()
     return numbers.reset_index()
 
 
@@ -75,6 +83,10 @@ def memory_table(plan: Plan) -> pd.DataFrame:
     if numbers["engine"].any():
         out["vLLM's share"] = numbers["engine"].map(figure)
     out[f"{plan.gpu} needed"] = ["none is enough" if gpus != gpus else f"{gpus:.0f}" for gpus in numbers["gpus"]]
+    if numbers["given"].any():
+        out["given"] = numbers["given"].astype(str)
+        out["GB on each"] = numbers["each"].map(figure)
+        out["fits"] = numbers["fits"].map({True: "yes", False: "NO"})
     return out
 
 
@@ -96,8 +108,17 @@ def summary(plan: Plan) -> str:
         f"Profile {plan.profile}: {plan.runs['seeds'].sum()} runs, {figure(plan.total('sampled') / 1e6)} million tokens "
         f"sampled for training, {figure(plan.total('trained') / 1e6)} million trained on, "
         f"{figure(plan.total('flops') / 1e18)} EFLOP: {hours} hours of one {plan.gpu} at a utilisation of "
-        f"{plan.utilisation:g} (between {low} and {high}), {figure(plan.disk / 1e9)} GB of disk."
+        f"{plan.utilisation:g} (between {low} and {high}){_reserved(plan)}, {figure(plan.disk / 1e9)} GB of disk."
     )
+
+
+def _reserved(plan: Plan) -> str:
+    """GPU hours that a scheduler would count, and what does not fit; nothing of a profile for CPUs."""
+    if not plan.runs["given"].any():
+        return ""
+    lacking = int((plan.runs["seeds"] * ~plan.runs["fits"]).sum())
+    fits = f"; {lacking} runs do not fit the GPUs they are given" if lacking else ""
+    return f", {figure(plan.total('hours reserved'))} of them reserved{fits}"
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
@@ -126,12 +147,17 @@ def uncertainty(plan: Plan) -> list[str]:
         "the limit, as transformers' fixed batches have it, is in the estimate; vLLM, where it samples, has none. Hours are in "
         f"inverse proportion to the utilisation, which is assumed ({plan.utilisation:g}), not measured: training PaLM reached "
         "0.46 (arXiv 2204.02311), Llama 3 0.38 to 0.43 (arXiv 2407.21783), and sampling from small models reaches far less. "
-        "Loading, grading, saving and waiting are not counted.",
+        "Loading, grading, saving and waiting are not counted in them, nor is what several GPUs that share a model send each "
+        "other: where transformers samples, that is the whole model for every token.",
+        f"Reserved are all GPUs that the profile gives a run, from its start to its end: while one process evaluates the others "
+        f"wait, validation is sampled by each of them, and {AROUND:g} hours a run are taken for loading, grading and saving.",
         "FLOPs leave out norms and softmax (below 1%); a forward pass that gradient checkpointing repeats is counted.",
         "State (weights, gradients, optimiser) is exact to the byte, activations within about a third: backward buffers are "
         f"taken to be as large as one layer's activations. Of a GPU's {memory:.0f} GB, {RESERVE:.0%} are kept in reserve.",
-        "On several GPUs the state is taken to be shared evenly, without the layer that is being gathered. A vLLM engine of the "
-        "run's own takes its share of a GPU beside what is listed (`gpu_memory_utilization`); the GPUs needed count with it.",
+        "GPUs that share a state hold even parts of it and, for a moment, embeddings and two layers whole (an upper bound). "
+        "After training in several processes one process evaluates the whole model in float32, its layers laid out over "
+        "`hardware.sampling_gpus`; `GB on each` is the larger of the two. A vLLM engine of the run's own takes its share of a "
+        "GPU beside what is listed (`gpu_memory_utilization`); the GPUs needed count with it.",
     ]
 
 

@@ -1,7 +1,9 @@
 """What several processes can't train together, said from the parameters alone."""
 
 from s2d_lib.errors import StudyError
+from s2d_lib.study.load import project_root, read_yaml
 from s2d_lib.study.resolve import Resolved
+from s2d_lib.study.settings import Hardware
 
 
 def trains_in_several(resolved: Resolved) -> bool:
@@ -14,7 +16,7 @@ def refuse_what_is_not_shared(resolved: Resolved) -> None:
 
     Raises:
         StudyError: Processes whose micro-batches don't fill the batch; adapters, or a self-teacher, on a model that is in
-            shards; kept targets.
+            shards; a loss that reads heads itself, of models in the machine's memory; kept targets.
     """
     params, hardware = resolved.stage_params, resolved.hardware
     if not trains_in_several(resolved):
@@ -33,5 +35,26 @@ def refuse_what_is_not_shared(resolved: Resolved) -> None:
         raise StudyError(
             "self-distillation keeps a whole copy of the policy, which processes can't share: leave out hardware.accelerate."
         )
+    if resolved.stage in ("forward_kl", "opd") and state_on_host(hardware):
+        raise StudyError(
+            f"{resolved.stage} reads the models' heads where they are, and {hardware.accelerate} keeps them in the machine's "
+            "memory: name fsdp2.yaml for it (hardware.accelerate, by_stage or by_role)."
+        )
     if getattr(params, "teacher_targets", "recompute") != "recompute":
         raise StudyError("kept teacher_targets are one process's: use `recompute` with several processes.")
+
+
+def state_on_host(hardware: Hardware) -> bool:
+    """Whether the file that `accelerate` names, if it is there, keeps weights and optimiser in the machine's memory instead of
+    the GPUs'.
+
+    Raises:
+        StudyError: It holds no mapping.
+    """
+    path = project_root() / "params" / "accelerate" / hardware.accelerate if hardware.accelerate else None
+    if path is None or not path.is_file():
+        return False
+    config = read_yaml(path)
+    zero3 = config.get("deepspeed_config", {})
+    by_zero3 = all(zero3.get(f"offload_{what}_device") == "cpu" for what in ("optimizer", "param"))
+    return bool(config.get("fsdp_config", {}).get("fsdp_offload_params")) or by_zero3

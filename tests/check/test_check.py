@@ -10,13 +10,16 @@ from packaging.requirements import Requirement
 from s2d_lib.check import Line, check
 from s2d_lib.check import data as data_check
 from s2d_lib.check import hardware as hardware_check
+from s2d_lib.check.lora import check_lora
 from s2d_lib.check.models import folder, pairs
-from s2d_lib.check.packages import misfit
+from s2d_lib.check.packages import check_logging, misfit
 from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.memory import Memory
+from s2d_lib.plan.phases import Phase
+from s2d_lib.stages import trackers
 from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet
-from s2d_lib.study.settings import Hardware, RoleModel
+from s2d_lib.study.settings import RoleModel
 
 
 @pytest.fixture
@@ -107,11 +110,18 @@ def test_versions(requirement, sentence):
 GB = 1e9
 
 
+def of(name: str, memory: Memory, gpus: int = 1, shared: bool = True) -> Phase:
+    return Phase(name, memory, gpus, shared)
+
+
 @pytest.mark.parametrize(
     ("memory", "sentence"),
     [
         (Memory(weights=60 * GB), None),
-        (Memory(weights=150 * GB), "alone take 150.0 GB: take a smaller model."),
+        (
+            Memory(weights=150 * GB),
+            "the weights alone take 150.0 GB: take a smaller model, or let 3 GPUs hold the model together (hardware.samp",
+        ),
         (
             Memory(weights=100 * GB, gradients=50 * GB),
             "train adapters of it (lora), or let 3 processes share it (hardware",
@@ -120,43 +130,43 @@ GB = 1e9
             Memory(weights=10 * GB, kv_cache=90 * GB, activations=80 * GB),
             "KV cache takes 90.0 GB: lower sampling.batch",
         ),
-        (Memory(weights=10 * GB, activations=90 * GB), "activations take 90.0 GB: lower `micro_batch`"),
+        (Memory(gradients=10 * GB, activations=90 * GB), "activations take 90.0 GB: lower `micro_batch`"),
     ],
 )
 def test_what_does_not_fit_gets_the_remedy_for_its_largest_part(memory, sentence):
-    line = hardware_check.fit("opd of m", memory, Hardware(), 80 * GB, "a GPU")
+    line = hardware_check.fit("opd of m", of("training" if memory.gradients else "sampling", memory), 80 * GB, "a GPU")
     assert line.ok == (sentence is None)
     assert (sentence or "needs 60.0 GB of a GPU's 80.0") in line.says
 
 
 def test_what_processes_share_does_not_count_for_each_of_them():
-    memory = Memory(weights=100 * GB, gradients=50 * GB, kv_cache=160 * GB)
-    whole = Hardware(device="cuda", processes=4)
-    shared = Hardware(device="cuda", processes=4, accelerate="fsdp2.yaml")
-    assert "needs 190.0 GB" in hardware_check.fit("opd of m", memory, whole, 80 * GB, "a GPU").says
-    assert "needs 77.5 GB" in hardware_check.fit("opd of m", memory, shared, 80 * GB, "a GPU").says
-    assert hardware_check.fit("opd of m", memory, shared, 100 * GB, "a GPU").ok
-    sampled = Memory(weights=60 * GB, kv_cache=60 * GB)  # by one process, whatever the hardware says
-    assert "needs 120.0 GB" in hardware_check.fit("base of m", sampled, shared, 80 * GB, "a GPU").says
+    memory = Memory(weights=100 * GB, gradients=50 * GB, kv_cache=160 * GB, copies=50 * GB, gathered=GB)
+    whole, shared = (of("training", memory, 4, shared=shared) for shared in (False, True))
+    assert "needs 240.0 GB of a GPU's 80.0 on each of 4" in hardware_check.fit("opd of m", whole, 80 * GB, "a GPU").says
+    assert "needs 78.5 GB" in hardware_check.fit("opd of m", shared, 80 * GB, "a GPU").says
+    assert hardware_check.fit("opd of m", shared, 100 * GB, "a GPU").ok
+    spread = of("sampling", Memory(weights=60 * GB, kv_cache=60 * GB), 2)
+    assert hardware_check.fit("base of m", spread, 80 * GB, "a GPU").ok
 
 
 def test_vllms_share_is_taken_before_the_run_and_must_hold_the_engine():
-    beside = Memory(weights=50 * GB, engine_share=0.3, engine_least=20 * GB)
-    line = hardware_check.fit("base of m", beside, Hardware(), 80 * GB, "a GPU")
+    beside = of("sampling", Memory(weights=50 * GB, engine_share=0.3, engine_least=20 * GB))
+    line = hardware_check.fit("base of m", beside, 80 * GB, "a GPU")
     assert not line.ok
     assert "needs 50.0 GB of a GPU's 80.0 beside vLLM's 30%" in line.says
-    assert hardware_check.fit("base of m", beside, Hardware(), 100 * GB, "a GPU").ok
-    small = Memory(weights=20 * GB, engine_share=0.2, engine_least=20 * GB)
-    line = hardware_check.fit("base of m", small, Hardware(), 80 * GB, "a GPU")
+    assert hardware_check.fit("base of m", beside, 100 * GB, "a GPU").ok
+    small = of("sampling", Memory(weights=20 * GB, engine_share=0.2, engine_least=20 * GB))
+    line = hardware_check.fit("base of m", small, 80 * GB, "a GPU")
     assert not line.ok
     assert "vLLM needs 20.0 GB of a GPU's 80.0 and is given 20%: raise vllm.gpu_memory_utilization" in line.says
 
 
 def test_fewer_gpus_than_processes_and_a_missing_accelerate_config_are_problems(project, monkeypatch):
     monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [("one", 80 * 10**9)] * 2)
-    (project / "params" / "spread.yaml").write_text("extends: qwen3\nhardware: {accelerate: none.yaml}\n")
+    text = "extends: llama3\nby_role: {teacher: {hardware: {accelerate: none.yaml}}}\n"
+    (project / "params" / "spread.yaml").write_text(text)
     found = problems(hardware_check.check_gpus("spread"))
-    assert "2, but hardware.processes is 8" in found["number of GPUs"]
+    assert "2, but 'student.grpo' is given 8: lower hardware.processes or sampling_gpus" in found["number of GPUs"]
     assert "hardware.accelerate names none.yaml, which is not in" in found["accelerate"]
 
 
@@ -165,6 +175,39 @@ def test_every_kind_of_run_is_held_against_the_smallest_gpu(project, monkeypatch
     assert [line.ok for line in hardware_check.check_gpus("qwen3-single-gpu")] == [True, True]
     found = problems(hardware_check.check_memory("qwen3-single-gpu"))
     assert list(found) == ["memory, sparse_rl of Qwen/Qwen3-8B"]
+
+
+def test_without_a_gpu_memory_is_held_against_the_one_that_the_plan_assumes(project, monkeypatch):
+    monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [])
+    assert "held against the plan's GPU, h100-80gb" in problems(hardware_check.check_gpus("qwen3-single-gpu"))["GPUs"]
+    lines = list(hardware_check.check_memory("qwen3-single-gpu"))
+    assert all(line.ok and "of one h100-80gb's 80.0" in line.says for line in lines)
+    small = "extends: qwen3-single-gpu\nby_stage: {sparse_rl: {cluster: {gpu: rtx4090-24gb}}}\n"
+    (project / "params" / "small.yaml").write_text(small)
+    found = problems(hardware_check.check_memory("small"))
+    assert list(found) == [f"memory, sparse_rl of Qwen/Qwen3-{size}" for size in ("1.7B", "8B")]
+    assert all("of one rtx4090-24gb's 24.0" in says for says in found.values())
+
+
+def test_adapters_are_asked_for_layers_that_the_model_has(project):
+    lora = "stages: {{sparse_rl: {{lora: {{rank: 2, alpha: 4, target_modules: [{}]}}}}}}\n"
+    for name, targets in (("right", "q_proj, mlp.up_proj"), ("wrong", "q_proj, up_porj")):
+        (project / "params" / f"{name}.yaml").write_text("extends: micro\n" + lora.format(targets))
+    assert [str(line) for line in check_lora("right")] == [
+        f"ok       lora on micro/{name}: adapters on mlp.up_proj, q_proj" for name in ("student", "teacher")
+    ]
+    says = "lora.target_modules names 'up_porj', which is no linear layer of this architecture; did you mean 'up_proj'?"
+    assert problems(check_lora("wrong")) == {f"lora on micro/{name}": says for name in ("student", "teacher")}
+    assert list(check_lora("micro")) == []
+
+
+def test_the_package_that_a_profile_logs_to_is_looked_for(project, monkeypatch):
+    (project / "params" / "logged.yaml").write_text("extends: micro\nlogging: trackio\n")
+    assert list(check_logging("micro")) == []
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: name)
+    assert [line.says for line in check_logging("logged")] == ["trackio is installed"]
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    assert "the package trackio is not installed" in problems(check_logging("logged"))["logging"]
 
 
 def test_a_full_disk_is_a_problem(project, monkeypatch):

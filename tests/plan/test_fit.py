@@ -7,10 +7,10 @@ from s2d_lib.errors import StudyError
 from s2d_lib.plan import fit
 from s2d_lib.plan.fit import refuse_what_does_not_fit, shortage
 from s2d_lib.plan.memory import Memory
+from s2d_lib.plan.phases import Phase
 from s2d_lib.runs import open_run
 from s2d_lib.stages import inputs
 from s2d_lib.study import resolve
-from s2d_lib.study.settings import Hardware
 
 GB = 10**9
 
@@ -38,9 +38,23 @@ def test_a_run_that_needs_more_than_a_gpu_has_is_refused_with_the_remedy(gpu):
 
 
 def test_what_fits_without_a_reserve_is_not_refused():
-    memory = Memory(weights=75 * GB)
-    assert shortage(memory, Hardware(), 80 * GB, "a GPU")
-    assert shortage(memory, Hardware(), 80 * GB, "a GPU", reserve=0.0) is None
+    phase = Phase("sampling", Memory(weights=75 * GB), 1, shared=True)
+    assert shortage(phase, 80 * GB, "a GPU")
+    assert shortage(phase, 80 * GB, "a GPU", reserve=0.0) is None
+
+
+def test_an_evaluation_that_would_not_fit_is_refused_before_the_training(gpu):
+    gpu(80)
+    run = resolve("llama3", "teacher.rl", 0)
+    refuse_what_does_not_fit(run, None)
+    one = resolve("llama3", "teacher.rl", 0, {"by_role": {"teacher": {"hardware": {"sampling_gpus": 1}}}})
+    with pytest.raises(StudyError) as error:
+        refuse_what_does_not_fit(one, None)
+    says = str(error.value)
+    assert says.startswith(
+        "'teacher.rl', its evaluation by one process, needs 374.4 GB of a GPU's 80.0, 0% in reserve: "
+    )
+    assert says.endswith("or let 6 GPUs hold the model together (hardware.sampling_gpus).")
 
 
 def test_no_gpu_and_unknown_shapes_are_for_others_to_refuse(monkeypatch, gpu):

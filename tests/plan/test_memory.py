@@ -8,11 +8,13 @@ from transformers import LlamaForCausalLM, Qwen3ForCausalLM
 
 from s2d_lib.plan.architecture import Architecture, count_parameters, named
 from s2d_lib.plan.memory import RESERVE, Memory, activations, kv_bytes, layer_bytes, memory_of
+from s2d_lib.plan.phases import phases_of
+from s2d_lib.plan.resources import resources
 from s2d_lib.plan.tokens import assumed_lengths
 from s2d_lib.study import load_profile, resolve
 from tests.plan.test_architecture import CLASSES, transformers_config
 
-QWEN, TEACHER = named()["Qwen/Qwen3-1.7B"], named()["Qwen/Qwen3-8B"]
+QWEN, TEACHER, LARGE = (named()[f"Qwen/Qwen3-{size}"] for size in ("1.7B", "8B", "14B"))
 ROWS, LENGTH = 2, 64
 
 
@@ -83,12 +85,45 @@ def test_opd_of_a_1_7b_student_by_an_8b_teacher_by_hand():
     lengths = assumed_lengths(load_profile("qwen3"))
     found = memory_of(run, QWEN, TEACHER, lengths)
     n, limit = 1_720_574_976, run.sampling.max_new_tokens
-    assert found.weights == (4 + 2) * n
+    assert (found.weights, found.copies) == (4 * n, 2 * n)
     assert (found.gradients, found.optimiser) == (4 * n, 8 * n)
     assert found.teacher == 2 * 8_190_735_360
-    at_once = max(16, run.sampling.batch)
-    assert found.kv_cache == at_once * (lengths.prompt + limit) * 28 * 2 * (8 * 128) * 4
+    token = (lengths.prompt + limit) * 2 * (8 * 128)  # keys and values of a sequence, a layer
+    assert found.kv_cache == 16 * token * 28 * 4
+    assert found.validation == 16 * max(
+        token * 28 * 4, token * 36 * 2
+    )  # the student's in float32, the teacher's in bfloat16
+    head, layer, of_teacher = (
+        151936 * 2048,
+        (n - 151936 * 2048 - 2048) / 28,
+        (8_190_735_360 - 2 * 151936 * 4096 - 4096) / 36,
+    )
+    gathered = 2 * (head + 2 * layer) + (2 + 4) * head + 2 * (2 * 151936 * 4096 + 2 * of_teacher)
+    assert found.gathered == gathered
+    assert found.on(8) == (16 * n + found.teacher) / 8 + gathered + max(found.activations, found.validation)
     assert found.logits_avoided == 2 * limit * 151936 * 4 * 2
+
+
+def test_what_several_have_trained_is_evaluated_by_one_process_in_float32_over_its_gpus():
+    run, lengths = resolve("qwen3", "large_teacher.rl", 0), assumed_lengths(load_profile("qwen3"))
+    training, evaluation = phases_of(run, LARGE, None, lengths)
+    n, cache = 14_768_307_200, 64 * (lengths.prompt + 4096) * 40 * 2 * (8 * 128) * 4
+    assert (evaluation.memory.weights, evaluation.memory.kv_cache) == (4 * n, cache)
+    uneven = 1.25 * (4 * (n - 2 * 151936 * 5120 - 5120) / 40 + cache / 40)
+    assert (evaluation.gpus, evaluation.each) == (4, (4 * n + cache) / 4 + uneven)
+    assert (training.gpus, training.shared) == (8, True)
+    alone = resolve("qwen3-single-gpu", "student.grpo", 0)
+    assert [phase.name for phase in phases_of(alone, QWEN, None, lengths)] == ["training"]
+
+
+def test_state_that_an_accelerate_config_keeps_on_the_host_takes_the_hosts_memory():
+    lengths, names = assumed_lengths(load_profile("qwen3")), ("fsdp2.yaml", "fsdp2-offload.yaml")
+    over = [{"by_role": {"large_teacher": {"hardware": {"accelerate": name}}}} for name in names]
+    runs = [resolve("qwen3", "large_teacher.rl", 0, one) for one in over]
+    shards, host = (memory_of(run, LARGE, None, lengths) for run in runs)
+    assert shards.on(8) - host.on(8) == shards.state / 8 == 2 * LARGE.parameters
+    needs = [resources("qwen3", {"run": run})["run"].memory for run in runs]
+    assert needs[1] - needs[0] == pytest.approx(16 * LARGE.parameters / 1e9, abs=1)
 
 
 def test_a_base_model_is_loaded_in_the_profiles_dtype_and_trains_nothing():
@@ -152,11 +187,13 @@ def test_where_vllm_samples_its_share_takes_the_place_of_the_cache():
     length = 130 + 2048
     own, engine = planned("student.grpo", OWN), planned("student.grpo", by_vllm())
     assert own.kv_cache == 64 * length * kv_bytes(QWEN, "float32")  # a whole optimiser batch side by side
-    assert engine.kv_cache == 8 * length * kv_bytes(QWEN, "float32")  # validation stays with transformers
+    assert engine.kv_cache == 0
+    assert engine.validation == own.validation == 8 * length * kv_bytes(QWEN, "float32")  # stays with transformers
     assert (own.engine_share, engine.engine_share) == (0.0, 0.3)
-    assert engine.engine_least == 2 * QWEN.parameters + length * kv_bytes(QWEN, "bfloat16")
+    # Trained weights are float32, and so is the engine that evaluates them.
+    assert engine.engine_least == 4 * QWEN.parameters + length * kv_bytes(QWEN, "float32")
     longer = planned("student.grpo", by_vllm(max_model_len=4096))
-    assert longer.engine_least - engine.engine_least == (4096 - length) * kv_bytes(QWEN, "bfloat16")
+    assert longer.engine_least - engine.engine_least == (4096 - length) * kv_bytes(QWEN, "float32")
     assert engine.room(80e9) == pytest.approx((1 - RESERVE - 0.3) * 80e9)
 
 

@@ -11,7 +11,8 @@ from s2d_lib.plan.architecture import architecture_of, named
 from s2d_lib.plan.flops import sampling_flops
 from s2d_lib.plan.gpus import gpu_named, gpus
 from s2d_lib.plan.hours import Work, work_of
-from s2d_lib.plan.memory import kv_bytes, memory_of
+from s2d_lib.plan.memory import kv_bytes
+from s2d_lib.plan.phases import gpus_of, phases_of, reserved_hours
 from s2d_lib.plan.tokens import assumed_lengths
 from s2d_lib.study import frontier, load_profile, needed, profile_names, resolve
 
@@ -52,16 +53,45 @@ def test_vllm_samples_without_padding_and_from_weights_in_the_computations_preci
         work_of(resolve("qwen3", "student.grpo", 0, {"sampling": sampling}), model, None, lengths)
         for sampling in ({"engine": "transformers", "vllm": None}, {"engine": "vllm"})
     )
-    sequences, length = 270 * 512, lengths.prompt + lengths.completion
+    sequences, length = 540 * 256, lengths.prompt + lengths.completion
     assert engine.training == own.training
     assert engine.sampling[0] == sampling_flops(model, sequences, lengths.prompt, lengths.completion)
     assert own.sampling[0] == sampling_flops(model, sequences, lengths.prompt, 4096)
     cache = sequences * kv_bytes(model, "bfloat16") * (length + lengths.prompt) / 2
-    assert engine.sampling[1] == lengths.completion * (270 * 2 * model.parameters + cache)
+    assert engine.sampling[1] == lengths.completion * (540 * 2 * model.parameters + cache)
 
 
 def test_every_run_of_the_single_gpu_fits_it():
     assert (plan("qwen3-single-gpu").runs["gpus"] == 1).all()
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-single-gpu", "llama3", "qwen3-chemistry"])
+def test_every_run_fits_the_gpus_of_80_gb_that_its_profile_gives_it(name):
+    runs = plan(name).runs
+    assert runs["fits"].all(), runs[~runs["fits"]][["checkpoint", "given", "each"]]
+    assert runs["given"].between(1, 8).all()
+    assert (runs["hours reserved"] > runs["hours"]).all()  # loading, and GPUs that wait while one evaluates
+
+
+def test_reserved_hours_by_hand():
+    run, gpu = resolve("qwen3", "large_teacher.rl", 0), gpu_named("h100-80gb")
+    hour = 3.35e12 * 3600  # bytes that a GPU reads in one
+    work = Work(sampling=(0.0, 8 * hour), testing=(0.0, 3 * hour), validation=(0.0, hour))
+    assert work.hours(gpu, 1) == pytest.approx(12)
+    assert reserved_hours(run, work, gpu, 1) == pytest.approx(8 * (1 + 3 + 1 + 0.5))
+    over = {"sampling": {"engine": "vllm", "vllm": {"tensor_parallel": 4}}}
+    assert reserved_hours(resolve("qwen3", "student", 0, over), Work(testing=(0.0, 2 * hour)), gpu, 1) == pytest.approx(
+        4 * (0.5 + 0.5)
+    )
+
+
+@pytest.mark.parametrize(("checkpoint", "gpus"), [("student", 4), ("teacher.rollouts.full", 4), ("student.grpo", 8)])
+def test_a_job_asks_for_the_gpus_of_its_engine(checkpoint, gpus):
+    engine = {"sampling": {"engine": "vllm", "vllm": {"tensor_parallel": 4}}}
+    assert gpus_of(resolve("qwen3", checkpoint, 0, engine)) == gpus
+    server = {"sampling": {"engine": "vllm", "vllm": {"mode": "server", "url": "http://localhost:8000"}}}
+    assert gpus_of(resolve("qwen3", "student", 0, server)) == 1
+    assert gpus_of(resolve("micro", "student.grpo", 0)) == 0
 
 
 PAPER_B = [f"qwen3-{name}" for name in ("chemistry", "physics", "biology", "materials", "tool-use")]
@@ -69,12 +99,11 @@ PAPER_B = [f"qwen3-{name}" for name in ("chemistry", "physics", "biology", "mate
 
 @pytest.mark.parametrize("name", PAPER_B)
 def test_paper_bs_own_setting_fits_its_gpus_and_none_of_its_runs_is_refused(name):
-    hardware, runs = load_profile(name).hardware, resolved_runs(name)
     assert check_params(name).ok
-    for run in runs.values():
+    for run in resolved_runs(name).values():
         model = architecture_of(run.model.model)
-        memory = memory_of(run, model, None, assumed_lengths(load_profile(name)))
-        assert hardware_check.fit(run.checkpoint, memory, hardware, 80e9, "a GPU").ok
+        for phase in phases_of(run, model, None, assumed_lengths(load_profile(name))):
+            assert hardware_check.fit(run.checkpoint, phase, 80e9, "a GPU").ok
 
 
 @pytest.mark.parametrize("name", profile_names())

@@ -35,7 +35,8 @@ def test_only_adapters_have_gradients_and_an_optimiser():
     trained = trained_parameters(run, QWEN)
     memory, whole = (memory_of(r, QWEN, None, LENGTHS) for r in (run, resolve("qwen3-single-gpu", "student.grpo", 0)))
     assert (memory.gradients, memory.optimiser) == (4 * trained, 8 * trained)
-    assert memory.weights == whole.weights + (4 + 2) * trained
+    assert memory.weights == whole.weights + 4 * trained
+    assert memory.copies == whole.copies + 2 * trained
     assert trained < 0.02 * QWEN.parameters
 
 
@@ -47,7 +48,8 @@ def test_a_reference_model_is_the_policy_without_adapters():
 def test_a_self_teacher_of_adapters_is_a_second_set_of_them():
     run = resolve("qwen3-chemistry", "student.srpo", 0)
     trained = trained_parameters(run, QWEN)
-    assert memory_of(run, QWEN, None, LENGTHS).weights == 6 * (QWEN.parameters + trained) + 4 * trained
+    memory = memory_of(run, QWEN, None, LENGTHS)
+    assert (memory.weights, memory.copies) == (4 * (QWEN.parameters + 2 * trained), 2 * (QWEN.parameters + trained))
 
 
 def test_frozen_weights_have_half_of_the_backward_pass():
