@@ -80,8 +80,12 @@ def test_what_trained_weights_cache_under_autocast_is_float32(family):
     assert held == 5 * kv_bytes(model, "float32")
 
 
+BY_TRANSFORMERS = {"engine": "transformers", "vllm": None}
+
+
 def test_opd_of_a_1_7b_student_by_an_8b_teacher_by_hand():
-    run = resolve("qwen3", "student.bridge.raw_teacher", 0, {"stages": {"opd": {"batch": 16, "micro_batch": 2}}})
+    over = {"stages": {"opd": {"batch": 16, "micro_batch": 2}}, "sampling": BY_TRANSFORMERS}
+    run = resolve("qwen3", "student.bridge.raw_teacher", 0, over)
     lengths = assumed_lengths(load_profile("qwen3"))
     found = memory_of(run, QWEN, TEACHER, lengths)
     n, limit = 1_720_574_976, run.sampling.max_new_tokens
@@ -105,7 +109,8 @@ def test_opd_of_a_1_7b_student_by_an_8b_teacher_by_hand():
 
 
 def test_what_several_have_trained_is_evaluated_by_one_process_in_float32_over_its_gpus():
-    run, lengths = resolve("qwen3", "large_teacher.rl", 0), assumed_lengths(load_profile("qwen3"))
+    over = {"sampling": BY_TRANSFORMERS}
+    run, lengths = resolve("qwen3", "large_teacher.rl", 0, over), assumed_lengths(load_profile("qwen3"))
     training, evaluation = phases_of(run, LARGE, None, lengths)
     n, cache = 14_768_307_200, 64 * (lengths.prompt + 4096) * 40 * 2 * (8 * 128) * 4
     assert (evaluation.memory.weights, evaluation.memory.kv_cache) == (4 * n, cache)
@@ -169,7 +174,7 @@ def test_activations_that_fit_nowhere_need_no_number_of_gpus():
     assert Memory(activations=1e12).gpus(80e9) is None
 
 
-OWN = {"engine": "transformers", "vllm": None, "batch": 8}
+OWN = BY_TRANSFORMERS | {"batch": 8}
 
 
 def by_vllm(**options) -> dict:
