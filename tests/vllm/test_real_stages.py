@@ -58,7 +58,7 @@ def test_training_by_a_fresh_engine_for_every_update(runs, overrides, clocked):
     at_once = {"warmup_steps": 0, "learning_rate": 3e-3}
     stages = {"sparse_rl": at_once | {"steps": 2}, "forward_kl": {"steps": 1}, "opd": at_once | {"steps": 1}}
     options = {"uses": ["training"], "fresh_each_update": True}
-    overrides = deep_merge(overrides, {"stages": stages, "sampling": {"vllm": options}, "validation": None})
+    overrides = deep_merge(overrides, {"stages": stages, "sampling": {"vllm": options}})
     open_run("micro", "student", 0, overrides).finish()
     threads = torch.get_num_threads(), torch.set_num_threads
     for checkpoint, train in (("student.grpo", sparse_rl), ("student.opd_only.rl_same_size", distill)):
