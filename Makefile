@@ -7,7 +7,7 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install gym study test test-vllm figures bench base regime lint help
+.PHONY: install gym study test test-vllm vllm-log figures bench base regime lint help
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ $(VLLM)/.installed: pyproject.toml
 
 test-vllm: $(VLLM)/.installed  ## vLLM for real, on the CPU, in .venv-vllm
 	$(VLLM)/python -m pytest -s tests/vllm tests/engines
+
+vllm-log: $(VLLM)/.installed  ## vLLM beside transformers on the CPU, before and after a GRPO step: figures/bench/vllm.md
+	$(VLLM)/python -m s2d_lib.bench.vllm
 
 figures: $(BIN)/.installed  ## redraw figures/ from the committed results, without training
 	@$(BIN)/s2d figures

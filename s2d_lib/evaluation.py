@@ -59,6 +59,7 @@ def evaluate(run: Run, inputs: Inputs) -> pd.DataFrame:
 
 def _evaluate(run: Run, inputs: Inputs, path: Path) -> None:
     resolved, sets = run.resolved, inputs.problems.evaluations
+    inputs.drop_training()
     with sampler(run, inputs.policy, "evaluation", [p for problems in sets.values() for p in problems]) as sample:
         sampled = {
             name: sample(

@@ -20,7 +20,8 @@ def check_engine(profile: str) -> Iterator[Line]:
     wanted = {name: set(uses(run)) for name, run in runs.items()}
     training = [run for name, run in runs.items() if "training" in wanted[name]]
     if training:
-        yield _line("vLLM in training", lambda: refuse_training(training[0]), "can be updated in place")
+        how = "a fresh engine before every sampling" if options.fresh_each_update else "can be updated in place"
+        yield _line("vLLM in training", lambda: refuse_training(training[0]), how)
     if training or options.mode == "colocate":
         yield _line("vLLM", lambda: checked_version(settings.hardware.device), "{} is installed, and supported")
     if options.mode == "server":

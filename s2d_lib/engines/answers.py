@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from s2d_lib.errors import StudyError
+from s2d_lib.policies.policy import Policy
+from s2d_lib.study.vllm import Vllm
 
 
 class Answer(NamedTuple):
@@ -69,6 +71,13 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what it holds."""
+
+
+def room_for(options: Vllm, policy: Policy, prompts: Sequence[list[int]], max_new_tokens: int) -> int:
+    """Tokens for which an engine that is asked these prompts (token ids) keeps room, `Vllm.context`; never more than the
+    model's own context."""
+    own = policy.model.config.get_text_config().max_position_embeddings
+    return min(options.context(max(map(len, prompts)), max_new_tokens), own)
 
 
 def refuse_longer_than(context: int, prompts: Sequence[list[int]], max_new_tokens: int) -> None:

@@ -36,7 +36,17 @@ class Colocated:
         dtype: Of its computation, the policy's.
     """
 
-    def __init__(self, policy: Policy, options: Vllm, hardware: Hardware, *, batch: int, place: Path):
+    def __init__(
+        self,
+        policy: Policy,
+        options: Vllm,
+        hardware: Hardware,
+        *,
+        batch: int,
+        context: int,
+        place: Path,
+        logprobs_mode: str = "raw_logprobs",
+    ):
         """Write the policy to `place`, a folder of this engine's own that is removed again, and start an engine on it.
 
         Args:
@@ -44,7 +54,10 @@ class Colocated:
             options: vLLM's.
             hardware: The run's.
             batch: Sequences sampled at a time.
+            context: Tokens of the longest of them, prompt and completion.
             place: For the weights while the engine loads them: what lies on disk may be another checkpoint's, or adapters.
+            logprobs_mode: Of which logits the log-probabilities are, in vLLM's words: the model's, or those that are sampled
+                from (`processed_logprobs`).
 
         Raises:
             StudyError: vLLM is missing or of an unsupported version, or it can't serve the model.
@@ -55,7 +68,7 @@ class Colocated:
         with _environment(hardware):
             from vllm import LLM, SamplingParams
 
-            self._params = SamplingParams
+            self._params, set_num_threads = SamplingParams, torch.set_num_threads
             shutil.rmtree(place, ignore_errors=True)
             try:
                 save_policy(policy, place)
@@ -64,10 +77,11 @@ class Colocated:
                     dtype=self.dtype,
                     tensor_parallel_size=options.tensor_parallel,
                     gpu_memory_utilization=options.gpu_memory_utilization,
-                    max_model_len=options.max_model_len,
+                    max_model_len=context,
                     max_num_seqs=batch,
                     skip_tokenizer_init=True,  # token ids go in and come out
                     generation_config="vllm",
+                    logprobs_mode=logprobs_mode,
                     enforce_eager=hardware.device == "cpu",  # compiling takes longer there than it saves
                     disable_log_stats=True,
                     seed=0,  # of what no request's seed decides: nothing
@@ -78,7 +92,8 @@ class Colocated:
                 raise StudyError(_reason(error, options)) from error
             finally:
                 shutil.rmtree(place, ignore_errors=True)
-        self.context = self.llm.llm_engine.model_config.max_model_len
+                torch.set_num_threads = set_num_threads  # on a CPU vLLM leaves one that does nothing
+        self.context = context
 
     def answer(self, prompts: Sequence[list[int]], request: Request, *, show: bool = False, about: str = "") -> list:
         """Completions of every prompt.

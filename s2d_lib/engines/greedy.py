@@ -21,7 +21,6 @@ from s2d_lib.engines.answers import Answer
 from s2d_lib.errors import StudyError
 
 PROBLEMS = 4  # asked in a check
-TOKENS = 16  # of each answer
 TOP = 5  # most likely tokens whose log-probabilities are compared at each of them
 # Nats by which a token may be less likely than transformers' first choice, for it to be a tie that rounding has decided.
 TOLERANCE = {"float32": 4e-4, "float16": 0.05, "bfloat16": 0.25}

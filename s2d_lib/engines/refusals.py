@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from s2d_lib.engines.answers import refuse_longer_than
+from s2d_lib.engines.answers import refuse_longer_than, room_for
 from s2d_lib.engines.server import Server
 from s2d_lib.engines.version import checked_version
 from s2d_lib.errors import StudyError
@@ -76,21 +76,29 @@ def refuse_model(resolved: Resolved, policy: Policy, problems: Problems) -> None
         )
     asked = [p for one in problems.evaluations.values() for p in one] if "evaluation" in wanted else []
     asked += problems.pool if wanted & {"rollouts", "training"} else []
-    context = min(options.max_model_len or config.max_position_embeddings, config.max_position_embeddings)
-    refuse_longer_than(context, policy.prompt_ids([p.prompt for p in asked]), resolved.sampling.max_new_tokens)
+    prompts, new = policy.prompt_ids([p.prompt for p in asked]), resolved.sampling.max_new_tokens
+    refuse_longer_than(room_for(options, policy, prompts, new), prompts, new)
 
 
 def refuse_training(resolved: Resolved) -> None:
     """Training whose weights could not go to an engine.
 
     Raises:
-        StudyError: On a CPU, or where the engine's GPUs do not divide the training's.
+        StudyError: On a CPU, unless a fresh engine is asked for, which nothing else may ask for; or where the engine's GPUs do
+            not divide the training's.
     """
     hardware, options = resolved.hardware, resolved.sampling.vllm
-    if hardware.device == "cpu":
+    if options.fresh_each_update:
+        if hardware.device != "cpu" or hardware.processes > 1:
+            raise StudyError(
+                "`sampling.vllm.fresh_each_update` is for a training in one process on a CPU: leave it out, since on GPUs the "
+                "weights of a running engine are updated in place."
+            )
+    elif hardware.device == "cpu":
         raise StudyError(
             f"{resolved.checkpoint!r} can't be sampled by vLLM while it trains on a CPU, where the weights of a running engine "
-            "can't be updated: set `sampling.vllm.uses: [rollouts, evaluation]`, or use a GPU."
+            "can't be updated: set `sampling.vllm.uses: [rollouts, evaluation]`, ask for a new engine before every sampling "
+            "(`fresh_each_update: true`, which costs its loading each time), or use a GPU."
         )
     if hardware.processes % options.tensor_parallel:
         raise StudyError(

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from s2d_lib.engines.answers import Engine, Request
+from s2d_lib.engines.answers import Engine, Request, room_for
 from s2d_lib.engines.colocated import Colocated
-from s2d_lib.engines.greedy import PROBLEMS, TOKENS, TOLERANCE, TOP, Comparison, compare, refuse_desync
+from s2d_lib.engines.greedy import PROBLEMS, TOLERANCE, TOP, Comparison, compare, refuse_desync
 from s2d_lib.engines.refusals import names
 from s2d_lib.engines.server import Server
 from s2d_lib.errors import StudyError
@@ -16,7 +16,7 @@ from s2d_lib.rollouts import Rollout, sample
 from s2d_lib.runs import Run
 from s2d_lib.study import derive_seed
 from s2d_lib.study.settings import Sampling
-from s2d_lib.study.vllm import Use
+from s2d_lib.study.vllm import CHECK_TOKENS, Use
 
 Sample = Callable[..., list[Rollout]]  # as s2d_lib.rollouts.sample, its policy given
 
@@ -32,7 +32,8 @@ def sampler(run: Run, policy: Policy, use: Use, problems: Sequence[Problem]) -> 
         run: Whose sampling says which engine.
         policy: Who answers.
         use: What for.
-        problems: On which an engine is checked.
+        problems: All that is going to be asked, which says how long a sequence an engine needs room for; it is checked on the
+            first of them.
 
     Raises:
         StudyError: The engine can't be started or reached, or does not hold the policy's weights.
@@ -46,8 +47,10 @@ def sampler(run: Run, policy: Policy, use: Use, problems: Sequence[Problem]) -> 
         engine = Server(options, policy.tokenizer.eos_token_id)
         engine.refuse_another_model(names(resolved, policy.model.name_or_path, run.path("model"), run.final / "model"))
     else:
-        batch = resolved.sampling.batch
-        engine = Colocated(policy, options, resolved.hardware, batch=batch, place=run.path(".engine"))
+        sampling, prompts = resolved.sampling, policy.prompt_ids([p.prompt for p in problems])
+        context = room_for(options, policy, prompts, sampling.max_new_tokens)
+        room = {"batch": sampling.batch, "context": context}
+        engine = Colocated(policy, options, resolved.hardware, **room, place=run.path(".engine"))
     try:
         found = checked(engine, policy, problems, about=repr(resolved.checkpoint), tolerance=options.tolerance)
         yield partial(sample_by, engine, policy)
@@ -75,14 +78,31 @@ def checked(
     Raises:
         StudyError: The engine holds other weights.
     """
-    asked = list(problems[:PROBLEMS])
-    prompts = policy.prompt_ids([p.prompt for p in asked])
-    tolerance = tolerance_of(engine.dtype, str(policy.model.dtype).removeprefix("torch."), given=tolerance)
-    answers = [one[0] for one in engine.answer(prompts, Request(samples=1, max_new_tokens=TOKENS, top=TOP))]
-    eos = policy.tokenizer.eos_token_id
-    found = compare(policy.model, prompts, answers, eos=eos, tokens=TOKENS, tolerance=tolerance)
-    refuse_desync(found, tolerance, about=about, problems=[p.id for p in asked], decode=policy.tokenizer.decode)
+    found, tolerance = compared(engine, policy, problems, tolerance=tolerance)
+    refuse_found(found, tolerance, policy, problems, about=about)
     return found
+
+
+def compared(
+    engine: Engine, policy: Policy, problems: Sequence[Problem], *, tolerance: float | None = None
+) -> tuple[Comparison, float]:
+    """What the check sees, as `checked`, and the tolerance (nats) with which it looks; nothing is refused."""
+    prompts = policy.prompt_ids([p.prompt for p in problems[:PROBLEMS]])
+    tolerance = tolerance_of(engine.dtype, str(policy.model.dtype).removeprefix("torch."), given=tolerance)
+    answers = [one[0] for one in engine.answer(prompts, Request(samples=1, max_new_tokens=CHECK_TOKENS, top=TOP))]
+    eos = policy.tokenizer.eos_token_id
+    return compare(policy.model, prompts, answers, eos=eos, tokens=CHECK_TOKENS, tolerance=tolerance), tolerance
+
+
+def refuse_found(
+    found: Comparison, tolerance: float, policy: Policy, problems: Sequence[Problem], *, about: str
+) -> None:
+    """Refuse an engine by what `compared` saw.
+
+    Raises:
+        StudyError: It holds other weights than the policy.
+    """
+    refuse_desync(found, tolerance, about=about, problems=[p.id for p in problems], decode=policy.tokenizer.decode)
 
 
 def tolerance_of(*dtypes: str, given: float | None = None) -> float:

@@ -1,24 +1,34 @@
-"""vLLM in TRL's trainers: their arguments, and a check after the updates of its weights."""
+"""vLLM in TRL's trainers: their arguments or their engines, and a check after the updates of its weights."""
 
 from collections.abc import Callable
 
 import torch
 from transformers import Trainer, TrainerCallback, set_seed
 
-from s2d_lib.engines.answers import Answer
-from s2d_lib.engines.greedy import PROBLEMS, TOKENS, TOP, Movement, compare, refuse_desync
+from s2d_lib.engines.answers import Answer, room_for
+from s2d_lib.engines.fresh import FreshEngines
+from s2d_lib.engines.greedy import PROBLEMS, TOP, Movement, compare, refuse_desync
 from s2d_lib.engines.sampler import tolerance_of
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.runs import Run
+from s2d_lib.study import Resolved
+from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
 
-GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_completion_length": TOKENS, "logprobs": TOP}
+GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_completion_length": CHECK_TOKENS, "logprobs": TOP}
 
 
-def vllm_arguments(run: Run, policy: Policy) -> dict:
-    """What TRL's GRPOConfig and DistillationConfig need to sample by vLLM; empty where transformers samples."""
-    options = run.resolved.sampling.by_vllm("training")
-    if options is None or run.resolved.params.get("states") == "teacher":
+def vllm_arguments(run: Run, policy: Policy, problems: list[Problem]) -> dict:
+    """What TRL's GRPOConfig and DistillationConfig need to sample by vLLM; empty where transformers samples, and where every
+    update makes an engine of ours.
+
+    Args:
+        run: Says what samples.
+        policy: Who is trained.
+        problems: All that is sampled.
+    """
+    options = _options(run.resolved)
+    if options is None or options.fresh_each_update:
         return {}
     # vLLM would stop at the end tokens that the model's own files name, which need not be the policy's.
     stop = {"ignore_eos": True, "stop_token_ids": [policy.tokenizer.eos_token_id]}
@@ -32,16 +42,33 @@ def vllm_arguments(run: Run, policy: Policy) -> dict:
     return common | {
         "vllm_gpu_memory_utilization": options.gpu_memory_utilization,
         "vllm_tensor_parallel_size": options.tensor_parallel,
-        "vllm_max_model_length": options.max_model_len,
+        "vllm_max_model_length": _context(run.resolved, policy, problems),
     }
 
 
+def _options(resolved: Resolved) -> Vllm | None:
+    """vLLM's options where it samples in a training."""
+    return None if resolved.params.get("states") == "teacher" else resolved.sampling.by_vllm("training")
+
+
+def _context(resolved: Resolved, policy: Policy, problems: list[Problem]) -> int:
+    prompts = policy.prompt_ids([p.prompt for p in problems])
+    return room_for(resolved.sampling.vllm, policy, prompts, resolved.sampling.max_new_tokens)
+
+
 def check_syncs(trainer: Trainer, run: Run, policy: Policy, problems: list[Problem]) -> None:
-    """Let a trainer that samples by vLLM check its engine's weights; leaves any other trainer as it is."""
-    if not getattr(trainer, "use_vllm", False):
+    """Let a trainer that samples by vLLM check its engine's weights, and give it fresh engines where that is asked for; leaves
+    any other trainer as it is."""
+    options = _options(run.resolved)
+    if options is None:
         return
-    # vLLM has put its own seed into the random streams that it shares with the trainer.
-    set_seed(trainer.args.seed + trainer.args.process_index)
+    if options.fresh_each_update:
+        # All that TRL's trainers (1.16) read of vLLM once they are made.
+        trainer.use_vllm, trainer.vllm_mode, trainer._last_loaded_step = True, options.mode, -1
+        trainer.vllm_generation = FreshEngines(trainer, run, policy, _context(run.resolved, policy, problems))
+    else:
+        # vLLM has put its own seed into the random streams that it shares with the trainer.
+        set_seed(trainer.args.seed + trainer.args.process_index)
     trainer.add_callback(SyncCheck(trainer, run, policy, problems))
 
 
@@ -90,7 +117,7 @@ class SyncCheck(TrainerCallback):
         model, tokenizer = self.trainer.model_wrapped, self.policy.tokenizer
         autocast = "bfloat16" if self.trainer.args.bf16 else "float32"
         tolerance = tolerance_of(self._dtype(), autocast, given=self.options.tolerance)
-        found = compare(model, prompts, answers, eos=tokenizer.eos_token_id, tokens=TOKENS, tolerance=tolerance)
+        found = compare(model, prompts, answers, eos=tokenizer.eos_token_id, tokens=CHECK_TOKENS, tolerance=tolerance)
         about = f"{self.about!r} at step {self.trainer.state.global_step}"
         refuse_desync(found, tolerance, about=about, problems=[p.id for p in self.problems], decode=tokenizer.decode)
         self.movement.refuse_standstill(found, tolerance, about=about)
@@ -105,6 +132,8 @@ class SyncCheck(TrainerCallback):
         if self.options.mode == "server":
             self._sync()
             self.check()
+        elif self.options.fresh_each_update:
+            self.engine.close()
         else:
             self._free()
 

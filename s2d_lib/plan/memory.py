@@ -46,8 +46,8 @@ class Memory:
     `copies` are autocast's, of weights that are not shared; `kv_cache` is of what the processes sample together,
     `validation` of what each of them does; `gathered` is what a GPU holds beyond its even part of what several share.
     `engine_share` is what a vLLM engine beside it takes of a GPU's memory, `engine_least` the bytes that the engine needs of
-    it: its weights and the cache of one sequence as long as the limit. `on_host`: the accelerate config keeps the shared
-    state in the machine's memory.
+    it: its weights and the cache of one sequence as long as its context (`Vllm.context`). `on_host`: the accelerate config
+    keeps the shared state in the machine's memory.
     """
 
     weights: float = 0.0
@@ -187,7 +187,8 @@ def _engine(run: Resolved, model: Architecture, length: float, uses: dict[Use, s
     if not own or run.hardware.device == "cpu":  # there it takes a GiB, no share
         return {}
     options, dtype = run.sampling.vllm, max((uses[use] for use in own), key=BYTES.get)
-    held = BYTES[dtype] * model.parameters + length * kv_bytes(model, dtype)
+    context = options.context(length - run.sampling.max_new_tokens, run.sampling.max_new_tokens)
+    held = BYTES[dtype] * model.parameters + context * kv_bytes(model, dtype)
     return {"engine_share": options.gpu_memory_utilization, "engine_least": held / options.tensor_parallel}
 
 

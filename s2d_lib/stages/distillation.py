@@ -164,7 +164,7 @@ def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
-        **vllm_arguments(run, policy),
+        **vllm_arguments(run, policy, inputs.problems.pool),
     )
     with run.phase("loading"):
         targets = None if params.teacher_targets == "recompute" else kept_targets(run, inputs)

@@ -12,7 +12,7 @@ from s2d_lib.policies.policy import Policy, load_policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.rollouts import Rollout, sample
-from s2d_lib.stages.validation import undisturbed
+from s2d_lib.rollouts.undisturbed import undisturbed
 from s2d_lib.study import derive_seed, load_profile
 from s2d_lib.study.load import did_you_mean
 from s2d_lib.study.problem_sets import ProblemSets

@@ -1,6 +1,9 @@
 """What a run reads, loaded and checked before anything is trained."""
 
+import gc
 from dataclasses import dataclass
+
+import torch
 
 from s2d_lib.engines.refusals import refuse_model, refuse_what_cannot_be
 from s2d_lib.errors import StudyError
@@ -35,6 +38,15 @@ class Inputs:
     problems: Problems
     teacher: Policy | None = None
     rollouts: list[Rollout] | None = None
+
+    def drop_training(self) -> None:
+        """Free what only training needed, before an evaluation whose engine may want the memory: the teacher, the gradients,
+        and a trainer that has ended, whose optimiser lives in cycles of references until they are collected."""
+        self.teacher = None
+        self.policy.model.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def prepare(run: Run) -> Inputs:

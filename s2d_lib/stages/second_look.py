@@ -10,13 +10,13 @@ from s2d_lib.losses import entropy_weights, linear_divergence, token_log_probs, 
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.rollouts import sample
+from s2d_lib.rollouts.undisturbed import undisturbed
 from s2d_lib.runs import Run
 from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.self_distillation import reprompts_of
 from s2d_lib.stages.self_teacher import alone, completion_hidden
 from s2d_lib.stages.training import run_seed
-from s2d_lib.stages.validation import undisturbed
 
 
 @dataclass(frozen=True)

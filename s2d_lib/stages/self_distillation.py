@@ -68,7 +68,7 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrain
         # The loss would not read TRL's correction. Its own ratios are to this model's log-probabilities at the time of
         # sampling, also where vLLM sampled: what the engine computes otherwise is not corrected for.
         vllm_importance_sampling_correction=False,
-        **vllm_arguments(run, policy),
+        **vllm_arguments(run, policy, inputs.problems.pool),
     )
     reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), resumed_step(run))
     trainer = SelfDistillationTrainer(

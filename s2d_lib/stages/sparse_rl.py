@@ -88,7 +88,7 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
         scale_rewards=params.scale_rewards,
         mask_truncated_completions=params.mask_truncated,
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
-        **vllm_arguments(run, policy),
+        **vllm_arguments(run, policy, inputs.problems.pool),
     )
     reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), resumed_step(run))
     trainer = SparseTrainer(

@@ -1,7 +1,5 @@
 """What a stage's training does on problems it never trains on: accuracy and, beside a teacher, the divergence from it."""
 
-import contextlib
-import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +17,7 @@ from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import read_validation, write_csv
 from s2d_lib.rollouts import Rollout, completion_states, sample
+from s2d_lib.rollouts.undisturbed import undisturbed
 from s2d_lib.runs import Run
 from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.inputs import Inputs
@@ -141,13 +140,3 @@ def _evaluated(policy: Policy, prompt_ids: dict[str, list[int]], rollouts: Seque
     hidden, _ = completion_states(policy, prompt_ids, rollouts)
     policy.model.train(was_training)
     return hidden
-
-
-@contextlib.contextmanager
-def undisturbed():
-    """Put the random streams (Python, NumPy, torch on every device) back to where they were before the block."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)

@@ -1,5 +1,6 @@
 """What a profile says of vLLM: for which sampling, where its engine is, and how it is checked."""
 
+from math import ceil
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_serializer, model_validator
@@ -9,9 +10,10 @@ from s2d_lib.study.strict import Strict
 Use = Literal["training", "rollouts", "evaluation"]
 USES: tuple[Use, ...] = ("training", "rollouts", "evaluation")
 OF_MODE = {  # options that only one mode reads
-    "colocate": ("gpu_memory_utilization", "tensor_parallel", "max_model_len"),
+    "colocate": ("gpu_memory_utilization", "tensor_parallel", "max_model_len", "fresh_each_update"),
     "server": ("url", "group_port", "timeout"),
 }
+CHECK_TOKENS = 16  # of each answer in the greedy-token check
 
 
 class Vllm(Strict):
@@ -22,12 +24,25 @@ class Vllm(Strict):
     mode: Literal["colocate", "server"] = "colocate"  # an engine of the run's own, or one that runs elsewhere
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1)  # share of a GPU's memory, the engine's weights included
     tensor_parallel: PositiveInt = 1  # GPUs that hold one engine together
-    max_model_len: PositiveInt | None = None  # tokens of a prompt and its completion; null: the model's own context
+    # Tokens of a prompt and its completion, for which an engine keeps room; null: as many as the run's longest prompt needs.
+    max_model_len: PositiveInt | None = None
+    # On a CPU, where a running engine's weights can't be updated: a new engine, checked, before every sampling in training.
+    fresh_each_update: bool = Field(False, exclude_if=lambda value: not value)
     url: str | None = None  # of a server: http://host:port
     group_port: PositiveInt = 51216  # over which a training's weights go to a server; one for each run at a time
     timeout: PositiveFloat = 240.0  # seconds that a server may take for one problem's completions
     check_every: PositiveInt = 1  # updates of the engine's weights in training from one greedy-token check to the next
     tolerance: PositiveFloat | None = None  # of that check, nats; null: by the engine's precision
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_said(cls, content: Any) -> Any:
+        # So that a profile can take back what the one says that it extends, as it must to change the mode.
+        return (
+            {name: value for name, value in content.items() if value is not None}
+            if isinstance(content, dict)
+            else content
+        )
 
     @model_validator(mode="after")
     def _options_only_where_read(self):
@@ -37,6 +52,8 @@ class Vllm(Strict):
                 raise ValueError(f"`{name}` belongs to mode {other}, and to no other")
         if self.mode == "server" and not (self.url or "").startswith(("http://", "https://")):
             raise ValueError("mode server needs the server's `url`, as in http://localhost:8000")
+        if self.fresh_each_update and "training" not in self.uses:
+            raise ValueError("`fresh_each_update` is read where `uses` has `training`: add that, or leave it out")
         if len(set(self.uses)) < len(self.uses):
             raise ValueError("`uses` names one use twice")
         return self
@@ -45,6 +62,16 @@ class Vllm(Strict):
     def _only_what_is_read(self, handler) -> dict[str, Any]:
         other = OF_MODE["server" if self.mode == "colocate" else "colocate"]
         return {name: value for name, value in handler(self).items() if name not in other}
+
+    def context(self, prompt: float, max_new_tokens: int) -> int:
+        """Tokens for which an engine of the run's own keeps room at least: `max_model_len`, or without it the longest prompt
+        and its completion (or the answer by which the engine is checked), rather than the model's whole context.
+
+        Args:
+            prompt: Tokens of the longest prompt.
+            max_new_tokens: Longest completion.
+        """
+        return self.max_model_len or ceil(prompt) + max(max_new_tokens, CHECK_TOKENS)
 
 
 WHERE = frozenset(Vllm.model_fields) - {"uses"}

@@ -7,9 +7,10 @@ import torch
 from fakes import Fake, greedy
 
 from s2d_lib.engines.answers import Answer
-from s2d_lib.engines.greedy import MOVED, STILL, TOKENS, Comparison, Movement, compare, refuse_desync
+from s2d_lib.engines.greedy import MOVED, STILL, Comparison, Movement, compare, refuse_desync
 from s2d_lib.engines.sampler import checked, tolerance_of
 from s2d_lib.errors import StudyError
+from s2d_lib.study.vllm import CHECK_TOKENS
 
 TOLERANCE = 4e-4
 
@@ -21,7 +22,7 @@ def prompts(policy, problems):
 
 def compared(policy, prompts, answers, tolerance=TOLERANCE):
     eos = policy.tokenizer.eos_token_id
-    return compare(policy.model, prompts, answers, eos=eos, tokens=TOKENS, tolerance=tolerance)
+    return compare(policy.model, prompts, answers, eos=eos, tokens=CHECK_TOKENS, tolerance=tolerance)
 
 
 def refuse(found, problems, policy, tolerance=TOLERANCE):
@@ -30,12 +31,12 @@ def refuse(found, problems, policy, tolerance=TOLERANCE):
 
 
 def answers_of(policy, prompts):
-    return [greedy(policy.model, prompt, policy.tokenizer.eos_token_id, TOKENS) for prompt in prompts]
+    return [greedy(policy.model, prompt, policy.tokenizer.eos_token_id, CHECK_TOKENS) for prompt in prompts]
 
 
 def test_the_same_weights_pass_and_the_model_is_left_as_it_was(policy, prompts, problems):
     policy.model.train()
-    answers = [greedy(policy.model.eval(), p, policy.tokenizer.eos_token_id, TOKENS) for p in prompts]
+    answers = [greedy(policy.model.eval(), p, policy.tokenizer.eos_token_id, CHECK_TOKENS) for p in prompts]
     found = compared(policy, prompts, answers)
     assert found.ties == 0
     assert found.tokens > 20
@@ -69,7 +70,7 @@ def test_a_near_tie_is_no_desync_and_is_counted(policy, prompts, problems):
         at = policy.model(input_ids=torch.tensor([prompts[0]])).logits[0, -1].float().log_softmax(-1)
     assert 0 < abs(float(at[first] - at[other])) < TOLERANCE
     second = first if at[other] > at[first] else other
-    rest = greedy(policy.model, [*prompts[0], second], policy.tokenizer.eos_token_id, TOKENS - 1)
+    rest = greedy(policy.model, [*prompts[0], second], policy.tokenizer.eos_token_id, CHECK_TOKENS - 1)
     tied = Answer([second, *rest.ids], [{second: float(at[second])}, *rest.log_probs])
     found = compared(policy, prompts[:1], [tied])
     assert (found.ties, found.parted) == (1, None)
@@ -101,7 +102,7 @@ def test_broken_log_probabilities_never_pass(policy, prompts, problems, value):
 
 def test_answers_that_end_elsewhere_are_refused(policy, prompts):
     eos = policy.tokenizer.eos_token_id
-    for ids in ([], [7, eos, 7], [7, 8], [7] * (TOKENS + 1)):
+    for ids in ([], [7, eos, 7], [7, 8], [7] * (CHECK_TOKENS + 1)):
         with pytest.raises(StudyError, match="do not end where the policy's EOS"):
             compared(policy, prompts[:1], [Answer(ids, [{i: 0.0} for i in ids])])
 

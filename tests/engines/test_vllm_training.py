@@ -9,9 +9,11 @@ from fakes import greedy
 from trl import DistillationConfig, GRPOConfig
 from trl.generation.vllm_generation import VLLMGeneration
 
+from s2d_lib.engines.answers import room_for
 from s2d_lib.engines.training import GREEDY, check_syncs, vllm_arguments
 from s2d_lib.errors import StudyError
 from s2d_lib.study import resolve
+from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
 
 SERVER = {"mode": "server", "url": "http://localhost:8000/"}
 
@@ -138,8 +140,8 @@ def test_a_trainer_that_transformers_samples_is_left_alone(policy, problems):
     ("checkpoint", "config"), [("student.grpo", GRPOConfig), ("student.bridge.rl_teacher", DistillationConfig)]
 )
 @pytest.mark.parametrize("options", [{"gpu_memory_utilization": 0.4, "max_model_len": 64}, SERVER])
-def test_trl_takes_the_arguments(checkpoint, config, options, policy, tmp_path):
-    arguments = vllm_arguments(run_of(checkpoint, options), policy)
+def test_trl_takes_the_arguments(checkpoint, config, options, policy, problems, tmp_path):
+    arguments = vllm_arguments(run_of(checkpoint, options), policy, problems)
     args = config(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", **arguments)
     assert args.use_vllm
     assert args.generation_kwargs["stop_token_ids"] == [policy.tokenizer.eos_token_id]
@@ -149,10 +151,23 @@ def test_trl_takes_the_arguments(checkpoint, config, options, policy, tmp_path):
         assert (args.vllm_gpu_memory_utilization, args.vllm_max_model_length) == (0.4, 64)
 
 
-def test_nothing_is_said_to_trl_where_transformers_samples(policy):
-    assert vllm_arguments(run_of(), policy) == {}
-    assert vllm_arguments(run_of(options={"uses": ["evaluation"]}), policy) == {}
-    assert vllm_arguments(run_of("student.warm.rl_teacher", {}), policy) == {}
+def test_an_engine_has_room_for_the_longest_prompt_and_its_completion(policy, problems):
+    longest = max(map(len, policy.prompt_ids([p.prompt for p in problems])))
+    run = run_of(options={})
+    new = run.resolved.sampling.max_new_tokens
+    assert vllm_arguments(run, policy, problems)["vllm_max_model_length"] == longest + max(new, CHECK_TOKENS)
+    prompts = [[7] * 60, [7] * 9]
+    own = policy.model.config.max_position_embeddings
+    assert room_for(Vllm(), policy, prompts, 3) == own == 64  # never more than the model's own
+    assert room_for(Vllm(), policy, prompts[1:], 20) == 29
+    assert room_for(Vllm(max_model_len=40), policy, prompts[1:], 20) == 40
+
+
+def test_nothing_is_said_to_trl_where_transformers_samples_or_engines_are_made_afresh(policy, problems):
+    assert vllm_arguments(run_of(), policy, problems) == {}
+    assert vllm_arguments(run_of(options={"uses": ["evaluation"]}), policy, problems) == {}
+    assert vllm_arguments(run_of("student.warm.rl_teacher", {}), policy, problems) == {}
+    assert vllm_arguments(run_of(options={"fresh_each_update": True}), policy, problems) == {}
 
 
 def test_trls_engine_still_has_what_the_check_uses():

@@ -80,8 +80,12 @@ def test_what_trained_weights_cache_under_autocast_is_float32(family):
     assert held == 5 * kv_bytes(model, "float32")
 
 
+BY_TRANSFORMERS = {"engine": "transformers", "vllm": None}
+
+
 def test_opd_of_a_1_7b_student_by_an_8b_teacher_by_hand():
-    run = resolve("qwen3", "student.bridge.raw_teacher", 0, {"stages": {"opd": {"batch": 16, "micro_batch": 2}}})
+    over = {"stages": {"opd": {"batch": 16, "micro_batch": 2}}, "sampling": BY_TRANSFORMERS}
+    run = resolve("qwen3", "student.bridge.raw_teacher", 0, over)
     lengths = assumed_lengths(load_profile("qwen3"))
     found = memory_of(run, QWEN, TEACHER, lengths)
     n, limit = 1_720_574_976, run.sampling.max_new_tokens
@@ -105,7 +109,8 @@ def test_opd_of_a_1_7b_student_by_an_8b_teacher_by_hand():
 
 
 def test_what_several_have_trained_is_evaluated_by_one_process_in_float32_over_its_gpus():
-    run, lengths = resolve("qwen3", "large_teacher.rl", 0), assumed_lengths(load_profile("qwen3"))
+    over = {"sampling": BY_TRANSFORMERS}
+    run, lengths = resolve("qwen3", "large_teacher.rl", 0, over), assumed_lengths(load_profile("qwen3"))
     training, evaluation = phases_of(run, LARGE, None, lengths)
     n, cache = 14_768_307_200, 64 * (lengths.prompt + 4096) * 40 * 2 * (8 * 128) * 4
     assert (evaluation.memory.weights, evaluation.memory.kv_cache) == (4 * n, cache)
@@ -169,7 +174,13 @@ def test_activations_that_fit_nowhere_need_no_number_of_gpus():
     assert Memory(activations=1e12).gpus(80e9) is None
 
 
-VLLM = {"engine": "vllm", "batch": 8}
+OWN = BY_TRANSFORMERS | {"batch": 8}
+
+
+def by_vllm(**options) -> dict:
+    """Sampling by vLLM for everything, whatever the profile says of it."""
+    block = {"uses": ["training", "rollouts", "evaluation"], "gpu_memory_utilization": 0.3, "tensor_parallel": 1}
+    return {"engine": "vllm", "batch": 8, "vllm": block | options}
 
 
 def planned(checkpoint: str, sampling: dict) -> Memory:
@@ -179,24 +190,27 @@ def planned(checkpoint: str, sampling: dict) -> Memory:
 
 def test_where_vllm_samples_its_share_takes_the_place_of_the_cache():
     length = 130 + 2048
-    own, engine = planned("student.grpo", {"batch": 8}), planned("student.grpo", VLLM)
+    own, engine = planned("student.grpo", OWN), planned("student.grpo", by_vllm())
     assert own.kv_cache == 64 * length * kv_bytes(QWEN, "float32")  # a whole optimiser batch side by side
     assert engine.kv_cache == 0
     assert engine.validation == own.validation == 8 * length * kv_bytes(QWEN, "float32")  # stays with transformers
     assert (own.engine_share, engine.engine_share) == (0.0, 0.3)
     # Trained weights are float32, and so is the engine that evaluates them.
     assert engine.engine_least == 4 * QWEN.parameters + length * kv_bytes(QWEN, "float32")
+    longer = planned("student.grpo", by_vllm(max_model_len=4096))
+    assert longer.engine_least - engine.engine_least == (4096 - length) * kv_bytes(QWEN, "float32")
     assert engine.room(80e9) == pytest.approx((1 - RESERVE - 0.3) * 80e9)
 
 
 def test_vllm_for_evaluation_only_leaves_training_to_transformers():
-    found = planned("student.grpo", VLLM | {"vllm": {"uses": ["evaluation"]}})
-    assert found.kv_cache == planned("student.grpo", {"batch": 8}).kv_cache
+    found = planned("student.grpo", by_vllm(uses=["evaluation"]))
+    assert found.kv_cache == planned("student.grpo", OWN).kv_cache
     assert found.engine_share == 0.3
 
 
 def test_a_server_elsewhere_takes_nothing():
-    found = planned("student", VLLM | {"vllm": {"mode": "server", "url": "http://localhost:8000"}})
+    server = {"mode": "server", "url": "http://localhost:8000", "gpu_memory_utilization": None, "tensor_parallel": None}
+    found = planned("student", by_vllm(**server))
     assert (found.engine_share, found.engine_least, found.kv_cache) == (0.0, 0.0, 0.0)
 
 

@@ -51,7 +51,7 @@ def test_vllm_samples_without_padding_and_from_weights_in_the_computations_preci
     model = named()["Qwen/Qwen3-1.7B"]
     own, engine = (
         work_of(resolve("qwen3", "student.grpo", 0, {"sampling": sampling}), model, None, lengths)
-        for sampling in ({}, {"engine": "vllm"})
+        for sampling in ({"engine": "transformers", "vllm": None}, {"engine": "vllm"})
     )
     sequences, length = 540 * 256, lengths.prompt + lengths.completion
     assert engine.training == own.training
@@ -74,7 +74,8 @@ def test_every_run_fits_the_gpus_of_80_gb_that_its_profile_gives_it(name):
 
 
 def test_reserved_hours_by_hand():
-    run, gpu = resolve("qwen3", "large_teacher.rl", 0), gpu_named("h100-80gb")
+    own = {"sampling": {"engine": "transformers", "vllm": None}}
+    run, gpu = resolve("qwen3", "large_teacher.rl", 0, own), gpu_named("h100-80gb")
     hour = 3.35e12 * 3600  # bytes that a GPU reads in one
     work = Work(sampling=(0.0, 8 * hour), testing=(0.0, 3 * hour), validation=(0.0, hour))
     assert work.hours(gpu, 1) == pytest.approx(12)
@@ -89,7 +90,8 @@ def test_reserved_hours_by_hand():
 def test_a_job_asks_for_the_gpus_of_its_engine(checkpoint, gpus):
     engine = {"sampling": {"engine": "vllm", "vllm": {"tensor_parallel": 4}}}
     assert gpus_of(resolve("qwen3", checkpoint, 0, engine)) == gpus
-    server = {"sampling": {"engine": "vllm", "vllm": {"mode": "server", "url": "http://localhost:8000"}}}
+    other = {"gpu_memory_utilization": None, "tensor_parallel": None}  # what only the profile's own mode reads
+    server = {"sampling": {"vllm": {"mode": "server", "url": "http://localhost:8000"} | other}}
     assert gpus_of(resolve("qwen3", "student", 0, server)) == 1
     assert gpus_of(resolve("micro", "student.grpo", 0)) == 0
 

@@ -7,7 +7,9 @@ import pytest
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study import Resolved, resolve
+from s2d_lib.study.vllm import Vllm
 
+FRESH = {"fresh_each_update": True}
 SERVER = {"mode": "server", "url": "http://localhost:8000"}
 
 
@@ -17,7 +19,7 @@ def sampled_by(engine: str = "vllm", **options) -> dict:
 
 @pytest.mark.parametrize(
     ("profile", "checkpoint"),
-    [("micro", "student.grpo"), ("micro-table-lookup", "student.srpo"), ("qwen3", "student.bridge.rl_teacher")],
+    [("micro", "student.grpo"), ("micro-table-lookup", "student.srpo"), ("qwen3-chemistry", "student.srpo")],
 )
 def test_runs_that_transformers_samples_have_the_hash_that_they_had(profile, checkpoint):
     resolved = resolve(profile, checkpoint, 0)
@@ -44,6 +46,27 @@ def test_what_is_recorded_can_be_read_again():
         assert (again, again.hash) == (resolved, resolved.hash)
 
 
+def test_a_fresh_engine_is_in_the_dump_where_it_is_asked_for_and_changes_no_hash():
+    asked, not_asked = (resolve("micro", "student.grpo", 0, sampled_by(check_every=3, **one)) for one in (FRESH, {}))
+    assert asked.sampling.vllm.model_dump()["fresh_each_update"] is True
+    assert "fresh_each_update" not in not_asked.sampling.vllm.model_dump()
+    assert asked.hash == not_asked.hash
+
+
+def test_a_profile_takes_back_what_the_one_says_that_it_extends():
+    assert resolve("qwen3", "student.grpo", 0).sampling.vllm.tensor_parallel == 4
+    back = {"gpu_memory_utilization": None, "tensor_parallel": None}
+    found = resolve("qwen3", "student.grpo", 0, {"sampling": {"vllm": SERVER | back}}).sampling.vllm
+    assert found.mode == "server"
+    assert "tensor_parallel" not in found.model_dump()
+
+
+def test_an_engines_context_is_what_the_run_needs():
+    assert Vllm().context(9.5, 24) == 34
+    assert Vllm().context(10, 4) == 26  # the check's answers have 16 tokens
+    assert Vllm(max_model_len=50).context(10, 24) == 50
+
+
 def test_an_engine_is_asked_for_by_use():
     sampling = resolve("micro", "student.grpo", 0, sampled_by(uses=["evaluation"])).sampling
     assert sampling.by_vllm("evaluation") is not None
@@ -57,6 +80,8 @@ def test_an_engine_is_asked_for_by_use():
         (sampled_by("transformers", uses=["evaluation"]), "read where `engine: vllm` is set"),
         (sampled_by(url="http://x"), "`url` belongs to mode server"),
         (sampled_by(**SERVER, tensor_parallel=2), "`tensor_parallel` belongs to mode colocate"),
+        (sampled_by(**SERVER, **FRESH), "`fresh_each_update` belongs to mode colocate"),
+        (sampled_by(uses=["evaluation"], **FRESH), "`fresh_each_update` is read where `uses` has `training`"),
         (sampled_by(mode="server"), "needs the server's `url`"),
         (sampled_by(mode="server", url="localhost:8000"), "needs the server's `url`"),
         (sampled_by(uses=[]), "at least 1 item"),

@@ -7,7 +7,6 @@ import pytest
 
 from s2d_lib.engines.answers import Request
 from s2d_lib.engines.colocated import Colocated
-from s2d_lib.engines.greedy import TOKENS
 from s2d_lib.engines.refusals import HEAD_SIZES
 from s2d_lib.engines.sampler import checked, sample_by
 from s2d_lib.errors import StudyError
@@ -18,7 +17,7 @@ from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.sparse_rl import sparse_rl
 from s2d_lib.study import load_profile, resolve
 from s2d_lib.study.settings import Hardware, RoleModel, Sampling
-from s2d_lib.study.vllm import Vllm
+from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
 
 CPU = Hardware()
 ONE_STEP = {"steps": 1, "warmup_steps": 0, "batch": 32, "micro_batch": 32, "group_size": 8, "learning_rate": 3e-3}
@@ -29,9 +28,10 @@ def engine(tmp_path, clocked):
     """Makes engines, which end with the test."""
     made = []
 
-    def start(policy, batch: int = 16, **options):
+    def start(policy, batch: int = 16, context: int = 64):
         with clocked("engine loaded"):
-            made.append(Colocated(policy, Vllm(**options), CPU, batch=batch, place=tmp_path / "weights"))
+            room = {"batch": batch, "context": context}
+            made.append(Colocated(policy, Vllm(), CPU, **room, place=tmp_path / "weights"))
         assert not (tmp_path / "weights").exists()
         return made[-1]
 
@@ -45,7 +45,7 @@ def problems():
     return load_problems(resolve("micro", "student", 0).problems).evaluations["micro-math"][:8]
 
 
-def greedy(policy, problems, tokens: int = TOKENS) -> list[list[int]]:
+def greedy(policy, problems, tokens: int = CHECK_TOKENS) -> list[list[int]]:
     """transformers' own greedy tokens, by `generate`."""
     found = []
     for ids in policy.prompt_ids([p.prompt for p in problems]):
@@ -58,7 +58,7 @@ def greedy(policy, problems, tokens: int = TOKENS) -> list[list[int]]:
     return found
 
 
-def by_vllm(engine, policy, problems, tokens: int = TOKENS) -> list[list[int]]:
+def by_vllm(engine, policy, problems, tokens: int = CHECK_TOKENS) -> list[list[int]]:
     prompts = policy.prompt_ids([p.prompt for p in problems])
     return [one[0].ids for one in engine.answer(prompts, Request(samples=1, max_new_tokens=tokens))]
 
@@ -133,7 +133,7 @@ def test_samples_follow_the_policys_distribution(engine, problems):
 def test_smollm2_with_its_chat_template_and_its_own_eos(engine, runs, problems):
     spec = load_profile("smollm2-smoke").roles["student"]
     policy = load_policy(spec, CPU)
-    held = engine(policy, batch=4, max_model_len=256)
+    held = engine(policy, batch=4, context=256)
     assert by_vllm(held, policy, problems[:2], 24) == greedy(policy, problems[:2], 24)
     print(f"\nSmolLM2: {checked(held, policy, problems, about='SmolLM2')}", end="")
 
