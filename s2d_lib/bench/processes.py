@@ -77,9 +77,10 @@ class Stage:
 
 STAGES = {
     "GRPO": Stage("micro", "student.grpo", {"group_size": 4}),
-    "forward KL": Stage("micro", "student.warm.raw_teacher", {"teacher_targets": "recompute"}),
-    "OPD": Stage("micro", "student.bridge.raw_teacher", {}),
-    "teacher-sample SFT": Stage("micro", "student.teacher_sample_sft.rl_teacher", {}),
+    # A sixteenth of the study's batches wants smaller rates.
+    "forward KL": Stage("micro", "student.warm.raw_teacher", {"teacher_targets": "recompute", "learning_rate": 5e-4}),
+    "OPD": Stage("micro", "student.bridge.raw_teacher", {"learning_rate": 5e-4}),
+    "teacher-sample SFT": Stage("micro", "student.teacher_sample_sft.rl_teacher", {"learning_rate": 5e-4}),
     "SRPO": Stage("micro-table-lookup", "student.srpo", {"group_size": 4}, shared=False),
 }
 

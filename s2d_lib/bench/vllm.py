@@ -40,7 +40,7 @@ SEED = 0
 # One step at a rate at which it changes greedy answers, or at least the log-probabilities beside them.
 STEP = {"steps": 1, "warmup_steps": 0, "batch": 32, "micro_batch": 32, "group_size": 8}
 # Two solved ones before each question, since the small model answers in form only by example; answers of two digits.
-SHOWN = "What is 4 times 6?\n# 24\n\nWhat is 7 times 3?\n# 21\n\n"
+SHOWN = "What comes after 23?\n# 24\n\nWhat comes after 50?\n# 51\n\n"
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,10 @@ class Case:
     problems: Callable[[Resolved], Problems]
 
 
-def products() -> list[Problem]:
-    """One-digit products of at least 10, graded by the number behind `#`."""
-    factors = [(a, b) for a in range(3, 10) for b in range(3, 10) if a * b >= 10]
-    asked = [(a, b, f"{SHOWN}What is {a} times {b}?\n") for a, b in factors]
-    return [Problem(f"product/{a}x{b}", prompt, str(a * b)) for a, b, prompt in asked]
+def successors() -> list[Problem]:
+    """Two-digit numbers, asked for by the one before, graded by the number behind `#`."""
+    asked = [(n, f"{SHOWN}What comes after {n}?\n") for n in range(10, 99, 2)]
+    return [Problem(f"after/{n}", prompt, str(n + 1)) for n, prompt in asked]
 
 
 CASES = [
@@ -80,9 +79,10 @@ CASES = [
         {
             "roles": {"student": {"chat": False}},
             "sampling": {"max_new_tokens": 5},
-            "stages": {"sparse_rl": STEP | {"learning_rate": 1e-5}},
+            # It does not end its turn behind an answer, so that all are cut off, as long as answers are.
+            "stages": {"sparse_rl": STEP | {"learning_rate": 1e-5, "mask_truncated": False}},
         },
-        lambda resolved: Problems(pool=products(), evaluations={}, grading="exact"),
+        lambda resolved: Problems(pool=successors(), evaluations={}, grading="exact"),
     ),
 ]
 

@@ -99,4 +99,4 @@ def refuse_what_does_not_fit(run: Resolved, teacher: str | None) -> None:
 
 def of_phase(what: str, phase: Phase) -> str:
     """A run, or the part of it that comes after training in several processes."""
-    return f"{what}, its evaluation by one process," if phase.name == "evaluation" else what
+    return f"{what} (its evaluation, by one process)" if phase.name == "evaluation" else what

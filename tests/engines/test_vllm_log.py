@@ -6,7 +6,7 @@ import pytest
 import torch
 from fakes import Fake
 
-from s2d_lib.bench.vllm import CASES, products, row
+from s2d_lib.bench.vllm import CASES, row, successors
 from s2d_lib.study import resolve
 
 
@@ -23,11 +23,11 @@ def test_an_engine_in_sync_and_one_that_lags_behind(policy, problems):
     assert after["drift"] > 1e-3
 
 
-def test_the_products_have_their_answers():
-    found = {p.id: p for p in products()}
-    assert found["product/3x4"].answer == "12"
-    assert found["product/3x4"].prompt.endswith("What is 3 times 4?\n")
-    assert all(10 <= int(p.answer) <= 81 for p in found.values())
+def test_successors_have_their_answers():
+    found = {p.id: p for p in successors()}
+    assert found["after/12"].answer == "13"
+    assert found["after/12"].prompt.endswith("What comes after 12?\n")
+    assert all(11 <= int(p.answer) <= 99 for p in found.values())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.profile)

@@ -52,7 +52,7 @@ def test_an_evaluation_that_would_not_fit_is_refused_before_the_training(gpu):
         refuse_what_does_not_fit(one, None)
     says = str(error.value)
     assert says.startswith(
-        "'teacher.rl', its evaluation by one process, needs 374.4 GB of a GPU's 80.0, 0% in reserve: "
+        "'teacher.rl' (its evaluation, by one process) needs 374.4 GB of a GPU's 80.0, 0% in reserve: "
     )
     assert says.endswith("or let 6 GPUs hold the model together (hardware.sampling_gpus).")
 
