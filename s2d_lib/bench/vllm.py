@@ -201,8 +201,8 @@ NOTE = (
     "A vLLM engine on the CPU beside transformers on the same weights, float32, before and after one step of GRPO: of how many "
     "greedy answers all tokens are transformers' own (`equal`), how far the log-probabilities of the most likely tokens lie "
     "apart on the mean (`drift`, nats), and whether the greedy-token check lets the engine pass. The engine made before the "
-    "step holds the old weights after it: the check has to refuse it. The first engine's load_seconds include importing vLLM. "
-    "vLLM {}, {}. {}. Made by `make vllm-log`."
+    "step holds the old weights after it: the check has to refuse it. The first engine's load_seconds include importing vLLM; "
+    "seconds and speeds are wall time, beside whatever else ran on the machine. vLLM {}, {}. {}. Made by `make vllm-log`."
 )
 
 
