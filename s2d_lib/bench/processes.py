@@ -58,13 +58,11 @@ class Stage:
         profile: Of the micro family.
         checkpoint: Of the study, for its hyperparameters; it starts from the released model, whatever its parent.
         options: Of its stage.
-        shared: Whether processes can share its model.
     """
 
     profile: str
     checkpoint: str
     options: dict
-    shared: bool = True
 
     def resolved(self, processes: int, steps: int) -> Resolved:
         """The run's parameters: `steps` steps of 16 sequences, 8 at a time."""
@@ -81,7 +79,7 @@ STAGES = {
     "forward KL": Stage("micro", "student.warm.raw_teacher", {"teacher_targets": "recompute", "learning_rate": 5e-4}),
     "OPD": Stage("micro", "student.bridge.raw_teacher", {"learning_rate": 5e-4}),
     "teacher-sample SFT": Stage("micro", "student.teacher_sample_sft.rl_teacher", {"learning_rate": 5e-4}),
-    "SRPO": Stage("micro-table-lookup", "student.srpo", {"group_size": 4}, shared=False),
+    "SRPO": Stage("micro-table-lookup", "student.srpo", {"group_size": 4}),
 }
 
 
@@ -109,7 +107,7 @@ def process_steps(
     for name in stages:
         start = _released(STAGES[name].resolved(1, steps)).model.state_dict()
         alone, trained = found[ONE][name]
-        for way in (way for way in ways if name in found[way]):
+        for way in ways:
             losses, weights = found[way][name]
             apart = (losses["loss"] - alone["loss"]).abs()
             points.append(losses.assign(stage=name, processes=way, difference=apart))
@@ -138,12 +136,10 @@ def _apart(weights: dict, others: dict) -> float:
 
 
 def _train(way: str, steps: int, stages: tuple[str, ...]) -> dict[str, tuple[pd.DataFrame, dict]]:
-    """Losses by step and trained weights of every stage that can be trained in this way, all in the same processes."""
+    """Losses by step and trained weights of every stage, all in the same processes."""
     found, processes = {}, 1 if way == ONE else 2
     with tempfile.TemporaryDirectory() as place:
         for name in stages:
-            if way == SHARED and not STAGES[name].shared:
-                continue
             run = PlacedRun(STAGES[name].resolved(processes, steps), place=Path(place) / name)
             for rank in range(processes):
                 (run.place / f".rank-{rank}").mkdir(parents=True)

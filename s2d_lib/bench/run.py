@@ -166,7 +166,7 @@ PROCESSES_NOTE = (
     "long as the policies are the same, float32; every step is in processes_steps.csv. loss_difference is the largest of a "
     "step's loss to one process's, weight_difference of a trained weight; weights_moved is how far training itself moved one. "
     "within: every loss within 1e-5 (or 1e-4 of it), every weight within 1e-4. Under FSDP2 the processes share the model and, "
-    "where there is one, the teacher; self-distillation keeps a whole copy of the policy, so SRPO is not shared."
+    "where there is one, the teacher or self-teacher."
 )
 SAMPLING_NOTE = (
     "seconds = batches (s + a T) + rollouts (p + b T + c T^2), T tokens a completion; fitted to two thirds of the points, "

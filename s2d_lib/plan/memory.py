@@ -111,6 +111,7 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
     rows, trained = run.params["micro_batch"], trained_parameters(run, model)
     dense, asked = run.stage in ("forward_kl", "opd"), run.params.get("teacher_targets") == "recompute"
     beside = teacher if dense and asked else None
+    second = model if run.params.get("method") in SELF_TAUGHT else beside
     # The loss of dense stages makes the head's gradient in a buffer of its own.
     head = 4 * model.vocabulary * model.width if dense else 0
     # One for the evaluation of trained weights computes in float32, as they are; TRL's in the profile's precision.
@@ -126,7 +127,7 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
         activations=activations(model, dtype, rows, length, run.hardware.gradient_checkpointing) + head,
         kv_cache=_sampled_at_once(run) * length * cache,
         validation=_validated_at_once(run) * length * max(cache, kv_bytes(beside, dtype) if beside else 0),
-        gathered=_gathered(model, dtype, trained=True) + (_gathered(beside, dtype) if beside else 0.0),
+        gathered=_gathered(model, dtype, trained=True) + (_gathered(second, dtype) if second else 0.0),
         logits_avoided=4 * rows * run.sampling.max_new_tokens * model.vocabulary * (2 if dense else 1),
         **_engine(run, model, length, engines),
         on_host=state_on_host(run.hardware),

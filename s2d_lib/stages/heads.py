@@ -4,13 +4,16 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from s2d_lib.losses.inputs import gathered
 
-def head_arguments(side: str, model: PreTrainedModel) -> dict[str, Any]:
+
+def head_arguments(side: str, model: PreTrainedModel, whole: bool = False) -> dict[str, Any]:
     """Weight, bias, scale and softcap of a model's head under the names that an estimator of s2d_lib.losses knows.
 
     Args:
         side: `student` or `teacher`: what the names begin with.
         model: Unwrapped; of the names that the models TRL supports use for their scale, the one it has is read.
+        whole: Gather what FSDP2 keeps in shards, which all processes have to do together; the estimators would do it too.
     """
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     names = ("logit_scale", "output_multiplier", "lm_head_multiplier")
@@ -18,9 +21,15 @@ def head_arguments(side: str, model: PreTrainedModel) -> dict[str, Any]:
     scaling = getattr(config, "logits_scaling", None)
     if scale is None and scaling is not None:  # Granite divides by it, HyperCLOVA X multiplies
         scale = scaling if config.model_type == "hyperclovax" else 1 / scaling
+    gather = gathered if whole else lambda tensor: tensor
     return {
-        f"{side}_weight": head.weight,
-        f"{side}_bias": head.bias,
+        f"{side}_weight": gather(head.weight),
+        f"{side}_bias": gather(head.bias),
         f"{side}_logit_scale": 1.0 if scale is None else scale,
         f"{side}_softcap": getattr(config, "final_logit_softcapping", None),
     }
+
+
+def alone(arguments: dict[str, Any]) -> dict[str, Any]:
+    """`head_arguments` of either side as `token_log_probs`, which reads one model, wants them."""
+    return {name.split("_", 1)[1]: value for name, value in arguments.items()}

@@ -44,9 +44,20 @@ class Inputs:
         and a trainer that has ended, whose optimiser lives in cycles of references until they are collected."""
         self.teacher = None
         self.policy.model.zero_grad(set_to_none=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _hand_back()
+
+    def leave_gpus(self) -> None:
+        """Put the models into the machine's memory, while other processes want the GPUs'."""
+        for policy in filter(None, (self.policy, self.teacher)):
+            policy.model.to("cpu")
+        _hand_back()
+
+
+def _hand_back() -> None:
+    """To the GPUs, what nothing refers to any more: torch would keep it for this process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def prepare(run: Run) -> Inputs:

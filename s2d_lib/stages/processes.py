@@ -42,8 +42,7 @@ def in_processes(stage: TrainStage) -> TrainStage:
         alone = run.resolved.hardware.processes == 1 or WORKER in os.environ
         if alone or finished_metrics(run) is not None:
             return stage(run, inputs)
-        for policy in filter(None, (inputs.policy, inputs.teacher)):
-            policy.model.to("cpu")  # the workers load their own
+        inputs.leave_gpus()  # to the workers, which load their own
         run.remember()
         launch(run)
         run.reload()

@@ -12,10 +12,10 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.rollouts import sample
 from s2d_lib.rollouts.undisturbed import undisturbed
 from s2d_lib.runs import Run
-from s2d_lib.stages.heads import head_arguments
+from s2d_lib.stages.heads import alone, head_arguments
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.self_distillation import reprompts_of
-from s2d_lib.stages.self_teacher import alone, completion_hidden
+from s2d_lib.stages.self_teacher import completion_hidden
 from s2d_lib.stages.training import run_seed
 
 
@@ -80,8 +80,9 @@ def rescored(
     for before in (prompt, reprompt):
         ids = torch.tensor([before], device=model.device)
         hidden.append(completion_hidden(model, ids, torch.ones_like(ids), completion, torch.ones_like(completion)))
-    student, teacher = (token_log_probs(h, tokens=completion, temperature=temperature, **alone(model)) for h in hidden)
-    heads = head_arguments("student", model) | head_arguments("teacher", model)
+    head = head_arguments("student", model)
+    student, teacher = (token_log_probs(h, tokens=completion, temperature=temperature, **alone(head)) for h in hidden)
+    heads = head | head_arguments("teacher", model)
     states = {"student_hidden": hidden[0], "teacher_hidden": hidden[1]}
     kl = linear_divergence(**states, **heads, beta=1.0, temperature=temperature)
     every = torch.ones_like(teacher.entropy)

@@ -28,8 +28,9 @@ from s2d_lib.losses import (
     weight_sums,
 )
 from s2d_lib.policies.adapters import plain
+from s2d_lib.policies.sharing import before_sharding
 from s2d_lib.stages.clock import Clocked
-from s2d_lib.stages.heads import head_arguments
+from s2d_lib.stages.heads import alone, head_arguments
 from s2d_lib.stages.reprompt import Reprompts, padded
 from s2d_lib.stages.self_distillation_refusals import (
     refuse_mixed_groups,
@@ -38,7 +39,7 @@ from s2d_lib.stages.self_distillation_refusals import (
     refuse_unscored,
     refuse_what_says_too_little,
 )
-from s2d_lib.stages.self_teacher import FollowPolicy, SelfTeacher, alone, completion_hidden
+from s2d_lib.stages.self_teacher import FollowPolicy, SelfTeacher, completion_hidden
 from s2d_lib.stages.tally import Tally
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT, SelfDistillation
 
@@ -82,13 +83,15 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
             raise StudyError(
                 "self-distillation uses each rollout once, without a KL penalty: num_iterations 1, beta 0."
             )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise StudyError(
-                "self-distillation keeps a whole copy of the policy: it can't run under FSDP or DeepSpeed yet."
-            )
+        if self.is_deepspeed_enabled:
+            raise StudyError("self-distillation reads the models' heads itself: share them by FSDP2, not by DeepSpeed.")
         self.gradients_are_finite = True
         if self.self_teacher is not None:
-            self.self_teacher.model.to(self.accelerator.device)
+            if self.is_fsdp_enabled:
+                before_sharding(self.model, self.accelerator)  # in the precision of the policy that it is compared with
+                self.self_teacher.shard(self.accelerator)
+            else:
+                self.self_teacher.model.to(self.accelerator.device)
             self.add_callback(FollowPolicy(self))
         self._forward_redirection = _ForwardRedirection()
         self._tally, self._scoring = Tally(), 0.0
@@ -208,8 +211,8 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         prompt, completion = ((inputs[f"{part}_ids"], inputs[f"{part}_mask"]) for part in ("prompt", "completion"))
         with self.accelerator.autocast():
             hidden = completion_hidden(model, *prompt, *completion)
-        grpo, sdpo = inputs["grpo_mask"], inputs["sdpo_mask"]
-        student = self._readings(model, hidden, inputs, grpo)
+        heads, grpo, sdpo = self._heads(model), inputs["grpo_mask"], inputs["sdpo_mask"]
+        student = self._readings(heads, hidden, inputs, grpo)
         sampled = inputs.get("old_per_token_logps")
         sampled = student.log_probs.detach() if sampled is None else torch.where(grpo, sampled, 0.0)
         advantages = inputs["advantages"]
@@ -218,12 +221,12 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
             advantages = mixed_advantages(advantages, opinion, sampled, inputs["scored_mask"], self.params.mix)
         clip = self.params.epsilon_low, self.params.epsilon_high
         policy_loss = clipped_policy_loss(student.log_probs, advantages, sampled, *clip)
-        distilled = self._distilled(model, hidden, inputs) if sdpo.any() else 0.0
-        self._measure(model, hidden, inputs, student.entropy)
+        distilled = self._distilled(heads, hidden, inputs) if sdpo.any() else 0.0
+        self._measure(heads, hidden, inputs, student.entropy)
         inputs.pop("scores", None)  # as large as hidden states: not to be held while the next batch is sampled
         return srpo_objective(policy_loss, grpo, distilled, self._denominator, self.accelerator.num_processes)
 
-    def _distilled(self, model, hidden: Tensor, inputs: dict) -> Tensor:
+    def _distilled(self, heads: tuple[dict, dict], hidden: Tensor, inputs: dict) -> Tensor:
         """Weighted sum of the divergences over the SDPO-routed tokens, which are the scored ones."""
         params, mask, scores = self.params, inputs["sdpo_mask"], inputs["scores"]
         weights = torch.ones_like(scores.entropy)
@@ -231,9 +234,9 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
             weights = entropy_weights(scores.entropy, weights, self._weight_sums, params.weight_beta)
         if "old_per_token_logps" in inputs and params.ratio_clamp is not None:
             with torch.no_grad():
-                now = self._readings(model, hidden, inputs, mask).log_probs
+                now = self._readings(heads, hidden, inputs, mask).log_probs
             weights = weights * clamped_ratio(now[mask], inputs["old_per_token_logps"][mask], params.ratio_clamp)
-        student, teacher = self._heads(model)
+        student, teacher = heads
         return self_distillation(
             student_hidden=hidden[mask],
             teacher_hidden=scores.hidden,
@@ -247,7 +250,7 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         ).loss
 
     @torch.no_grad()
-    def _measure(self, model, hidden: Tensor, inputs: dict, entropy: Tensor) -> None:
+    def _measure(self, heads: tuple[dict, dict], hidden: Tensor, inputs: dict, entropy: Tensor) -> None:
         """Tally the student's entropy, over all valid tokens and over scored ones, and its KL to the self-teacher there.
 
         `entropy` (B, T) is known of the GRPO-routed tokens.
@@ -255,22 +258,26 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         grpo, scored = inputs["grpo_mask"], inputs["scored_mask"]
         rest, total = (inputs["completion_mask"] != 0) & ~grpo, entropy.sum()
         if self.self_teacher is not None:
-            student, teacher = self._heads(model)
+            student, teacher = heads
             states = {"student_hidden": hidden[scored], "teacher_hidden": inputs["scores"].hidden}
             kl = linear_divergence(**states, **student, **teacher, beta=1.0, temperature=self.temperature)
             self._tally.add("self_teacher/kl", kl.per_token.sum(), kl.n_tokens)
             self._tally.add("self_teacher/student_entropy", kl.entropy.sum(), kl.n_tokens)
             rest, total = rest & ~scored, total + kl.entropy[rest[scored]].sum()
         if rest.any():
-            total = total + self._readings(model, hidden, inputs, rest).entropy.sum()
+            total = total + self._readings(heads, hidden, inputs, rest).entropy.sum()
         self._tally.add("entropy", total, inputs["completion_mask"].sum())
 
-    def _readings(self, model, hidden: Tensor, inputs: dict, mask: Tensor):
+    def _readings(self, heads: tuple[dict, dict], hidden: Tensor, inputs: dict, mask: Tensor):
         options = {"temperature": self.temperature, "mask": mask}
-        return token_log_probs(hidden, tokens=inputs["completion_ids"], **options, **alone(model))
+        return token_log_probs(hidden, tokens=inputs["completion_ids"], **options, **alone(heads[0]))
 
     def _heads(self, model) -> tuple[dict, dict]:
-        return head_arguments("student", model), head_arguments("teacher", self.self_teacher.model)
+        """The student's and the self-teacher's, whole: which of the losses want them depends on a process's own rollouts."""
+        student = head_arguments("student", model, whole=True)
+        if self.self_teacher is None:
+            return student, {}
+        return student, head_arguments("teacher", self.self_teacher.model, whole=True)
 
     # What is logged and kept
 
@@ -292,8 +299,8 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.self_teacher is not None and self.args.should_save:
-            self.self_teacher.save(Path(output_dir))
+        if self.self_teacher is not None:
+            self.self_teacher.save(Path(output_dir), writes=self.args.should_save)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -5,13 +5,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel, TrainerCallback
+from trl.models.utils import _ForwardRedirection
 
 from s2d_lib.losses import token_log_probs
 from s2d_lib.policies.adapters import plain
-from s2d_lib.stages.heads import head_arguments
+from s2d_lib.policies.sharing import in_shards
+from s2d_lib.stages.heads import alone, head_arguments
 
 FILE = "self_teacher.safetensors"
 
@@ -27,9 +33,9 @@ class Scores(NamedTuple):
 class SelfTeacher:
     """A frozen copy of a policy's weights that follows it: theta_T <- (1 - rate) theta_T + rate theta.
 
-    Rate 0 keeps the copy as it was, rate 1 makes it the policy itself. Every process has a whole copy, so the policy must
-    not be sharded. Buffers are not averaged: language models keep none that training changes. Weights that are not trained
-    (all but the adapters, under LoRA) are the policy's own, held once.
+    Rate 0 keeps the copy as it was, rate 1 makes it the policy itself. Every process has a whole copy or, where FSDP2 shards
+    the policy, the same shards of the copy as of the policy. Buffers are not averaged: language models keep none that
+    training changes. Weights that are not trained (all but the adapters, under LoRA) are the policy's own, held once.
     """
 
     def __init__(self, policy: PreTrainedModel, rate: float):
@@ -38,6 +44,11 @@ class SelfTeacher:
         self.model = copy.deepcopy(policy, shared).requires_grad_(False).eval()
         self.trained = [name for name, weights in policy.named_parameters() if weights.requires_grad]
         self.rate = rate
+        self._forward_redirection = _ForwardRedirection()
+
+    def shard(self, accelerator: Accelerator) -> None:
+        """Share it with the other processes by FSDP2; all of them have to score, save and load together from then on."""
+        self.model = in_shards(self.model, accelerator)
 
     @torch.no_grad()
     def follow(self, policy: PreTrainedModel) -> None:
@@ -46,18 +57,30 @@ class SelfTeacher:
         for name in self.trained:
             mine[name].mul_(1 - self.rate).add_(theirs[name].to(mine[name].dtype), alpha=self.rate)
 
-    def save(self, folder: Path) -> None:
-        """Write the weights that follow into a trainer checkpoint's folder, exactly."""
-        save_file(self._weights(self.model), folder / FILE)
+    def save(self, folder: Path, writes: bool = True) -> None:
+        """Write the weights that follow into a trainer checkpoint's folder, exactly; one of several processes `writes`."""
+        kept = {}
+        for name, weights in self._weights(self.model).items():
+            whole = weights.full_tensor() if isinstance(weights, DTensor) else weights
+            if writes:
+                kept[name] = whole.cpu()
+        if writes:
+            save_file(kept, folder / FILE)
 
+    @torch.no_grad()
     def load(self, folder: Path) -> None:
         """Take up the weights of a trainer checkpoint."""
-        # Not strict: the file holds no weights that are not trained, and tied ones once.
-        self.model.load_state_dict(load_file(folder / FILE, device=str(self.model.device)), strict=False)
+        with safe_open(folder / FILE, framework="pt", device=str(self.model.device)) as file:
+            for name, mine in self._weights(self.model).items():
+                whole = file.get_tensor(name)
+                if isinstance(mine, DTensor):  # every process has read it, so none has to send it
+                    whole = distribute_tensor(whole, mine.device_mesh, mine.placements, src_data_rank=None)
+                mine.copy_(whole)
 
     def _weights(self, model: PreTrainedModel) -> dict[str, Tensor]:
-        weights = dict(model.named_parameters())
-        return {name: weights[name].detach() for name in self.trained}
+        """Of the names that follow. Other than `named_parameters`, `state_dict` has FSDP2 put them back into shards."""
+        weights = model.state_dict()
+        return {name: weights[name] for name in self.trained}
 
     @torch.no_grad()
     def score(self, batch: dict[str, Tensor], mask: Tensor, temperature: float) -> Scores:
@@ -72,22 +95,30 @@ class SelfTeacher:
         Returns:
             `Scores` of the n tokens, in the mask's order.
         """
+        # Through the model's own forward, in which FSDP2 gathers what lies in shards.
+        return self._forward_redirection(self.model, self.model, self._score, batch, mask, temperature)
+
+    def _score(self, batch: dict[str, Tensor], mask: Tensor, temperature: float) -> Scores:
+        hidden, head = self._hidden(batch, mask), self.model.get_output_embeddings()
+        if isinstance(self.model, FSDPModule):
+            # FSDP2 gathers the last norm and the head together, and torch before 2.13 only again when both have run.
+            head(hidden[:0])
+        tokens = batch["completion_ids"][mask]
+        return Scores(hidden, *token_log_probs(hidden, tokens=tokens, temperature=temperature, **alone(head_arguments("student", self.model))))
+
+    def _hidden(self, batch: dict[str, Tensor], mask: Tensor) -> Tensor:
         rows = mask.any(1).nonzero().squeeze(1)
-        width, head = self.model.config.get_text_config().hidden_size, alone(self.model)
-        if not len(rows):
-            nothing = head["weight"].new_zeros(0)
-            return Scores(nothing.reshape(0, width), nothing, nothing)
+        if not len(rows):  # a token for nothing, since processes that share the weights gather each layer together
+            return self.model.base_model(batch["completion_ids"][:1, :1], use_cache=False).last_hidden_state[0, :0]
         prompt = int(batch["teacher_prompt_mask"][rows].sum(1).max())
         longest = int(batch["completion_mask"][rows].sum(1).max())
-        hidden = completion_hidden(
+        return completion_hidden(
             self.model,
             batch["teacher_prompt_ids"][rows, -prompt:],
             batch["teacher_prompt_mask"][rows, -prompt:],
             batch["completion_ids"][rows, :longest],
             batch["completion_mask"][rows, :longest],
         )[mask[rows, :longest]]
-        tokens = batch["completion_ids"][mask]
-        return Scores(hidden, *token_log_probs(hidden, tokens=tokens, temperature=temperature, **head))
 
 
 class FollowPolicy(TrainerCallback):
@@ -110,8 +141,3 @@ def completion_hidden(
     attention = torch.cat([prompt_mask, completion_mask], dim=1)
     hidden = model.base_model(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
     return hidden[:, -completion_ids.shape[1] - 1 : -1]
-
-
-def alone(model: PreTrainedModel) -> dict:
-    """A model's head as `token_log_probs` wants to be told of it."""
-    return {name.removeprefix("student_"): value for name, value in head_arguments("student", model).items()}

@@ -15,8 +15,8 @@ def refuse_what_is_not_shared(resolved: Resolved) -> None:
     """Refuse a run that its processes could not train together.
 
     Raises:
-        StudyError: Processes whose micro-batches don't fill the batch; adapters, or a self-teacher, on a model that is in
-            shards; a loss that reads heads itself, of models in the machine's memory; kept targets.
+        StudyError: Processes whose micro-batches don't fill the batch; adapters on a model that is in shards; a
+            self-teacher under DeepSpeed; a loss that reads heads itself, of models in the machine's memory; kept targets.
     """
     params, hardware = resolved.stage_params, resolved.hardware
     if not trains_in_several(resolved):
@@ -31,11 +31,11 @@ def refuse_what_is_not_shared(resolved: Resolved) -> None:
         raise StudyError(
             "adapters can't be trained on a model that processes share: leave out hardware.accelerate, or lora."
         )
-    if hardware.accelerate and resolved.stage == "self_distillation":
+    if resolved.stage == "self_distillation" and "deepspeed_config" in _sharing(hardware):
         raise StudyError(
-            "self-distillation keeps a whole copy of the policy, which processes can't share: leave out hardware.accelerate."
+            f"self-distillation shares its models by FSDP2 alone, and {hardware.accelerate} is DeepSpeed's: name fsdp2.yaml."
         )
-    if resolved.stage in ("forward_kl", "opd") and state_on_host(hardware):
+    if resolved.stage in ("forward_kl", "opd", "self_distillation") and state_on_host(hardware):
         raise StudyError(
             f"{resolved.stage} reads the models' heads where they are, and {hardware.accelerate} keeps them in the machine's "
             "memory: name fsdp2.yaml for it (hardware.accelerate, by_stage or by_role)."
@@ -51,10 +51,13 @@ def state_on_host(hardware: Hardware) -> bool:
     Raises:
         StudyError: It holds no mapping.
     """
-    path = project_root() / "params" / "accelerate" / hardware.accelerate if hardware.accelerate else None
-    if path is None or not path.is_file():
-        return False
-    config = read_yaml(path)
+    config = _sharing(hardware)
     zero3 = config.get("deepspeed_config", {})
     by_zero3 = all(zero3.get(f"offload_{what}_device") == "cpu" for what in ("optimizer", "param"))
     return bool(config.get("fsdp_config", {}).get("fsdp_offload_params")) or by_zero3
+
+
+def _sharing(hardware: Hardware) -> dict:
+    """The content of the file that `accelerate` names; nothing where none is named or none is there."""
+    path = project_root() / "params" / "accelerate" / hardware.accelerate if hardware.accelerate else None
+    return read_yaml(path) if path is not None and path.is_file() else {}

@@ -45,8 +45,19 @@ def test_a_reference_model_is_the_policy_without_adapters():
     assert memory_of(plain, QWEN, None, LENGTHS).weights == memory_of(penalised, QWEN, None, LENGTHS).weights
 
 
-def test_a_self_teacher_of_adapters_is_a_second_set_of_them():
+def test_a_self_teacher_is_a_second_set_of_weights_which_processes_share():
     run = resolve("qwen3-chemistry", "student.srpo", 0)
+    memory = memory_of(run, QWEN, None, LENGTHS)
+    without = memory_of(resolve("qwen3-chemistry", "student.grpo", 0), QWEN, None, LENGTHS)
+    assert memory.weights == 2 * without.weights == 8 * QWEN.parameters
+    # Beyond its even part a GPU holds embeddings and two layers of each of the two, in bfloat16
+    second = 2 * (QWEN.embeddings + 2 * QWEN.layer)
+    assert memory.shared(8) - without.shared(8) == pytest.approx(4 * QWEN.parameters / 8 + second)
+
+
+def test_a_self_teacher_of_adapters_is_a_second_set_of_them():
+    adapters = {"stages": {"self_distillation": {"lora": {"rank": 32, "alpha": 64}}}, "hardware": {"accelerate": None}}
+    run = resolve("qwen3-chemistry", "student.srpo", 0, adapters)
     trained = trained_parameters(run, QWEN)
     memory = memory_of(run, QWEN, None, LENGTHS)
     assert (memory.weights, memory.copies) == (4 * (QWEN.parameters + 2 * trained), 2 * (QWEN.parameters + trained))

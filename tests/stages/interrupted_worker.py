@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from s2d_lib import worker
+from s2d_lib.bench.seeded_rollouts import seed_rollouts
 from s2d_lib.bench.shared_on_cpus import share_on_cpus
 from s2d_lib.stages.live import WriteProgress
 
@@ -18,6 +19,7 @@ class InterruptedHereError(Exception):
 def main(folder: Path) -> None:
     """As s2d_lib.worker.main, twice."""
     share_on_cpus("fsdp2.yaml")
+    seed_rollouts()
     on_log, steps = WriteProgress.on_log, []
 
     def watched(self, args, state, control, logs=None, **kwargs):

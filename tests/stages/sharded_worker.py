@@ -7,7 +7,7 @@ from pathlib import Path
 from s2d_lib import worker
 from s2d_lib.bench.seeded_rollouts import seed_rollouts
 from s2d_lib.bench.shared_on_cpus import share_on_cpus
-from s2d_lib.stages import distillation
+from s2d_lib.stages import distillation, self_teacher
 
 
 def main(folder: Path) -> None:
@@ -16,7 +16,7 @@ def main(folder: Path) -> None:
     sharded = distillation.in_shards
 
     def told(model, accelerator):
-        """How much of the teacher this process holds, for the test."""
+        """How much of the teacher, or the self-teacher, this process holds, for the test."""
         size = model.num_parameters()
         model = sharded(model, accelerator)
         here = sum(weights.to_local().numel() for weights in model.parameters())
@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
             stream.write(f"{here / size}\n")
         return model
 
-    distillation.in_shards = told
+    distillation.in_shards = self_teacher.in_shards = told
     seed_rollouts()
     worker.main(folder)
 

@@ -15,6 +15,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.policies import sharing
 from s2d_lib.policies.sharing import before_sharding, check_sharing
 from s2d_lib.results.bundle import read_validation
+from s2d_lib.runs import open_run
 from s2d_lib.stages import processes
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.study import load_profile, profile_names
@@ -22,7 +23,8 @@ from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Hardware
 from tests.stages.same_steps import same_steps
 
-STAGES = ("sparse_rl", "forward_kl")
+STAGES = ("sparse_rl", "forward_kl", "self_distillation")
+TAUGHT = ("student.warm.raw_teacher", "student.srpo")
 QUICK = {
     "stages": {name: {"steps": 3, "warmup_steps": 0, "micro_batch": 4} for name in STAGES}
     | {"forward_kl": {"steps": 3, "warmup_steps": 0, "micro_batch": 4, "teacher_targets": "recompute"}}
@@ -85,14 +87,19 @@ def test_a_config_that_is_not_there_is_refused(configs):
         check_sharing(shared("none.yaml"))
 
 
-def test_self_distillation_and_adapters_do_not_share_a_model(tiny, runs):
-    from s2d_lib.runs import open_run
-
-    over = deep_merge(tiny, {"hardware": {"device": "cuda", "processes": 2, "accelerate": "fsdp2.yaml"}})
+@pytest.mark.parametrize(
+    ("checkpoint", "file", "sentence"),
+    [
+        ("student.grpo", "fsdp2.yaml", "adapters can't be trained on a model that processes share"),
+        ("student.srpo", "zero3.yaml", "shares its models by FSDP2 alone, and zero3.yaml is DeepSpeed's: name fsdp2.yaml"),
+        ("student.srpo", "fsdp2-offload.yaml", "keeps them in the machine's memory: name fsdp2.yaml"),
+    ],
+)
+def test_what_can_not_share_a_model_is_refused(tiny, runs, checkpoint, file, sentence):
+    over = deep_merge(tiny, {"hardware": {"device": "cuda", "processes": 2, "accelerate": file}})
     over = deep_merge(over, {"stages": {"sparse_rl": {"lora": {"rank": 2, "alpha": 4}}}})
-    for checkpoint, sentence in (("student.srpo", "a whole copy of the policy"), ("student.grpo", "adapters can't be")):
-        with pytest.raises(StudyError, match=sentence):
-            prepare(open_run("micro", checkpoint, 0, over))
+    with pytest.raises(StudyError, match=sentence):
+        prepare(open_run("micro", checkpoint, 0, over))
 
 
 def test_sharded_models_sample_in_step_and_add_up_gradients_in_float32():
@@ -105,7 +112,7 @@ def test_sharded_models_sample_in_step_and_add_up_gradients_in_float32():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpoint", ["student.warm.raw_teacher", "student.grpo"])
+@pytest.mark.parametrize("checkpoint", [*TAUGHT, "student.grpo"])
 def test_fsdp2_takes_the_same_steps_as_one_process(make, tiny, tmp_path, monkeypatch, checkpoint):
     shares = tmp_path / "shares"
     monkeypatch.setenv("S2D_TEST_SHARES", str(shares))
@@ -121,21 +128,22 @@ def test_fsdp2_takes_the_same_steps_as_one_process(make, tiny, tmp_path, monkeyp
     assert rows[0]["correct"].tolist() == rows[1]["correct"].tolist()
     numbers = [part.drop(columns="correct") for part in rows]
     pd.testing.assert_frame_equal(*numbers, rtol=1e-3, atol=1e-4)
-    if checkpoint == "student.warm.raw_teacher":
+    if checkpoint in TAUGHT:
         assert [float(share) for share in shares.read_text().split()] == pytest.approx([0.5, 0.5], abs=0.01)
     model = AutoModelForCausalLM.from_pretrained(two.path("model"))
     assert all(torch.isfinite(weights).all() for weights in model.parameters())
 
 
 @pytest.mark.slow
-def test_an_interrupted_fsdp2_run_goes_on_from_its_checkpoint(make, tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("checkpoint", TAUGHT)
+def test_an_interrupted_fsdp2_run_goes_on_from_its_checkpoint(make, tiny, tmp_path, monkeypatch, checkpoint):
     told = tmp_path / "steps"
     monkeypatch.setenv("S2D_TEST_STEPS", str(told))
     monkeypatch.setattr(processes, "MODULE", "tests.stages.interrupted_worker")
-    saving = {"stages": {"forward_kl": {"steps": 4, "save_steps": 2}}}
+    seed_rollouts(monkeypatch.setattr)
+    saving = {"stages": {name: {"steps": 4, "save_steps": 2} for name in STAGES}}
+    saving["stages"]["self_distillation"]["ema_rate"] = 0.5  # one that began anew at step 3 would be elsewhere
     quick = deep_merge(deep_merge(tiny, QUICK), saving)
-    one, two = (
-        make("student.warm.raw_teacher", overrides=deep_merge(quick, {"hardware": {"processes": n}})) for n in (1, 2)
-    )
+    one, two = (make(checkpoint, overrides=deep_merge(quick, {"hardware": {"processes": n}})) for n in (1, 2))
     assert told.read_text().splitlines() == ["[1, 2, 3, 3, 4]"] * 2
     same_steps(one, two)

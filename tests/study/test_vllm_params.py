@@ -19,7 +19,7 @@ def sampled_by(engine: str = "vllm", **options) -> dict:
 
 @pytest.mark.parametrize(
     ("profile", "checkpoint"),
-    [("micro", "student.grpo"), ("micro-table-lookup", "student.srpo"), ("qwen3-chemistry", "student.srpo")],
+    [("micro", "student.grpo"), ("micro-table-lookup", "student.srpo"), ("smollm2", "student.srpo")],
 )
 def test_runs_that_transformers_samples_have_the_hash_that_they_had(profile, checkpoint):
     resolved = resolve(profile, checkpoint, 0)
