@@ -103,8 +103,8 @@ class SelfTeacher:
         if isinstance(self.model, FSDPModule):
             # FSDP2 gathers the last norm and the head together, and torch before 2.13 only again when both have run.
             head(hidden[:0])
-        tokens = batch["completion_ids"][mask]
-        return Scores(hidden, *token_log_probs(hidden, tokens=tokens, temperature=temperature, **alone(head_arguments("student", self.model))))
+        options = alone(head_arguments("teacher", self.model)) | {"temperature": temperature}
+        return Scores(hidden, *token_log_probs(hidden, tokens=batch["completion_ids"][mask], **options))
 
     def _hidden(self, batch: dict[str, Tensor], mask: Tensor) -> Tensor:
         rows = mask.any(1).nonzero().squeeze(1)

@@ -91,7 +91,11 @@ def test_a_config_that_is_not_there_is_refused(configs):
     ("checkpoint", "file", "sentence"),
     [
         ("student.grpo", "fsdp2.yaml", "adapters can't be trained on a model that processes share"),
-        ("student.srpo", "zero3.yaml", "shares its models by FSDP2 alone, and zero3.yaml is DeepSpeed's: name fsdp2.yaml"),
+        (
+            "student.srpo",
+            "zero3.yaml",
+            "shares its models by FSDP2 alone, and zero3.yaml is DeepSpeed's: name fsdp2.yaml",
+        ),
         ("student.srpo", "fsdp2-offload.yaml", "keeps them in the machine's memory: name fsdp2.yaml"),
     ],
 )
