@@ -1,9 +1,10 @@
-"""Does training in several processes take one process's steps? Losses of a dozen of them, by stage, drawn over each other.
+"""Does training in several processes take one process's steps? Losses of ten of them, by stage, drawn over each other.
 
 Every training is a worker's (s2d_lib.worker), from the released micro models, on the same global batches and with rollouts
 that do not depend on who samples them: what differs is the order in which sums are made.
 """
 
+import importlib.util
 import json
 import os
 import socket
@@ -28,7 +29,7 @@ from s2d_lib.bench.stages import NEVER, ROLLOUTS, released
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.report.style import BLACK, BLUE, GREY, SKY, VERMILLION, entitle, use_style
+from s2d_lib.report.style import BLACK, BLUE, GREEN, GREY, SKY, VERMILLION, entitle, use_style
 from s2d_lib.rollouts import read_rollouts, sample, write_rollouts
 from s2d_lib.runs import PlacedRun, Run, write_json
 from s2d_lib.stages.inputs import Inputs
@@ -37,7 +38,8 @@ from s2d_lib.stages.processes import ERROR
 from s2d_lib.study import Resolved, resolve
 
 SEED = 0
-WAYS = ONE, TWO, SHARED = "one process", "two processes", "two processes, FSDP2"
+WAYS = ONE, TWO, SHARED, ZERO3 = "one process", "two processes", "two processes, FSDP2", "two processes, ZeRO-3"
+FILES = {SHARED: "fsdp2.yaml", ZERO3: "zero3.yaml"}
 LOSS, WEIGHTS = 1e-5, 1e-4
 """How far losses may lie apart (or 1e-4 of them, if that is more), and trained weights, as in the tests."""
 ROUNDING = 2.0**-24
@@ -47,6 +49,7 @@ LOOKS = {
     ONE: {"color": SKY, "linewidth": 6, "alpha": 0.55, "solid_capstyle": "round"},
     TWO: {"color": BLUE, "linewidth": 1.2, "marker": "o", "markersize": 4.5},
     SHARED: {"color": VERMILLION, "linewidth": 1.2, "linestyle": "--", "marker": "x", "markersize": 5},
+    ZERO3: {"color": GREEN, "linewidth": 1.2, "linestyle": ":", "marker": "+", "markersize": 6},
 }
 
 
@@ -58,11 +61,13 @@ class Stage:
         profile: Of the micro family.
         checkpoint: Of the study, for its hyperparameters; it starts from the released model, whatever its parent.
         options: Of its stage.
+        by_zero3: Whether processes can share its model by ZeRO-3.
     """
 
     profile: str
     checkpoint: str
     options: dict
+    by_zero3: bool = True
 
     def resolved(self, processes: int, steps: int) -> Resolved:
         """The run's parameters: `steps` steps of 16 sequences, 8 at a time."""
@@ -79,19 +84,24 @@ STAGES = {
     "forward KL": Stage("micro", "student.warm.raw_teacher", {"teacher_targets": "recompute", "learning_rate": 5e-4}),
     "OPD": Stage("micro", "student.bridge.raw_teacher", {"learning_rate": 5e-4}),
     "teacher-sample SFT": Stage("micro", "student.teacher_sample_sft.rl_teacher", {"learning_rate": 5e-4}),
-    "SRPO": Stage("micro-table-lookup", "student.srpo", {"group_size": 4}),
+    "SRPO": Stage("micro-table-lookup", "student.srpo", {"group_size": 4}, by_zero3=False),
 }
 
 
+def installed_ways() -> tuple[str, ...]:
+    """WAYS, without ZeRO-3 where DeepSpeed is not installed."""
+    return tuple(way for way in WAYS if way != ZERO3 or importlib.util.find_spec("deepspeed"))
+
+
 def process_steps(
-    steps: int = 10, stages: tuple[str, ...] = tuple(STAGES), ways: tuple[str, ...] = WAYS
+    steps: int = 10, stages: tuple[str, ...] = tuple(STAGES), ways: tuple[str, ...] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Train stages in one process, in two, and in two that share the model by FSDP2.
+    """Train stages in one process, in two, and in two that share the model by FSDP2 and by ZeRO-3.
 
     Args:
         steps: Optimiser steps of each training.
         stages: Keys of STAGES.
-        ways: Of WAYS, one process first.
+        ways: Of WAYS, one process first; by default `installed_ways()`.
 
     Returns:
         A row a step: `stage`, `processes`, `step`, `loss` and `difference` (absolute, to one process's). A row a stage and
@@ -102,12 +112,12 @@ def process_steps(
     Raises:
         StudyError: The processes failed; with the last that they said.
     """
-    points, rows = [], []
+    points, rows, ways = [], [], ways or installed_ways()
     found = {way: _train(way, steps, stages) for way in tqdm(ways, desc="processes", unit="way", leave=False)}
     for name in stages:
         start = _released(STAGES[name].resolved(1, steps)).model.state_dict()
         alone, trained = found[ONE][name]
-        for way in ways:
+        for way in (way for way in ways if name in found[way]):
             losses, weights = found[way][name]
             apart = (losses["loss"] - alone["loss"]).abs()
             points.append(losses.assign(stage=name, processes=way, difference=apart))
@@ -136,10 +146,12 @@ def _apart(weights: dict, others: dict) -> float:
 
 
 def _train(way: str, steps: int, stages: tuple[str, ...]) -> dict[str, tuple[pd.DataFrame, dict]]:
-    """Losses by step and trained weights of every stage, all in the same processes."""
+    """Losses by step and trained weights of every stage that can be trained in this way, all in the same processes."""
     found, processes = {}, 1 if way == ONE else 2
     with tempfile.TemporaryDirectory() as place:
         for name in stages:
+            if way == ZERO3 and not STAGES[name].by_zero3:
+                continue
             run = PlacedRun(STAGES[name].resolved(processes, steps), place=Path(place) / name)
             for rank in range(processes):
                 (run.place / f".rank-{rank}").mkdir(parents=True)
@@ -241,7 +253,7 @@ def _main(way: str, rank: int, world: dict[str, str], folders: list[Path]) -> No
     AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, which may have trained alone
     torch.set_num_threads(1)
     seed_rollouts()
-    if way == SHARED:
-        share_on_cpus("fsdp2.yaml")
+    if way in FILES:
+        share_on_cpus(FILES[way])
     for folder in folders:
         worker.main(folder, _inputs)

@@ -1,4 +1,4 @@
-"""s2d_lib.worker under FSDP2 on CPUs, interrupted after the step after its first checkpoint, and started again."""
+"""s2d_lib.worker with a shared model on CPUs, interrupted after the step after its first checkpoint, and started again."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ class InterruptedHereError(Exception):
 
 def main(folder: Path) -> None:
     """As s2d_lib.worker.main, twice."""
-    share_on_cpus("fsdp2.yaml")
+    share_on_cpus(os.environ["S2D_TEST_FILE"])
     seed_rollouts()
     on_log, steps = WriteProgress.on_log, []
 

@@ -1,5 +1,6 @@
-"""Processes that share a model: the config files of accelerate, and FSDP2 in two CPU processes beside one."""
+"""Processes that share a model: the config files of accelerate, and FSDP2 and ZeRO-3 in two CPU processes beside one."""
 
+import importlib.util
 from types import SimpleNamespace
 
 import pandas as pd
@@ -23,8 +24,19 @@ from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Hardware
 from tests.stages.same_steps import same_steps
 
-STAGES = ("sparse_rl", "forward_kl", "self_distillation")
+STAGES = ("sparse_rl", "forward_kl", "opd", "self_distillation")
 TAUGHT = ("student.warm.raw_teacher", "student.srpo")
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed: make test-zero3"
+)
+
+
+def shared_by(file: str, *checkpoints: str) -> list:
+    """Parameters (file, checkpoint) of a test."""
+    marks = needs_deepspeed if file == "zero3.yaml" else ()
+    return [pytest.param(file, checkpoint, marks=marks) for checkpoint in checkpoints]
+
+
 QUICK = {
     "stages": {name: {"steps": 3, "warmup_steps": 0, "micro_batch": 4} for name in STAGES}
     | {"forward_kl": {"steps": 3, "warmup_steps": 0, "micro_batch": 4, "teacher_targets": "recompute"}}
@@ -116,10 +128,17 @@ def test_sharded_models_sample_in_step_and_add_up_gradients_in_float32():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpoint", [*TAUGHT, "student.grpo"])
-def test_fsdp2_takes_the_same_steps_as_one_process(make, tiny, tmp_path, monkeypatch, checkpoint):
+@pytest.mark.parametrize(
+    ("file", "checkpoint"),
+    [
+        *shared_by("fsdp2.yaml", *TAUGHT, "student.grpo"),
+        *shared_by("zero3.yaml", "student.warm.raw_teacher", "student.bridge.raw_teacher", "student.grpo"),
+    ],
+)
+def test_processes_that_share_a_model_take_the_steps_of_one(make, tiny, tmp_path, monkeypatch, file, checkpoint):
     shares = tmp_path / "shares"
     monkeypatch.setenv("S2D_TEST_SHARES", str(shares))
+    monkeypatch.setenv("S2D_TEST_FILE", file)
     monkeypatch.setattr(processes, "MODULE", "tests.stages.sharded_worker")
     seed_rollouts(monkeypatch.setattr)
     quick = deep_merge(tiny, QUICK)
@@ -132,16 +151,19 @@ def test_fsdp2_takes_the_same_steps_as_one_process(make, tiny, tmp_path, monkeyp
     assert rows[0]["correct"].tolist() == rows[1]["correct"].tolist()
     numbers = [part.drop(columns="correct") for part in rows]
     pd.testing.assert_frame_equal(*numbers, rtol=1e-3, atol=1e-4)
-    if checkpoint in TAUGHT:
+    if checkpoint != "student.grpo":
         assert [float(share) for share in shares.read_text().split()] == pytest.approx([0.5, 0.5], abs=0.01)
     model = AutoModelForCausalLM.from_pretrained(two.path("model"))
     assert all(torch.isfinite(weights).all() for weights in model.parameters())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpoint", TAUGHT)
-def test_an_interrupted_fsdp2_run_goes_on_from_its_checkpoint(make, tiny, tmp_path, monkeypatch, checkpoint):
+@pytest.mark.parametrize(
+    ("file", "checkpoint"), [*shared_by("fsdp2.yaml", *TAUGHT), *shared_by("zero3.yaml", "student.warm.raw_teacher")]
+)
+def test_an_interrupted_run_of_a_shared_model_goes_on(make, tiny, tmp_path, monkeypatch, file, checkpoint):
     told = tmp_path / "steps"
+    monkeypatch.setenv("S2D_TEST_FILE", file)
     monkeypatch.setenv("S2D_TEST_STEPS", str(told))
     monkeypatch.setattr(processes, "MODULE", "tests.stages.interrupted_worker")
     seed_rollouts(monkeypatch.setattr)
