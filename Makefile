@@ -7,7 +7,7 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install gym study test test-vllm vllm-log figures bench base regime lint help
+.PHONY: install gym study test test-vllm test-zero3 vllm-log figures bench base regime lint help
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,8 +70,22 @@ $(BIN)/.bench: $(BIN)/.installed
 	$(BIN)/pip install --disable-pip-version-check -q --no-deps -c constraints.txt liger-kernel
 	touch $@
 
-bench: $(BIN)/.bench  ## time and memory of the losses, the stages and sampling beside TRL's and Liger's
-	@$(BIN)/s2d bench
+# DeepSpeed gets an environment over the project's: where it is installed, TRL and transformers import it. It builds from
+# source, and its operators (for GPUs) would take minutes, so they are left out.
+ZERO3 := .venv-zero3/bin
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(ZERO3)/.installed: $(BIN)/.installed
+	test -x $(ZERO3)/python || $(PYTHON) -m venv .venv-zero3
+	echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" > $$($(ZERO3)/python $(PURELIB))/project.pth
+	$(ZERO3)/pip install --disable-pip-version-check -q setuptools wheel
+	DS_BUILD_OPS=0 $(ZERO3)/pip install --disable-pip-version-check -q --no-build-isolation deepspeed==0.19.8
+	touch $@
+
+test-zero3: $(ZERO3)/.installed  ## DeepSpeed's ZeRO-3 for real, on the CPU, in .venv-zero3
+	$(ZERO3)/python -m pytest -v tests/stages/test_sharing.py -k zero3
+
+bench: $(BIN)/.bench $(ZERO3)/.installed  ## time and memory of the losses, the stages and sampling beside TRL's and Liger's
+	@$(ZERO3)/python -m s2d_lib.cli bench
 
 base: $(BIN)/.installed  ## pretrain the micro family's base models again (notebook 10)
 	@$(BIN)/s2d base --profile $(PROFILE)

@@ -11,6 +11,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from torch import nn
 from transformers import PreTrainedModel
 
 from s2d_lib.errors import StudyError
@@ -72,6 +73,14 @@ def in_shards(model: PreTrainedModel, accelerator: Accelerator) -> PreTrainedMod
     requires gradients would be made float32 on the way.
     """
     return fsdp2_prepare_model(accelerator, model.requires_grad_(False))
+
+
+def stand_ins(model: PreTrainedModel, accelerator: Accelerator) -> dict[int, nn.Parameter]:
+    """For `copy.deepcopy`, what the copy of a model that FSDP2 is going to shard has instead of weights, by their ids:
+    nothing in the process that hands the others their shards, and in these as little as they need."""
+    if accelerator.is_main_process or not accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
+        return {}
+    return {id(weights): nn.Parameter(torch.empty_like(weights, device="meta")) for weights in model.parameters()}
 
 
 def before_sharding(model: PreTrainedModel, accelerator: Accelerator) -> None:

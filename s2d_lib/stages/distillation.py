@@ -24,6 +24,7 @@ from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.parts import by_length
 from s2d_lib.stages.processes import in_processes
+from s2d_lib.stages.redirection import Redirection
 from s2d_lib.stages.teacher_targets import TeacherTargets, kept_targets
 from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
 from s2d_lib.study.problem_sets import LabelBudget
@@ -47,6 +48,7 @@ class DenseTrainer(Clocked, DistillationTrainer):
         super().__init__(*args, **kwargs)
         if self.is_fsdp_enabled and self.teacher_model is not None:
             self.teacher_model = in_shards(self.teacher_model, self.accelerator)
+        self._forward_redirection = Redirection()
         self.divergence = divergence
         self.targets = targets
         self._stored: list[list[int]] | None = None

@@ -8,7 +8,6 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from trl import GRPOTrainer
-from trl.models.utils import _ForwardRedirection
 
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import (
@@ -31,6 +30,7 @@ from s2d_lib.policies.adapters import plain
 from s2d_lib.policies.sharing import before_sharding
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.heads import alone, head_arguments
+from s2d_lib.stages.redirection import Redirection
 from s2d_lib.stages.reprompt import Reprompts, padded
 from s2d_lib.stages.self_distillation_refusals import (
     refuse_mixed_groups,
@@ -71,11 +71,10 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         Raises:
             StudyError: Rewards that need not be 0 or 1, with no threshold; no reprompts, or rows without `question`, for a
                 self-teacher; sampling more often than once an optimiser step, which would split groups; reuse of rollouts; a
-                KL penalty; sharded models.
+                KL penalty; models that DeepSpeed shares.
         """
         self.params, self.reprompts = params, reprompts
         super().__init__(model=model, **kwargs)
-        self.self_teacher = SelfTeacher(self.model, params.ema_rate) if params.method in SELF_TAUGHT else None
         args = self.args
         refuse_what_says_too_little(params, self.reward_funcs, reprompts, self.train_dataset)
         refuse_split_groups(args.steps_per_generation, args.gradient_accumulation_steps)
@@ -85,15 +84,16 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
             )
         if self.is_deepspeed_enabled:
             raise StudyError("self-distillation reads the models' heads itself: share them by FSDP2, not by DeepSpeed.")
-        self.gradients_are_finite = True
-        if self.self_teacher is not None:
+        self.self_teacher, self.gradients_are_finite = None, True
+        if params.method in SELF_TAUGHT:
             if self.is_fsdp_enabled:
                 before_sharding(self.model, self.accelerator)  # in the precision of the policy that it is compared with
-                self.self_teacher.shard(self.accelerator)
+                self.self_teacher = SelfTeacher(self.model, params.ema_rate, self.accelerator)
             else:
+                self.self_teacher = SelfTeacher(self.model, params.ema_rate)
                 self.self_teacher.model.to(self.accelerator.device)
             self.add_callback(FollowPolicy(self))
-        self._forward_redirection = _ForwardRedirection()
+        self._forward_redirection = Redirection()
         self._tally, self._scoring = Tally(), 0.0
         self._of_sampling: dict[str, list[float]] = {}
 

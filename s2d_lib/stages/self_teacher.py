@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel, TrainerCallback
-from trl.models.utils import _ForwardRedirection
 
 from s2d_lib.losses import token_log_probs
 from s2d_lib.policies.adapters import plain
-from s2d_lib.policies.sharing import in_shards
+from s2d_lib.policies.sharing import in_shards, stand_ins
 from s2d_lib.stages.heads import alone, head_arguments
+from s2d_lib.stages.redirection import Redirection
 
 FILE = "self_teacher.safetensors"
 
@@ -38,17 +38,18 @@ class SelfTeacher:
     training changes. Weights that are not trained (all but the adapters, under LoRA) are the policy's own, held once.
     """
 
-    def __init__(self, policy: PreTrainedModel, rate: float):
+    def __init__(self, policy: PreTrainedModel, rate: float, accelerator: Accelerator | None = None):
+        """With an `accelerator` FSDP2 shards it; all processes have to score, save and load together from then on."""
         policy = plain(policy)
-        shared = {id(weights): weights for weights in policy.parameters() if not weights.requires_grad}
-        self.model = copy.deepcopy(policy, shared).requires_grad_(False).eval()
+        known = {id(weights): weights for weights in policy.parameters() if not weights.requires_grad}
+        if accelerator is not None:
+            known |= stand_ins(policy, accelerator)
+        self.model = copy.deepcopy(policy, known).requires_grad_(False).eval()
+        if accelerator is not None:
+            self.model = in_shards(self.model, accelerator)
         self.trained = [name for name, weights in policy.named_parameters() if weights.requires_grad]
         self.rate = rate
-        self._forward_redirection = _ForwardRedirection()
-
-    def shard(self, accelerator: Accelerator) -> None:
-        """Share it with the other processes by FSDP2; all of them have to score, save and load together from then on."""
-        self.model = in_shards(self.model, accelerator)
+        self._forward_redirection = Redirection()
 
     @torch.no_grad()
     def follow(self, policy: PreTrainedModel) -> None:
