@@ -189,6 +189,47 @@ def test_without_a_gpu_memory_is_held_against_the_one_that_the_plan_assumes(proj
     assert all("of one rtx4090-24gb's 24.0" in says for says in found.values())
 
 
+def test_the_machines_own_memory_is_held_against_what_gpu_runs_take_of_it(project, monkeypatch):
+    monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [("one", 80 * 10**9)] * 8)
+    monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 1000 * 10**9)
+    lacking = problems(hardware_check.check_machine("llama3"))
+    assert list(lacking) == ["the machine's memory, sparse_rl of meta-llama/Llama-3.3-70B-Instruct"]
+    assert "of the machine's 1000.0, of which fsdp2-offload.yaml keeps 1128.9 GB there" in next(iter(lacking.values()))
+    monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 4000 * 10**9)
+    (line,) = hardware_check.check_machine("llama3")
+    assert line.ok
+    assert line.says.endswith("GB (sparse_rl of meta-llama/Llama-3.3-70B-Instruct) of 4000.0")
+
+
+def test_processes_that_each_read_the_model_count_each(project, monkeypatch):
+    monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [("one", 80 * 10**9)] * 4)
+    monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 100 * 10**9)
+    text = "extends: qwen3-single-gpu\nby_role: {teacher: {hardware: {processes: 4}}}\n"
+    (project / "params" / "four.yaml").write_text(text)
+    found = problems(hardware_check.check_machine("four"))
+    assert list(found) == ["the machine's memory, sparse_rl of Qwen/Qwen3-8B"]
+    says = next(iter(found.values()))
+    assert "on their way to the GPUs: take a machine with more memory, let processes share the model" in says
+    assert says.endswith("(hardware.accelerate: fsdp2.yaml), or lower hardware.processes.")
+
+
+def test_a_machine_without_gpus_is_not_the_one_that_needs_the_memory(project, monkeypatch):
+    monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [])
+    monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 10**9)
+    (line,) = hardware_check.check_machine("llama3")
+    assert line.ok
+    assert line.says.endswith("of the machine with the GPUs")
+    assert list(hardware_check.check_machine("micro")) == []  # its processes' memory is the machine's: check_memory
+
+
+def test_processes_on_a_cpu_divide_the_machines_memory(project, monkeypatch):
+    (project / "params" / "two.yaml").write_text("extends: micro\nhardware: {processes: 2}\n")
+    monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 10**6)
+    found = problems(hardware_check.check_memory("two"))
+    assert "in each of 2 processes" in found["memory, opd of micro/student by micro/teacher"]
+    assert "in each of" not in found["memory, teacher_rollouts of micro/teacher"]
+
+
 def test_adapters_are_asked_for_layers_that_the_model_has(project):
     lora = "stages: {{sparse_rl: {{lora: {{rank: 2, alpha: 4, target_modules: [{}]}}}}}}\n"
     for name, targets in (("right", "q_proj, mlp.up_proj"), ("wrong", "q_proj, up_porj")):
