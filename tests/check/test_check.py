@@ -11,7 +11,7 @@ from s2d_lib.check import Line, check
 from s2d_lib.check import data as data_check
 from s2d_lib.check import hardware as hardware_check
 from s2d_lib.check.lora import check_lora
-from s2d_lib.check.models import folder, pairs
+from s2d_lib.check.models import check_models, folder, pairs
 from s2d_lib.check.packages import check_logging, misfit
 from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
@@ -30,7 +30,7 @@ def project(root, tmp_path, monkeypatch):
     monkeypatch.setenv("S2D_RUNS", str(tmp_path / "runs"))
     monkeypatch.delenv("S2D_DATA", raising=False)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda place, name: None)
-    monkeypatch.setattr(data_check, "cached", lambda hub: False)
+    monkeypatch.setattr(data_check, "cached", lambda hub, config: False)
     return tmp_path
 
 
@@ -68,6 +68,7 @@ def test_a_student_and_a_teacher_of_two_families_are_told_apart(project):
     found = problems(check("mixed"))
     assert list(found) == ["tokenizers of micro/student and micro/llama-teacher"]
     assert "they differ in their vocabularies" in next(iter(found.values()))
+    assert next(iter(found.values())).endswith("): take a teacher of the student's family.")
 
 
 def test_only_pairs_that_some_run_brings_together_are_compared():
@@ -264,13 +265,69 @@ def test_a_dataset_is_looked_for_in_its_path_then_in_the_local_copies_then_in_th
     (project / "data" / "mine.json").touch()
     assert data_check.absent(named) is None
     plain = CompetitionSet(dataset="aime-2024")
-    assert "datasets.load_dataset('HuggingFaceH4/aime_2024')" in data_check.absent(plain)
-    monkeypatch.setattr(data_check, "cached", lambda hub: hub == "HuggingFaceH4/aime_2024")
+    assert "(`datasets.load_dataset('HuggingFaceH4/aime_2024', split='train')`)" in data_check.absent(plain)
+    monkeypatch.setattr(data_check, "cached", lambda hub, config: hub == "HuggingFaceH4/aime_2024")
     assert data_check.absent(plain) is None
     assert "put it as toolalpaca.json" in data_check.absent(BenchmarkSet(dataset="toolalpaca"))
     monkeypatch.setenv("S2D_DATA", "data")
     (project / "data" / "toolalpaca.json").touch()
     assert data_check.absent(BenchmarkSet(dataset="toolalpaca")) is None
+
+
+def test_every_configuration_of_a_hub_dataset_is_asked_for_in_a_command_of_its_own(project, monkeypatch):
+    missing = {name: data_check.absent(CompetitionSet(dataset=name)) for name in ("aime-2025", "gsm8k", "math-500")}
+    both = [f"`datasets.load_dataset('opencompass/AIME2025', 'AIME2025-{n}', split='test')`" for n in ("I", "II")]
+    assert f"where there is a network ({both[0]} and {both[1]})." in missing["aime-2025"]
+    assert "(`datasets.load_dataset('openai/gsm8k', 'main', split='test')`)." in missing["gsm8k"]
+    assert "(`datasets.load_dataset('HuggingFaceH4/MATH-500', split='test')`)." in missing["math-500"]
+    science = data_check.absent(BenchmarkSet(dataset="sciknoweval-physics"))
+    assert "(`datasets.load_dataset('hicai-zju/SciKnowEval', split='test')`)." in science
+    copy = data_check.absent(CompetitionSet(dataset="aime-2025", path="some/copy"))
+    assert "(`datasets.load_dataset('some/copy', split='test')`)." in copy  # which has none of the configurations
+    monkeypatch.setattr(data_check, "cached", lambda hub, config: config == "AIME2025-I")
+    half = data_check.absent(CompetitionSet(dataset="aime-2025"))
+    assert both[1] in half
+    assert both[0] not in half
+    monkeypatch.setattr(data_check, "cached", lambda hub, config: config in ("AIME2025-I", "AIME2025-II"))
+    assert data_check.absent(CompetitionSet(dataset="aime-2025")) is None
+
+
+def test_what_counts_as_cached_is_what_datasets_finds_in_its_cache(tmp_path, monkeypatch):
+    from datasets.packaged_modules.cache.cache import _find_hash_in_cache
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    for place, config in (("opencompass___aime2025", "AIME2025-I"), ("hicai-zju___sci_know_eval", "default")):
+        made = tmp_path / place / config / "0.0.0" / "abc"
+        made.mkdir(parents=True)
+        (made / "dataset_info.json").write_text(json.dumps({"config_name": config}))
+    (tmp_path / "openai___gsm8k" / "main").mkdir(parents=True)  # begun, and never finished
+
+    def found(hub: str, config: str | None) -> bool:
+        try:
+            return bool(_find_hash_in_cache(hub, config, str(tmp_path), {}, None))
+        except ValueError:
+            return False
+
+    asked = {
+        ("opencompass/AIME2025", "AIME2025-I"): True,
+        ("opencompass/AIME2025", "AIME2025-II"): False,
+        ("hicai-zju/SciKnowEval", None): True,
+        ("openai/gsm8k", "main"): False,
+        ("openai/gsm8k", None): False,
+    }
+    assert {one: data_check.cached(*one) for one in asked} == asked
+    assert {one: found(*one) for one in asked} == asked
+
+
+def test_a_model_whose_name_no_hub_model_can_have_is_said_in_a_sentence(project, monkeypatch):
+    monkeypatch.undo()  # the Hub's client itself is asked, which refuses such names
+    monkeypatch.setenv("S2D_HOME", str(project))
+    (project / "params" / "typo.yaml").write_text("extends: micro\nroles: {teacher: {model: Qwen/Qwen3 1.7B}}\n")
+    found = problems(check_models("typo"))
+    assert list(found) == ["model of teacher"]
+    assert "'Qwen/Qwen3 1.7B' is no Hub id" in found["model of teacher"]
+    assert "`roles.<role>.model: /path`" in found["model of teacher"]
+    assert "\n" not in found["model of teacher"]
 
 
 def test_pools_are_loaded_when_all_files_are_here_and_halves_once(project, monkeypatch):
