@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from s2d_lib.check.data import check_problems
 from s2d_lib.check.engine import check_engine
-from s2d_lib.check.hardware import check_disk, check_gpus, check_memory
+from s2d_lib.check.hardware import check_disk, check_gpus, check_machine, check_memory
 from s2d_lib.check.line import Line
 from s2d_lib.check.lora import check_lora
 from s2d_lib.check.models import check_models, check_tokenizers
@@ -35,6 +35,7 @@ def check(profile: str) -> Iterator[Line]:
         check_gpus,
         check_engine,
         check_memory,
+        check_machine,
         check_disk,
     ):
         try:

@@ -8,7 +8,7 @@ from s2d_lib.check.params import resolved_runs
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.competition import SOURCES
 from s2d_lib.problems.files import is_local
-from s2d_lib.problems.science import DOMAINS, HUB
+from s2d_lib.problems.science import DOMAINS, HUB, SPLIT
 from s2d_lib.problems.sources import LOCAL_FILES, load_problems, local_copy
 from s2d_lib.study.load import project_root
 from s2d_lib.study.problem_sets import WHOLE, AnySet, BenchmarkSet, CompetitionSet, Half, LabelBudget, ProblemSets
@@ -50,20 +50,43 @@ def absent(one: CompetitionSet | BenchmarkSet) -> str | None:
     if place is not None and is_local(place):
         path = project_root() / place
         return None if path.is_file() else f"its file {one.path} is missing: put it there, or drop the set's `path`."
-    hub = place or (HUB if one.dataset in DOMAINS else SOURCES[one.dataset].hub if one.dataset in SOURCES else None)
-    if hub and cached(hub):
+    hub, configs, split = hub_place(one.dataset, place)
+    commands = [
+        f"`datasets.load_dataset({', '.join(map(repr, filter(None, (hub, config))))}, split={split!r})`"
+        for config in configs
+        if not cached(hub, config)
+    ]
+    if hub and not commands:
         return None
     file = LOCAL_FILES.get(one.dataset)
     copy = f"put it as {file} into a folder that S2D_DATA names" if file else "give the set's `path`"
-    online = f", or load it once where there is a network (`datasets.load_dataset({hub!r})`)" if hub else ""
-    return f"is neither a local file nor in the cache of `datasets`: {copy}{online}."
+    online = f", or load it once where there is a network ({' and '.join(commands)})" if hub else ""
+    return f"is neither a local file nor whole in the cache of `datasets`: {copy}{online}."
 
 
-def cached(hub: str) -> bool:
-    """Whether `datasets` has loaded a Hub dataset before, and so can do it without a network."""
-    from datasets import config
+def hub_place(dataset: str, hub: str | None = None) -> tuple[str | None, tuple[str | None, ...], str]:
+    """A dataset's id on the Hub, or None where it is published as files; its configurations there that are loaded; the split.
 
-    return (Path(config.HF_DATASETS_CACHE) / hub.replace("/", "___")).is_dir()
+    Args:
+        dataset: Name.
+        hub: Id of a copy that a profile names, which has none of the configurations.
+    """
+    if dataset in DOMAINS:
+        return hub or HUB, (None,), SPLIT
+    source = SOURCES.get(dataset)
+    if source is None:
+        return hub, (None,) if hub else (), "train"
+    return hub or source.hub, source.configs if hub in (None, source.hub) else (None,), source.split
+
+
+def cached(hub: str, config: str | None) -> bool:
+    """Whether `datasets` has loaded a configuration of a Hub dataset before (any, for None), and so can without a network."""
+    from datasets.config import HF_DATASETS_CACHE
+    from datasets.naming import camelcase_to_snakecase
+
+    *publisher, name = hub.split("/")
+    folder = Path(HF_DATASETS_CACHE) / "___".join([*publisher, camelcase_to_snakecase(name)])
+    return any(folder.glob(f"{config or '*'}/*/*/dataset_info.json"))
 
 
 def _is_file(one: CompetitionSet | BenchmarkSet) -> bool:

@@ -7,7 +7,7 @@ from s2d_lib.check.line import Line
 from s2d_lib.check.params import resolved_runs
 from s2d_lib.errors import StudyError
 from s2d_lib.plan import fit as fitting
-from s2d_lib.plan import plan
+from s2d_lib.plan import host, plan
 from s2d_lib.plan.architecture import architecture_of
 from s2d_lib.plan.gpus import gpu_named
 from s2d_lib.plan.phases import Phase, gpus_of, phases_of
@@ -58,24 +58,50 @@ def check_memory(profile: str) -> Iterator[Line]:
     """The most that a process of each kind of run holds, as planned, against a GPU's memory or, on the CPU, the machine's;
     where torch sees no GPU, against the one that the plan assumes."""
     lengths, runs = assumed_lengths(load_profile(profile)), resolved_runs(profile)
-    kinds: dict[str, tuple[Phase, float, str]] = {}
+    kinds: dict[str, tuple[Phase, float, str, bool]] = {}
     for run in runs.values():
         teacher, where = teacher_of(run, runs), fitting.memory_here(run.hardware)
         if where is None:
             where = gpu_named(_assumed(run)).memory, f"one {_assumed(run)}"
         taught_by = architecture_of(teacher) if teacher else None
         for phase in phases_of(run, architecture_of(run.model.model), taught_by, lengths):
-            kind = f"{run.stage} of {run.model.model}" + (f" by {teacher}" if teacher else "")
-            kind = fitting.of_phase(kind, phase)
-            kinds[kind] = max(kinds.get(kind, (phase, *where)), (phase, *where), key=lambda one: one[0].each)
+            kind, one = fitting.of_phase(_kind(run, teacher), phase), (phase, *where, run.hardware.device == "cpu")
+            kinds[kind] = max(kinds.get(kind, one), one, key=lambda found: found[0].each)
     for kind, found in kinds.items():
         yield fit(kind, *found)
 
 
-def fit(kind: str, phase: Phase, room: float, whose: str) -> Line:
-    """Whether a kind of run fits into `room` bytes of each of its GPUs, and what to do where it does not."""
-    lacks = fitting.shortage(phase, room, whose)
-    return Line(f"memory, {kind}", lacks or fitting.needed(phase, room, whose), ok=lacks is None)
+def _kind(run: Resolved, teacher: str | None) -> str:
+    """Runs of one stage of the same models, in words."""
+    return f"{run.stage} of {run.model.model}" + (f" by {teacher}" if teacher else "")
+
+
+def fit(kind: str, phase: Phase, room: float, whose: str, together: bool = False) -> Line:
+    """Whether a kind of run fits into `room` bytes, and what to do where it does not (s2d_lib.plan.fit.shortage)."""
+    lacks = fitting.shortage(phase, room, whose, together=together)
+    return Line(f"memory, {kind}", lacks or fitting.needed(phase, room, whose, together), ok=lacks is None)
+
+
+def check_machine(profile: str) -> Iterator[Line]:
+    """What runs on GPUs take of the machine's own memory, as planned, against this one's: a line for each kind that lacks some,
+    else one for the largest. Where torch sees no GPU they are to run on another machine, so that nothing is held against this.
+    """
+    lengths, runs = assumed_lengths(load_profile(profile)), resolved_runs(profile)
+    most, lacking, here = (0.0, ""), {}, bool(fitting.visible_gpus())
+    for run in runs.values():
+        if run.hardware.device == "cpu":
+            continue
+        teacher = teacher_of(run, runs)
+        asked = (run, architecture_of(run.model.model), architecture_of(teacher) if teacher else None, lengths)
+        most = max(most, (host.host_bytes(*asked), _kind(run, teacher)))
+        if here and (lacks := host.machine_shortage(*asked)):
+            lacking.setdefault(_kind(run, teacher), lacks)
+    for kind, lacks in lacking.items():
+        yield Line(f"the machine's memory, {kind}", lacks, ok=False)
+    if most[0] and not lacking:
+        says = f"needs up to {most[0] / 1e9:.1f} GB ({most[1]})"
+        whose = f"of {host.machine_memory() / 1e9:.1f}" if here else "of the machine with the GPUs"
+        yield Line("the machine's memory", f"{says} {whose}")
 
 
 def check_disk(profile: str) -> Iterator[Line]:

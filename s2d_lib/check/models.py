@@ -11,7 +11,6 @@ from s2d_lib.study import load_profile
 from s2d_lib.study.settings import RoleModel
 
 WEIGHTS = ("model.safetensors.index.json", "model.safetensors")  # sharded, or in one file
-GATED = "meta-llama/"  # a publisher whose licence has to be accepted first
 
 
 def check_models(profile: str) -> Iterator[Line]:
@@ -29,11 +28,11 @@ def folder(spec: RoleModel) -> Path:
     """The local folder that a role's model is loaded from; the network is not asked.
 
     Raises:
-        StudyError: When it is not there, or not whole.
+        StudyError: When it is not there, not whole, or of a name that no model could have.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    from s2d_lib.policies.place import model_place
+    from s2d_lib.policies.place import how_to_get, model_place
 
     place = model_place(spec.model)
     if Path(place).is_dir():
@@ -51,10 +50,8 @@ def folder(spec: RoleModel) -> Path:
     elif not isinstance(single, str):
         missing.append(WEIGHTS[1])
     if missing:
-        licence = "accept its licence on its Hub page and `hf auth login`, then " if place.startswith(GATED) else ""
         raise StudyError(
-            f"{place} is not whole in the Hub's local cache ({len(missing)} files, the first {missing[0]}): {licence}`hf "
-            f"download {place}`, or let the role's `model` name a local folder that holds it."
+            f"{place} is not whole in the Hub's local cache ({len(missing)} files, the first {missing[0]}): {how_to_get(place)}."
         )
     return Path(found["config.json"]).parent
 

@@ -5,10 +5,10 @@ from math import ceil
 from pathlib import Path
 
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.architecture import Architecture, architecture_of
+from s2d_lib.plan.architecture import architecture_of
 from s2d_lib.plan.gpus import gpu_named
+from s2d_lib.plan.host import host_bytes
 from s2d_lib.plan.hours import AROUND, work_of
-from s2d_lib.plan.memory import memory_of
 from s2d_lib.plan.phases import gpus_of, hours_of, processes_of, reserved_hours
 from s2d_lib.plan.plan import GPU, UTILISATION, hours_range, teacher_of
 from s2d_lib.plan.tokens import assumed_lengths
@@ -16,7 +16,6 @@ from s2d_lib.study import Resolved, load_profile
 from s2d_lib.study.settings import Cluster, Lengths
 
 SLACK = 1.5  # on the hours with every completion at its limit: the utilisation is a guess, and a killed run has to queue again
-PROCESS = 6e9  # bytes of a process's libraries and data
 
 
 @dataclass(frozen=True)
@@ -99,27 +98,10 @@ def _of_run(run: Resolved, teacher: str | None, cluster: Cluster, lengths: Lengt
     return Resources(
         gpus=gpus,
         cores=run.hardware.threads * processes,
-        memory=ceil(cluster.memory or _host_bytes(run, model, taught_by, lengths, processes) / 1e9),
+        memory=ceil(cluster.memory or host_bytes(run, model, taught_by, lengths) / 1e9),
         hours=hours,
         partition=cluster.partition,
         gpu_hours=gpu_hours,
         reserved_hours=reserved,
         flops=work.flops,
     )
-
-
-def _host_bytes(
-    run: Resolved, model: Architecture, teacher: Architecture | None, lengths: Lengths, processes: int
-) -> float:
-    """Memory of the machine: on a CPU all that a run holds, else the models on their way to GPUs, and what an accelerate config
-    keeps there.
-
-    The notebook loads them too before it starts processes; with a shared model one process reads for all.
-    """
-    memory, hardware = memory_of(run, model, teacher, lengths), run.hardware
-    everyone = PROCESS * (processes + (processes > 1))
-    if hardware.device == "cpu":
-        return everyone + processes * memory.on(1)
-    readers = 1 if processes == 1 or hardware.accelerate else processes
-    kept = memory.state if memory.on_host else 0.0
-    return everyone + kept + (readers + (processes > 1)) * (4 * model.parameters + memory.teacher)

@@ -31,8 +31,10 @@ def converted(source: str, gguf_file: str) -> Path:
 
 def _convert(source: str, gguf_file: str, folder: Path) -> None:
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
+        # Of SAFE only this half: a GGUF file holds tensors alone, and is no safetensors.
+        given = {"gguf_file": gguf_file, "trust_remote_code": False}
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **given)
+        tokenizer = AutoTokenizer.from_pretrained(source, **given)
     except ImportError as error:
         raise StudyError(f"reading GGUF files needs the package gguf ({error}): `pip install gguf`.") from None
     # The weights were dequantised on load; the marks of the quantisation would make the checkpoint lie about them.

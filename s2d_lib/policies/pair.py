@@ -20,16 +20,18 @@ def check_pair(student: Policy, teacher: Policy) -> None:
         only_teacher = sorted(set(t.get_vocab()) - set(s.get_vocab()))[:3]
         difference = (
             f"their vocabularies ({len(s)} and {len(t)} tokens; only the student's: {only_student}, only the teacher's: "
-            f"{only_teacher})"
+            f"{only_teacher}): take a teacher of the student's family"
         )
     elif s.eos_token != t.eos_token:
         difference = f"the EOS token ({s.eos_token!r} and {t.eos_token!r}): set `eos_token` of one role in the profile"
     elif s.pad_token != t.pad_token:
         difference = f"the pad token ({s.pad_token!r} and {t.pad_token!r}): set `pad_token` of one role in the profile"
     elif student.chat != teacher.chat:
-        difference = f"chat prompts (chat: {student.chat} and {teacher.chat} in the profile)"
+        difference = (
+            f"chat prompts (chat: {student.chat} and {teacher.chat}): set `chat` the same for both roles in the profile"
+        )
     elif student.chat and s.chat_template != t.chat_template:
-        difference = "their chat templates"
+        difference = "their chat templates: set `chat_template` of one role to the other's in the profile"
     elif student.model.config.vocab_size != teacher.model.config.vocab_size:
         difference = (
             f"the size of their output heads ({student.model.config.vocab_size} and "

@@ -58,7 +58,9 @@ class Policy:
         return self.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
 
 
-CHAT_TEMPLATE_KWARGS = {"enable_thinking": False}  # Qwen3's switch; templates without it ignore it
+# Qwen3's switch, and the day that Llama 3.1's system message has where nothing says another: 3.2's would have the day of the
+# run, so that prompts changed overnight. Templates without them ignore them.
+CHAT_TEMPLATE_KWARGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 def configure_torch(hardware: Hardware) -> None:

@@ -11,7 +11,7 @@ from s2d_lib.check import Line, check
 from s2d_lib.check import data as data_check
 from s2d_lib.check import hardware as hardware_check
 from s2d_lib.check.lora import check_lora
-from s2d_lib.check.models import folder, pairs
+from s2d_lib.check.models import check_models, folder, pairs
 from s2d_lib.check.packages import check_logging, misfit
 from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
@@ -30,7 +30,7 @@ def project(root, tmp_path, monkeypatch):
     monkeypatch.setenv("S2D_RUNS", str(tmp_path / "runs"))
     monkeypatch.delenv("S2D_DATA", raising=False)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda place, name: None)
-    monkeypatch.setattr(data_check, "cached", lambda hub: False)
+    monkeypatch.setattr(data_check, "cached", lambda hub, config: False)
     return tmp_path
 
 
@@ -68,6 +68,7 @@ def test_a_student_and_a_teacher_of_two_families_are_told_apart(project):
     found = problems(check("mixed"))
     assert list(found) == ["tokenizers of micro/student and micro/llama-teacher"]
     assert "they differ in their vocabularies" in next(iter(found.values()))
+    assert next(iter(found.values())).endswith("): take a teacher of the student's family.")
 
 
 def test_only_pairs_that_some_run_brings_together_are_compared():
@@ -189,6 +190,47 @@ def test_without_a_gpu_memory_is_held_against_the_one_that_the_plan_assumes(proj
     assert all("of one rtx4090-24gb's 24.0" in says for says in found.values())
 
 
+def test_the_machines_own_memory_is_held_against_what_gpu_runs_take_of_it(project, monkeypatch):
+    monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [("one", 80 * 10**9)] * 8)
+    monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 1000 * 10**9)
+    lacking = problems(hardware_check.check_machine("llama3"))
+    assert list(lacking) == ["the machine's memory, sparse_rl of meta-llama/Llama-3.3-70B-Instruct"]
+    assert "of the machine's 1000.0, of which fsdp2-offload.yaml keeps 1128.9 GB there" in next(iter(lacking.values()))
+    monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 4000 * 10**9)
+    (line,) = hardware_check.check_machine("llama3")
+    assert line.ok
+    assert line.says.endswith("GB (sparse_rl of meta-llama/Llama-3.3-70B-Instruct) of 4000.0")
+
+
+def test_processes_that_each_read_the_model_count_each(project, monkeypatch):
+    monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [("one", 80 * 10**9)] * 4)
+    monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 100 * 10**9)
+    text = "extends: qwen3-single-gpu\nby_role: {teacher: {hardware: {processes: 4}}}\n"
+    (project / "params" / "four.yaml").write_text(text)
+    found = problems(hardware_check.check_machine("four"))
+    assert list(found) == ["the machine's memory, sparse_rl of Qwen/Qwen3-8B"]
+    says = next(iter(found.values()))
+    assert "on their way to the GPUs: take a machine with more memory, let processes share the model" in says
+    assert says.endswith("(hardware.accelerate: fsdp2.yaml), or lower hardware.processes.")
+
+
+def test_a_machine_without_gpus_is_not_the_one_that_needs_the_memory(project, monkeypatch):
+    monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [])
+    monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 10**9)
+    (line,) = hardware_check.check_machine("llama3")
+    assert line.ok
+    assert line.says.endswith("of the machine with the GPUs")
+    assert list(hardware_check.check_machine("micro")) == []  # its processes' memory is the machine's: check_memory
+
+
+def test_processes_on_a_cpu_divide_the_machines_memory(project, monkeypatch):
+    (project / "params" / "two.yaml").write_text("extends: micro\nhardware: {processes: 2}\n")
+    monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 10**6)
+    found = problems(hardware_check.check_memory("two"))
+    assert "in each of 2 processes" in found["memory, opd of micro/student by micro/teacher"]
+    assert "in each of" not in found["memory, teacher_rollouts of micro/teacher"]
+
+
 def test_adapters_are_asked_for_layers_that_the_model_has(project):
     lora = "stages: {{sparse_rl: {{lora: {{rank: 2, alpha: 4, target_modules: [{}]}}}}}}\n"
     for name, targets in (("right", "q_proj, mlp.up_proj"), ("wrong", "q_proj, up_porj")):
@@ -223,13 +265,69 @@ def test_a_dataset_is_looked_for_in_its_path_then_in_the_local_copies_then_in_th
     (project / "data" / "mine.json").touch()
     assert data_check.absent(named) is None
     plain = CompetitionSet(dataset="aime-2024")
-    assert "datasets.load_dataset('HuggingFaceH4/aime_2024')" in data_check.absent(plain)
-    monkeypatch.setattr(data_check, "cached", lambda hub: hub == "HuggingFaceH4/aime_2024")
+    assert "(`datasets.load_dataset('HuggingFaceH4/aime_2024', split='train')`)" in data_check.absent(plain)
+    monkeypatch.setattr(data_check, "cached", lambda hub, config: hub == "HuggingFaceH4/aime_2024")
     assert data_check.absent(plain) is None
     assert "put it as toolalpaca.json" in data_check.absent(BenchmarkSet(dataset="toolalpaca"))
     monkeypatch.setenv("S2D_DATA", "data")
     (project / "data" / "toolalpaca.json").touch()
     assert data_check.absent(BenchmarkSet(dataset="toolalpaca")) is None
+
+
+def test_every_configuration_of_a_hub_dataset_is_asked_for_in_a_command_of_its_own(project, monkeypatch):
+    missing = {name: data_check.absent(CompetitionSet(dataset=name)) for name in ("aime-2025", "gsm8k", "math-500")}
+    both = [f"`datasets.load_dataset('opencompass/AIME2025', 'AIME2025-{n}', split='test')`" for n in ("I", "II")]
+    assert f"where there is a network ({both[0]} and {both[1]})." in missing["aime-2025"]
+    assert "(`datasets.load_dataset('openai/gsm8k', 'main', split='test')`)." in missing["gsm8k"]
+    assert "(`datasets.load_dataset('HuggingFaceH4/MATH-500', split='test')`)." in missing["math-500"]
+    science = data_check.absent(BenchmarkSet(dataset="sciknoweval-physics"))
+    assert "(`datasets.load_dataset('hicai-zju/SciKnowEval', split='test')`)." in science
+    copy = data_check.absent(CompetitionSet(dataset="aime-2025", path="some/copy"))
+    assert "(`datasets.load_dataset('some/copy', split='test')`)." in copy  # which has none of the configurations
+    monkeypatch.setattr(data_check, "cached", lambda hub, config: config == "AIME2025-I")
+    half = data_check.absent(CompetitionSet(dataset="aime-2025"))
+    assert both[1] in half
+    assert both[0] not in half
+    monkeypatch.setattr(data_check, "cached", lambda hub, config: config in ("AIME2025-I", "AIME2025-II"))
+    assert data_check.absent(CompetitionSet(dataset="aime-2025")) is None
+
+
+def test_what_counts_as_cached_is_what_datasets_finds_in_its_cache(tmp_path, monkeypatch):
+    from datasets.packaged_modules.cache.cache import _find_hash_in_cache
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    for place, config in (("opencompass___aime2025", "AIME2025-I"), ("hicai-zju___sci_know_eval", "default")):
+        made = tmp_path / place / config / "0.0.0" / "abc"
+        made.mkdir(parents=True)
+        (made / "dataset_info.json").write_text(json.dumps({"config_name": config}))
+    (tmp_path / "openai___gsm8k" / "main").mkdir(parents=True)  # begun, and never finished
+
+    def found(hub: str, config: str | None) -> bool:
+        try:
+            return bool(_find_hash_in_cache(hub, config, str(tmp_path), {}, None))
+        except ValueError:
+            return False
+
+    asked = {
+        ("opencompass/AIME2025", "AIME2025-I"): True,
+        ("opencompass/AIME2025", "AIME2025-II"): False,
+        ("hicai-zju/SciKnowEval", None): True,
+        ("openai/gsm8k", "main"): False,
+        ("openai/gsm8k", None): False,
+    }
+    assert {one: data_check.cached(*one) for one in asked} == asked
+    assert {one: found(*one) for one in asked} == asked
+
+
+def test_a_model_whose_name_no_hub_model_can_have_is_said_in_a_sentence(project, monkeypatch):
+    monkeypatch.undo()  # the Hub's client itself is asked, which refuses such names
+    monkeypatch.setenv("S2D_HOME", str(project))
+    (project / "params" / "typo.yaml").write_text("extends: micro\nroles: {teacher: {model: Qwen/Qwen3 1.7B}}\n")
+    found = problems(check_models("typo"))
+    assert list(found) == ["model of teacher"]
+    assert "'Qwen/Qwen3 1.7B' is no Hub id" in found["model of teacher"]
+    assert "`roles.<role>.model: /path`" in found["model of teacher"]
+    assert "\n" not in found["model of teacher"]
 
 
 def test_pools_are_loaded_when_all_files_are_here_and_halves_once(project, monkeypatch):

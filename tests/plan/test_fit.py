@@ -1,18 +1,23 @@
 """What does not fit is refused before anything is loaded, and only what can't."""
 
+import re
+
 import pytest
 import torch
 
 from s2d_lib.errors import StudyError
-from s2d_lib.plan import fit
+from s2d_lib.plan import fit, host
+from s2d_lib.plan.architecture import architecture_of
 from s2d_lib.plan.fit import refuse_what_does_not_fit, shortage
 from s2d_lib.plan.memory import Memory
-from s2d_lib.plan.phases import Phase
+from s2d_lib.plan.phases import Phase, phases_of
 from s2d_lib.runs import open_run
 from s2d_lib.stages import inputs
 from s2d_lib.study import resolve
+from s2d_lib.study.settings import Lengths
 
 GB = 10**9
+LENGTHS = Lengths(prompt=1, completion=1)  # as a profile without any has them
 
 
 @pytest.fixture
@@ -21,6 +26,16 @@ def gpu(monkeypatch):
 
     def of(size: float):
         monkeypatch.setattr(fit, "visible_gpus", lambda: [("one", int(size * GB))])
+
+    return of
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Gives the machine so many GB of memory."""
+
+    def of(size: float):
+        monkeypatch.setattr(host, "machine_memory", lambda: int(size * GB))
 
     return of
 
@@ -43,8 +58,9 @@ def test_what_fits_without_a_reserve_is_not_refused():
     assert shortage(phase, 80 * GB, "a GPU", reserve=0.0) is None
 
 
-def test_an_evaluation_that_would_not_fit_is_refused_before_the_training(gpu):
+def test_an_evaluation_that_would_not_fit_is_refused_before_the_training(gpu, machine):
     gpu(80)
+    machine(2000)
     run = resolve("llama3", "teacher.rl", 0)
     refuse_what_does_not_fit(run, None)
     one = resolve("llama3", "teacher.rl", 0, {"by_role": {"teacher": {"hardware": {"sampling_gpus": 1}}}})
@@ -55,6 +71,43 @@ def test_an_evaluation_that_would_not_fit_is_refused_before_the_training(gpu):
         "'teacher.rl' (its evaluation, by one process) needs 374.4 GB of a GPU's 80.0, 0% in reserve: "
     )
     assert says.endswith("or let 6 GPUs hold the model together (hardware.sampling_gpus).")
+
+
+def test_state_that_is_kept_in_the_machines_memory_must_fit_there(gpu, machine):
+    gpu(80)
+    run = resolve("llama3", "teacher.rl", 0)
+    machine(1200)  # 16 bytes of each of 70.6e9 parameters; what only loading takes is not certain
+    refuse_what_does_not_fit(run, None)
+    machine(1000)
+    with pytest.raises(StudyError) as error:
+        refuse_what_does_not_fit(run, None)
+    says = str(error.value)
+    assert says.startswith(
+        "'teacher.rl' needs 1128.9 GB of the machine's 1000.0, of which fsdp2-offload.yaml keeps 1128.9 GB"
+    )
+    assert "take a machine with more memory, name fsdp2.yaml over more GPUs" in says
+    assert "or train adapters (lora, without accelerate)." in says
+    assert "\n" not in says
+
+
+def test_processes_on_a_cpu_divide_its_memory(machine):
+    alone = resolve("micro", "student.bridge.raw_teacher", 0)
+    both = resolve("micro", "student.bridge.raw_teacher", 0, {"hardware": {"processes": 2}})
+    (phase,) = phases_of(alone, architecture_of("micro/student"), architecture_of("micro/teacher"), LENGTHS)
+    machine(1.5 * phase.each / GB)
+    refuse_what_does_not_fit(alone, "micro/teacher")
+    with pytest.raises(StudyError) as error:
+        refuse_what_does_not_fit(both, "micro/teacher")
+    assert re.search(r"GB of the machine's \d\.\d \(\d\.\d in each of 2 processes\), 0% in reserve", str(error.value))
+    assert str(error.value).endswith(", lower hardware.processes, or take a machine with more memory.")
+
+
+def test_nothing_that_only_gpus_can_do_is_advised_on_a_cpu():
+    for name, gpus in (("training", 2), ("sampling", 1)):
+        says = shortage(Phase(name, Memory(weights=6 * GB), gpus, shared=False), 5 * GB, "the machine", together=True)
+        assert "accelerate" not in says
+        assert "GPU" not in says
+        assert ("lower hardware.processes" in says) == (gpus > 1)
 
 
 def test_no_gpu_and_unknown_shapes_are_for_others_to_refuse(monkeypatch, gpu):

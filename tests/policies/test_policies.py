@@ -120,20 +120,45 @@ def test_models_of_two_families_do_not():
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "sentence", "remedy"),
     [
-        (lambda p: p.tokenizer.add_tokens(["new"]), "their vocabularies"),
-        (lambda p: setattr(p.tokenizer, "eos_token", "#"), "the EOS token"),
-        (lambda p: setattr(p.tokenizer, "pad_token", "#"), "the pad token"),
-        (lambda p: setattr(p, "chat", True), "chat prompts"),
-        (lambda p: p.model.resize_token_embeddings(64), "the size of their output heads"),
+        (lambda p: p.tokenizer.add_tokens(["new"]), "their vocabularies", "take a teacher of the student's family"),
+        (
+            lambda p: setattr(p.tokenizer, "eos_token", "#"),
+            "the EOS token",
+            "set `eos_token` of one role in the profile",
+        ),
+        (
+            lambda p: setattr(p.tokenizer, "pad_token", "#"),
+            "the pad token",
+            "set `pad_token` of one role in the profile",
+        ),
+        (lambda p: setattr(p, "chat", True), "chat prompts", "set `chat` the same for both roles in the profile"),
+        (
+            lambda p: p.model.resize_token_embeddings(64),
+            "the size of their output heads",
+            "resize one model's embeddings",
+        ),
     ],
 )
-def test_a_pair_that_does_not_fit_is_refused_with_the_difference(change, sentence):
+def test_a_pair_that_does_not_fit_is_refused_with_the_difference_and_the_remedy(change, sentence, remedy):
     student, teacher = (load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in NAMES)
     change(teacher)
-    with pytest.raises(StudyError, match=f"can't be bridged, they differ in {sentence}"):
+    with pytest.raises(StudyError) as error:
         check_pair(student, teacher)
+    assert str(error.value).startswith(f"student and teacher can't be bridged, they differ in {sentence}")
+    assert str(error.value).endswith(f": {remedy}.")
+
+
+def test_a_teacher_that_chats_in_another_form_gets_the_students_template():
+    student, teacher = (load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in NAMES)
+    for policy, template in ((student, "f1 {{ messages[0].content }}"), (teacher, "f2 {{ messages[0].content }}")):
+        policy.chat, policy.tokenizer.chat_template = True, template
+    remedy = "set `chat_template` of one role to the other's in the profile"
+    with pytest.raises(StudyError, match=f"they differ in their chat templates: {remedy}\\.$"):
+        check_pair(student, teacher)
+    teacher.tokenizer.chat_template = student.tokenizer.chat_template
+    check_pair(student, teacher)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""Prompts under the chat templates that Qwen3 and Llama 3 are published with (TRL keeps copies), to the letter."""
+
+from pathlib import Path
+
+import pytest
+import trl
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from trl import GRPOConfig, GRPOTrainer
+
+from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS, Policy
+from s2d_lib.stages.reprompt import Reprompts
+
+TEXT = "What is 2 + 3?\n\nPut the answer in \\boxed{}."
+QWEN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+TURN = "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+DATED = (
+    "<|start_header_id|>system<|end_header_id|>\n\n"
+    "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+)
+WANTED = {
+    "qwen3": QWEN,
+    "llama3": "<|begin_of_text|>" + TURN,
+    "llama3_1": "<|begin_of_text|>" + DATED + TURN,
+    "llama3_2": "<|begin_of_text|>" + DATED + TURN,  # its own would say today's date
+}
+LLAMA = ("<|begin_of_text|>", "<|eot_id|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>")
+SPECIAL = {"qwen3": (None, "<|im_end|>", "<|endoftext|>", "<|im_start|>", "<think>", "</think>")}
+
+
+@pytest.fixture(params=WANTED)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def policy(family) -> Policy:
+    """A tiny model that chats in bytes, so that every text comes back whole; like Llama's own tokenizer it puts BOS before what
+    is not chat, which must not stand there twice."""
+    bos, eos, pad, *rest = SPECIAL.get(family, LLAMA)
+    core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}, merges=[]))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core.add_special_tokens([token for token in (bos, eos, pad, *rest) if token])
+    if bos:
+        core.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=[(bos, core.token_to_id(bos))])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token=bos, eos_token=eos, pad_token=pad, padding_side="left"
+    )
+    tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / f"{family}.jinja").read_text()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
+        head_dim=32, intermediate_size=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return Policy(Qwen3ForCausalLM(config), tokenizer, chat=True)
+
+
+def test_a_prompt_is_one_users_turn_and_the_beginning_of_an_answer(policy, family):
+    (ids,) = policy.prompt_ids([TEXT])
+    wanted = WANTED[family].format(TEXT)
+    assert policy.tokenizer.decode(ids) == wanted
+    for mark in filter(None, SPECIAL.get(family, LLAMA)):  # a token each, not spelled out in letters
+        assert ids.count(policy.tokenizer.convert_tokens_to_ids(mark)) == wanted.count(mark)
+
+
+def test_a_self_teachers_prompt_is_the_same_turn(policy, family):
+    ids, cut = Reprompts(policy, "{question}\n\nOne solution: {solution}").of_solution(TEXT, "2 + 3 = 5.")
+    assert not cut
+    assert policy.tokenizer.decode(ids) == WANTED[family].format(f"{TEXT}\n\nOne solution: 2 + 3 = 5.")
+
+
+@pytest.mark.slow
+def test_trl_sees_the_same_tokens(policy, tmp_path):
+    texts = [TEXT, "And 4?"]
+    trainer = GRPOTrainer(
+        model=policy.model, reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        train_dataset=Dataset.from_list([{"prompt": policy.prompt(text)} for text in texts]),
+        args=GRPOConfig(
+            output_dir=str(tmp_path), per_device_train_batch_size=2, num_generations=2, report_to="none", use_cpu=True,
+            bf16=False, chat_template_kwargs=CHAT_TEMPLATE_KWARGS,
+        ),
+        processing_class=policy.tokenizer,
+    )  # fmt: skip
+    seen = trainer._tokenize_prompts([policy.prompt(text) for text in texts])[0]
+    assert [list(ids) for ids in seen] == policy.prompt_ids(texts)
