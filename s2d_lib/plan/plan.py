@@ -13,6 +13,7 @@ from s2d_lib.plan.fit import shortage
 from s2d_lib.plan.gpus import Gpu, gpu_named
 from s2d_lib.plan.hours import work_of
 from s2d_lib.plan.memory import Memory
+from s2d_lib.plan.one_base import taught_by, teacher_of
 from s2d_lib.plan.phases import gpus_of, phases_of, reserved_hours
 from s2d_lib.plan.tokens import assumed_lengths, counts
 from s2d_lib.study import Resolved, frontier, load_profile, needed, resolve
@@ -83,6 +84,7 @@ def plan(profile: str, gpu: str = GPU, utilisation: float = UTILISATION, root: P
     lengths = assumed_lengths(settings)
     rows = [
         {"checkpoint": name, "stage": run.stage, "role": run.role, "model": run.model.model, "seeds": seeds[name]}
+        | {"taught by": taught_by(run, resolved) or ""}
         | row(run, teacher_of(run, resolved), lengths, device, utilisation)
         for name, run in resolved.items()
     ]
@@ -98,24 +100,18 @@ def plan(profile: str, gpu: str = GPU, utilisation: float = UTILISATION, root: P
     )
 
 
-def teacher_of(run: Resolved, resolved: dict[str, Resolved]) -> str | None:
-    """The model of the teacher whose distributions a run matches."""
-    return resolved[run.parents["teacher"]].model.model if run.stage in ("forward_kl", "opd") else None
-
-
 def row(run: Resolved, teacher: str | None, lengths: Lengths, gpu: Gpu, utilisation: float) -> dict:
-    """The numbers of one run, by the columns of `Plan.runs`; `teacher` is a model's name."""
-    model, taught_by = architecture_of(run.model.model), architecture_of(teacher) if teacher else None
+    """The numbers of one run, by the columns of `Plan.runs`; `teacher` names the model of `teacher_of`."""
+    model, beside = architecture_of(run.model.model), architecture_of(teacher) if teacher else None
     count, work, phases = (
         counts(run),
-        work_of(run, model, taught_by, lengths),
-        phases_of(run, model, taught_by, lengths),
+        work_of(run, model, beside, lengths),
+        phases_of(run, model, beside, lengths),
     )
     fewest = [phase.memory.gpus(gpu.memory) for phase in phases]
     most = max(phases, key=lambda phase: phase.each)
-    low, high = hours_range(run, model, taught_by, lengths, gpu, utilisation)
+    low, high = hours_range(run, model, beside, lengths, gpu, utilisation)
     return {
-        "taught by": teacher or "",
         "sequences": count.sequences,
         "sampled": count.sequences * lengths.completion,
         "trained": count.trained * lengths.completion,
@@ -133,7 +129,7 @@ def row(run: Resolved, teacher: str | None, lengths: Lengths, gpu: Gpu, utilisat
         "each": most.each,
         "fits": all(shortage(phase, gpu.memory, "a GPU") is None for phase in phases),
         "kept": kept_bytes(run, model, lengths),
-        "scratch": scratch_bytes(run, model, taught_by, lengths),
+        "scratch": scratch_bytes(run, model, beside, lengths),
     }
 
 
