@@ -14,6 +14,7 @@ from s2d_lib.plan.gpus import Gpu, gpu_named
 from s2d_lib.plan.hours import work_of
 from s2d_lib.plan.memory import Memory
 from s2d_lib.plan.one_base import taught_by, teacher_of
+from s2d_lib.plan.per_gpu import fullest, held_by_each, moment_of
 from s2d_lib.plan.phases import gpus_of, phases_of, reserved_hours
 from s2d_lib.plan.tokens import assumed_lengths, counts
 from s2d_lib.study import Resolved, frontier, load_profile, needed, resolve
@@ -37,8 +38,10 @@ class Plan:
             `seeds`; of one seed `sequences`, `sampled`, `trained` and `tested` (tokens), `flops`, `hours`, `hours sampling`
             (of them), `hours low`, `hours high`, `hours reserved` (of all GPUs that it is given, from its start to its end);
             memory of one process by part (bytes; of vLLM's a share too), its `peak`, `gpus` (the fewest; NaN for no number of
-            them); `given` (GPUs that the profile gives it, 0 on a CPU), `each` (bytes on each of them where it is most) and
-            `fits` (that, with the reserve); bytes of disk `kept` and `scratch`.
+            them); `given` (GPUs that the profile gives it, 0 on a CPU) and `fits`; where it takes most of a GPU, its `phase`
+            there, `phase gpus` (of that phase), `each` (bytes of each of them, without vLLM's), `each <part>` (these bytes,
+            vLLM's and the reserve, by s2d_lib.plan.per_gpu) and `each moment is` (the name of that part); bytes of disk
+            `kept` and `scratch`.
         published: Bytes of the models as they are downloaded.
     """
 
@@ -109,7 +112,7 @@ def row(run: Resolved, teacher: str | None, lengths: Lengths, gpu: Gpu, utilisat
         phases_of(run, model, beside, lengths),
     )
     fewest = [phase.memory.gpus(gpu.memory) for phase in phases]
-    most = max(phases, key=lambda phase: phase.each)
+    most = fullest(phases, gpu.memory)
     low, high = hours_range(run, model, beside, lengths, gpu, utilisation)
     return {
         "sequences": count.sequences,
@@ -126,8 +129,12 @@ def row(run: Resolved, teacher: str | None, lengths: Lengths, gpu: Gpu, utilisat
         "peak": max(phase.memory.on(1) for phase in phases),
         "gpus": float("nan") if None in fewest else max(fewest),
         "given": gpus_of(run),
-        "each": most.each,
         "fits": all(shortage(phase, gpu.memory, "a GPU") is None for phase in phases),
+        "phase": most.name,
+        "phase gpus": most.gpus,
+        "each": most.each,
+        **{f"each {part}": size for part, size in held_by_each(most, gpu.memory).items()},
+        "each moment is": moment_of(most),
         "kept": kept_bytes(run, model, lengths),
         "scratch": scratch_bytes(run, model, beside, lengths),
     }

@@ -98,7 +98,7 @@ def test_merged_adapters_that_do_not_fit_beside_each_other_are_refused(runs, mon
         sizes[kind] = memory_of(of[name], QWEN, named()[SMALL] if teacher_of(of[name], of) else None, LENGTHS).on(1)
     room = (sizes["shared"] + sizes["apart"]) / 2
     monkeypatch.setattr(fit, "visible_gpus", lambda: [("one", int(room))])
-    with pytest.raises(StudyError, match="'student.warm.rl_same_size' needs"):
+    with pytest.raises(StudyError, match=r"'student\.warm\.rl_same_size' needs"):
         inputs.prepare(open_run("qwen3-single-gpu", name, 0, over(ADAPTERS, sparse_rl=MERGED)))
     with pytest.raises(pytest.fail.Exception, match="past the check"):
         inputs.prepare(open_run("qwen3-single-gpu", name, 0, ALL_ADAPTERS))
