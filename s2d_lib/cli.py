@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan.add_argument("--profile", default="qwen3")
     plan.add_argument("--gpu", default="h100-80gb", help="a name in s2d_lib/plan/gpus.yaml")
     plan.add_argument("--utilisation", type=float, default=0.4, help="share of the GPU's peak that is reached")
+    plan.add_argument("--write", action="store_true", help="also write it into figures/<profile>/plan.*")
 
     base = commands.add_parser("base", help="pretrain the released base models again (notebook 10)")
     base.add_argument("--profile", default="micro")
@@ -227,13 +228,21 @@ def _check(chosen) -> int:
 
 def _plan(chosen) -> int:
     from s2d_lib.plan import plan
-    from s2d_lib.report.plan_tables import summary, tables_of, uncertainty
+    from s2d_lib.report.plan_figure import plan_figure
+    from s2d_lib.report.plan_tables import summary, tables_of, uncertainty, write_plan
+    from s2d_lib.report.style import save_figure
+    from s2d_lib.study import project_root
 
     found = plan(chosen.profile, chosen.gpu, chosen.utilisation)
     print(summary(found))
     for title, table in tables_of(found).items():
         print(f"\n{title}\n\n{table.to_markdown(index=False, disable_numparse=True)}")
     print("\nHow sure", *uncertainty(found), sep="\n- ")
+    if chosen.write:
+        folder = project_root() / "figures" / chosen.profile
+        write_plan(found, folder)
+        save_figure(plan_figure(found), folder, "plan")
+        print(f"\nWritten into figures/{chosen.profile}/: plan.*")
     return 0
 
 

@@ -8,6 +8,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.plan.architecture import architecture_of
 from s2d_lib.plan.hours import work_of
 from s2d_lib.plan.memory import memory_of
+from s2d_lib.plan.one_base import teacher_of
 from s2d_lib.plan.tokens import assumed_lengths, counts
 from s2d_lib.study import Resolved, load_profile
 from s2d_lib.study.problem_sets import AT
@@ -73,8 +74,11 @@ def calibrate(records: dict[tuple[str, int], dict], profile: str) -> Calibration
         StudyError: When there are no runs that train or sample.
     """
     lengths = assumed_lengths(load_profile(profile))
+    of_seed: dict[int, dict[str, Resolved]] = {}
+    for (name, seed), record in records.items():
+        of_seed.setdefault(seed, {})[name] = Resolved.model_validate(record["resolved"])
     rows = [
-        _row(name, seed, record, Resolved.model_validate(record["resolved"]), records, lengths)
+        _row(name, seed, record, of_seed[seed], lengths)
         for (name, seed), record in records.items()
         if "sampled" in record
     ]
@@ -83,13 +87,12 @@ def calibrate(records: dict[tuple[str, int], dict], profile: str) -> Calibration
     return Calibration(pd.DataFrame(rows))
 
 
-def _row(name: str, seed: int, record: dict, run: Resolved, records: dict, lengths: Lengths) -> dict:
+def _row(name: str, seed: int, record: dict, resolved: dict[str, Resolved], lengths: Lengths) -> dict:
+    run = resolved[name]
     count, seconds = counts(run), record["phases"]
     sampled, trained = record["sampled"]["tokens"], record.get("trained_tokens", 0)
     measured = lengths.model_copy(update={"completion": max(sampled, trained) / (count.sequences or count.trained)})
-    teacher = (
-        records[run.parents["teacher"], seed]["resolved"]["model"]["model"] if run.parents.get("teacher") else None
-    )
+    teacher = teacher_of(run, resolved)
     own, other = architecture_of(run.model.model), architecture_of(teacher) if teacher else None
     work = work_of(run, own, other, measured)
     return {

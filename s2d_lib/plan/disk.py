@@ -5,6 +5,7 @@ from s2d_lib.plan.memory import BYTES
 from s2d_lib.plan.tokens import counts
 from s2d_lib.plan.trained import lora_of, trained_parameters
 from s2d_lib.study import Resolved
+from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 from s2d_lib.study.settings import Lengths
 
 SAVED = 2  # trainer checkpoints kept while a run trains (save_total_limit)
@@ -24,13 +25,15 @@ def kept_bytes(run: Resolved, model: Architecture, lengths: Lengths) -> float:
 
 
 def scratch_bytes(run: Resolved, model: Architecture, teacher: Architecture | None, lengths: Lengths) -> float:
-    """Bytes that a run takes while it trains and then gives back: weights and optimiser of trainer checkpoints, and kept
-    teacher targets (of as many rollouts as it trains on, an upper bound where it takes more than one epoch)."""
+    """Bytes that a run takes while it trains and then gives back: weights and optimiser of trainer checkpoints, a
+    self-teacher's weights beside them, all float32, and kept teacher targets (of as many rollouts as it trains on, an upper
+    bound where it takes more than one epoch). `teacher` is that of `memory_of`."""
     if not counts(run).trained:
         return 0.0
     tokens, kind = counts(run).trained * lengths.completion, run.params.get("teacher_targets", "recompute")
-    if kind == "hidden_states" and teacher:
-        targets = tokens * teacher.width * BYTES[run.hardware.dtype]
+    if kind == "hidden_states":
+        targets = tokens * (teacher or model).width * BYTES[run.hardware.dtype]
     else:
         targets = tokens * run.params["top_k"] * 8 if kind == "top_k" else 0.0
-    return SAVED * 12 * trained_parameters(run, model) + targets
+    of_a_weight = 12 + (4 if run.params.get("method") in SELF_TAUGHT else 0)
+    return SAVED * of_a_weight * trained_parameters(run, model) + targets

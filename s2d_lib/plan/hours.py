@@ -14,6 +14,7 @@ from s2d_lib.plan.architecture import Architecture
 from s2d_lib.plan.flops import forward_flops, sampling_flops, training_flops
 from s2d_lib.plan.gpus import Gpu
 from s2d_lib.plan.memory import BYTES, kv_bytes
+from s2d_lib.plan.one_base import DENSE
 from s2d_lib.plan.tokens import counts
 from s2d_lib.plan.trained import lora_of
 from s2d_lib.study import Resolved
@@ -71,7 +72,7 @@ def work_of(
     Args:
         run: The run.
         model: Its own model.
-        teacher: That of its dense targets, where it has one.
+        teacher: That of its dense targets, where it is not its own model with other adapters.
         lengths: Mean tokens of prompts and completions.
         padded: transformers samples in fixed batches, up to the limit; without it every completion costs its own length
             only, as with vLLM.
@@ -107,8 +108,8 @@ def work_of(
 def _scoring(run: Resolved, model: Architecture, teacher: Architecture | None, lengths: Lengths) -> float:
     """FLOPs of forward passes without gradients: who else reads the completions that are trained on."""
     count, length = counts(run), lengths.prompt + lengths.completion
-    if run.stage in ("forward_kl", "opd") and teacher:  # an upper bound where the targets are kept over epochs
-        return forward_flops(teacher, count.trained * length, length / 2)
+    if run.stage in DENSE:  # an upper bound where the targets are kept over epochs
+        return forward_flops(teacher or model, count.trained * length, length / 2)
     if run.stage == "teacher_rollouts":  # their log-probabilities
         return forward_flops(model, count.sequences * length, length / 2)
     if run.params.get("method") in SELF_TAUGHT:  # it reads a sibling's solution too, and at most every rollout

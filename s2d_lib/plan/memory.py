@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from s2d_lib.plan.architecture import Architecture
+from s2d_lib.plan.one_base import DENSE
 from s2d_lib.plan.tokens import counts, samples_itself, size
 from s2d_lib.plan.trained import lora_of, trained_parameters
 from s2d_lib.study import Resolved
@@ -101,7 +102,7 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
     Args:
         run: The run.
         model: Its own model.
-        teacher: That of its dense targets, where it has one.
+        teacher: That of its dense targets, where it holds one beside its own (s2d_lib.plan.one_base).
         lengths: Of which the prompt's counts.
     """
     dtype, trains = run.hardware.dtype, bool(run.params.get("steps"))
@@ -109,11 +110,12 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
     if not trains:
         return _sampled(run, model, length, dtype, _use_after_training(run))
     rows, trained = run.params["micro_batch"], trained_parameters(run, model)
-    dense, asked = run.stage in ("forward_kl", "opd"), run.params.get("teacher_targets") == "recompute"
+    dense, asked = run.stage in DENSE, run.params.get("teacher_targets") == "recompute"
     beside = teacher if dense and asked else None
-    second = model if run.params.get("method") in SELF_TAUGHT else beside
-    # The loss of dense stages makes the head's gradient in a buffer of its own.
-    head = 4 * model.vocabulary * model.width if dense else 0
+    taught = run.params.get("method") in SELF_TAUGHT
+    second = model if taught else beside
+    # A loss between two models makes the head's gradient in a buffer of its own; adapters leave the head as it is.
+    head = 4 * model.vocabulary * model.width if (dense or taught) and not lora_of(run) else 0
     # One for the evaluation of trained weights computes in float32, as they are; TRL's in the profile's precision.
     engines = {"training": dtype} if samples_itself(run) else {}
     engines |= dict.fromkeys(_by_the_same_process(run), "float32")

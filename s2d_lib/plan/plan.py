@@ -13,6 +13,8 @@ from s2d_lib.plan.fit import shortage
 from s2d_lib.plan.gpus import Gpu, gpu_named
 from s2d_lib.plan.hours import work_of
 from s2d_lib.plan.memory import Memory
+from s2d_lib.plan.one_base import taught_by, teacher_of
+from s2d_lib.plan.per_gpu import fullest, held_by_each, moment_of
 from s2d_lib.plan.phases import gpus_of, phases_of, reserved_hours
 from s2d_lib.plan.tokens import assumed_lengths, counts
 from s2d_lib.study import Resolved, frontier, load_profile, needed, resolve
@@ -36,8 +38,10 @@ class Plan:
             `seeds`; of one seed `sequences`, `sampled`, `trained` and `tested` (tokens), `flops`, `hours`, `hours sampling`
             (of them), `hours low`, `hours high`, `hours reserved` (of all GPUs that it is given, from its start to its end);
             memory of one process by part (bytes; of vLLM's a share too), its `peak`, `gpus` (the fewest; NaN for no number of
-            them); `given` (GPUs that the profile gives it, 0 on a CPU), `each` (bytes on each of them where it is most) and
-            `fits` (that, with the reserve); bytes of disk `kept` and `scratch`.
+            them); `given` (GPUs that the profile gives it, 0 on a CPU) and `fits`; where it takes most of a GPU, its `phase`
+            there, `phase gpus` (of that phase), `each` (bytes of each of them, without vLLM's), `each <part>` (these bytes,
+            vLLM's and the reserve, by s2d_lib.plan.per_gpu) and `each moment is` (the name of that part); bytes of disk
+            `kept` and `scratch`.
         published: Bytes of the models as they are downloaded.
     """
 
@@ -83,6 +87,7 @@ def plan(profile: str, gpu: str = GPU, utilisation: float = UTILISATION, root: P
     lengths = assumed_lengths(settings)
     rows = [
         {"checkpoint": name, "stage": run.stage, "role": run.role, "model": run.model.model, "seeds": seeds[name]}
+        | {"taught by": taught_by(run, resolved) or ""}
         | row(run, teacher_of(run, resolved), lengths, device, utilisation)
         for name, run in resolved.items()
     ]
@@ -98,24 +103,18 @@ def plan(profile: str, gpu: str = GPU, utilisation: float = UTILISATION, root: P
     )
 
 
-def teacher_of(run: Resolved, resolved: dict[str, Resolved]) -> str | None:
-    """The model of the teacher whose distributions a run matches."""
-    return resolved[run.parents["teacher"]].model.model if run.stage in ("forward_kl", "opd") else None
-
-
 def row(run: Resolved, teacher: str | None, lengths: Lengths, gpu: Gpu, utilisation: float) -> dict:
-    """The numbers of one run, by the columns of `Plan.runs`; `teacher` is a model's name."""
-    model, taught_by = architecture_of(run.model.model), architecture_of(teacher) if teacher else None
+    """The numbers of one run, by the columns of `Plan.runs`; `teacher` names the model of `teacher_of`."""
+    model, beside = architecture_of(run.model.model), architecture_of(teacher) if teacher else None
     count, work, phases = (
         counts(run),
-        work_of(run, model, taught_by, lengths),
-        phases_of(run, model, taught_by, lengths),
+        work_of(run, model, beside, lengths),
+        phases_of(run, model, beside, lengths),
     )
     fewest = [phase.memory.gpus(gpu.memory) for phase in phases]
-    most = max(phases, key=lambda phase: phase.each)
-    low, high = hours_range(run, model, taught_by, lengths, gpu, utilisation)
+    most = fullest(phases, gpu.memory)
+    low, high = hours_range(run, model, beside, lengths, gpu, utilisation)
     return {
-        "taught by": teacher or "",
         "sequences": count.sequences,
         "sampled": count.sequences * lengths.completion,
         "trained": count.trained * lengths.completion,
@@ -130,10 +129,14 @@ def row(run: Resolved, teacher: str | None, lengths: Lengths, gpu: Gpu, utilisat
         "peak": max(phase.memory.on(1) for phase in phases),
         "gpus": float("nan") if None in fewest else max(fewest),
         "given": gpus_of(run),
-        "each": most.each,
         "fits": all(shortage(phase, gpu.memory, "a GPU") is None for phase in phases),
+        "phase": most.name,
+        "phase gpus": most.gpus,
+        "each": most.each,
+        **{f"each {part}": size for part, size in held_by_each(most, gpu.memory).items()},
+        "each moment is": moment_of(most),
         "kept": kept_bytes(run, model, lengths),
-        "scratch": scratch_bytes(run, model, taught_by, lengths),
+        "scratch": scratch_bytes(run, model, beside, lengths),
     }
 
 

@@ -23,6 +23,13 @@ PARTS = {
     "kv_cache": "KV cache",
 }
 """Parts of a run's memory -> what a reader sees."""
+ON_EACH = {name: PARTS[name] for name in ("weights", "copies", "teacher", "gradients", "optimiser")} | {
+    "gathered": "gathered",
+    "moment": "at a time",
+    "engine": "vLLM's share",
+    "reserve": "reserve",
+}
+"""Parts of each GPU's memory (s2d_lib.plan.per_gpu) -> what a reader sees."""
 
 
 def cost_numbers(plan: Plan) -> pd.DataFrame:
@@ -61,16 +68,14 @@ def memory_numbers(plan: Plan) -> pd.DataFrame:
         `stage`, `model`, `taught by`; the keys of PARTS (its KV cache or that of its validation, whichever is larger), `peak`
         (all but the smaller of activations and KV cache; or its evaluation by one process), `logits_avoided`; `engine`, what a
         vLLM engine of the run's own takes of the GPU beside that; `gpus`, the fewest that hold it with its state sharded (NaN:
-        no number of them does); `given`, the GPUs that the profile gives it (0 on a CPU), `each`, the most that one of them
-        holds, and whether that `fits`.
+        no number of them does).
     """
     rows = _with_short_names(plan.runs)
     rows["kv_cache"] = rows[["kv_cache", "validation"]].max(axis=1)
     groups = rows.groupby(KIND, sort=False)
-    numbers = groups[[*PARTS, "peak", "logits_avoided", "each"]].max() / 1e9
+    numbers = groups[[*PARTS, "peak", "logits_avoided"]].max() / 1e9
     numbers["engine"] = groups["engine_share"].max() * gpu_named(plan.gpu).memory / 1e9
     numbers["gpus"] = groups["gpus"].agg(lambda found: found.max(skipna=False))
-    numbers["given"], numbers["fits"] = groups["given"].max(), groups["fits"].all()
     return numbers.reset_index()
 
 
@@ -83,10 +88,38 @@ def memory_table(plan: Plan) -> pd.DataFrame:
     if numbers["engine"].any():
         out["vLLM's share"] = numbers["engine"].map(figure)
     out[f"{plan.gpu} needed"] = ["none is enough" if gpus != gpus else f"{gpus:.0f}" for gpus in numbers["gpus"]]
-    if numbers["given"].any():
-        out["given"] = numbers["given"].astype(str)
-        out["GB on each"] = numbers["each"].map(figure)
-        out["fits"] = numbers["fits"].map({True: "yes", False: "NO"})
+    return out
+
+
+def gpu_numbers(plan: Plan) -> pd.DataFrame:
+    """What each of the GPUs holds that the profile gives a run, in GB; of every kind the run and the phase that take most.
+
+    Returns:
+        `stage`, `model`, `taught by`; `phase` and its `gpus`; the keys of ON_EACH, `at a time` (what their `moment` is), `sum`
+        (of them all, the reserve too) and whether all runs of the kind `fit`. No rows for a profile on CPUs.
+    """
+    rows = _with_short_names(plan.runs[plan.runs["given"] > 0])
+    numbers = rows[[*KIND, "phase", "each moment is"]].rename(columns={"each moment is": "at a time"})
+    numbers["gpus"] = rows["phase gpus"]
+    for part in ON_EACH:
+        numbers[part] = rows[f"each {part}"] / 1e9
+    numbers["sum"] = numbers[[*ON_EACH]].sum(axis=1)
+    numbers["fit"] = rows.groupby(KIND)["fits"].transform("all")
+    return numbers.loc[numbers.groupby(KIND, sort=False)["sum"].idxmax()].reset_index(drop=True)
+
+
+def gpu_table(plan: Plan) -> pd.DataFrame:
+    """`gpu_numbers` as text; parts that no run has are left out."""
+    numbers = gpu_numbers(plan)
+    out = numbers[KIND].copy()
+    out["most when"] = numbers["phase"] + " on " + numbers["gpus"].astype(str)
+    for name, label in ON_EACH.items():
+        if numbers[name].any():
+            out[label] = numbers[name].map(figure)
+    if "at a time" in out:
+        out["at a time"] = (out["at a time"] + " " + numbers["at a time"]).where(numbers["moment"] > 0, "0")
+    out[f"sum, of {figure(gpu_named(plan.gpu).memory / 1e9)}"] = numbers["sum"].map(figure)
+    out["fits"] = numbers["fit"].map({True: "yes", False: "NO"})
     return out
 
 
@@ -122,15 +155,18 @@ def _reserved(plan: Plan) -> str:
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
-    """Write plan.csv (a row a checkpoint, all numbers), plan.md and plan.tex (the three tables)."""
-    write_forms(plan.runs, tables_of(plan), folder, "plan", f"{summary(plan)} Made by notebook 60.")
+    """Write plan.csv (a row a checkpoint, all numbers), plan.md and plan.tex (the tables, and how sure they are)."""
+    note = f"{summary(plan)} Made by s2d plan and notebook 60."
+    write_forms(plan.runs, tables_of(plan), folder, "plan", note, remarks={"How sure": uncertainty(plan)})
 
 
 def tables_of(plan: Plan) -> dict[str, pd.DataFrame]:
-    """The three tables by their titles."""
+    """The tables by their titles; that of each GPU where there are any."""
+    on_each = {"Memory of each GPU that a run is given, GB": gpu_table(plan)} if plan.runs["given"].any() else {}
     return {
         "Cost, all checkpoints and seeds": cost_table(plan),
         "Memory of one run in one process, GB": memory_table(plan),
+        **on_each,
         "Disk": disk_table(plan),
     }
 
@@ -156,8 +192,10 @@ def uncertainty(plan: Plan) -> list[str]:
         f"taken to be as large as one layer's activations. Of a GPU's {memory:.0f} GB, {RESERVE:.0%} are kept in reserve.",
         "GPUs that share a state hold even parts of it and, for a moment, embeddings and two layers whole (an upper bound). "
         "After training in several processes one process evaluates the whole model in float32, its layers laid out over "
-        "`hardware.sampling_gpus`; `GB on each` is the larger of the two. A vLLM engine of the run's own takes its share of a "
-        "GPU beside what is listed (`gpu_memory_utilization`); the GPUs needed count with it.",
+        "`hardware.sampling_gpus`; what each GPU holds is listed for the part of a run that takes more (*most when*). *Gathered* "
+        "is what it holds beyond its even part; activations, KV cache and validation take turns, so only the largest counts "
+        "(*at a time*). A vLLM engine of the run's own takes its share of a GPU beside the run's own memory "
+        "(`gpu_memory_utilization`); the GPUs needed count with it.",
     ]
 
 

@@ -1,5 +1,6 @@
 """Tables: a checkpoint a row, accuracy with interval, difference to the reference, and what the route cost."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,16 +108,20 @@ def write_forms(
     name: str,
     note: str,
     links: dict[str, pd.DataFrame] | None = None,
+    remarks: dict[str, list[str]] | None = None,
 ) -> None:
     """Write `<name>.csv` with all numbers, and `<name>.md` and `<name>.tex` with what readers are shown: tables by title;
-    `links`: the same with links to run pages, for the md.
+    `links`: the same with links to run pages, for the md; `remarks`: lists of sentences behind the tables, by their titles.
 
     A table of more than a page is a longtable in LaTeX; all need booktabs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = [f"**{title}**\n\n{table.to_markdown(index=False)}\n" for title, table in (links or shown).items()]
-    (folder / f"{name}.md").write_text("\n".join([*parts, f"{note}\n"]))
-    (folder / f"{name}.tex").write_text("\n".join(_latex(table, title, note) for title, table in shown.items()))
+    lists = [f"**{title}**\n\n" + "".join(f"- {text}\n" for text in texts) for title, texts in (remarks or {}).items()]
+    (folder / f"{name}.md").write_text("\n".join([*parts, f"{note}\n", *lists]))
+    latex = [_latex(table, title, note) for title, table in shown.items()]
+    latex += [_latex_list(title, texts) for title, texts in (remarks or {}).items()]
+    (folder / f"{name}.tex").write_text("\n".join(latex))
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
 
 
@@ -126,6 +131,13 @@ def _latex(table: pd.DataFrame, title: str, note: str) -> str:
     if len(table) > PAGE:
         return style.to_latex(hrules=True, environment="longtable", caption=caption)
     return f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{style.to_latex(hrules=True)}\\end{{table}}\n"
+
+
+def _latex_list(title: str, texts: list[str]) -> str:
+    """A list with what Markdown sets as code or stressed set likewise."""
+    items = [re.sub(r"`([^`]+)`", r"\\texttt{\1}", re.sub(r"\*([^*]+)\*", r"\\emph{\1}", _tex(text))) for text in texts]
+    lines = [f"\\paragraph{{{_tex(title)}}}", "\\begin{itemize}", *(f"\\item {item}" for item in items)]
+    return "\n".join([*lines, "\\end{itemize}\n"])
 
 
 def _tex(text: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from s2d_lib.engines.refusals import refuse_model, refuse_what_cannot_be
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.fit import refuse_what_does_not_fit
+from s2d_lib.plan.one_base import teacher_of
 from s2d_lib.policies.adapters import on_shared_base
 from s2d_lib.policies.pair import check_pair
 from s2d_lib.policies.policy import Policy, configure_torch, load_policy
@@ -18,6 +19,7 @@ from s2d_lib.rollouts import Rollout, read_rollouts
 from s2d_lib.runs import FinishedRun, Run
 from s2d_lib.stages.trackers import check_tracker
 from s2d_lib.stages.weights import Weights, parent_weights, starting_weights, weights_of
+from s2d_lib.study import Resolved, lineage
 from s2d_lib.study.problem_sets import LabelBudget
 from s2d_lib.study.settings import Hardware, RoleModel
 from s2d_lib.study.several_processes import refuse_what_is_not_shared, trains_in_several
@@ -82,7 +84,7 @@ def _load(run: Run) -> Inputs:
         check_tracker(resolved.logging)
         served = resolved.sampling.vllm is not None and resolved.sampling.vllm.mode == "server"
         refuse_what_cannot_be(resolved, starting_weights(run).place if served else None)
-        refuse_what_does_not_fit(resolved, _beside(run))
+        refuse_what_does_not_fit(resolved, _beside(resolved))
     problems = load_problems(resolved.problems, resolved.labels)
     _check_pool_fills_a_batch(run, problems.pool)
     rollouts = _rollouts(run)
@@ -102,12 +104,9 @@ def _load(run: Run) -> Inputs:
     return Inputs(policy, problems, teacher, rollouts)
 
 
-def _beside(run: Run) -> str | None:
+def _beside(run: Resolved) -> str | None:
     """The model of a teacher that is held beside the policy; none where both are adapters over one base."""
-    if run.resolved.stage not in ("forward_kl", "opd"):
-        return None
-    spec = _model_of(run.parent("teacher"))
-    return None if run.resolved.stage_params.lora and spec == run.resolved.model else spec.model
+    return teacher_of(run, lineage(run.profile, run.checkpoint, run.seed, run.overrides))
 
 
 def _rollouts(run: Run) -> list[Rollout] | None:

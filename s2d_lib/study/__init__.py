@@ -3,7 +3,7 @@
 from s2d_lib.study.graph import NOTEBOOKS, frontier, needed
 from s2d_lib.study.load import load_profile, load_study, profile_names, project_root
 from s2d_lib.study.nodes import all_nodes, parents_of, rollouts_name
-from s2d_lib.study.resolve import Resolved, derive_seed, resolve
+from s2d_lib.study.resolve import Resolved, derive_seed, lineage, resolve
 
 __all__ = [
     "NOTEBOOKS",
@@ -11,6 +11,7 @@ __all__ = [
     "all_nodes",
     "derive_seed",
     "frontier",
+    "lineage",
     "load_profile",
     "load_study",
     "needed",

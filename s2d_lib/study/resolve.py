@@ -82,6 +82,13 @@ def resolve(
         StudyError: Unknown profile, checkpoint, role, pool or parameter, or a value of the wrong type; nothing has
             been loaded or trained by then.
     """
+    return lineage(profile, checkpoint, seed, overrides, root)[checkpoint]
+
+
+def lineage(
+    profile: str, checkpoint: str, seed: int, overrides: dict | None = None, root: Path | None = None
+) -> dict[str, Resolved]:
+    """A run and all that it is made from, by their names; arguments and errors are those of `resolve`."""
     root = root or project_root()
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise StudyError(f"`seed` must be a whole number of at least 0, given {seed!r}.")
@@ -100,7 +107,8 @@ def resolve(
             memo[name] = _resolve_node(name, nodes[name], settings, parents, profile, seed, overrides or {})
         return memo[name]
 
-    return visit(checkpoint, ())
+    visit(checkpoint, ())
+    return memo
 
 
 def _resolve_node(

@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from s2d_lib.plan.architecture import named
 from s2d_lib.plan.disk import kept_bytes, scratch_bytes
 from s2d_lib.plan.flops import forward_flops, training_flops
-from s2d_lib.plan.memory import memory_of
+from s2d_lib.plan.memory import activations, memory_of
 from s2d_lib.plan.tokens import assumed_lengths
 from s2d_lib.plan.trained import adapter_parameters, trained_parameters
 from s2d_lib.study import load_profile, resolve
@@ -73,3 +73,28 @@ def test_what_adapters_take_of_the_disk():
     assert kept_bytes(merged, QWEN, LENGTHS) == 4 * QWEN.parameters
     assert kept_bytes(alone, QWEN, LENGTHS) == 4 * trained_parameters(alone, QWEN)
     assert scratch_bytes(alone, QWEN, None, LENGTHS) == 2 * 12 * trained_parameters(alone, QWEN)
+
+
+def test_a_trained_head_next_to_a_self_teacher_has_a_buffer_for_its_gradient():
+    """Dense stages and self-taught methods make it, 4 bytes a weight; GRPO does not, and adapters leave the head as it is."""
+    head = 4 * 151936 * 2048
+    buffers = {}
+    for name in ("student.grpo", "student.srpo"):
+        run = resolve("qwen3-chemistry", name, 0)
+        rows, length = run.params["micro_batch"], LENGTHS.prompt + run.sampling.max_new_tokens
+        of_layers = activations(QWEN, run.hardware.dtype, rows, length, run.hardware.gradient_checkpointing)
+        buffers[name] = memory_of(run, QWEN, None, LENGTHS).activations - of_layers
+    assert buffers == {"student.grpo": 0, "student.srpo": head}
+    for stage, checkpoint in (("self_distillation", "student.srpo"), ("opd", "student.bridge.raw_teacher")):
+        profile = "qwen3-chemistry" if stage == "self_distillation" else "qwen3-single-gpu"
+        changes = {"stages": {stage: {"lora": {"rank": 8, "alpha": 8}}}, "hardware": {"accelerate": None}}
+        whole, adapters = (
+            memory_of(resolve(profile, checkpoint, 0, over), QWEN, None, LENGTHS).activations for over in ({}, changes)
+        )
+        assert whole - adapters == head
+
+
+def test_trainer_checkpoints_hold_the_self_teachers_weights():
+    """Two checkpoints, each of weights, AdamW's two moments and the self-teacher: 4 bytes a trained weight of each."""
+    runs = [resolve("qwen3-chemistry", name, 0) for name in ("student.grpo", "student.srpo")]
+    assert [scratch_bytes(run, QWEN, None, LENGTHS) / 1_720_574_976 for run in runs] == [2 * 12, 2 * 16]

@@ -11,9 +11,13 @@ from s2d_lib.report.plan_tables import (
     cost_numbers,
     cost_table,
     figure,
+    gpu_numbers,
+    gpu_table,
     memory_numbers,
     memory_table,
+    tables_of,
     uncertainty,
+    write_plan,
 )
 
 
@@ -36,6 +40,35 @@ def test_memory_is_the_largest_of_each_kind_and_what_fits_nowhere_says_so(found)
     found.runs.loc[found.runs["stage"] == "opd", "gpus"] = float("nan")
     shown = memory_table(found).set_index("stage")
     assert shown.loc["opd", "h100-80gb needed"] == "none is enough"
+
+
+def test_each_gpu_is_shown_where_a_kind_takes_most_of_it():
+    found = plan("qwen3-single-gpu")
+    numbers = gpu_numbers(found).set_index(["stage", "model", "taught by"])
+    assert len(numbers) == len(memory_numbers(found))
+    rows = found.runs[(found.runs["stage"] == "opd") & (found.runs["role"] == "student")]
+    engine = rows["each engine"]
+    most = (rows["each"] + engine).max() / 1e9 + 8
+    assert numbers.loc[("opd", "Qwen3-1.7B", "Qwen3-8B"), "sum"] == pytest.approx(most)
+    shown = gpu_table(found)
+    assert "sum, of 80" in shown
+    assert "training on 1" in set(shown["most when"])
+    assert set(shown["fits"]) == {"yes"}
+    found.runs.loc[found.runs["stage"] == "opd", "fits"] = False
+    assert set(gpu_table(found).set_index("stage").loc[["opd"], "fits"]) == {"NO"}
+
+
+def test_a_profile_on_cpus_has_no_table_of_gpus():
+    assert len(tables_of(plan("micro"))) == 3
+
+
+def test_what_is_written_says_how_sure_it_is(found, tmp_path):
+    write_plan(found, tmp_path)
+    text, latex = (tmp_path / "plan.md").read_text(), (tmp_path / "plan.tex").read_text()
+    for sentence in uncertainty(found):
+        assert f"- {sentence}\n" in text
+    assert latex.count("\\item ") == len(uncertainty(found))
+    assert r"\texttt{hardware.sampling\_gpus}" in latex
 
 
 @pytest.mark.parametrize(
@@ -64,10 +97,15 @@ def test_the_figure_has_a_bar_for_every_kind(found):
     assert len(labels) == len(memory_numbers(found))
 
 
-def test_the_command_prints_the_plan_and_says_how_sure_it_is(capsys, found):
+def test_the_command_prints_the_plan_and_says_how_sure_it_is(capsys, found, tmp_path, monkeypatch):
+    monkeypatch.setattr("s2d_lib.study.project_root", lambda: tmp_path)  # where it writes
     assert main(["plan", "--profile", "qwen3-single-gpu", "--gpu", "a100-80gb", "--utilisation", "0.3"]) == 0
     printed = capsys.readouterr().out
     assert "one a100-80gb at a utilisation of 0.3" in printed
     assert "Qwen3-8B" in printed
     assert len(uncertainty(found)) == printed.count("\n- ")
+    assert not list(tmp_path.glob("figures/*"))
+    assert main(["plan", "--profile", "qwen3-single-gpu", "--write"]) == 0
+    written = {path.name for path in (tmp_path / "figures" / "qwen3-single-gpu").iterdir()}
+    assert written == {f"plan.{form}" for form in ("csv", "md", "tex", "png", "pdf", "svg")}
     assert main(["plan", "--gpu", "h100"]) == 1

@@ -84,28 +84,29 @@ def test_a_stage_trains_adapters_and_an_interrupted_run_ends_in_the_same_bytes(
 
 
 def test_the_bridge_on_one_base(make, tiny):
+    """The study's same-size teacher: the student itself, after its RL."""
     overrides = with_lora(tiny, save="adapter")
-    make("student.warm.rl_teacher", overrides=overrides)
-    run = open_run("micro", "student.bridge.rl_teacher", 0, overrides)
+    make("student.warm.rl_same_size", overrides=overrides)
+    run = open_run("micro", "student.bridge.rl_same_size", 0, overrides)
     inputs = prepare(run)
     held = {weights.data_ptr() for weights in inputs.policy.model.parameters()}
     own = [name for name, weights in inputs.teacher.model.named_parameters() if weights.data_ptr() not in held]
     assert own
     assert all("lora_" in name for name in own)
-    alone = prepare(open_run("micro", "teacher.rl", 0, overrides)).policy
+    alone = prepare(open_run("micro", "student.grpo", 0, overrides)).policy
     ids = torch.tensor([[5, 9, 13, 20]])
     with torch.no_grad():
         expected, got = (m.eval()(input_ids=ids).logits for m in (alone.model, inputs.teacher.model))
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
-    bridge = make("student.bridge.rl_teacher", overrides=overrides)
-    assert len(weights_of(open_run("micro", "student.bridge.rl_teacher", 0, overrides)).adapters) == 2
+    bridge = make("student.bridge.rl_same_size", overrides=overrides)
+    assert len(weights_of(open_run("micro", "student.bridge.rl_same_size", 0, overrides)).adapters) == 2
     # Evaluated after a kill, the stored adapters give what the trained model gave
     results = bridge.path("evaluation.csv").read_bytes()
-    again = bridge.folder.with_name(".student.bridge.rl_teacher.unfinished")
+    again = bridge.folder.with_name(".student.bridge.rl_same_size.unfinished")
     bridge.folder.rename(again)
     for name in ("record.json", "evaluation.csv"):
         (again / name).unlink()
-    run = open_run("micro", "student.bridge.rl_teacher", 0, overrides)
+    run = open_run("micro", "student.bridge.rl_same_size", 0, overrides)
     evaluate(run, loaded := prepare(run))
     assert run.path("evaluation.csv").read_bytes() == results
     finish(run, loaded)
