@@ -10,6 +10,7 @@ from s2d_lib.engines.fresh import FreshEngines
 from s2d_lib.engines.greedy import PROBLEMS, TOP, Movement, compare, refuse_desync
 from s2d_lib.engines.sampler import tolerance_of
 from s2d_lib.policies.policy import Policy
+from s2d_lib.policies.sharing import back_into_shards
 from s2d_lib.problems.base import Problem
 from s2d_lib.runs import Run
 from s2d_lib.study import Resolved
@@ -94,10 +95,14 @@ class SyncCheck(TrainerCallback):
         Raises:
             StudyError: The engine does not hold the weights that are trained.
         """
-        self._sync()
+        self._update()
         self.syncs += 1
         if (self.syncs - 1) % self.options.check_every == 0:
             self.check()
+
+    def _update(self) -> None:
+        back_into_shards(self.trainer.model_wrapped)  # out of which a validation may have just sampled
+        self._sync()
 
     def check(self) -> None:
         """Ask the engine and compare; every process does, since some parts are all processes' together."""
@@ -130,7 +135,7 @@ class SyncCheck(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         """The last weights to the server, checked; or the end of the trainer's own engine."""
         if self.options.mode == "server":
-            self._sync()
+            self._update()
             self.check()
         elif self.options.fresh_each_update:
             self.engine.close()
