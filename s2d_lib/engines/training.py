@@ -1,11 +1,13 @@
 """vLLM in TRL's trainers: their arguments or their engines, and a check after the updates of its weights."""
 
+import os
 from collections.abc import Callable
 
 import torch
 from transformers import Trainer, TrainerCallback, set_seed
 
 from s2d_lib.engines.answers import Answer, room_for
+from s2d_lib.engines.colocated import QUIET
 from s2d_lib.engines.fresh import FreshEngines
 from s2d_lib.engines.greedy import PROBLEMS, TOP, Movement, compare, refuse_desync
 from s2d_lib.engines.sampler import tolerance_of
@@ -40,6 +42,8 @@ def vllm_arguments(run: Run, policy: Policy, problems: list[Problem]) -> dict:
             "vllm_server_timeout": options.timeout,
             "vllm_group_port": options.group_port,
         }
+    for name, value in QUIET.items():  # for TRL's engine, which is made in this process: else it reports its use
+        os.environ.setdefault(name, value)
     return common | {
         "vllm_gpu_memory_utilization": options.gpu_memory_utilization,
         "vllm_tensor_parallel_size": options.tensor_parallel,
