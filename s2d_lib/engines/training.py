@@ -7,6 +7,7 @@ import torch
 from transformers import Trainer, TrainerCallback, set_seed
 
 from s2d_lib.engines.answers import Answer, room_for
+from s2d_lib.engines.client import bound
 from s2d_lib.engines.colocated import QUIET
 from s2d_lib.engines.fresh import FreshEngines
 from s2d_lib.engines.greedy import PROBLEMS, TOP, Movement, compare, refuse_desync
@@ -72,6 +73,7 @@ def check_syncs(trainer: Trainer, run: Run, policy: Policy, problems: list[Probl
         trainer.use_vllm, trainer.vllm_mode, trainer._last_loaded_step = True, options.mode, -1
         trainer.vllm_generation = FreshEngines(trainer, run, policy, _context(run.resolved, policy, problems))
     else:
+        bound(trainer.vllm_generation, options)
         # vLLM has put its own seed into the random streams that it shares with the trainer.
         set_seed(trainer.args.seed + trainer.args.process_index)
     trainer.add_callback(SyncCheck(trainer, run, policy, problems))
