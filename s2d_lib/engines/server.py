@@ -114,26 +114,36 @@ class Server:
             said = " ".join(error.read().decode(errors="replace").split())[:200]
             raise StudyError(f"the vLLM server at {self.url} refused {path} ({error.code}: {said}).") from None
         except TimeoutError:
-            raise StudyError(self._late(timeout)) from None
+            raise StudyError(late(self.url, timeout)) from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, TimeoutError):
-                raise StudyError(self._late(timeout)) from None
+                raise StudyError(late(self.url, timeout)) from None
             raise StudyError(
                 f"there is no vLLM server at {self.url} ({error.reason}): start it with `vllm serve`, or mend "
                 "`sampling.vllm.url`."
             ) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = str(error) or type(error).__name__
-            raise StudyError(f"what answers at {self.url} is no vLLM server, or it has died ({reason}).") from None
-
-    def _late(self, timeout: float) -> str:
-        return (
-            f"the vLLM server at {self.url} did not answer within {timeout:g} seconds: see whether it is still loading or "
-            "overloaded, or raise `sampling.vllm.timeout`."
-        )
+            raise StudyError(gone(self.url, error)) from None
 
     def close(self) -> None:
         """Nothing to free: the server is somebody else's."""
+
+
+def late(url: str, timeout: float) -> str:
+    """The sentence about a server that has not answered in time (seconds)."""
+    return (
+        f"the vLLM server at {url} did not answer within {timeout:g} seconds: see whether it is still loading or "
+        "overloaded, or raise `sampling.vllm.timeout`."
+    )
+
+
+def gone(url: str, error: Exception) -> str:
+    """The sentence about a server with which one can't talk, or no longer."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return (
+        f"what answers at {url} is no vLLM server, or it has died ({reason}): start one with `vllm serve`, or mend "
+        "`sampling.vllm.url`."
+    )
 
 
 def _log_probs(choice: dict) -> list[dict[int, float]]:

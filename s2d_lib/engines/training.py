@@ -1,15 +1,19 @@
 """vLLM in TRL's trainers: their arguments or their engines, and a check after the updates of its weights."""
 
+import os
 from collections.abc import Callable
 
 import torch
 from transformers import Trainer, TrainerCallback, set_seed
 
 from s2d_lib.engines.answers import Answer, room_for
+from s2d_lib.engines.client import bound
+from s2d_lib.engines.colocated import QUIET
 from s2d_lib.engines.fresh import FreshEngines
 from s2d_lib.engines.greedy import PROBLEMS, TOP, Movement, compare, refuse_desync
 from s2d_lib.engines.sampler import tolerance_of
 from s2d_lib.policies.policy import Policy
+from s2d_lib.policies.sharing import back_into_shards
 from s2d_lib.problems.base import Problem
 from s2d_lib.runs import Run
 from s2d_lib.study import Resolved
@@ -39,6 +43,8 @@ def vllm_arguments(run: Run, policy: Policy, problems: list[Problem]) -> dict:
             "vllm_server_timeout": options.timeout,
             "vllm_group_port": options.group_port,
         }
+    for name, value in QUIET.items():  # for TRL's engine, which is made in this process: else it reports its use
+        os.environ.setdefault(name, value)
     return common | {
         "vllm_gpu_memory_utilization": options.gpu_memory_utilization,
         "vllm_tensor_parallel_size": options.tensor_parallel,
@@ -67,6 +73,7 @@ def check_syncs(trainer: Trainer, run: Run, policy: Policy, problems: list[Probl
         trainer.use_vllm, trainer.vllm_mode, trainer._last_loaded_step = True, options.mode, -1
         trainer.vllm_generation = FreshEngines(trainer, run, policy, _context(run.resolved, policy, problems))
     else:
+        bound(trainer.vllm_generation, options)
         # vLLM has put its own seed into the random streams that it shares with the trainer.
         set_seed(trainer.args.seed + trainer.args.process_index)
     trainer.add_callback(SyncCheck(trainer, run, policy, problems))
@@ -94,10 +101,14 @@ class SyncCheck(TrainerCallback):
         Raises:
             StudyError: The engine does not hold the weights that are trained.
         """
-        self._sync()
+        self._update()
         self.syncs += 1
         if (self.syncs - 1) % self.options.check_every == 0:
             self.check()
+
+    def _update(self) -> None:
+        back_into_shards(self.trainer.model_wrapped)  # out of which a validation may have just sampled
+        self._sync()
 
     def check(self) -> None:
         """Ask the engine and compare; every process does, since some parts are all processes' together."""
@@ -130,7 +141,7 @@ class SyncCheck(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         """The last weights to the server, checked; or the end of the trainer's own engine."""
         if self.options.mode == "server":
-            self._sync()
+            self._update()
             self.check()
         elif self.options.fresh_each_update:
             self.engine.close()

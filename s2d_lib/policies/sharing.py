@@ -12,6 +12,7 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from s2d_lib.errors import StudyError
@@ -94,3 +95,15 @@ def before_sharding(model: PreTrainedModel, accelerator: Accelerator) -> None:
     if plugin.mixed_precision_policy is not None:
         exact = {"reduce_dtype": torch.float32, "output_dtype": torch.float32}
         plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **exact)
+
+
+def back_into_shards(model: nn.Module) -> None:
+    """Let this process hold no more than its part of a model that FSDP2 shards; any other model stays as it is.
+
+    From a forward to its backward pass the last layers (norm, head, tied embeddings; accelerate 1.15) and the root stay
+    gathered: plain tensors in the precision of the computation. After a forward pass without a backward pass, as sampling
+    makes them, they would go on taking that memory, and TRL 1.16 can hand vLLM only what is in shards.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

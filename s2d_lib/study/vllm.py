@@ -30,7 +30,9 @@ class Vllm(Strict):
     fresh_each_update: bool = Field(False, exclude_if=lambda value: not value)
     url: str | None = None  # of a server: http://host:port
     group_port: PositiveInt = 51216  # over which a training's weights go to a server; one for each run at a time
-    timeout: PositiveFloat = 240.0  # seconds that a server may take for one problem's completions
+    # Seconds that a server may take for a request: one problem's completions, or in training all of a sampling's (TRL asks
+    # for them together), or the weights of an update.
+    timeout: PositiveFloat = 240.0
     check_every: PositiveInt = 1  # updates of the engine's weights in training from one greedy-token check to the next
     tolerance: PositiveFloat | None = None  # of that check, nats; null: by the engine's precision
 

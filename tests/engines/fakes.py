@@ -49,6 +49,8 @@ class Behaviour:
     def get(self, path: str):
         if path == "/version":
             return {"version": self.version}
+        if path == "/health":
+            return {}
         if path == "/v1/models":
             return {"data": [{"id": self.model, "root": self.model}]}
         if path.startswith("/server_info") and self.dtype:

@@ -1,6 +1,7 @@
 """vLLM in TRL's trainers: their arguments, and the check after every update, with stand-ins for TRL's engine."""
 
 import copy
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from trl import DistillationConfig, GRPOConfig
 from trl.generation.vllm_generation import VLLMGeneration
 
 from s2d_lib.engines.answers import room_for
+from s2d_lib.engines.colocated import QUIET
 from s2d_lib.engines.training import GREEDY, check_syncs, vllm_arguments
 from s2d_lib.errors import StudyError
 from s2d_lib.study import resolve
@@ -140,15 +142,21 @@ def test_a_trainer_that_transformers_samples_is_left_alone(policy, problems):
     ("checkpoint", "config"), [("student.grpo", GRPOConfig), ("student.bridge.rl_teacher", DistillationConfig)]
 )
 @pytest.mark.parametrize("options", [{"gpu_memory_utilization": 0.4, "max_model_len": 64}, SERVER])
-def test_trl_takes_the_arguments(checkpoint, config, options, policy, problems, tmp_path):
+def test_trl_takes_the_arguments(checkpoint, config, options, policy, problems, tmp_path, monkeypatch):
+    for name in QUIET:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
     arguments = vllm_arguments(run_of(checkpoint, options), policy, problems)
     args = config(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", **arguments)
     assert args.use_vllm
     assert args.generation_kwargs["stop_token_ids"] == [policy.tokenizer.eos_token_id]
     if options is SERVER:
         assert (args.vllm_mode, args.vllm_server_base_url) == ("server", "http://localhost:8000")
+        assert "VLLM_NO_USAGE_STATS" not in os.environ  # the engine is somebody else's
     else:
         assert (args.vllm_gpu_memory_utilization, args.vllm_max_model_length) == (0.4, 64)
+        assert (os.environ["VLLM_NO_USAGE_STATS"], os.environ["VLLM_LOGGING_LEVEL"]) == ("1", "INFO")
 
 
 def test_an_engine_has_room_for_the_longest_prompt_and_its_completion(policy, problems):

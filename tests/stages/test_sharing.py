@@ -1,6 +1,10 @@
 """Processes that share a model: the config files of accelerate, and FSDP2 and ZeRO-3 in two CPU processes beside one."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pandas as pd
@@ -126,6 +130,19 @@ def test_sharded_models_sample_in_step_and_add_up_gradients_in_float32():
     assert is_fsdp_managed_module(model)  # what generate asks
     exact = MixedPrecisionPolicy(torch.bfloat16, torch.float32, torch.float32)
     assert plugin.mixed_precision_policy == exact
+
+
+def test_what_sampling_leaves_gathered_goes_back_into_shards(runs, tmp_path, root):
+    command = [sys.executable, "-m", "tests.stages.gathered_worker", str(tmp_path)]
+    on_cpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=root, env=on_cpu, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name in ("tied", "untied"):
+        assert found[f"{name}: sharded"] == found[f"{name}: back"] == 0
+        assert found[f"{name}: sampled"] > 0  # else accelerate needs no help any more
+    assert found["synced"] == 2 * found["parameters"]
+    assert found["validated"] == 0
 
 
 @pytest.mark.slow

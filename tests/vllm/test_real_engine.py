@@ -17,7 +17,8 @@ from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.sparse_rl import sparse_rl
 from s2d_lib.study import load_profile, resolve
 from s2d_lib.study.settings import Hardware, RoleModel, Sampling
-from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
+from s2d_lib.study.vllm import Vllm
+from tests.vllm.tokens import by_vllm, greedy
 
 CPU = Hardware()
 ONE_STEP = {"steps": 1, "warmup_steps": 0, "batch": 32, "micro_batch": 32, "group_size": 8, "learning_rate": 3e-3}
@@ -43,24 +44,6 @@ def engine(tmp_path, clocked):
 @pytest.fixture(scope="module")
 def problems():
     return load_problems(resolve("micro", "student", 0).problems).evaluations["micro-math"][:8]
-
-
-def greedy(policy, problems, tokens: int = CHECK_TOKENS) -> list[list[int]]:
-    """transformers' own greedy tokens, by `generate`."""
-    found = []
-    for ids in policy.prompt_ids([p.prompt for p in problems]):
-        inputs = policy.tokenizer.pad({"input_ids": [ids]}, return_tensors="pt")
-        eos, pad = policy.tokenizer.eos_token_id, policy.tokenizer.pad_token_id
-        out = policy.model.generate(
-            **inputs, do_sample=False, max_new_tokens=tokens, eos_token_id=eos, pad_token_id=pad
-        )
-        found.append(out[0, len(ids) :].tolist())
-    return found
-
-
-def by_vllm(engine, policy, problems, tokens: int = CHECK_TOKENS) -> list[list[int]]:
-    prompts = policy.prompt_ids([p.prompt for p in problems])
-    return [one[0].ids for one in engine.answer(prompts, Request(samples=1, max_new_tokens=tokens))]
 
 
 def test_before_and_after_a_grpo_step_a_fresh_engine_is_in_sync_and_the_old_one_is_caught(

@@ -1,0 +1,112 @@
+"""vLLM on a GPU for real: TRL's engine, whose weights are updated in place, and a fresh one; skipped without a GPU or vLLM."""
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+from s2d_lib.engines.colocated import Colocated
+from s2d_lib.engines.sampler import checked
+from s2d_lib.engines.training import SyncCheck
+from s2d_lib.errors import StudyError
+from s2d_lib.evaluation import evaluate
+from s2d_lib.notebook import finish
+from s2d_lib.runs import open_run
+from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.sparse_rl import sparse_rl
+from s2d_lib.study.load import deep_merge
+from s2d_lib.study.vllm import Vllm
+from tests.vllm.tokens import by_vllm, greedy
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.device_count(), reason="needs a CUDA device"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: pip install 's2d[vllm]'"
+    ),
+]
+
+# Two steps after either of which an engine that kept the weights of before would be told by its log-probabilities.
+TWO_STEPS = {"steps": 2, "warmup_steps": 0, "batch": 32, "micro_batch": 32, "group_size": 8, "learning_rate": 1e-2}
+
+
+@pytest.fixture(autouse=True)
+def left_as_it_was():
+    """TRL's engine leaves a process group and variables in which the next trainer would see a launcher."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+
+
+@pytest.fixture
+def overrides(tiny):
+    return deep_merge(
+        tiny,
+        {
+            "stages": {"sparse_rl": TWO_STEPS},
+            "sampling": {"engine": "vllm", "batch": 64},
+            "hardware": {"device": "cuda", "dtype": "float32"},
+        },
+    )
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """The steps after which a training's own engine was checked and found in sync: before each and, added here, after the
+    last. There it is also asked about weights that it was not given."""
+    steps, check, end = [], SyncCheck.check, SyncCheck.on_train_end
+
+    def watched(self):
+        check(self)
+        steps.append(self.trainer.state.global_step)
+
+    def asked_once_more(self, args, state, control, **kwargs):
+        self.sync()
+        norm = self.trainer.model.model.norm.weight
+        trained = norm.detach().clone()
+        with torch.no_grad():
+            norm.mul_(1.5)
+        with pytest.raises(StudyError, match=r"vLLM does not hold the weights of 'student\.grpo' at step 2"):
+            self.check()
+        with torch.no_grad():
+            norm.copy_(trained)
+        end(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(SyncCheck, "check", watched)
+    monkeypatch.setattr(SyncCheck, "on_train_end", asked_once_more)
+    return steps
+
+
+def test_two_grpo_steps_by_an_engine_that_is_updated_in_place(runs, overrides, checks):
+    open_run("micro", "student", 0, overrides).finish()
+    run = open_run("micro", "student.grpo", 0, overrides)
+    inputs = prepare(run)
+    before = {name: weights.detach().cpu().clone() for name, weights in inputs.policy.model.named_parameters()}
+    metrics = sparse_rl(run, inputs)
+    assert metrics["step"].tolist() == [1, 2]
+    assert checks == [0, 1, 2]
+    after = dict(inputs.policy.model.named_parameters())
+    assert any(not torch.equal(after[name].cpu(), weights) for name, weights in before.items())
+    evaluate(run, inputs)  # by a fresh engine, in the process in which TRL's has ended
+    finish(run, inputs)
+    assert run.finished.record["vllm"]["evaluation"]["check"]["tokens"] > 10
+
+
+def test_an_evaluation_by_a_fresh_engine_says_transformers_tokens(runs, overrides, tmp_path):
+    run = open_run("micro", "student", 0, overrides)
+    inputs = prepare(run)
+    assert len(evaluate(run, inputs)) == 2
+    policy, problems = inputs.policy, inputs.problems.evaluations["micro-math"]
+    room = {"batch": 16, "context": 64}
+    engine = Colocated(policy, Vllm(), run.resolved.hardware, **room, place=tmp_path / "weights")
+    try:
+        assert by_vllm(engine, policy, problems) == greedy(policy, problems)
+        checked(engine, policy, problems, about="the student")
+    finally:
+        engine.close()
