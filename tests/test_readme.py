@@ -25,6 +25,6 @@ def test_every_path_a_page_links_to_exists(root, page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_make_target_a_page_names_exists(root, page):
-    targets = re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE)
-    for target in re.findall(r"(?:^|`)make ([a-z-]+)", (root / page).read_text(), re.MULTILINE):
+    targets = re.findall(r"^([a-z0-9-]+):", (root / "Makefile").read_text(), re.MULTILINE)
+    for target in re.findall(r"(?:^|`)make ([a-z0-9-]+)", (root / page).read_text(), re.MULTILINE):
         assert target in targets, target

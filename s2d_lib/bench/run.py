@@ -165,8 +165,8 @@ PROCESSES_NOTE = (
     "Ten optimiser steps of the micro family on batches of 16, in one process and in two (gloo, CPU), on the same rollouts as "
     "long as the policies are the same, float32; every step is in processes_steps.csv. loss_difference is the largest of a "
     "step's loss to one process's, weight_difference of a trained weight; weights_moved is how far training itself moved one. "
-    "within: every loss within 1e-5 (or 1e-4 of it), every weight within 1e-4. Under FSDP2 the processes share the model and, "
-    "where there is one, the teacher or self-teacher."
+    "within: every loss within 1e-5 (or 1e-4 of it), every weight within 1e-4. Under FSDP2 and ZeRO-3 the processes share the "
+    "model and, where there is one, the teacher; self-distillation knows FSDP2 alone. Made by `make bench`."
 )
 SAMPLING_NOTE = (
     "seconds = batches (s + a T) + rollouts (p + b T + c T^2), T tokens a completion; fitted to two thirds of the points, "
