@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 
 from s2d_lib import worker
-from s2d_lib.bench.seeded_rollouts import seed_rollouts
-from s2d_lib.bench.shared_on_cpus import share_on_cpus
 from s2d_lib.stages.live import WriteProgress
+from tests.stages.sharded_worker import share
 
 AT = 3
 
@@ -18,8 +17,7 @@ class InterruptedHereError(Exception):
 
 def main(folder: Path) -> None:
     """As s2d_lib.worker.main, twice."""
-    share_on_cpus(os.environ["S2D_TEST_FILE"])
-    seed_rollouts()
+    share()
     on_log, steps = WriteProgress.on_log, []
 
     def watched(self, args, state, control, logs=None, **kwargs):

@@ -13,13 +13,12 @@ from s2d_lib.bench.shared_on_cpus import share_on_cpus
 from s2d_lib.stages import distillation, self_teacher
 
 
-def main(folder: Path) -> None:
-    """As s2d_lib.worker.main."""
+def share() -> None:
+    """Let this process share its model as the test says, and tell the test what it holds of a teacher."""
     share_on_cpus(os.environ["S2D_TEST_FILE"])
     distillation.in_shards = self_teacher.in_shards = _told(distillation.in_shards, lambda w: w.to_local())
     distillation_trainer.prepare_deepspeed = _told(distillation_trainer.prepare_deepspeed, lambda w: w.ds_tensor)
     seed_rollouts()
-    worker.main(folder)
 
 
 def _told(sharded: Callable, here: Callable) -> Callable:
@@ -37,4 +36,5 @@ def _told(sharded: Callable, here: Callable) -> Callable:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    share()
+    worker.main(Path(sys.argv[1]))

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -29,7 +30,6 @@ from s2d_lib.study.settings import Hardware
 from tests.stages.same_steps import same_steps
 
 STAGES = ("sparse_rl", "forward_kl", "opd", "self_distillation")
-TAUGHT = ("student.warm.raw_teacher", "student.srpo")
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed: make test-zero3"
 )
@@ -145,20 +145,31 @@ def test_what_sampling_leaves_gathered_goes_back_into_shards(runs, tmp_path, roo
     assert found["validated"] == 0
 
 
+def sharing_workers(tmp_path, monkeypatch, file: str, module: str) -> Path:
+    """Has runs in several processes train in a worker of these tests; the file in which these say what they hold of a teacher."""
+    shares = tmp_path / "shares"
+    monkeypatch.setenv("S2D_TEST_SHARES", str(shares))
+    monkeypatch.setenv("S2D_TEST_FILE", file)
+    monkeypatch.setattr(processes, "MODULE", f"tests.stages.{module}")
+    seed_rollouts(monkeypatch.setattr)
+    return shares
+
+
+def halves(shares: Path) -> None:
+    """Every process held half of it."""
+    assert {round(float(share), 2) for share in shares.read_text().split()} == {0.5}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "checkpoint"),
     [
-        *shared_by("fsdp2.yaml", *TAUGHT, "student.grpo"),
+        *shared_by("fsdp2.yaml", "student.warm.raw_teacher", "student.grpo"),
         *shared_by("zero3.yaml", "student.warm.raw_teacher", "student.bridge.raw_teacher", "student.grpo"),
     ],
 )
 def test_processes_that_share_a_model_take_the_steps_of_one(make, tiny, tmp_path, monkeypatch, file, checkpoint):
-    shares = tmp_path / "shares"
-    monkeypatch.setenv("S2D_TEST_SHARES", str(shares))
-    monkeypatch.setenv("S2D_TEST_FILE", file)
-    monkeypatch.setattr(processes, "MODULE", "tests.stages.sharded_worker")
-    seed_rollouts(monkeypatch.setattr)
+    shares = sharing_workers(tmp_path, monkeypatch, file, "sharded_worker")
     quick = deep_merge(tiny, QUICK)
     one, two = (make(checkpoint, overrides=deep_merge(quick, {"hardware": {"processes": n}})) for n in (1, 2))
     same_steps(one, two)
@@ -170,24 +181,24 @@ def test_processes_that_share_a_model_take_the_steps_of_one(make, tiny, tmp_path
     numbers = [part.drop(columns="correct") for part in rows]
     pd.testing.assert_frame_equal(*numbers, rtol=1e-3, atol=1e-4)
     if checkpoint != "student.grpo":
-        assert {round(float(share), 2) for share in shares.read_text().split()} == {0.5}
+        halves(shares)
     model = AutoModelForCausalLM.from_pretrained(two.path("model"))
     assert all(torch.isfinite(weights).all() for weights in model.parameters())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("file", "checkpoint"), [*shared_by("fsdp2.yaml", *TAUGHT), *shared_by("zero3.yaml", "student.warm.raw_teacher")]
+    ("file", "checkpoint"),
+    [*shared_by("fsdp2.yaml", "student.srpo"), *shared_by("zero3.yaml", "student.warm.raw_teacher")],
 )
 def test_an_interrupted_run_of_a_shared_model_goes_on(make, tiny, tmp_path, monkeypatch, file, checkpoint):
     told = tmp_path / "steps"
-    monkeypatch.setenv("S2D_TEST_FILE", file)
+    shares = sharing_workers(tmp_path, monkeypatch, file, "interrupted_worker")
     monkeypatch.setenv("S2D_TEST_STEPS", str(told))
-    monkeypatch.setattr(processes, "MODULE", "tests.stages.interrupted_worker")
-    seed_rollouts(monkeypatch.setattr)
     saving = {"stages": {name: {"steps": 4, "save_steps": 2} for name in STAGES}}
     saving["stages"]["self_distillation"]["ema_rate"] = 0.5  # one that began anew at step 3 would be elsewhere
     quick = deep_merge(deep_merge(tiny, QUICK), saving)
     one, two = (make(checkpoint, overrides=deep_merge(quick, {"hardware": {"processes": n}})) for n in (1, 2))
     assert told.read_text().splitlines() == ["[1, 2, 3, 3, 4]"] * 2
     same_steps(one, two)
+    halves(shares)
