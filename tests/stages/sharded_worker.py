@@ -16,18 +16,19 @@ from s2d_lib.stages import distillation, self_teacher
 def share() -> None:
     """Let this process share its model as the test says, and tell the test what it holds of a teacher."""
     share_on_cpus(os.environ["S2D_TEST_FILE"])
-    distillation.in_shards = self_teacher.in_shards = _told(distillation.in_shards, lambda w: w.to_local())
-    distillation_trainer.prepare_deepspeed = _told(distillation_trainer.prepare_deepspeed, lambda w: w.ds_tensor)
+    fsdp2, zero3 = distillation.in_shards, distillation_trainer.prepare_deepspeed
+    distillation.in_shards = self_teacher.in_shards = _told(fsdp2, lambda w: (w.to_local().numel(), w.numel()))
+    distillation_trainer.prepare_deepspeed = _told(zero3, lambda w: (w.ds_tensor.numel(), w.ds_numel))
     seed_rollouts()
 
 
-def _told(sharded: Callable, here: Callable) -> Callable:
-    """Says, for the test, how much of the teacher or the self-teacher this process holds; a part of a parameter is `here`."""
+def _told(sharded: Callable, sizes: Callable) -> Callable:
+    """Says, for the test, how much of the teacher or the self-teacher this process holds; of a parameter `sizes` are those
+    of its part here and of the whole."""
 
     def tell(model, accelerator):
-        size = model.num_parameters()
         model = sharded(model, accelerator)
-        held = sum(here(weights).numel() for weights in model.parameters())
+        held, size = map(sum, zip(*map(sizes, model.parameters()), strict=True))
         with Path(os.environ["S2D_TEST_SHARES"]).open("a") as stream:
             stream.write(f"{held / size}\n")
         return model
