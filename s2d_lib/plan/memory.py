@@ -116,6 +116,10 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
     second = model if taught else beside
     # A loss between two models makes the head's gradient in a buffer of its own; adapters leave the head as it is.
     head = 4 * model.vocabulary * model.width if (dense or taught) and not lora_of(run) else 0
+    if (
+        taught and run.hardware.accelerate and dtype == "bfloat16"
+    ):  # in which both heads are gathered: the loss is float32
+        head *= 3
     # One for the evaluation of trained weights computes in float32, as they are; TRL's in the profile's precision.
     engines = {"training": dtype} if samples_itself(run) else {}
     engines |= dict.fromkeys(_by_the_same_process(run), "float32")

@@ -55,6 +55,14 @@ def test_a_self_teacher_is_a_second_set_of_weights_which_processes_share():
     assert memory.shared(8) - without.shared(8) == pytest.approx(4 * QWEN.parameters / 8 + second)
 
 
+def test_heads_that_are_gathered_in_bfloat16_are_made_float32_for_the_loss():
+    shared, whole = (
+        memory_of(resolve("qwen3-chemistry", "student.srpo", 0, {"hardware": hardware}), QWEN, None, LENGTHS)
+        for hardware in ({}, {"accelerate": None})
+    )
+    assert shared.activations - whole.activations == 2 * 4 * QWEN.vocabulary * QWEN.width
+
+
 def test_a_self_teacher_of_adapters_is_a_second_set_of_them():
     adapters = {"stages": {"self_distillation": {"lora": {"rank": 32, "alpha": 64}}}, "hardware": {"accelerate": None}}
     run = resolve("qwen3-chemistry", "student.srpo", 0, adapters)
@@ -80,16 +88,18 @@ def test_a_trained_head_next_to_a_self_teacher_has_a_buffer_for_its_gradient():
     head = 4 * 151936 * 2048
     buffers = {}
     for name in ("student.grpo", "student.srpo"):
-        run = resolve("qwen3-chemistry", name, 0)
+        run = resolve("qwen3-chemistry", name, 0, {"hardware": {"accelerate": None}})
         rows, length = run.params["micro_batch"], LENGTHS.prompt + run.sampling.max_new_tokens
         of_layers = activations(QWEN, run.hardware.dtype, rows, length, run.hardware.gradient_checkpointing)
         buffers[name] = memory_of(run, QWEN, None, LENGTHS).activations - of_layers
     assert buffers == {"student.grpo": 0, "student.srpo": head}
     for stage, checkpoint in (("self_distillation", "student.srpo"), ("opd", "student.bridge.raw_teacher")):
         profile = "qwen3-chemistry" if stage == "self_distillation" else "qwen3-single-gpu"
-        changes = {"stages": {stage: {"lora": {"rank": 8, "alpha": 8}}}, "hardware": {"accelerate": None}}
+        alone = {"hardware": {"accelerate": None}}
+        changes = alone | {"stages": {stage: {"lora": {"rank": 8, "alpha": 8}}}}
         whole, adapters = (
-            memory_of(resolve(profile, checkpoint, 0, over), QWEN, None, LENGTHS).activations for over in ({}, changes)
+            memory_of(resolve(profile, checkpoint, 0, over), QWEN, None, LENGTHS).activations
+            for over in (alone, changes)
         )
         assert whole - adapters == head
 
