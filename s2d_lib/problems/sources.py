@@ -137,22 +137,28 @@ def _read_sets(
     grading: str,
     compare: Callable = decontaminate,
 ) -> Problems:
-    """All sets of a run by `read`, which also says what it found; limited, disjoint by `compare`, and instructed."""
-    report: dict = {}
+    """All sets of a run by `read`, which also says what it found; limited, disjoint by `compare`, and instructed.
 
-    def limited(name: str, one: CompetitionSet | BenchmarkSet) -> list[Problem]:
+    What stands in two sets stays in the first of: evaluation sets in the profile's order, validation, label pool. Else
+    validation would choose a checkpoint, or training would see, what an evaluation asks.
+    """
+    report: dict = {}
+    sets: dict[str, list[Problem]] = {}
+
+    def add(name: str, one: CompetitionSet | BenchmarkSet) -> None:
         problems, report[name] = read(one)
         if one.limit and one.limit < len(problems):
             chosen = np.random.default_rng(one.seed).choice(len(problems), size=one.limit, replace=False)
             problems = [problems[i] for i in sorted(chosen)]
-        return problems
+        sets[name], report[name]["overlap"] = _disjoint(name, problems, sets, spec.overlap, compare)
 
-    evaluations = {name: limited(name, one) for name, one in spec.evaluations.items()}
-    validation = limited("validation", spec.validation) if spec.validation else []
-    pool = limited("pool", spec.pool) if spec.pool else []
-    # Training on validation problems would spoil them as it would an evaluation set.
-    pool, report["overlap"] = _disjoint(pool, evaluations | {"validation": validation}, spec.overlap, compare)
-    return _instructed(Problems(pool, evaluations, grading, validation, report), spec.instruction)
+    for name, one in spec.evaluations.items():
+        add(name, one)
+    for name, one in {"validation": spec.validation, "pool": spec.pool}.items():
+        if one:
+            add(name, one)
+    pool, validation = sets.pop("pool", []), sets.pop("validation", [])
+    return _instructed(Problems(pool, sets, grading, validation, report), spec.instruction)
 
 
 def _instructed(problems: Problems, instruction: str) -> Problems:
@@ -176,16 +182,15 @@ def local_copy(dataset: str) -> str | None:
 
 
 def _disjoint(
-    pool: list[Problem], evaluations: dict[str, list[Problem]], overlap: str, compare: Callable
+    name: str, problems: list[Problem], earlier: dict[str, list[Problem]], overlap: str, compare: Callable
 ) -> tuple[list[Problem], dict]:
-    if not pool:
-        return pool, {}
-    kept, report = compare(pool, evaluations)
+    kept, report = compare(problems, earlier)
     if report["overlaps"] and overlap == "refuse":
         first = report["overlaps"][0]
+        what = {"pool": "the label pool", "validation": "the validation set"}.get(name, f"the evaluation set {name!r}")
         raise StudyError(
-            f"the label pool overlaps an evaluation set: {report['removed']} of its problems, the first {first['pool']!r} "
-            f"with {first['problem']!r} of {first['evaluation']!r}; set problems.overlap to 'remove' to drop them from "
-            "the pool, or choose other sets."
+            f"{what} overlaps another set: {report['removed']} of its problems, the first {first['pool']!r} with "
+            f"{first['problem']!r} of {first['evaluation']!r}; set problems.overlap to 'remove' to drop them from "
+            f"{what}, or choose other sets."
         )
     return list(kept), report

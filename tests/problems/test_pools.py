@@ -131,8 +131,8 @@ def test_competition_halves_come_after_all_that_settles_the_pool(files, limit):
     assert set(first) | set(second) == set(full)
     assert len(first) - len(second) == len(full) % 2
     assert parts["full"].report["pool"] == parts["1H"].report["pool"]  # the whole pool's own story
-    assert parts["1H"].report["overlap"] == parts["full"].report["overlap"]
+    assert parts["1H"].report["pool"]["overlap"] == parts["full"].report["pool"]["overlap"]
     if limit is None:
         assert parts["full"].report["pool"]["set_aside"] == 1
-        assert parts["full"].report["overlap"]["removed"] >= 1
-        assert len(full) == 29 - parts["full"].report["overlap"]["removed"]
+        assert parts["full"].report["pool"]["overlap"]["removed"] >= 1
+        assert len(full) == 29 - parts["full"].report["pool"]["overlap"]["removed"]

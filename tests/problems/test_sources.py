@@ -46,7 +46,7 @@ def sets(files, evaluation, overlap):
 
 def test_an_overlap_is_refused_with_the_pair(files):
     with pytest.raises(
-        StudyError, match=r"the label pool overlaps an evaluation set: .*'math-500/pool-15' with 'math-500/shared-15'"
+        StudyError, match=r"the label pool overlaps another set: .*'math-500/pool-15' with 'math-500/shared-15' of 'test'"
     ):
         load_problems(sets(files, "shared", "refuse"))
 
@@ -54,7 +54,26 @@ def test_an_overlap_is_refused_with_the_pair(files):
 def test_an_overlap_is_removed_and_counted_where_the_profile_asks_for_it(files):
     problems = load_problems(sets(files, "shared", "remove"))
     assert "math-500/pool-15" not in {p.id for p in problems.pool}
-    assert problems.report["overlap"]["removed"] == 10 - len(problems.pool) >= 1
+    assert problems.report["pool"]["overlap"]["removed"] == 10 - len(problems.pool) >= 1
+
+
+@pytest.mark.parametrize("overlap", ["refuse", "remove"])
+@pytest.mark.parametrize("name", ["validation", "second"])
+def test_no_problem_stands_in_two_sets_of_a_run(files, name, overlap):
+    """Validation and further evaluation sets are held against the evaluation sets as the label pool is."""
+    spec = sets(files, "shared", overlap).model_copy(update={"pool": None})
+    again = spec.evaluations["test"].model_copy(update={"path": files["pool"]})
+    update = {"validation": again} if name == "validation" else {"evaluations": spec.evaluations | {"second": again}}
+    spec = spec.model_copy(update=update)
+    if overlap == "refuse":
+        with pytest.raises(StudyError, match=r"overlaps another set: 1 of its problems, .*'math-500/shared-15'"):
+            load_problems(spec)
+        return
+    problems = load_problems(spec)
+    found = problems.validation if name == "validation" else problems.evaluations["second"]
+    assert "math-500/pool-15" not in {p.id for p in found}
+    assert problems.report[name]["overlap"]["removed"] == 10 - len(found) >= 1
+    assert len(problems.evaluations["test"]) == 1
 
 
 def test_the_instruction_is_part_of_every_prompt_and_grading_is_mathematical(files):

@@ -93,5 +93,5 @@ def test_requests_that_share_their_documentation_are_not_copies(tmp_path):
     spec = {"source": "tool_use", "pool": one | {"part": "train"}, "evaluations": {"tools": one | {"part": "test"}}}
     problems = load_problems(ProblemSets(**spec))
     assert (len(problems.pool), len(problems.evaluations["tools"]), problems.grading) == (18, 2, "tool_calls")
-    with pytest.raises(StudyError, match="the label pool overlaps an evaluation set"):
+    with pytest.raises(StudyError, match="the label pool overlaps another set"):
         load_problems(ProblemSets(**spec | {"evaluations": {"tools": one | {"part": "all"}}}))
