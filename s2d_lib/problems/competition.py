@@ -4,13 +4,15 @@ Layouts read here: those of the Hub datasets named in ``SOURCES`` and of their b
 files (DAPO as kept by github thunlp/OPD, MATH-500, AIME 2024 and 2025, GSM8K as json or jsonl).
 """
 
+import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from s2d_lib.errors import StudyError
+from s2d_lib.grading import grade
 from s2d_lib.problems.base import Problem, content_id
 from s2d_lib.problems.files import is_local, load_rows
 
@@ -136,7 +138,12 @@ def load_competition(
     # The configurations are those of the usual Hub dataset; a local file or another dataset has none of them.
     configs = spec.configs if where == spec.hub and not is_local(where) else (None,)
     rows = [row for config in configs for row in load_rows(where, split=split or spec.split, config=config)]
-    return distinct(name, [_read(name, spec, where, number, row) for number, row in enumerate(rows, 1)], where, limit)
+    read = [_read(name, spec, where, number, row) for number, row in enumerate(rows, 1)]
+    return distinct(name, read, where, limit, _same_value)
+
+
+def _same_value(gold: str, answer: str) -> bool:
+    return grade(rf"\boxed{{{answer}}}", gold).correct
 
 
 def bare_prompt(prompt: str) -> str:
@@ -198,17 +205,23 @@ def _answer_text(answer: Any) -> str:
 
 
 def distinct(
-    name: str, rows: Sequence[tuple[str, Problem]], where: str | Path, limit: int | None
-) -> ProblemSet:  # fmt: skip
-    """Each problem once; those with several answers set aside and listed."""
+    name: str,
+    rows: Sequence[tuple[str, Problem]],
+    where: str | Path,
+    limit: int | None,
+    same: Callable[[str, str], bool] = operator.eq,
+) -> ProblemSet:
+    """Each problem once; those with several answers, no two of them the `same`, set aside and listed."""
     first: dict[str, Problem] = {}
     answers: dict[str, dict[str, None]] = {}  # a dict for its order
     written_answers: dict[str, set[str]] = {}
     for written, problem in rows:
         words = " ".join(problem.prompt.split())
         first.setdefault(words, problem)
-        answers.setdefault(words, {})[problem.answer] = None
-        written_answers.setdefault(written, set()).add(problem.answer)
+        known = answers.setdefault(words, {})
+        answer = next((a for a in known if a == problem.answer or same(a, problem.answer)), problem.answer)
+        known[answer] = None
+        written_answers.setdefault(written, set()).add(answer)
     as_written = {" ".join(bare_prompt(w).split()) for w, found in written_answers.items() if len(found) > 1}
     conflicts = {words: list(found) for words, found in answers.items() if len(found) > 1}
     kept = [problem for words, problem in first.items() if words not in conflicts]

@@ -1,7 +1,9 @@
 """Rows of a dataset, from a local file or from the Hugging Face Hub."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,14 @@ def load_rows(
     if not rows:
         raise StudyError(f"The dataset {source} has no rows: choose another file or split.")
     _check_columns(source, rows, columns)
+    for index, row in enumerate(rows):
+        try:
+            json.dumps(row, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise StudyError(
+                f"Row {index + 1} of the dataset {source} holds half of a character (a lone surrogate), which is no text: "
+                "repair it."
+            ) from None
     return rows
 
 
@@ -82,6 +92,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
+        _check_once(path, pq.read_schema(path).names)
         return pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _not_as_named(path, "a readable parquet file") from error
@@ -89,7 +100,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(_text(path))
+        rows = json.loads(_text(path), object_pairs_hook=partial(_object, path))
     except (ValueError, RecursionError) as error:
         raise _not_as_named(path, "valid JSON") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -105,13 +116,24 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=partial(_object, path))
         except (ValueError, RecursionError) as error:
             raise _not_as_named(path, f"valid JSON in line {number}") from error
         if not isinstance(row, dict):
             raise StudyError(f"The dataset file {path} must hold one JSON object a line; line {number} is none.")
         rows.append(row)
     return rows
+
+
+def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_once(path, [name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _check_once(path: Path, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise StudyError(f"The dataset file {path} names {twice[0]!r} twice in one row: keep the column that is meant.")
 
 
 def _text(path: Path) -> str:

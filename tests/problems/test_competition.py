@@ -176,3 +176,12 @@ def test_dapo_file():
 
 def test_every_source_has_a_test_of_its_layout():
     assert {name for name, _ in LAYOUTS} == set(SOURCES) == set(FILES)
+
+
+def test_one_value_written_in_several_ways_is_one_answer(tmp_path):
+    rows = [(q, a) for q, found in {"half": [0.5, "1/2", r"\frac{1}{2}"], "c": ["2", "3"]}.items() for a in found]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"problem": q, "answer": a}) + "\n" for q, a in rows))
+    loaded = load_competition("math-500", path)
+    assert [(p.prompt, p.answer) for p in loaded.problems] == [("half", "0.5")]
+    assert list(loaded.report["conflicts"].values()) == [["2", "3"]]

@@ -4,6 +4,8 @@ import json
 
 import datasets
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from s2d_lib.errors import StudyError
@@ -121,3 +123,22 @@ def test_a_dataset_that_the_hub_does_not_give(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(StudyError, match=r"openai/gsm8k \(configuration main, split test\).*Couldn't reach the Hub"):
         load_rows("openai/gsm8k", split="test", config="main")
+
+
+def test_a_column_named_twice_is_said_of_each_kind_of_file(tmp_path):
+    twice = pa.table([pa.array(["a"]), pa.array(["1"]), pa.array(["2"])], names=["problem", "answer", "answer"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text('{"problem": "a", "answer": 1, "answer": 2}\n')
+    (tmp_path / "a.json").write_text('[{"problem": "a", "answer": 1, "answer": 2}]')
+    for path in tmp_path.iterdir():
+        with pytest.raises(StudyError, match="names 'answer' twice in one row"):
+            load_rows(path)
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_half_of_a_character_is_said_with_its_row(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    lines = ['{"problem": "a"}', '{"problem": {"content": ["\\ud800"]}}']
+    path.write_text(f"[{','.join(lines)}]" if ending == "json" else "\n".join(lines))
+    with pytest.raises(StudyError, match=r"Row 2 of .* lone surrogate"):
+        load_rows(path)

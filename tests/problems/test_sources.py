@@ -46,7 +46,8 @@ def sets(files, evaluation, overlap):
 
 def test_an_overlap_is_refused_with_the_pair(files):
     with pytest.raises(
-        StudyError, match=r"the label pool overlaps another set: .*'math-500/pool-15' with 'math-500/shared-15' of 'test'"
+        StudyError,
+        match=r"the label pool overlaps another set: .*'math-500/pool-15' with 'math-500/shared-15' of 'test'",
     ):
         load_problems(sets(files, "shared", "refuse"))
 
