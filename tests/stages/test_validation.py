@@ -18,13 +18,12 @@ from s2d_lib.rollouts.undisturbed import undisturbed
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.sparse_rl import sparse_rl
-from s2d_lib.stages.validation import Validation, mean_divergences
+from s2d_lib.stages.validation import Validation, pair_measures
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 
-DIVERGENCES = [
-    f"{kind}/{states}" for states in ("teacher_states", "student_states") for kind in ("forward_kl", "reverse_kl")
-]
+MEASURES = ("forward_kl", "reverse_kl", "top16_overlap", "implicit_reward_variance", "opening")
+BESIDE = [f"{kind}/{states}" for states in ("teacher_states", "student_states") for kind in MEASURES]
 
 
 @pytest.fixture
@@ -35,28 +34,32 @@ def policies():
     return *loaded, load_problems(student.problems).evaluations["micro-math"][:7], student.sampling
 
 
-def test_the_divergences_are_the_means_over_every_token_of_the_reference(policies):
+def test_the_measures_of_a_pair_are_those_of_the_reference(policies):
     student, teacher, problems, sampling = policies
     rollouts = sample(teacher, problems, samples=2, sampling=sampling, seed=1, show=False)
-    found = mean_divergences(student, teacher, problems, rollouts, batch=3)
     prompts = {p.id: p.prompt for p in problems}
-    sums, tokens = np.zeros(2), 0
+    by_token, openings = [], []
     for rollout in rollouts:  # one at a time, from logits: no padding, no chunks
         prompt = student.tokenizer(prompts[rollout.problem])["input_ids"]
         ids = torch.tensor([[*prompt, *rollout.ids]])
         with torch.no_grad():
             log_s, log_t = (p.model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for p in (student, teacher))
-        sums += [kl_divergence(log_t, log_s).sum().item(), kl_divergence(log_s, log_t).sum().item()]
-        tokens += len(rollout.ids)
-    assert [found["forward_kl"], found["reverse_kl"]] == pytest.approx(sums / tokens, rel=1e-4)
+        best = [[set(row) for row in log_p.topk(16).indices.tolist()] for log_p in (log_s, log_t)]
+        overlap = torch.tensor([len(s & t) / 16 for s, t in zip(*best, strict=True)])
+        reward = (log_t - log_s)[range(len(rollout.ids)), rollout.ids]
+        by_token.append(torch.stack([kl_divergence(log_t, log_s), kl_divergence(log_s, log_t), overlap, reward]))
+        openings.append(log_s[0, rollout.ids[0]].exp().item())
+    table = torch.cat(by_token, dim=1).numpy()
+    expected = [*table[:3].mean(axis=1), table[3].var(), np.mean(openings)]
+    found = pair_measures(student, teacher, problems, rollouts, batch=3)
+    assert [found[kind] for kind in MEASURES] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_model_has_no_divergence_from_itself(policies):
+def test_a_model_is_no_way_from_itself(policies):
     _, teacher, problems, sampling = policies
     rollouts = sample(teacher, problems, samples=1, sampling=sampling, seed=1, show=False)
-    assert mean_divergences(teacher, teacher, problems, rollouts, batch=64) == pytest.approx(
-        {"forward_kl": 0, "reverse_kl": 0}, abs=1e-6
-    )
+    found = pair_measures(teacher, teacher, problems, rollouts, batch=64)
+    assert [found[kind] for kind in MEASURES[:-1]] == pytest.approx([0, 0, 1, 0], abs=1e-6)
 
 
 def test_the_random_streams_go_on_as_if_nothing_had_been_drawn():
@@ -71,7 +74,7 @@ def test_the_random_streams_go_on_as_if_nothing_had_been_drawn():
 
 @pytest.mark.slow
 def test_every_stage_is_measured_before_between_and_after_and_dense_ones_beside_their_teacher(make):
-    for checkpoint, columns in (("student.grpo", []), ("student.bridge.raw_teacher", DIVERGENCES)):
+    for checkpoint, columns in (("student.grpo", []), ("student.bridge.raw_teacher", BESIDE)):
         run = make(checkpoint)
         rows = read_validation(run.path("validation.csv"))
         assert list(rows) == ["step", "accuracy", "length", "correct", *columns]
