@@ -32,7 +32,7 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
         StudyError: When a cell failed: a StudyError's own sentence, or what was raised and where to look.
     """
     try:
-        with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
+        with open(os.devnull, "w", encoding="utf-8") as quiet, contextlib.redirect_stdout(quiet):
             papermill.execute_notebook(
                 notebook,
                 output,
@@ -115,7 +115,7 @@ def strip_machine(path: Path, injected: bool = True) -> None:
     styled = dict.fromkeys(re.findall(r"\bT_[0-9a-f]{5}(?=[_\W])", text))  # pandas' names of styled tables
     for number, name in enumerate(styled):
         text = text.replace(name, f"T_table{number}")
-    beside.write_text(text + "\n")
+    beside.write_text(text + "\n", encoding="utf-8")
     beside.replace(path)
 
 

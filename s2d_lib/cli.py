@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import fcntl
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -71,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--to", required=True, help="a folder that is not there yet")
 
     chosen = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a locale without a ± must not end a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # jsonschema, under papermill, checks internationalised addresses with it where it is installed (JupyterLab does). No
     # notebook has one, and building its grammar takes longer than importing everything else that a job's driver needs.
     sys.modules.setdefault("rfc3987_syntax", None)
@@ -163,7 +167,7 @@ def _print_first_table(profile, folder):
 @contextlib.contextmanager
 def _only_one(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".study.lock").open("w") as stream:
+    with (folder / ".study.lock").open("w", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

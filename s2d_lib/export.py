@@ -54,7 +54,7 @@ def export(profile: str, checkpoint: str, seed: int, to: Path) -> Path:
         save_policy(load_policy(resolved.model, Hardware(), *weights), beside)
     else:
         shutil.copytree(weights.place, beside)
-    (beside / "README.md").write_text(card)
+    (beside / "README.md").write_text(card, encoding="utf-8")
     beside.rename(to)
     return to
 

@@ -43,7 +43,8 @@ def git_revision() -> str | None:
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        found = subprocess.run(["git", *words], cwd=here, capture_output=True, check=True, encoding="utf-8")
+        return found.stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

@@ -53,7 +53,7 @@ def file_hash(path: Path) -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that the file is there whole or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    beside.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     beside.replace(path)
 
 
@@ -88,7 +88,7 @@ def read_finished(folder: Path, verify: bool = True) -> FinishedRun | None:
         return None
     remedy = f"delete {folder} and run it again"
     try:
-        record = json.loads((folder / "record.json").read_text())
+        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         files, _ = record["files"], record["hash"]
     except (OSError, ValueError, KeyError, TypeError):
         raise StudyError(f"the run folder {folder} has no readable record.json: {remedy}.") from None
@@ -162,7 +162,7 @@ class Run:
     def reload(self) -> None:
         """Take over the facts that other processes have kept for the record; time counts from now on."""
         if self.path("facts.json").is_file():
-            self.facts = json.loads(self.path("facts.json").read_text())
+            self.facts = json.loads(self.path("facts.json").read_text(encoding="utf-8"))
         self._started = time.perf_counter()
 
     def remember(self, **facts: Any) -> None:
@@ -301,7 +301,7 @@ def release(final: Path) -> None:
 @contextlib.contextmanager
 def lock(final: Path):
     """Hold the right to make the run whose final place is `final`; the system frees it when its holder dies."""
-    with final.with_name(f".{final.name}.lock").open("w") as stream:
+    with final.with_name(f".{final.name}.lock").open("w", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -312,13 +312,13 @@ def lock(final: Path):
 
 def _prepare(run: Run) -> None:
     resolved_file = run.path("resolved.json")
-    same = resolved_file.is_file() and json.loads(resolved_file.read_text()).get("hash") == run.resolved.hash
+    same = resolved_file.is_file() and json.loads(resolved_file.read_text("utf-8")).get("hash") == run.resolved.hash
     if not same:
         shutil.rmtree(run.folder, ignore_errors=True)
         run.folder.mkdir(parents=True)
         write_json(resolved_file, {"hash": run.resolved.hash, **run.resolved.model_dump(mode="json")})
     if run.path("facts.json").is_file():
-        run.facts = json.loads(run.path("facts.json").read_text())
+        run.facts = json.loads(run.path("facts.json").read_text(encoding="utf-8"))
     if began := os.environ.get(DRIVER):  # a kernel that a person started may have idled for hours
         kernel = psutil.Process().create_time()
         run.spent(papermill=kernel - float(began), imports=time.time() - kernel)

@@ -43,7 +43,8 @@ def warm_kernels() -> Iterator[None]:
         spec = Path(folder) / "kernels" / KERNEL
         spec.mkdir(parents=True)
         argv = [sys.executable, "-I", "-S", str(CLIENT), "{connection_file}"]
-        (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": KERNEL, "language": "python"}))
+        kernel = {"argv": argv, "display_name": KERNEL, "language": "python"}
+        (spec / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
         before = os.environ.get("JUPYTER_PATH")
         os.environ["JUPYTER_PATH"] = os.pathsep.join([folder, *([before] if before else [])])
         os.environ[ADDRESS] = str(Path(folder) / "socket")

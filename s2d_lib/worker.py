@@ -26,7 +26,7 @@ def main(folder: Path, load: Callable[[Run], Inputs] = prepare) -> None:
     rank = int(os.environ["RANK"])
     place = folder if rank == 0 else folder / f".rank-{rank}"
     try:
-        content = json.loads((folder / "resolved.json").read_text())
+        content = json.loads((folder / "resolved.json").read_text(encoding="utf-8"))
         content.pop("hash")
         run = PlacedRun(Resolved.model_validate(content), place=place)
         run.reload()

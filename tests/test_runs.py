@@ -1,7 +1,11 @@
 """Run folders: whole or not at all, never confused, never lost."""
 
+import ast
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -178,3 +182,33 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 def test_the_hash_is_that_of_the_resolved_form(runs):
     assert make().final.joinpath("resolved.json").exists()
     assert json.loads((make().final / "record.json").read_text())["hash"] == resolve("micro", "student", 0).hash
+
+
+def _in_the_locales_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text without naming how it is encoded."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    words = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+    named = {keyword.arg for keyword in call.keywords}
+    if "encoding" in named or ast.unparse(call.func) == "os.open":
+        return False
+    if name == "open":
+        return not any(isinstance(word, str) and "b" in word for word in words)
+    return (name in ("run", "Popen") and "text" in named) or (
+        name in ("read_text", "write_text") and "utf-8" not in words
+    )
+
+
+def test_text_is_utf8_whatever_the_locale(root, tmp_path):
+    for path in sorted(root.glob("s2d_lib/**/*.py")):
+        calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        assert not [(path.name, call.lineno) for call in calls if _in_the_locales_encoding(call)]
+    (tmp_path / "page.yaml").write_text("instruction: Löse.\n", encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    code = (
+        "import sys; from pathlib import Path; from s2d_lib.study.load import read_yaml; from s2d_lib.cli import main"
+    )
+    code += "; print(ascii(read_yaml(Path(sys.argv[1])))); sys.exit(main(['study', '--profile', 'gr\\u00f6\\u00dfer']))"
+    words = [sys.executable, "-c", code, str(tmp_path / "page.yaml")]
+    done = subprocess.run(words, env=os.environ | ascii_only, capture_output=True, encoding="utf-8", check=False)
+    assert done.stdout == "{'instruction': 'L\\xf6se.'}\n"
+    assert done.stderr.startswith("error: unknown profile")

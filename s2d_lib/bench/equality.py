@@ -131,7 +131,10 @@ def _two_processes(method: str, overrides: dict) -> dict:
         command = [sys.executable, "-m", "s2d_lib.bench.equality", folder, method]
         ranks = [
             subprocess.Popen(
-                command, env=world | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True
+                command,
+                env=world | {"RANK": str(r), "LOCAL_RANK": str(r)},
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
             )
             for r in range(2)
         ]

@@ -87,14 +87,14 @@ def _report_peak(make: Callable[[], Callable[[], object]], sender) -> None:
     step = make()
     with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the highest so far
     before = _status("VmRSS")
     step()
     sender.send((_status("VmHWM") - before) / 2**10)
 
 
 def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1])
     raise OSError(f"/proc/self/status has no {name}")
@@ -105,7 +105,11 @@ def machine() -> dict[str, str]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":")[1].strip()
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
         cpu = f"{names[0]}, {len(names)} cores" if names else cpu
     return {
         "cpu": cpu,

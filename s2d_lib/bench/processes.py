@@ -243,7 +243,7 @@ def _start(way: str, processes: int, folders: list[Path]) -> None:
                 process.join()
     if any(process.exitcode for process in ranks):
         files = [place / ERROR for folder in folders for place in (folder, folder / ".rank-1")]
-        said = [json.loads(file.read_text())["message"] for file in files if file.is_file()]
+        said = [json.loads(file.read_text(encoding="utf-8"))["message"] for file in files if file.is_file()]
         raise StudyError(f"training in {way} failed: {said[0] if said else 'a process died without a word'}")
 
 

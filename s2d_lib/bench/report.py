@@ -22,7 +22,7 @@ def write_table(table: pd.DataFrame, folder: Path, name: str, note: str) -> None
     """Write a table as `name`.csv (all digits that mean something) and `name`.md with a note under it."""
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4g")
     text = table.map(_text).to_markdown(index=False, disable_numparse=True)
-    (folder / f"{name}.md").write_text(f"{text}\n\n{note}\n")
+    (folder / f"{name}.md").write_text(f"{text}\n\n{note}\n", encoding="utf-8")
 
 
 def _text(value: object) -> str:

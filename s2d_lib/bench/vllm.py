@@ -194,7 +194,7 @@ def main() -> None:
         "vllm",
         NOTE.format(version, versions, about),
     )
-    print((folder / "vllm.md").read_text())
+    print((folder / "vllm.md").read_text(encoding="utf-8"))
 
 
 NOTE = (

@@ -45,7 +45,7 @@ def folder(spec: RoleModel) -> Path:
     index, single = (found[name] for name in WEIGHTS)
     missing = [name for name in ("config.json", "tokenizer_config.json") if not isinstance(found[name], str)]
     if isinstance(index, str):
-        shards = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+        shards = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
         missing += [name for name in shards if not isinstance(try_to_load_from_cache(place, name), str)]
     elif not isinstance(single, str):
         missing.append(WEIGHTS[1])

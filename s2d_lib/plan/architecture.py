@@ -86,7 +86,7 @@ def architecture_of(model: str) -> Architecture:
             f"the planner does not know the shape of model {model!r}: add the numbers of its config.json to "
             f"s2d_lib/plan/{NAMED.name}, or let the role's `model` be a local folder that holds it."
         )
-    return from_config(json.loads(config.read_text()), model)
+    return from_config(json.loads(config.read_text(encoding="utf-8")), model)
 
 
 def from_config(config: dict, model: str) -> Architecture:

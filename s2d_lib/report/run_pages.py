@@ -43,7 +43,7 @@ def write_run_pages(bundle: Bundle, profile: str, folder: Path) -> list[Path]:
     written = []
     for name, own in seeds.items():
         written.append(folder / run_page(name))
-        written[-1].write_text(page_text(bundle, profile, name, own, children.get(name, [])))
+        written[-1].write_text(page_text(bundle, profile, name, own, children.get(name, [])), encoding="utf-8")
     return written
 
 

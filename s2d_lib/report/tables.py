@@ -118,10 +118,10 @@ def write_forms(
     folder.mkdir(parents=True, exist_ok=True)
     parts = [f"**{title}**\n\n{table.to_markdown(index=False)}\n" for title, table in (links or shown).items()]
     lists = [f"**{title}**\n\n" + "".join(f"- {text}\n" for text in texts) for title, texts in (remarks or {}).items()]
-    (folder / f"{name}.md").write_text("\n".join([*parts, f"{note}\n", *lists]))
+    (folder / f"{name}.md").write_text("\n".join([*parts, f"{note}\n", *lists]), encoding="utf-8")
     latex = [_latex(table, title, note) for title, table in shown.items()]
     latex += [_latex_list(title, texts) for title, texts in (remarks or {}).items()]
-    (folder / f"{name}.tex").write_text("\n".join(latex))
+    (folder / f"{name}.tex").write_text("\n".join(latex), encoding="utf-8")
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
 
 

@@ -151,7 +151,7 @@ def read_bundle(folder: Path) -> Bundle:
         more |= {"samples": read_samples(samples)} if samples.is_file() else {}
         always = folder / constant.FILE
         more |= {"constant": constant.read_constant(always)} if always.is_file() else {}
-        raw = json.loads((folder / "records.json").read_text())
+        raw = json.loads((folder / "records.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StudyError(f"no readable results in {folder} ({error}): make them with `make study`.") from None
     records = {(name.rsplit("@", 1)[0], int(name.rsplit("@", 1)[1])): record for name, record in raw.items()}

@@ -73,5 +73,5 @@ class WriteProgress(TrainerCallback):
         """Append the step."""
         if state.is_world_process_zero and "loss" in (logs or {}):
             kept = {name: logs[name] for name in ("loss", "reward") if name in logs}
-            with self.path.open("a") as stream:
+            with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(kept | {"step": state.global_step}) + "\n")

@@ -67,7 +67,7 @@ def launch(run: Run) -> None:
             (folder / "trainer").symlink_to("../trainer")  # all resume from the same checkpoints
     run.path(PROGRESS).unlink(missing_ok=True)
     log = run.path(".workers.log")
-    with log.open("w") as stream:
+    with log.open("w", encoding="utf-8") as stream:
         environment = os.environ | {WORKER: "1", "OMP_NUM_THREADS": str(run.resolved.hardware.threads)}
         command = [sys.executable, "-m", "s2d_lib.end_with_parent", str(os.getpid()), *_command(run)]
         workers = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
@@ -123,7 +123,7 @@ def _lines(path: Path, over: Callable[[], bool]) -> Iterator[str]:
     while True:
         last = over()
         if path.is_file():
-            with path.open() as stream:
+            with path.open(encoding="utf-8") as stream:
                 stream.seek(place)
                 text = stream.read()
                 place = stream.tell()
@@ -141,9 +141,9 @@ def say_error(folder: Path, error: BaseException) -> None:
 
 
 def _what_failed(run: Run, folders: list[Path], log: Path) -> str:
-    found = [json.loads((folder / ERROR).read_text()) for folder in folders if (folder / ERROR).is_file()]
+    found = [json.loads((folder / ERROR).read_text("utf-8")) for folder in folders if (folder / ERROR).is_file()]
     if not found:
-        tail = " / ".join(line.strip() for line in log.read_text().splitlines()[-3:])
+        tail = " / ".join(line.strip() for line in log.read_text("utf-8", errors="replace").splitlines()[-3:])
         return (
             f"the workers of {run.resolved.checkpoint!r} died without a word (out of memory?); {log} ends with: {tail}"
         )
@@ -156,7 +156,9 @@ def _what_failed(run: Run, folders: list[Path], log: Path) -> str:
 def _join_accounts(folders: list[Path]) -> None:
     """One account of what all workers graded, by step; the parts go when the run is finished."""
     main, *others = (folder / "gradings.jsonl" for folder in folders)
-    rows = [line for path in (main, *others) for line in path.read_text().splitlines()]
+    rows = [line for path in (main, *others) for line in path.read_text(encoding="utf-8").splitlines()]
     beside = main.with_name(f".{main.name}")
-    beside.write_text("".join(f"{row}\n" for row in sorted(rows, key=lambda row: json.loads(row)["step"])))
+    beside.write_text(
+        "".join(f"{row}\n" for row in sorted(rows, key=lambda row: json.loads(row)["step"])), encoding="utf-8"
+    )
     beside.replace(main)

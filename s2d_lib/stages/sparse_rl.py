@@ -37,16 +37,16 @@ class RecordedReward:
         self.reward, self.path = reward, path
         self.__name__ = reward.__name__  # TRL names its metrics after it
         self.binary = getattr(reward, "binary", False)
-        rows = path.read_text().splitlines() if path.is_file() else []
+        rows = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] < first_step]
         beside = path.with_name(f".{path.name}")
-        beside.write_text("".join(f"{row}\n" for row in kept))
+        beside.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
         beside.replace(path)
 
     def __call__(self, prompts, completions, completion_ids, trainer_state, **columns) -> list[float]:
         """Rewards of one generation batch, in order; TRL's signature (1.16: `GRPOTrainer._calculate_rewards`)."""
         rewards = self.reward(prompts=prompts, completions=completions, **columns)
-        with self.path.open("a") as stream:
+        with self.path.open("a", encoding="utf-8") as stream:
             for problem, ids, reward in zip(columns["id"], completion_ids, rewards, strict=True):
                 stream.write(account_row(trainer_state.global_step, problem, len(ids), reward))
         return rewards

@@ -32,7 +32,9 @@ def verified_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:
         grades = grade_many(texts, golds, mode=inputs.problems.grading)
         graded = zip(inputs.rollouts, grades, strict=True)
         beside = path.with_name(f".{path.name}")
-        beside.write_text("".join(account_row(0, r.problem, len(r.ids), grade.correct) for r, grade in graded))
+        beside.write_text(
+            "".join(account_row(0, r.problem, len(r.ids), grade.correct) for r, grade in graded), encoding="utf-8"
+        )
         beside.replace(path)
     return [r for r, correct in zip(inputs.rollouts, read_account(path)["correct"], strict=True) if correct]
 

@@ -101,8 +101,8 @@ class TrackioWriter:
             [sys.executable, str(Path(__file__).with_name("trackio_process.py")), project, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            text=True,
-            env=mine | {"TRACKIO_DIR": str(folder), "HF_HUB_OFFLINE": "1"},
+            encoding="utf-8",
+            env=mine | {"TRACKIO_DIR": str(folder), "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"},
         )
 
     def write(self, metrics: dict[str, float], step: int) -> None:

@@ -150,7 +150,7 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     """The newest trainer checkpoint whose state can be read; half-written ones are removed."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[1])):
         try:
-            json.loads((checkpoint / "trainer_state.json").read_text())  # transformers writes it last
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # transformers writes it last
         except (OSError, ValueError):
             shutil.rmtree(checkpoint)
             continue

@@ -48,7 +48,7 @@ def read_yaml(path: Path) -> dict:
         StudyError: When it is missing, not YAML or not a mapping.
     """
     try:
-        content = yaml.load(path.read_text(), Loader=LOADER)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     except FileNotFoundError:
         raise StudyError(f"{path} does not exist.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -236,7 +236,7 @@ def released_record(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "record.json").is_file():
         raise StudyError(f"the base model {folder.name!r} is not in {folder.parent}: make it with `make base`.")
-    record = json.loads((folder / "record.json").read_text())
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     if hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() != record["weights_sha256"]:
         raise StudyError(
             f"the weights of base model {folder.name!r} are not those of its record: make it again with `make base`."
