@@ -15,7 +15,7 @@ from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.training import run_seed
 
-COLUMNS = ["set", "problem", "level", "correct", "tokens", "cut_off"]
+COLUMNS = ["set", "problem", "level", "correct", "tokens", "cut_off", "formed"]
 
 
 def per_problem(name: str, problems: Sequence[Problem], rollouts: Sequence[Rollout], grading: str) -> pd.DataFrame:
@@ -28,11 +28,12 @@ def per_problem(name: str, problems: Sequence[Problem], rollouts: Sequence[Rollo
             "correct": ["1" if g.correct else "0" for g in grades],
             "tokens": [len(r.ids) for r in rollouts],
             "cut_off": [not r.finished for r in rollouts],
+            "formed": [g.formed for g in grades],
         }
     )
     rows = (
         table.groupby("problem", sort=False)
-        .agg({"correct": "".join, "tokens": "mean", "cut_off": "mean"})
+        .agg({"correct": "".join, "tokens": "mean", "cut_off": "mean", "formed": "mean"})
         .reset_index()
     )
     levels = {p.id: p.level for p in problems}

@@ -38,6 +38,8 @@ def test_summary_of_a_known_case():
     assert a["se"] == pytest.approx(math.sqrt(((0.25**2) * 2) / 1) / math.sqrt(2))
     assert b["avg"] == 1.0
     assert math.isnan(b["se"])
+    assert "formed" not in a  # results from before it was measured
+    assert [row["formed"] for row in summarise(table.assign(formed=[1, 0.5, 0])).to_dict("records")] == [0.75, 0]
 
 
 def test_every_samples_grade_is_kept_in_order():
@@ -49,3 +51,4 @@ def test_every_samples_grade_is_kept_in_order():
     assert table["level"].tolist() == ["1", "2"]
     assert table["tokens"].tolist() == [2.0, 2.0]
     assert table["cut_off"].tolist() == pytest.approx([1 / 3, 1 / 3])
+    assert table["formed"].tolist() == pytest.approx([1, 1 / 3])

@@ -37,12 +37,12 @@ def test_the_name_that_trl_logs_and_pickling():
     assert copy(prompts=[""], completions=["# v1"], gold=["v1"]) == [1.0]
 
 
-def test_the_share_without_an_answer_is_logged():
+def test_the_share_of_well_formed_answers_is_logged():
     logged = {}
     make_reward("exact")(
         prompts=["", ""], completions=["# v1", "v1"], answer=["v1", "v1"], log_metric=logged.__setitem__, log_extra=None
     )
-    assert logged == {"grading/no_answer": 0.5}
+    assert logged == {"formed": 0.5}
 
 
 def test_a_missing_column_is_named():

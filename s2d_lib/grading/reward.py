@@ -35,7 +35,7 @@ class CorrectnessReward:
         Args:
             prompts: Not used.
             completions: Texts or conversations; of a conversation the last message's text is graded.
-            log_metric: TRL's logger of scalars; gets the share of completions without any answer.
+            log_metric: TRL's logger of scalars; gets `formed`, the share of completions with a well-formed answer.
             columns: The dataset's columns, among them the gold answers.
 
         Returns:
@@ -51,7 +51,7 @@ class CorrectnessReward:
             )
         grades = grade_many([_text(c) for c in completions], answers, mode=self.mode, timeout_s=self.timeout_s)
         if log_metric is not None and grades:
-            log_metric("grading/no_answer", sum(g.extracted is None for g in grades) / len(grades))
+            log_metric("formed", sum(g.formed for g in grades) / len(grades))
         return [float(g.correct) for g in grades]
 
 

@@ -24,13 +24,19 @@ class Grade:
 
     Attributes:
         correct: Whether the completion's answer is the gold answer.
-        extracted: The answer as the completion gives it (cut at 200 characters); None where it gives none.
+        extracted: The answer as the completion gives it (cut at 200 characters); None where it gives none in the form
+            that the mode asks for: a box, an answer line or tag, one letter, calls of tools with JSON.
         reason: One phrase: how the verdict was reached, or what stood in its way.
     """
 
     correct: bool
     extracted: str | None
     reason: str
+
+    @property
+    def formed(self) -> bool:
+        """Whether the answer was well formed, right or wrong."""
+        return self.extracted is not None
 
 
 def grade(completion: str, answer: str, *, mode: Mode = "math", timeout_s: float = TIMEOUT_S) -> Grade:

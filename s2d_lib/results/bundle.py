@@ -20,6 +20,7 @@ CURVES = [
     "loss",
     "reward",
     "accuracy",
+    "formed",
     "entropy",
     "argmax_agreement",
     "completions/mean_length",
@@ -51,11 +52,11 @@ class Bundle:
 
     Attributes:
         evaluation: One row a problem: seed, checkpoint, set, problem, level, correct (a 0 or 1 each sample), tokens,
-            cut_off.
+            cut_off and formed (which results from before it was measured do not have).
         curves: One row an optimiser step: seed, checkpoint, step and the metrics in CURVES.
         records: Records by checkpoint and seed.
-        validation: One row a measurement while training: seed, checkpoint, step, accuracy, length, correct (the samples'
-            grades) and in dense stages the divergences `<forward_kl|reverse_kl>/<teacher|student>_states` (see
+        validation: One row a measurement while training: seed, checkpoint, step, accuracy, length, formed, correct (the
+            samples' grades) and in dense stages the divergences `<forward_kl|reverse_kl>/<teacher|student>_states` (see
             s2d_lib.stages.validation).
         samples: Some completions as text (see s2d_lib.results.samples).
         constant: The most frequent right answer by set and level (see s2d_lib.results.constant).

@@ -25,7 +25,8 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a set: `problems`, `samples`, `avg` (avg@k, mean over problems of the mean correctness), `se` (standard
-        error of that mean over problems), `pass` (pass@k), `tokens` (mean length), `cut_off` (share without EOS).
+        error of that mean over problems), `pass` (pass@k), `tokens` (mean length), `cut_off` (share without EOS) and,
+        where it was measured, `formed` (share of samples with a well-formed answer, see s2d_lib.grading.Grade).
     """
     rows = []
     for name, part in results.groupby("set", sort=False):
@@ -41,6 +42,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
                 "pass": np.mean([pass_at_k(k, bits.count("1"), k) for bits in part["correct"]]),
                 "tokens": part["tokens"].mean(),
                 "cut_off": part["cut_off"].mean(),
+                **({"formed": part["formed"].mean()} if "formed" in part else {}),
             }
         )
     return pd.DataFrame(rows)

@@ -26,8 +26,9 @@ def self_distill(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` with the stage's method on the label pool.
 
     Returns:
-        Metrics of every optimiser step; beside GRPO's, `accuracy`, `routed/grpo` and `routed/sdpo` (shares of all valid
-        tokens) and, where there is a self-teacher, over the tokens that it scored: `self_teacher/entropy`,
+        Metrics of every optimiser step; beside GRPO's, `accuracy`, `formed` (share of well-formed answers),
+        `routed/grpo` and `routed/sdpo` (shares of all valid tokens) and, where there is a self-teacher, over the tokens
+        that it scored: `self_teacher/entropy`,
         `self_teacher/student_entropy`, `self_teacher/kl` (student to self-teacher; nats), `self_teacher/tokens` (how
         many), `self_teacher/mean_weight` (of SRPO, before the weights are normalised). Empty where there was nothing to
         average. The run keeps the model, the metrics and gradings.jsonl.

@@ -61,7 +61,8 @@ def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` with GRPO on the label pool.
 
     Returns:
-        Metrics of every optimiser step. The run keeps the model, the metrics and gradings.jsonl.
+        Metrics of every optimiser step; beside TRL's, `formed` (share of well-formed answers). The run
+        keeps the model, the metrics and gradings.jsonl.
     """
     if (done := finished_metrics(run)) is not None:
         return done

@@ -33,10 +33,11 @@ KINDS = {"forward_kl": 0.0, "reverse_kl": 1.0}  # divergences, by their beta
 class Validation(TrainerCallback):
     """Before the first optimiser step, after every so many and after the last, writes a row to validation.csv.
 
-    `step`; `accuracy`, the mean correctness of the samples; `length`, their mean length in tokens; `correct`, their
-    grades, problems in the set's order (`0110/1111` for two problems and four samples); and in a dense stage what
-    `pair_measures` finds at the `teacher_states` (one rollout of the teacher a problem, sampled before training) and the
-    `student_states` (one of the trained model's samples a problem), as `reverse_kl/student_states`.
+    `step`; `accuracy`, the mean correctness of the samples; `length`, their mean length in tokens; `formed`, the share of
+    them with a well-formed answer; `correct`, their grades, problems in the set's order (`0110/1111` for two problems and
+    four samples); and in a dense stage what `pair_measures` finds at the `teacher_states` (one rollout of the teacher a
+    problem, sampled before training) and the `student_states` (one of the trained model's samples a problem), as
+    `reverse_kl/student_states`.
 
     It leaves no trace in training: the random streams go on as if nothing had been sampled.
     """
@@ -82,6 +83,7 @@ class Validation(TrainerCallback):
                 "step": step,
                 "accuracy": float(np.mean([g.correct for g in grades])),
                 "length": float(np.mean([len(r.ids) for r in rollouts])),
+                "formed": float(np.mean([g.formed for g in grades])),
                 "correct": self._bits([g.correct for g in grades]),
             }
             if self.teacher is not None:

@@ -38,6 +38,7 @@ def test_sparse_rl_accounts_for_every_label(make):
     assert run.record["optimizer_steps"] == 4
     metrics = pd.read_csv(run.path("metrics.csv"))
     assert metrics["reward"].to_numpy() == pytest.approx(gradings.groupby("step")["correct"].mean().to_numpy())
+    assert (metrics["formed"] >= metrics["reward"]).all()
 
 
 def test_the_dense_stages_read_stored_rollouts_or_sample_as_they_should(make):

@@ -77,7 +77,7 @@ def test_every_stage_is_measured_before_between_and_after_and_dense_ones_beside_
     for checkpoint, columns in (("student.grpo", []), ("student.bridge.raw_teacher", BESIDE)):
         run = make(checkpoint)
         rows = read_validation(run.path("validation.csv"))
-        assert list(rows) == ["step", "accuracy", "length", "correct", *columns]
+        assert list(rows) == ["step", "accuracy", "length", "formed", "correct", *columns]
         graded = rows["correct"].str.split("/", expand=True)  # a column a problem
         assert graded.shape == (3, 5)
         assert graded.map(len).eq(3).all(axis=None)
