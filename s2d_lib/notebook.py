@@ -6,6 +6,7 @@ from IPython.display import display
 
 from s2d_lib.errors import StudyError
 from s2d_lib.evaluation import evaluate
+from s2d_lib.report.style import use_style
 from s2d_lib.runs import Run, open_run
 from s2d_lib.stages.inputs import Inputs, prepare
 from s2d_lib.study.load import did_you_mean
@@ -23,6 +24,7 @@ def start(
         StudyError: A parameter the notebook does not have, bad values, or a checkpoint of another notebook.
     """
     refuse_unknown_parameters(PARAMETERS)
+    use_style()
     run = open_run(profile, checkpoint, seed, overrides, stages, show)
     display(resolved_table(run))
     return run

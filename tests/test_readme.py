@@ -1,6 +1,7 @@
 """The README says what the committed results say."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,15 @@ def test_every_make_target_a_page_names_exists(root, page):
     targets = re.findall(r"^([a-z0-9-]+):", (root / "Makefile").read_text(), re.MULTILINE)
     for target in re.findall(r"(?:^|`)make ([a-z0-9-]+)", (root / page).read_text(), re.MULTILINE):
         assert target in targets, target
+
+
+def test_the_rooms_of_contributing_are_those_that_the_import_contract_checks(root):
+    contract = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    lines = [set(layer.split(" | ")) for layer in reversed(contract["layers"])]
+    rooms = re.findall(r"^\| (\d+) \| `(\w+)` \|", (root / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert {(number, room) for number, line in enumerate(lines, 1) for room in line} == {(int(n), r) for n, r in rooms}
+
+
+def test_no_import_breaks_the_contracts(root):
+    use_cases = pytest.importorskip("importlinter.cli")
+    assert use_cases.lint_imports(config_filename=str(root / "pyproject.toml"), no_cache=True) == 0

@@ -1,5 +1,6 @@
 """What a given solution is worth to the base models of a group of benchmarks: measured once, kept with the results."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,6 @@ import pandas as pd
 
 from s2d_lib.claims.schema import Courses
 from s2d_lib.report.tables import write_forms
-from s2d_lib.stages.given_solution import given_to_base
 from s2d_lib.study import load_profile
 from s2d_lib.study.resolve import released_weights
 
@@ -16,10 +16,18 @@ SHOWN = ("alone", "own solution", "another's solution")
 PAIRS = {"own - alone": ("own solution", "alone"), "own - another's": ("own solution", "another's solution")}
 
 
-def given_table(spec: Courses, folder: Path, root: Path | None = None) -> pd.DataFrame:
+def given_table(
+    spec: Courses, folder: Path, measure: Callable[[str], pd.DataFrame], root: Path | None = None
+) -> pd.DataFrame:
     """Accuracies of each benchmark's base model: alone, shown its own correct answer, shown one to another problem.
 
     They are sampled where `folder` does not hold them yet for these weights, which takes the models.
+
+    Args:
+        spec: The group of benchmarks.
+        folder: figures/<group>.
+        measure: From a profile to its problems' accuracies (s2d_lib.stages.given_solution.given_to_base).
+        root: The project's folder.
 
     Returns:
         One row a benchmark: `benchmark`, `weights` (the beginning of their hash, empty for models of the Hub), `problems`
@@ -33,12 +41,13 @@ def given_table(spec: Courses, folder: Path, root: Path | None = None) -> pd.Dat
     for name in spec.profiles:
         weights = (released_weights(load_profile(name, root=root).roles["student"].model) or "")[:12]
         own = kept[(kept["benchmark"] == name) & (kept["weights"] == weights)]
-        rows.append(own.iloc[0].to_dict() if len(own) else {"benchmark": name, "weights": weights} | _measured(name))
+        rows.append(
+            own.iloc[0].to_dict() if len(own) else {"benchmark": name, "weights": weights} | _measured(measure(name))
+        )
     return pd.DataFrame(rows)
 
 
-def _measured(profile: str) -> dict[str, float]:
-    table = given_to_base(profile)
+def _measured(table: pd.DataFrame) -> dict[str, float]:
     row: dict[str, float] = {"problems": len(table)} | {name: table[name].mean() for name in SHOWN}
     for name, (first, second) in PAIRS.items():
         differences = (table[first] - table[second]).to_numpy(dtype=float)

@@ -10,8 +10,6 @@ from IPython.display import display
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from s2d_lib.report.style import BLUE, use_style
-
 WORKER = "S2D_WORKER"  # environment variable, set in the processes that train for a notebook (s2d_lib.stages.processes)
 PROGRESS = ".progress.jsonl"  # file of an unfinished run in which they tell their progress
 SECONDS_BETWEEN_DRAWINGS = 5.0  # drawing costs about 0.1 s; often enough to watch, rarely enough not to slow training
@@ -51,9 +49,8 @@ class LiveCurve(TrainerCallback):
         if not rows:
             return
         name = "reward" if "reward" in rows[0] else "loss"
-        use_style()
         figure, axes = plt.subplots(figsize=(6, 2.4))
-        axes.plot([row["step"] for row in rows], [row[name] for row in rows], color=BLUE, linewidth=1.2)
+        axes.plot([row["step"] for row in rows], [row[name] for row in rows], linewidth=1.2)
         axes.set(title=self.title, xlabel=f"optimiser step (of {state.max_steps})", xlim=(0, state.max_steps))
         plt.close(figure)
         if self.handle is None:

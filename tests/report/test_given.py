@@ -16,8 +16,8 @@ def spec():
 
 
 @pytest.fixture
-def measured(monkeypatch):
-    """Stands in for sampling; the profiles that were asked about."""
+def measured():
+    """The profiles that were asked about, and what stands in for sampling."""
     asked = []
 
     def table(profile):
@@ -25,27 +25,28 @@ def measured(monkeypatch):
         own = [0.5, 0.7, 0.9, 0.7]
         return pd.DataFrame({"problem": list("abcd"), "alone": 0.2, "own solution": own, "another's solution": 0.3})
 
-    monkeypatch.setattr(given, "given_to_base", table)
-    return asked
+    return asked, table
 
 
 def test_it_is_measured_once_for_the_same_weights(spec, measured, tmp_path):
-    numbers = given.given_table(spec, tmp_path)
+    asked, measure = measured
+    numbers = given.given_table(spec, tmp_path, measure)
     row = numbers.iloc[0]
     assert (row["problems"], row["alone"], row["own - alone"]) == (4, pytest.approx(0.2), pytest.approx(0.5))
     assert row["own - alone high"] - row["own - alone"] == pytest.approx(1.96 * 0.16329931618 / 2)
     given.write_given(numbers, tmp_path)
     assert "+50.0 [+34.0, +66.0]" in (tmp_path / "given_solution.md").read_text()
-    again = given.given_table(spec, tmp_path)
-    assert measured == spec.profiles
+    again = given.given_table(spec, tmp_path, measure)
+    assert asked == spec.profiles
     assert given.readable_given(again).equals(given.readable_given(numbers))
 
 
 def test_other_weights_are_measured_again(spec, measured, tmp_path):
-    given.write_given(given.given_table(spec, tmp_path), tmp_path)
+    asked, measure = measured
+    given.write_given(given.given_table(spec, tmp_path, measure), tmp_path)
     path = tmp_path / "given_solution.csv"
     table = pd.read_csv(path)
     table.loc[1, "weights"] = "other"
     table.to_csv(path, index=False)
-    given.given_table(spec, tmp_path)
-    assert measured == [*spec.profiles, "micro-conversion"]
+    given.given_table(spec, tmp_path, measure)
+    assert asked == [*spec.profiles, "micro-conversion"]
