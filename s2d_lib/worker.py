@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 from accelerate import PartialState
@@ -15,26 +16,27 @@ from s2d_lib.stages.processes import say_error
 from s2d_lib.stages.table import TRAINING
 from s2d_lib.study import Resolved
 
+LONGEST_WAIT = timedelta(days=1)
+
 
 def main(folder: Path, load: Callable[[Run], Inputs] = prepare) -> None:
     """Train the run whose files lie in `folder`, as one of several processes that torchrun or accelerate has started.
 
     Args:
-        folder: The run's; its first process's files lie there, another's in a folder of its own inside.
+        folder: The run's; its first process writes its files.
         load: From the run to what it reads.
     """
-    rank = int(os.environ["RANK"])
-    place = folder if rank == 0 else folder / f".rank-{rank}"
     try:
         content = json.loads((folder / "resolved.json").read_text(encoding="utf-8"))
         content.pop("hash")
-        run = PlacedRun(Resolved.model_validate(content), place=place)
+        run = PlacedRun(Resolved.model_validate(content), place=folder)
         run.reload()
-        if run.resolved.hardware.accelerate or "ACCELERATE_USE_FSDP" in os.environ:
-            PartialState(cpu=run.resolved.hardware.device == "cpu")  # so that one process alone reads the checkpoints
+        # Before anything is loaded, since one process alone reads checkpoints and looks after files. A worker that dies ends
+        # the others; one that waits may do so for as long as the first one's grading or the longest completion takes.
+        PartialState(cpu=run.resolved.hardware.device == "cpu", timeout=LONGEST_WAIT)
         TRAINING[run.resolved.stage](run, load(run))
     except BaseException as error:
-        say_error(place, error)
+        say_error(folder, int(os.environ["RANK"]), error)
         raise
 
 

@@ -5,7 +5,6 @@ that do not depend on who samples them: what differs is the order in which sums 
 """
 
 import importlib.util
-import json
 import os
 import socket
 import tempfile
@@ -34,7 +33,7 @@ from s2d_lib.rollouts import read_rollouts, sample, write_rollouts
 from s2d_lib.runs import PlacedRun, Run, write_json
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.live import WORKER
-from s2d_lib.stages.processes import ERROR
+from s2d_lib.stages.processes import errors_in
 from s2d_lib.study import Resolved, resolve
 
 SEED = 0
@@ -153,8 +152,7 @@ def _train(way: str, steps: int, stages: tuple[str, ...]) -> dict[str, tuple[pd.
             if way == ZERO3 and not STAGES[name].by_zero3:
                 continue
             run = PlacedRun(STAGES[name].resolved(processes, steps), place=Path(place) / name)
-            for rank in range(processes):
-                (run.place / f".rank-{rank}").mkdir(parents=True)
+            run.place.mkdir(parents=True)
             write_json(run.path("resolved.json"), {"hash": run.resolved.hash, **run.resolved.model_dump(mode="json")})
             if "rollouts" in run.resolved.parents:
                 _sample_teacher(run)
@@ -177,9 +175,8 @@ def _sample_teacher(run: Run) -> None:
 
 def _inputs(run: Run) -> Inputs:
     """In a worker: the released models, and the teacher's rollouts where there are any."""
-    folder = run.place.parent if run.place.name.startswith(".rank-") else run.place
     teacher = released("teacher") if "teacher" in run.resolved.parents else None
-    rollouts = read_rollouts(folder / ROLLOUTS)[0] if "rollouts" in run.resolved.parents else None
+    rollouts = read_rollouts(run.path(ROLLOUTS))[0] if "rollouts" in run.resolved.parents else None
     return Inputs(_released(run.resolved), load_problems(run.resolved.problems), teacher, rollouts)
 
 
@@ -242,8 +239,7 @@ def _start(way: str, processes: int, folders: list[Path]) -> None:
                 process.kill()
                 process.join()
     if any(process.exitcode for process in ranks):
-        files = [place / ERROR for folder in folders for place in (folder, folder / ".rank-1")]
-        said = [json.loads(file.read_text(encoding="utf-8"))["message"] for file in files if file.is_file()]
+        said = [error["message"] for folder in folders for error in errors_in(folder)]
         raise StudyError(f"training in {way} failed: {said[0] if said else 'a process died without a word'}")
 
 

@@ -1,8 +1,10 @@
-"""A model that several processes share: accelerate's config files, and a frozen teacher in shards."""
+"""A model that several processes share: accelerate's config files, a frozen teacher in shards, and who looks after files."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import yaml
@@ -18,6 +20,8 @@ from transformers import PreTrainedModel
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import project_root
 from s2d_lib.study.settings import Hardware
+
+Item = TypeVar("Item")
 
 BLOCKS = {DistributedType.FSDP: "fsdp_config", DistributedType.DEEPSPEED: "deepspeed_config"}
 
@@ -65,6 +69,15 @@ def check_sharing(hardware: Hardware) -> None:
             raise StudyError(f"{path.name} asks for ZeRO stage {block.get('zero_stage', 2)}: set zero_stage to 3.")
         if importlib.util.find_spec("deepspeed") is None:
             raise StudyError(f"{path.name} needs the package deepspeed: install it, or name fsdp2.yaml.")
+
+
+def from_first(look: Callable[[], Item]) -> Item:
+    """What `look` finds, or does, in the first of the processes that train together; the others wait for it."""
+    if not torch.distributed.is_initialized():
+        return look()
+    found = [look() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(found)
+    return found[0]
 
 
 def in_shards(model: PreTrainedModel, accelerator: Accelerator) -> PreTrainedModel:

@@ -23,11 +23,6 @@ def read_account(path: Path) -> pd.DataFrame:
     return pd.read_json(path, lines=True)
 
 
-def parts_of(account: Path) -> list[Path]:
-    """An account and, while several processes train, the parts of it that the others keep."""
-    return [account, *sorted(account.parent.glob(f".rank-*/{account.name}"))]
-
-
 def label_use(gradings: pd.DataFrame) -> dict:
     """What the record says of label use: how often each problem's answer was used, and how many gradings that makes."""
     used = gradings.groupby("problem", sort=True).size()

@@ -2,7 +2,7 @@
 
 The workers (s2d_lib.worker) are started by `accelerate launch` on GPUs, which reads an accelerate config for FSDP2 or
 ZeRO-3, and by torchrun with gloo on CPUs, for which accelerate has no launcher of its own without MPI. The first one
-writes the run's files; every other one has a folder of its own inside the run's, for its part of the account of gradings.
+writes the run's files, what all of them have graded included; another one leaves nothing but its last words.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve
 from s2d_lib.stages.training import finished_metrics
 from s2d_lib.stages.weights import weights_of
 
-ERROR = ".error.json"
+ERROR = ".error-{}.json"  # of a worker, by its rank
 PATIENCE = 60  # seconds that workers have to end
 MODULE = "s2d_lib.worker"  # what a worker runs
 
@@ -58,13 +58,8 @@ def launch(run: Run) -> None:
     Raises:
         StudyError: What the first worker that failed said, or that they ended without a word.
     """
-    folders = [run.folder, *(run.path(f".rank-{rank}") for rank in range(1, run.resolved.hardware.processes))]
-    run.path("trainer").mkdir(exist_ok=True)
-    for folder in folders:
-        folder.mkdir(exist_ok=True)
-        (folder / ERROR).unlink(missing_ok=True)
-        if folder != run.folder and not (folder / "trainer").exists():
-            (folder / "trainer").symlink_to("../trainer")  # all resume from the same checkpoints
+    for said in run.folder.glob(ERROR.format("*")):
+        said.unlink()
     run.path(PROGRESS).unlink(missing_ok=True)
     log = run.path(".workers.log")
     with log.open("w", encoding="utf-8") as stream:
@@ -81,9 +76,7 @@ def launch(run: Run) -> None:
                 workers.kill()
                 workers.wait()
     if workers.returncode != 0:
-        raise StudyError(_what_failed(run, folders, log))
-    if run.resolved.stage in ("sparse_rl", "self_distillation"):  # what each of them grades is its own
-        _join_accounts(folders)
+        raise StudyError(_what_failed(run, log))
 
 
 def _command(run: Run) -> list[str]:
@@ -134,31 +127,26 @@ def _lines(path: Path, over: Callable[[], bool]) -> Iterator[str]:
         time.sleep(0.5)
 
 
-def say_error(folder: Path, error: BaseException) -> None:
+def say_error(folder: Path, rank: int, error: BaseException) -> None:
     """In a worker: leave what went wrong for the notebook."""
     content = {"kind": type(error).__name__, "message": str(error), "when": time.time()}
-    write_json(folder / ERROR, content)
+    write_json(folder / ERROR.format(rank), content)
 
 
-def _what_failed(run: Run, folders: list[Path], log: Path) -> str:
-    found = [json.loads((folder / ERROR).read_text("utf-8")) for folder in folders if (folder / ERROR).is_file()]
+def errors_in(folder: Path) -> list[dict]:
+    """What the workers of a run have said went wrong, the first first: the others fail because they wait for it."""
+    found = [json.loads(path.read_text("utf-8")) for path in folder.glob(ERROR.format("*"))]
+    return sorted(found, key=lambda error: error["when"])
+
+
+def _what_failed(run: Run, log: Path) -> str:
+    found = errors_in(run.folder)
     if not found:
         tail = " / ".join(line.strip() for line in log.read_text("utf-8", errors="replace").splitlines()[-3:])
         return (
             f"the workers of {run.resolved.checkpoint!r} died without a word (out of memory?); {log} ends with: {tail}"
         )
-    first = min(found, key=lambda error: error["when"])  # the others fail because they wait for it
+    first = found[0]
     if first["kind"] == "StudyError":
         return first["message"]
     return f"a worker of {run.resolved.checkpoint!r} failed with {first['kind']}: {first['message']} (more in {log})"
-
-
-def _join_accounts(folders: list[Path]) -> None:
-    """One account of what all workers graded, by step; the parts go when the run is finished."""
-    main, *others = (folder / "gradings.jsonl" for folder in folders)
-    rows = [line for path in (main, *others) for line in path.read_text(encoding="utf-8").splitlines()]
-    beside = main.with_name(f".{main.name}")
-    beside.write_text(
-        "".join(f"{row}\n" for row in sorted(rows, key=lambda row: json.loads(row)["step"])), encoding="utf-8"
-    )
-    beside.replace(main)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
@@ -12,8 +13,9 @@ from s2d_lib.engines.training import check_syncs, vllm_arguments
 from s2d_lib.grading import make_reward
 from s2d_lib.policies.adapters import lora_config
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
+from s2d_lib.policies.sharing import from_first
 from s2d_lib.runs import Run
-from s2d_lib.stages.account import account_row, label_use, parts_of, read_account
+from s2d_lib.stages.account import account_row, label_use, read_account
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.processes import in_processes
@@ -30,25 +32,32 @@ from s2d_lib.stages.training import (
 class RecordedReward:
     """A reward function that also writes down every grading: which problem, at which step, how long, correct or not.
 
-    The file is the run's account of label use. A resumed run drops what was graded after its checkpoint and goes on.
+    The file is the run's account of label use. Of several processes the first writes what all of them have graded, while
+    the others wait for it. A resumed run drops what was graded after its checkpoint and goes on.
     """
 
     def __init__(self, reward: Callable, path: Path, first_step: int):
         self.reward, self.path = reward, path
         self.__name__ = reward.__name__  # TRL names its metrics after it
         self.binary = getattr(reward, "binary", False)
-        rows = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        from_first(lambda: self._begin(first_step))
+
+    def _begin(self, first_step: int) -> None:
+        rows = self.path.read_text("utf-8").splitlines() if self.path.is_file() else []
         kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] < first_step]
-        beside = path.with_name(f".{path.name}")
+        beside = self.path.with_name(f".{self.path.name}")
         beside.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
-        beside.replace(path)
+        beside.replace(self.path)
 
     def __call__(self, prompts, completions, completion_ids, trainer_state, **columns) -> list[float]:
         """Rewards of one generation batch, in order; TRL's signature (1.16: `GRPOTrainer._calculate_rewards`)."""
         rewards = self.reward(prompts=prompts, completions=completions, **columns)
-        with self.path.open("a", encoding="utf-8") as stream:
-            for problem, ids, reward in zip(columns["id"], completion_ids, rewards, strict=True):
-                stream.write(account_row(trainer_state.global_step, problem, len(ids), reward))
+        graded = zip(columns["id"], completion_ids, rewards, strict=True)
+        rows = [account_row(trainer_state.global_step, problem, len(ids), reward) for problem, ids, reward in graded]
+        rows = gather_object(rows)
+        if trainer_state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.writelines(rows)
         return rewards
 
 
@@ -106,7 +115,7 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
 
 def label_cost(account: Path) -> dict:
     """What training consumed, from the account of its gradings."""
-    gradings = pd.concat([read_account(part) for part in parts_of(account)])
+    gradings = read_account(account)
     tokens = int(gradings["tokens"].sum())
     return {
         "label_use": label_use(gradings),

@@ -11,6 +11,7 @@ import pandas as pd
 
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade_many
+from s2d_lib.policies.sharing import from_first
 from s2d_lib.rollouts import Rollout
 from s2d_lib.runs import Run
 from s2d_lib.stages.account import account_row, label_use, read_account
@@ -51,6 +52,7 @@ def teacher_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
     """
     if (done := finished_metrics(run)) is not None:
         return done
+    from_first(lambda: verified_rollouts(run, inputs) and None)  # the others read what it has graded
     verified, batch = verified_rollouts(run, inputs), run.resolved.stage_params.batch
     if len(verified) < batch:
         raise StudyError(

@@ -13,7 +13,7 @@ import pandas as pd
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.sharing import before_sharding
+from s2d_lib.policies.sharing import before_sharding, from_first
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve, WriteProgress
@@ -137,17 +137,24 @@ def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable
         )
     metrics = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     metrics = metrics[["step", *[c for c in metrics.columns if c not in ("step", "epoch")]]]
-    metrics.to_csv(run.path("metrics.csv"), index=False)
-    parts = {name: metrics[name].sum() for name in metrics if name.startswith("seconds/") and name != "seconds/step"}
-    phases = {name.removeprefix("seconds/"): seconds for name, seconds in parts.items()}
-    run.spent(**phases, updates=metrics["seconds/step"].sum() - sum(phases.values()))
-    run.remember(optimizer_steps=int(asked), **cost(metrics))
+    if trainer.is_world_process_zero():
+        metrics.to_csv(run.path("metrics.csv"), index=False)
+        parts = {
+            name: metrics[name].sum() for name in metrics if name.startswith("seconds/") and name != "seconds/step"
+        }
+        phases = {name.removeprefix("seconds/"): seconds for name, seconds in parts.items()}
+        run.spent(**phases, updates=metrics["seconds/step"].sum() - sum(phases.values()))
+        run.remember(optimizer_steps=int(asked), **cost(metrics))
     keep_model(run, inputs, trainer)
     return metrics
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest trainer checkpoint whose state can be read; half-written ones are removed."""
+    """The newest trainer checkpoint whose state can be read; half-written ones are removed, by the first process alone."""
+    return from_first(lambda: _last_whole_checkpoint(folder))
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[1])):
         try:
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # transformers writes it last

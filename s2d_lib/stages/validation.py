@@ -17,7 +17,7 @@ from s2d_lib.losses.inputs import gathered
 from s2d_lib.losses.token_log_probs import token_log_probs
 from s2d_lib.policies.adapters import plain
 from s2d_lib.policies.policy import Policy
-from s2d_lib.policies.sharing import back_into_shards
+from s2d_lib.policies.sharing import back_into_shards, from_first
 from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import read_validation, write_csv
 from s2d_lib.rollouts import Rollout, completion_states, sample
@@ -91,7 +91,7 @@ class Validation(TrainerCallback):
                 row |= self._beside_teacher(policy, "student_states", [r for r in rollouts if r.sample == 0])
             back_into_shards(model)
         self.rows.append(row)
-        write_csv(pd.DataFrame(self.rows), self.path)
+        from_first(lambda: write_csv(pd.DataFrame(self.rows), self.path))
 
     def _bits(self, correct: list[bool]) -> str:
         each = self.run.resolved.validation.samples

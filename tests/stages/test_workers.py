@@ -21,12 +21,6 @@ def placed(tmp_path, tiny, over=None) -> PlacedRun:
     return PlacedRun(resolve("micro", "student.grpo", 0, deep_merge(tiny, over or {})), place=tmp_path)
 
 
-def folders(tmp_path) -> list:
-    made = [tmp_path, tmp_path / ".rank-1"]
-    made[1].mkdir()
-    return made
-
-
 def test_lines_come_whole_while_a_file_grows(tmp_path):
     path, over = tmp_path / PROGRESS, threading.Event()
 
@@ -58,13 +52,11 @@ def test_progress_reaches_the_notebook_and_what_follows_the_last_look_too(tmp_pa
 
 
 def test_the_first_error_is_said_since_the_others_wait_for_it(tmp_path, tiny):
-    run, (first, second) = placed(tmp_path, tiny), folders(tmp_path)
-    log = tmp_path / ".workers.log"
-    for folder, error, when in ((first, RuntimeError("connection closed by peer"), 2), (second, ValueError("no"), 1)):
-        processes.say_error(folder, error)
-        said = json.loads((folder / processes.ERROR).read_text())
-        (folder / processes.ERROR).write_text(json.dumps(said | {"when": when}))
-    assert processes._what_failed(run, [first, second], log) == (
+    run, log = placed(tmp_path, tiny), tmp_path / ".workers.log"
+    for rank, error in ((1, ValueError("no")), (0, RuntimeError("connection closed by peer"))):
+        processes.say_error(tmp_path, rank, error)
+        time.sleep(0.01)
+    assert processes._what_failed(run, log) == (
         f"a worker of 'student.grpo' failed with ValueError: no (more in {log})"
     )
 
@@ -72,7 +64,7 @@ def test_the_first_error_is_said_since_the_others_wait_for_it(tmp_path, tiny):
 def test_workers_that_die_without_a_word_leave_the_end_of_their_log(tmp_path, tiny):
     log = tmp_path / ".workers.log"
     log.write_text("loading\nstep 1\nKilled\n")
-    said = processes._what_failed(placed(tmp_path, tiny), folders(tmp_path), log)
+    said = processes._what_failed(placed(tmp_path, tiny), log)
     assert said == (
         f"the workers of 'student.grpo' died without a word (out of memory?); {log} ends with: loading / step 1 / Killed"
     )
