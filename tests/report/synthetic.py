@@ -96,7 +96,7 @@ def _record(resolved: dict, checkpoint: str, seed: int, skill: float, sets: tupl
     own = resolved | {"seed": seed, "parent_hashes": {p: _hash(p, seed) for p in resolved["parent_hashes"]}}
     facts = {"hash": _hash(checkpoint, seed), "resolved": own, "seconds": 12.5}
     steps = resolved["params"].get("steps", 0)
-    if resolved["stage"] in ("sparse_rl", "teacher_sft"):
+    if resolved["stage"] == "sparse_rl" or resolved["params"].get("filter"):
         facts["label_use"] = {"problems": {f"full/{n}": 8 for n in POOL[resolved["labels"]]}, "gradings": steps * 256}
     if resolved["stage"] != "base":
         facts |= {"sampled": {"sequences": 100, "tokens": 1200}, "trained_tokens": 900, "optimizer_steps": steps}
