@@ -95,7 +95,11 @@ def test_labels_upstream_and_downstream_teacher_and_tables(study):
     rows = route_map(study).set_index("route")
     half = rows.loc["student.bridge.rl_teacher_1H.grpo_2H"]
     assert (half["labels upstream"], half["labels downstream"]) == ("1H", "2H")
-    assert (half["teacher"], half["tables"], half["numbers"]) == ("teacher.rl_1H", "table4, table6, table7, components", "4, 6, 7")
+    assert (half["teacher"], half["tables"], half["numbers"]) == (
+        "teacher.rl_1H",
+        "table4, table6, table7, components",
+        "4, 6, 7",
+    )
     assert half["label"] == route_label("student.bridge.rl_teacher_1H.grpo_2H")
     assert rows.loc["student.grpo", ["labels upstream", "labels downstream"]].tolist() == ["", "full"]
     assert "frontier" in rows.loc["student.grpo", "tables"]
