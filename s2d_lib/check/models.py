@@ -14,7 +14,10 @@ WEIGHTS = ("model.safetensors.index.json", "model.safetensors")  # sharded, or i
 
 
 def check_models(profile: str) -> Iterator[Line]:
-    """The model of each role that some run needs: a folder or package that is there, or whole in the Hub's local cache."""
+    """The model of each role that some run needs: a folder or package that is there, or whole in the Hub's local cache;
+    and files of traces."""
+    from s2d_lib.rollouts.traces import traces_place
+
     for role, spec in {run.role: run.model for run in resolved_runs(profile).values()}.items():
         try:
             folder(spec)
@@ -22,6 +25,13 @@ def check_models(profile: str) -> Iterator[Line]:
             yield Line(f"model of {role}", str(error), ok=False)
         else:
             yield Line(f"model of {role}", f"{spec.model} is here")
+    for name in sorted({run.traces for run in resolved_runs(profile).values() if run.traces}):
+        try:
+            traces_place(name)
+        except StudyError as error:
+            yield Line("traces", str(error), ok=False)
+        else:
+            yield Line("traces", f"{name} is here")
 
 
 def folder(spec: RoleModel) -> Path:

@@ -46,6 +46,7 @@ def make_base(
         raise StudyError(f"unknown base model {name!r}; {did_you_mean(name, settings.pretraining.models)}")
     configure_torch(settings.hardware)
     spec, text = settings.pretraining.models[name], settings.pretraining.corpus
+    text = text.model_copy(update={"mix": spec.mix or text.mix})
     world = world_of(settings.problems)
     tokenizer = build_tokenizer(world)
     model = build_model(tokenizer, spec)

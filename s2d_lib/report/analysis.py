@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from s2d_lib.claims import Claims
+from s2d_lib.study.graph import table_in
 from s2d_lib.study.page import Study
 from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.profile import Profile
@@ -50,13 +51,14 @@ COURSES = "98_self_distillation"
 """The notebook over a group of benchmarks (`courses` in claims.yaml); it is committed with the first group."""
 
 
-def so_far(settings: Profile, study: Study, records: Collection[tuple[str, int]]) -> Profile:
+def so_far(name: str, settings: Profile, study: Study, records: Collection[tuple[str, int]]) -> Profile:
     """The profile with only those tables, and the frontier only if, the results hold all runs of.
 
     A long study can so be looked at, and its results committed, before it is finished.
 
     Args:
-        settings: Of the profile.
+        name: Of the profile.
+        settings: Its.
         study: The page.
         records: Checkpoint and seed of every run in the results.
     """
@@ -73,7 +75,7 @@ def so_far(settings: Profile, study: Study, records: Collection[tuple[str, int]]
             f"{route}{end}" for route in study.frontier.routes for end in ("", *(f"{AT}{b}" for b in frontier.budgets))
         ]
         frontier = frontier if all(set(frontier.seeds) <= seeds.get(point, set()) for point in points) else None
-    tables = [name for name in settings.tables if complete(study.tables[name].rows)]
+    tables = [table for table in settings.tables if complete(table_in(study, table, settings, name)[0].rows)]
     return settings.model_copy(update={"tables": tables, "frontier": frontier})
 
 

@@ -17,7 +17,7 @@ from s2d_lib.study.page import Checkpoint, Study
 
 STAGES = {
     "sparse_rl": "GRPO",
-    "teacher_sft": "rejection-sampling SFT",
+    "teacher_sft": "SFT",
     "forward_kl": "forward KL",
     "opd": "OPD",
     "teacher_sample_sft": "teacher-sample SFT",
@@ -68,8 +68,9 @@ def lines_of(study: Study, checkpoint: str) -> list[list[str]]:
 
 
 def learns_from_labels(node: Checkpoint) -> bool:
-    """Whether a stage grades answers against the labels of its pool; one with a teacher uses its prompts alone."""
-    return node.labels is not None and node.teacher is None
+    """Whether a stage grades answers against the labels of its pool; one with a teacher uses its prompts alone, unless it
+    filters the teacher's answers."""
+    return node.labels is not None and (node.teacher is None or bool(node.overrides.get("filter")))
 
 
 def stage_name(stage: str) -> str:

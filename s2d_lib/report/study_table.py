@@ -1,5 +1,6 @@
 """A table of the study with results: accuracies and differences beside the published ones, and who consumed the labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from s2d_lib.report.tables import linked, readable, table_of, write_forms
 from s2d_lib.results.bundle import Bundle, read_bundle
 from s2d_lib.results.cost import ancestry, own_line
 from s2d_lib.study import load_profile, load_study, project_root
+from s2d_lib.study.graph import table_in
 from s2d_lib.study.page import Table
 
 CONSUMERS = {
@@ -36,7 +38,7 @@ def open_results(profile: str, root: Path | None = None) -> Results:
     """
     root = root or project_root()
     bundle = read_bundle(root / "figures" / profile / "results")
-    settings = so_far(load_profile(profile, root=root), load_study(root), bundle.records)
+    settings = so_far(profile, load_profile(profile, root=root), load_study(root), bundle.records)
     return Results(profile, settings, bundle)
 
 
@@ -97,12 +99,17 @@ def study_table(results: Results, name: str, root: Path | None = None) -> StudyT
     Raises:
         StudyError: When the results are incomplete or do not belong together.
     """
-    spec, bundle = load_study(root).tables[name], results.bundle
+    bundle = results.bundle
+    spec, missing = table_in(load_study(root), name, results.profile, results.name)
     numbers = table_of(bundle, spec)
     spent = pd.DataFrame([labels_by_consumer(bundle, checkpoint) for checkpoint in spec.rows])
     published = published_columns(results, spec, load_published(root), family_of(results.name, root))
     return StudyTable(
-        name, spec.title, pd.concat([numbers, spent, published], axis=1), meant_by(results), note_of(results, spec)
+        name,
+        spec.title,
+        pd.concat([numbers, spent, published], axis=1),
+        meant_by(results),
+        note_of(results, spec, missing),
     )
 
 
@@ -119,7 +126,8 @@ def labels_by_consumer(bundle: Bundle, checkpoint: str) -> dict[str, float]:
         for name in ancestry(bundle, checkpoint, seed):
             record = bundle.records[name, seed]
             who = "itself" if name in own else record["resolved"]["role"]
-            used[who] |= set(record.get("label_use", {}).get("problems", {}))
+            if "label_use" in record:
+                used[who] |= set(record["label_use"]["problems"])
         counts.append([len(problems) for problems in used.values()])
     return dict(zip(CONSUMERS.values(), np.mean(counts, axis=0), strict=True))
 
@@ -165,15 +173,17 @@ def published_cell(row: dict, name: str) -> str:
     return f"{accuracy:.1f} % ({source})" if accuracy == accuracy else UNKNOWN
 
 
-def note_of(results: Results, spec: Table) -> str:
-    """What stands under a table."""
+def note_of(results: Results, spec: Table, missing: Sequence[str] = ()) -> str:
+    """What stands under a table whose rows of the roles `missing` the profile can't make."""
     samples = results.profile.evaluation.samples
     against = f", to {route_label(spec.reference)}" if spec.reference else ""
     seeds = seeds_of(results.bundle, spec.rows[0])
+    roles = " and ".join(f"`{role}`" for role in missing)
+    without = f"Rows that need a model for role {roles} are left out, since the profile has none. " if missing else ""
     return (
         f"Profile {results.name}, seeds {seeds}, avg@{samples}, 95% intervals over seeds and problems; differences in "
         f"points{against}, paired by seed and problem. {SCALES} Labels are distinct labeled problems over the whole route, "
-        f"by the model that was trained on them. Made by `make study PROFILE={results.name}`."
+        f"by the model that was trained on them. {without}Made by `make study PROFILE={results.name}`."
     )
 
 

@@ -70,6 +70,9 @@ _TEACHERS = {
     **{f"{kind}_{size}": f"{word} {size.replace('_', ' ')}" for size in ("teacher", "large_teacher")
        for kind, word in (("raw", "raw"), ("sft", "SFT"), ("rl", "RL"))},
     "rl_same_size": "same-size RL teacher",
+    "raw_small_teacher": "raw small teacher",
+    "rl_small_teacher": "RL small teacher",
+    "sft_own_teacher": "teacher after SFT on its own right answers",
     "sdpo_teacher": "SDPO teacher",
     "srpo_teacher": "SRPO teacher",
 }  # fmt: skip
@@ -92,8 +95,9 @@ _TRANSFER_COLORS = {
 }
 _TEACHER_MARKERS = dict(zip(
     ["sft_teacher", "raw_large_teacher", "sft_large_teacher", "rl_large_teacher", "rl_same_size",
-     "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H", "sdpo_teacher", "srpo_teacher"],
-    "ov8hX<>p*^P", strict=True,
+     "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H", "sdpo_teacher", "srpo_teacher",
+     "sft_own_teacher", "rl_small_teacher"],
+    [*"ov8hX<>p*^P", (4, 1, 0), "D"], strict=True,
 ))  # fmt: skip
 # Paper B: label, colour and marker; what is done to one method keeps its colour.
 _SELF_DISTILLATION = {
@@ -123,7 +127,9 @@ def route_label(checkpoint: str) -> str:
             return ", ".join([_TRANSFERS[transfer], _teacher_label(source), *(_ENDS.get(e, e) for e in end)])
         case ["student", "grpo_2H"]:
             return "cold GRPO on 2H"
-        case ["teacher" | "large_teacher"] | ["teacher" | "large_teacher", _]:
+        case ["outside"]:
+            return "outside model"
+        case ["teacher" | "large_teacher" | "small_teacher", *_]:
             return _teacher_label(_source(checkpoint))
     return ROUTE_LABELS.get(checkpoint, checkpoint)
 
@@ -154,8 +160,11 @@ def route_look(checkpoint: str) -> tuple[str, str]:
             return shades.get(last, shades[""]), _END_MARKERS.get(last) or _TEACHER_MARKERS.get(source, "o")
         case ["student", *_]:
             return VERMILLION, "o"
-        case ["teacher" | "large_teacher" as size, *_]:
-            return BLACK if size == "teacher" else BROWN, _TEACHER_MARKERS.get(_source(checkpoint), "o")
+        case ["teacher" | "large_teacher" | "small_teacher" as size, *_]:
+            colors = {"teacher": BLACK, "large_teacher": BROWN, "small_teacher": OLIVE}
+            return colors[size], _TEACHER_MARKERS.get(_source(checkpoint), "o")
+        case ["outside"]:
+            return WINE, "o"
     return BLACK, "o"
 
 

@@ -16,6 +16,7 @@ from s2d_lib.policies.sharing import check_sharing
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.rollouts import Rollout, read_rollouts
+from s2d_lib.rollouts.traces import read_traces
 from s2d_lib.runs import FinishedRun, Run
 from s2d_lib.stages.trackers import check_tracker
 from s2d_lib.stages.weights import Weights, parent_weights, starting_weights, weights_of
@@ -33,7 +34,7 @@ class Inputs:
         policy: The model that is trained or evaluated; of a finished run, the result.
         problems: Label pool and evaluation sets.
         teacher: The model that supplies dense targets or rollouts, where the stage has one.
-        rollouts: Stored teacher rollouts, where the stage trains on them.
+        rollouts: Stored teacher rollouts, or an outside model's traces, where the stage trains on them.
     """
 
     policy: Policy
@@ -69,7 +70,7 @@ def prepare(run: Run) -> Inputs:
         StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that overlaps an
             evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for, or too little
             memory; no package for the logging that is asked for; a stage or a batch that several processes can't share;
-            sampling by vLLM that can't be.
+            sampling by vLLM that can't be; traces that are not there, or not of this pool or tokenizer.
     """
     with run.phase("loading"):
         return _load(run)
@@ -87,17 +88,16 @@ def _load(run: Run) -> Inputs:
         refuse_what_does_not_fit(resolved, _beside(resolved))
     problems = load_problems(resolved.problems, resolved.labels)
     _check_pool_fills_a_batch(run, problems.pool)
-    rollouts = _rollouts(run)
     if run.finished and run.path("model").is_dir():
         policy = load_policy(resolved.model, resolved.hardware, *weights_of(run))
-        return Inputs(policy, problems, rollouts=rollouts)
+        return Inputs(policy, problems, rollouts=_rollouts(run, policy, problems.pool))
     started = run.path("model").is_dir()  # an unfinished run goes on with its own model
     start = weights_of(run) if started else starting_weights(run)
     trains = hasattr(resolved.stage_params, "micro_batch")
     hardware = _until_trained(resolved.hardware) if trains and not started else resolved.hardware
     policy = load_policy(resolved.model, in_full(hardware) if trains else hardware, *start)
     refuse_model(resolved, policy, problems)
-    teacher = None
+    rollouts, teacher = _rollouts(run, policy, problems.pool), None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
         teacher = _teacher(run, policy, start, hardware)
         check_pair(policy, teacher)
@@ -109,8 +109,12 @@ def _beside(run: Resolved) -> str | None:
     return teacher_of(run, lineage(run.profile, run.checkpoint, run.seed, run.overrides))
 
 
-def _rollouts(run: Run) -> list[Rollout] | None:
-    if "rollouts" not in run.resolved.parents:
+def _rollouts(run: Run, policy: Policy, pool: list[Problem]) -> list[Rollout] | None:
+    resolved = run.resolved
+    if resolved.traces:
+        longest = resolved.sampling.max_new_tokens
+        return read_traces(resolved.traces, pool, policy, resolved.problems.instruction, longest)
+    if "rollouts" not in resolved.parents:
         return None
     return read_rollouts(run.parent("rollouts").path("rollouts.parquet"))[0]
 
@@ -127,8 +131,8 @@ def _until_trained(hardware: Hardware) -> Hardware:
 def _teacher(run: Run, student: Policy, start: Weights, hardware: Hardware) -> Policy:
     """The teacher; on the student's base model where both are adapters over the same one, which then is held once."""
     resolved, spec, weights = run.resolved, _model_of(run.parent("teacher")), parent_weights(run, "teacher")
-    # Teacher-sample SFT never runs the teacher, but trains on its token ids: the pair must fit all the same.
-    needed = resolved.stage != "teacher_sample_sft"
+    # Stages of next-token loss never run the teacher, but train on its token ids: the pair must fit all the same.
+    needed = resolved.stage not in ("teacher_sample_sft", "teacher_sft")
     if needed and resolved.stage_params.lora and spec == resolved.model and weights.place == start.place:
         model = on_shared_base(student.model, weights.adapters, start.adapters)
         return Policy(model, student.tokenizer, student.chat)
@@ -150,7 +154,7 @@ def _check_pool_fills_a_batch(run: Run, pool: list[Problem]) -> None:
     if batch is None:
         return
     needed = batch // getattr(params, "group_size", 1)
-    if "rollouts" in run.resolved.parents:
+    if "rollouts" in run.resolved.parents or run.resolved.traces:
         return  # rows are rollouts there, several a problem; the stage checks their number
     if isinstance(run.resolved.problems.pool, LabelBudget):
         return  # few on purpose: the problems are then used more than once in a step

@@ -1,8 +1,9 @@
-"""Teacher SFT: a teacher trained on its own verified answers, the recipe that teacher RL is compared with (paper A).
+"""Teacher SFT: next-token training on answers to the pool's problems, the recipe that teacher RL is compared with (paper A).
 
-The papers do not say on what their SFT teachers were trained, and DAPO-Math-17K holds answers, no solutions. So the
-teacher's own rollouts are graded against the labels and the correct ones are kept: SFT sees the labels that GRPO sees, in
-the same form (right or wrong), and no outside text.
+Whose answers? Paper A's SFT teachers learn from a stronger model outside of the study (gpt-oss-120B), right or wrong: that is a
+checkpoint with a `teacher`, sampled once like any other or given as a file of traces. It needs no label. Without a teacher a
+model learns from its own answers, of which only the right ones (`filter`) can teach it something: no outside text, and the
+labels that GRPO sees, in the same form.
 """
 
 from dataclasses import replace
@@ -13,7 +14,8 @@ from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade_many
 from s2d_lib.policies.sharing import from_first
 from s2d_lib.rollouts import Rollout
-from s2d_lib.runs import Run
+from s2d_lib.rollouts.traces import traces_place
+from s2d_lib.runs import Run, file_hash
 from s2d_lib.stages.account import account_row, label_use, read_account
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.processes import in_processes
@@ -21,11 +23,13 @@ from s2d_lib.stages.teacher_sample_sft import sample_trainer, train_on_samples
 from s2d_lib.stages.training import finished_metrics
 
 
-def verified_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:
-    """The stored rollouts whose answers are right.
+def answers_to_learn(run: Run, inputs: Inputs) -> list[Rollout]:
+    """The answers that are learned: all of them, or with `filter` those that are right.
 
-    The run keeps every grading in gradings.jsonl; where an earlier attempt has graded, that is read.
+    A run that filters keeps every grading in gradings.jsonl; where an earlier attempt has graded, that is read.
     """
+    if not run.resolved.stage_params.filter:
+        return inputs.rollouts
     path = run.path("gradings.jsonl")
     if not path.is_file():
         answers = {p.id: p.answer for p in inputs.problems.pool}
@@ -42,22 +46,26 @@ def verified_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:
 
 @in_processes
 def teacher_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
-    """Train `inputs.policy` on those of its own stored rollouts that are correct; only completion tokens carry loss.
+    """Train `inputs.policy` on `answers_to_learn`; only completion tokens carry loss.
 
     Returns:
-        Metrics of every optimiser step. The run keeps the model, the metrics and gradings.jsonl.
+        Metrics of every optimiser step. The run keeps the model and the metrics, where it filters gradings.jsonl, and of a file
+        of traces its hash.
 
     Raises:
-        StudyError: Fewer correct rollouts than one optimiser step takes.
+        StudyError: Fewer answers than one optimiser step takes.
     """
     if (done := finished_metrics(run)) is not None:
         return done
-    from_first(lambda: verified_rollouts(run, inputs) and None)  # the others read what it has graded
-    verified, batch = verified_rollouts(run, inputs), run.resolved.stage_params.batch
-    if len(verified) < batch:
+    resolved, params = run.resolved, run.resolved.stage_params
+    from_first(lambda: answers_to_learn(run, inputs) and None)  # the others read what it has graded
+    answers = answers_to_learn(run, inputs)
+    if params.filter and len(answers) < params.batch:
         raise StudyError(
-            f"{run.resolved.checkpoint!r} has {len(verified)} correct rollouts (of {len(inputs.rollouts)}) but one "
-            f"optimiser step takes {batch}: lower `batch` or raise teacher_rollouts.samples_per_problem."
+            f"{resolved.checkpoint!r} has {len(answers)} correct rollouts (of {len(inputs.rollouts)}) but one optimiser step "
+            f"takes {params.batch}: lower `batch` or raise teacher_rollouts.samples_per_problem."
         )
-    trainer = sample_trainer(run, replace(inputs, rollouts=verified))
-    return train_on_samples(run, inputs, trainer, label_use=label_use(read_account(run.path("gradings.jsonl"))))
+    facts = {"label_use": label_use(read_account(run.path("gradings.jsonl")))} if params.filter else {}
+    if resolved.traces:
+        facts["traces"] = {"sha256": file_hash(traces_place(resolved.traces)), "answers": len(inputs.rollouts)}
+    return train_on_samples(run, inputs, sample_trainer(run, replace(inputs, rollouts=answers)), **facts)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_root
-from s2d_lib.study.nodes import all_nodes, parents_of
-from s2d_lib.study.page import Checkpoint
+from s2d_lib.study.nodes import all_nodes, parents_in
+from s2d_lib.study.page import Checkpoint, Study, Table
 from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.profile import Profile
 
@@ -28,8 +28,8 @@ def needed(profile: str, root: Path | None = None) -> dict[str, list[str]]:
         Checkpoint name -> names of the runs it reads.
 
     Raises:
-        StudyError: When the profile lists a table that the study does not have, or one that needs a role for which the
-            profile has no model, or checkpoints are made of each other.
+        StudyError: When the profile lists a table that the study does not have, or one for which it has no model at all, or
+            checkpoints are made of each other.
     """
     root = root or project_root()
     study, settings = load_study(root), load_profile(profile, root=root)
@@ -39,8 +39,40 @@ def needed(profile: str, root: Path | None = None) -> dict[str, list[str]]:
             raise StudyError(
                 f"profile {profile!r} lists table {table!r}, which study.yaml lacks; {did_you_mean(table, study.tables)}"
             )
-        wanted |= {row: f"table {table!r}" for row in study.tables[table].rows if row not in wanted}
+        rows = table_in(study, table, settings, profile)[0].rows
+        wanted |= {row: f"table {table!r}" for row in rows if row not in wanted}
     return _with_ancestors(wanted, profile, all_nodes(study), settings)
+
+
+def table_in(study: Study, name: str, settings: Profile, profile: str) -> tuple[Table, list[str]]:
+    """A table as a profile makes it.
+
+    Returns:
+        The table without the rows for which the profile lacks a model, and the roles of these models.
+
+    Raises:
+        StudyError: When no row is left, or not the one that the others are compared with.
+    """
+    nodes, table = all_nodes(study), study.tables[name]
+
+    def lacking(row: str, path: tuple[str, ...] = ()) -> str | None:
+        role, spec = nodes[row].role, settings.roles.get(nodes[row].role)
+        if role:
+            return None if spec and spec.model else role
+        if row in path:
+            return None  # a cycle, for `needed` to refuse
+        above = parents_in(row, nodes, settings.roles).values()
+        return next(filter(None, (lacking(parent, (*path, row)) for parent in above)), None)
+
+    missing = {row: role for row in table.rows if (role := lacking(row))}
+    rows = [row for row in table.rows if row not in missing]
+    if not rows or table.reference in missing:
+        row = table.reference or table.rows[0]
+        raise StudyError(
+            f"profile {profile!r} can't make table {name!r}, which needs {row!r}: add a model for role {missing[row]!r} under "
+            "`roles`, or drop it."
+        )
+    return table.model_copy(update={"rows": rows}), list(dict.fromkeys(missing.values()))
 
 
 def frontier(profile: str, root: Path | None = None) -> dict[str, list[str]]:
@@ -78,7 +110,7 @@ def _with_ancestors(
                 f"profile {profile!r} can't make {what}, which needs {name!r}: add a model for role {role!r} under "
                 "`roles`, or drop it."
             )
-        parents = list(parents_of(nodes[name]).values())
+        parents = list(parents_in(name, nodes, settings.roles).values())
         for parent in parents:
             visit(parent, what, (*path, name))
         order[name] = parents

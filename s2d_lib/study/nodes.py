@@ -1,10 +1,11 @@
 """The nodes of the study's graph: declared checkpoints, rollouts that several share, and routes at a label budget."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study.page import Checkpoint, Study
 from s2d_lib.study.problem_sets import AT, WHOLE
+from s2d_lib.study.settings import RoleModel
 
 USES_ROLLOUTS = ("forward_kl", "teacher_sample_sft")
 
@@ -75,9 +76,9 @@ def _trained_for(study: Study, routes: Iterable[str]) -> list[str]:
 
 
 def rollouts_of(node: Checkpoint) -> str | None:
-    """Whose stored rollouts a checkpoint trains on: its teacher's, in teacher SFT its own; None if it uses none."""
+    """Whose stored rollouts a checkpoint trains on: its teacher's, in teacher SFT without one its own; None if it uses none."""
     if node.stage == "teacher_sft":
-        return node.from_
+        return node.teacher or node.from_
     return node.teacher if node.stage in USES_ROLLOUTS or node.overrides.get("states") == "teacher" else None
 
 
@@ -87,3 +88,16 @@ def parents_of(node: Checkpoint) -> dict[str, str]:
     if teacher := rollouts_of(node):
         parents["rollouts"] = rollouts_name(teacher, node.labels)
     return {kind: name for kind, name in parents.items() if name}
+
+
+def traces_of(name: str, nodes: Mapping[str, Checkpoint], roles: Mapping[str, RoleModel]) -> str | None:
+    """The file that holds the answers of a checkpoint's teacher, where that role is a file in this profile."""
+    teacher = nodes.get(nodes[name].teacher)
+    spec = roles.get(teacher.role) if teacher else None
+    return spec.traces if spec else None
+
+
+def parents_in(name: str, nodes: Mapping[str, Checkpoint], roles: Mapping[str, RoleModel]) -> dict[str, str]:
+    """`parents_of` in a profile: a teacher that is a file of traces is read by the stage itself and has no runs."""
+    parents = parents_of(nodes[name])
+    return {"from": parents["from"]} if "from" in parents and traces_of(name, nodes, roles) else parents

@@ -16,7 +16,7 @@ Stage = Literal[
     "teacher_sample_sft",
     "self_distillation",
 ]
-Role = Literal["student", "teacher", "large_teacher"]
+Role = Literal["student", "teacher", "large_teacher", "small_teacher", "outside"]
 
 
 class Checkpoint(Strict):
@@ -25,7 +25,8 @@ class Checkpoint(Strict):
     stage: Stage
     role: Role | None = None  # of a base checkpoint: which of the profile's models it is
     from_: str | None = Field(None, alias="from")  # the checkpoint whose weights training starts from
-    teacher: str | None = None  # the checkpoint that supplies the dense signal or the rollouts
+    # The checkpoint that supplies the dense signal or the rollouts. Teacher SFT has one, or learns from its own answers.
+    teacher: str | None = None
     labels: str | None = None  # the label pool whose problems (or only prompts) are used
     # The optimiser steps of these stages in sum instead of the stage's own: keeps a one-stage control at the same
     # number of updates as the two-stage bridge it is compared with.
@@ -46,7 +47,7 @@ class Checkpoint(Strict):
             "self_distillation": {"from_", "labels"},
         }[self.stage]
         given = {name for name in ("role", "from_", "teacher", "labels") if getattr(self, name) is not None}
-        if given != needs:
+        if given != needs and not (self.stage == "teacher_sft" and given == needs | {"teacher"}):
             say = lambda names: ", ".join(sorted(n.rstrip("_") for n in names)) or "nothing"  # noqa: E731
             raise ValueError(f"stage {self.stage!r} needs exactly {say(needs)}, given {say(given)}")
         if self.overrides and self.stage == "base":

@@ -37,6 +37,7 @@ class MicroModel(Strict):
     batch: PositiveInt
     learning_rate: float = Field(gt=0)  # the peak of a one-cycle schedule
     seed: int = Field(ge=0)
+    mix: CorpusMix | None = Field(None, exclude_if=lambda value: value is None)  # null: the corpus's
 
 
 class Pretraining(Strict):

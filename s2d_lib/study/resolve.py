@@ -10,7 +10,7 @@ from pydantic import Field
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_root, validated
-from s2d_lib.study.nodes import all_nodes, parents_of
+from s2d_lib.study.nodes import all_nodes, parents_in, traces_of
 from s2d_lib.study.page import Checkpoint, Role, Stage
 from s2d_lib.study.problem_sets import (
     AT,
@@ -33,7 +33,7 @@ from s2d_lib.study.strict import Strict
 from s2d_lib.study.vllm import WHERE
 
 UNHASHED = {"profile": True, "overrides": True, "logging": True, "sampling": {"vllm": WHERE}}
-USES_LABELS = ("sparse_rl", "teacher_sft", "self_distillation")
+HALVED = ("sparse_rl", "teacher_sft", "self_distillation")
 RELEASED = Path(__file__).parents[1] / "policies" / "micro"
 
 
@@ -46,6 +46,7 @@ class Resolved(Strict):
     stage: Stage
     role: Role
     model: RoleModel
+    traces: str | None = Field(None, exclude_if=lambda value: value is None)  # file of the answers that it learns from
     weights: str | None = None  # hash of released base weights, so that new base models make all runs stale
     labels: str | None = None
     params: dict[str, Any]  # the stage's hyperparameters, validated
@@ -103,8 +104,10 @@ def lineage(
         if name not in nodes:
             raise StudyError(f"unknown checkpoint {name!r}; {did_you_mean(str(name), nodes)}")
         if name not in memo:
-            parents = {kind: visit(parent, (*path, name)) for kind, parent in parents_of(nodes[name]).items()}
-            memo[name] = _resolve_node(name, nodes[name], settings, parents, profile, seed, overrides or {})
+            own = parents_in(name, nodes, settings.roles)
+            parents = {kind: visit(parent, (*path, name)) for kind, parent in own.items()}
+            traces = traces_of(name, nodes, settings.roles)
+            memo[name] = _resolve_node(name, nodes[name], settings, parents, traces, profile, seed, overrides or {})
         return memo[name]
 
     visit(checkpoint, ())
@@ -112,12 +115,24 @@ def lineage(
 
 
 def _resolve_node(
-    name: str, node: Checkpoint, settings: Profile, parents: dict[str, Resolved], profile: str, seed: int, overrides
+    name: str,
+    node: Checkpoint,
+    settings: Profile,
+    parents: dict[str, Resolved],
+    traces: str | None,
+    profile: str,
+    seed: int,
+    overrides: dict,
 ) -> Resolved:
     where = f"profile {profile!r}, checkpoint {name!r}"
     role = node.role or parents["from" if "from" in parents else "teacher"].role
     if role not in settings.roles:
         raise StudyError(f"{where} needs a model for role {role!r}: add it under `roles`.")
+    if settings.roles[role].traces or (traces and node.stage != "teacher_sft"):
+        raise StudyError(
+            f"{where} needs a model for a role that is a file of traces, from which only teacher_sft can learn: give that "
+            "role a `model`, or drop it."
+        )
     goes_on = "from" in parents and parents["from"].stage != "base"
     params = _stage_params(node, role, goes_on, settings, where)
     if "states" in params and (params["states"] == "teacher") != ("rollouts" in parents):
@@ -145,6 +160,7 @@ def _resolve_node(
         stage=node.stage,
         role=role,
         model=settings.roles[role],
+        traces=traces,
         weights=released_weights(settings.roles[role].model) if node.stage == "base" else None,
         labels=node.labels,
         params=params,
@@ -183,7 +199,8 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
 
     A half of the labels takes half of the steps of a stage that uses labels: a problem is then graded as often in 1H
     and 2H as in the whole pool, so that routes that split their labels between two models spend as many gradings as
-    routes that don't. Stages on prompts alone keep their steps.
+    routes that don't. So does teacher SFT, which passes as often over half of the answers. Other stages on prompts alone
+    keep their steps.
 
     At a label budget every stage passes over its problems as often as over the whole pool, prompts alone or not: with the
     whole pool's steps on a few problems, each route would end under the untrained model.
@@ -202,7 +219,7 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
     own = params(node.stage, node.overrides)
     if node.steps_of:
         own["steps"] = sum(params(stage, {})["steps"] for stage in node.steps_of)
-    if node.stage in USES_LABELS and node.labels in HALVES:
+    if node.stage in HALVED and node.labels in HALVES:
         own["steps"] = (own["steps"] + 1) // 2
     _, _, budget = (node.labels or "").partition(AT)
     if budget and "steps" in own:

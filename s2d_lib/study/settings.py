@@ -13,7 +13,9 @@ Logging = Literal["none", "tensorboard", "trackio"]
 class RoleModel(Strict):
     """Which model plays a role."""
 
-    model: str  # Hub id, local directory, or `micro/<name>` for the models released in the package
+    model: str | None = None  # Hub id, local directory, or `micro/<name>` for the models released in the package
+    # Instead of a model a file of its answers (s2d_lib.rollouts.traces), in the folder $S2D_DATA or by its path.
+    traces: str | None = Field(None, exclude_if=lambda value: value is None)
     gguf_file: str | None = None  # name of the GGUF file when `model` is a directory that holds one
     chat: bool = False  # wrap prompts into the tokenizer's chat template
     eos_token: str | None = None  # what ends a turn, where the model's own setting is not it
@@ -23,6 +25,12 @@ class RoleModel(Strict):
 
     @model_validator(mode="after")
     def _options_only_where_read(self):
+        if (self.model is None) == (self.traces is None):
+            raise ValueError("a role is played by a `model` or by a file of `traces`: give one of them")
+        if self.traces is not None and self.model_dump(exclude_defaults=True).keys() != {"traces"}:
+            raise ValueError(
+                "a file of `traces` is read with the tokenizer of whoever learns from it: leave the rest out"
+            )
         if self.chat_template is not None and not self.chat:
             raise ValueError("`chat_template` is read where `chat: true` is set: set it, or leave the template out")
         return self

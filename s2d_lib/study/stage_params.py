@@ -31,6 +31,14 @@ class Training(Strict):
         return self
 
 
+class TeacherSFT(Training):
+    """Next-token training of a teacher on answers: an outside model's, or its own."""
+
+    filter: bool = (
+        False  # learn only answers that the labels say are right, which uses labels; else all, on prompts alone
+    )
+
+
 class GroupRelative(Training):
     """Training on groups of rollouts of one prompt, each compared with the others."""
 

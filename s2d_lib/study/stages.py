@@ -1,12 +1,12 @@
 """The `stages` block of a profile: which hyperparameters each stage has."""
 
 from s2d_lib.study.self_distillation_params import SelfDistillation
-from s2d_lib.study.stage_params import Distillation, SparseRL, TeacherRollouts, Training
+from s2d_lib.study.stage_params import Distillation, SparseRL, TeacherRollouts, TeacherSFT, Training
 from s2d_lib.study.strict import Strict
 
 STAGE_PARAMS = {
     "sparse_rl": SparseRL,
-    "teacher_sft": Training,
+    "teacher_sft": TeacherSFT,
     "forward_kl": Distillation,
     "opd": Distillation,
     "teacher_sample_sft": Training,
@@ -20,7 +20,7 @@ class Stages(Strict):
     """Hyperparameters of every stage."""
 
     sparse_rl: SparseRL
-    teacher_sft: Training
+    teacher_sft: TeacherSFT
     forward_kl: Distillation
     opd: Distillation
     teacher_sample_sft: Training

@@ -10,7 +10,8 @@ import pandas as pd
 import yaml
 
 from s2d_lib.results.bundle import GZIP, Bundle
-from s2d_lib.study import all_nodes, load_study, parents_of, resolve
+from s2d_lib.study import all_nodes, load_profile, load_study, parents_of, resolve
+from s2d_lib.study.graph import table_in
 from tests.claims.synthetic import SAMPLES, graded
 from tests.conftest import ROOT
 
@@ -18,7 +19,12 @@ TABLES = ("headline", "table2", "table3", "table4", "table5", "table6", "table7"
 SETS = ("micro-math", "micro-aime")
 PROBLEMS = (24, 12)  # of the easier set and of the harder one
 POOL = {"full": range(32), "1H": range(16), "2H": range(16, 32)}
-LEVELS = {"large_teacher": 0.65, "teacher": 0.5, "student": 0.25}  # of base models; each stage adds a little
+LEVELS = {
+    "outside": 0.8,
+    "large_teacher": 0.65,
+    "teacher": 0.5,
+    "student": 0.25,
+}  # of base models; each stage adds a little
 
 
 def bundle_of_profile(
@@ -28,7 +34,7 @@ def bundle_of_profile(
     rng = np.random.default_rng(7)
     nodes, difficulty = all_nodes(load_study()), _difficulty(rng, sets)
     records, rows, curves, validation = {}, [], [], []
-    for checkpoint in _needed(tables):
+    for checkpoint in _needed(tables, profile):
         stage = nodes[checkpoint].stage
         skill = _skill(checkpoint)
         resolved = resolve(profile, checkpoint, 0).model_dump(mode="json")
@@ -70,11 +76,12 @@ def project_with_results(folder: Path, bundle: Bundle, profile: str, tables=TABL
     return folder
 
 
-def _needed(tables) -> list[str]:
+def _needed(tables, profile: str) -> list[str]:
     """What the tables are made of, whatever the profile itself asks for now."""
     study = load_study()
     nodes, found = all_nodes(study), {}
-    waiting = [row for table in tables for row in study.tables[table].rows]
+    settings = load_profile(profile)
+    waiting = [row for table in tables for row in table_in(study, table, settings, profile)[0].rows]
     while waiting:
         name = waiting.pop()
         found[name] = None
@@ -96,7 +103,7 @@ def _record(resolved: dict, checkpoint: str, seed: int, skill: float, sets: tupl
     own = resolved | {"seed": seed, "parent_hashes": {p: _hash(p, seed) for p in resolved["parent_hashes"]}}
     facts = {"hash": _hash(checkpoint, seed), "resolved": own, "seconds": 12.5}
     steps = resolved["params"].get("steps", 0)
-    if resolved["stage"] in ("sparse_rl", "teacher_sft"):
+    if resolved["stage"] == "sparse_rl" or resolved["params"].get("filter"):
         facts["label_use"] = {"problems": {f"full/{n}": 8 for n in POOL[resolved["labels"]]}, "gradings": steps * 256}
     if resolved["stage"] != "base":
         facts |= {"sampled": {"sequences": 100, "tokens": 1200}, "trained_tokens": 900, "optimizer_steps": steps}

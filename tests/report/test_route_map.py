@@ -69,7 +69,8 @@ def test_every_row_of_a_table_and_whatever_else_ends_in_nothing_is_a_route(study
     ("route", "words"),
     [
         ("student", "student: as published"),
-        ("large_teacher.sft", "large teacher: rejection-sampling SFT on full"),
+        ("large_teacher.sft", "outside: as published -> large teacher: SFT (full)"),
+        ("teacher.sft_own", "teacher: SFT on full with filter True"),
         ("student.bridge.raw_teacher", "teacher: as published -> student: forward KL (full), OPD (full)"),
         ("student.bridge.rl_same_size", "student: GRPO on full -> fresh student: forward KL (full), OPD (full)"),
         (
@@ -94,7 +95,11 @@ def test_labels_upstream_and_downstream_teacher_and_tables(study):
     rows = route_map(study).set_index("route")
     half = rows.loc["student.bridge.rl_teacher_1H.grpo_2H"]
     assert (half["labels upstream"], half["labels downstream"]) == ("1H", "2H")
-    assert (half["teacher"], half["tables"], half["numbers"]) == ("teacher.rl_1H", "table4, table6, table7", "4, 6, 7")
+    assert (half["teacher"], half["tables"], half["numbers"]) == (
+        "teacher.rl_1H",
+        "table4, table6, table7, components",
+        "4, 6, 7",
+    )
     assert half["label"] == route_label("student.bridge.rl_teacher_1H.grpo_2H")
     assert rows.loc["student.grpo", ["labels upstream", "labels downstream"]].tolist() == ["", "full"]
     assert "frontier" in rows.loc["student.grpo", "tables"]

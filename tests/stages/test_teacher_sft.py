@@ -1,5 +1,6 @@
-"""Teacher SFT on the released micro teacher: its own rollouts, graded, the right ones learned; every label accounted for."""
+"""Teacher SFT on the released micro teacher: an outside model's answers, sampled or from a file, or its own that are right."""
 
+import json
 import shutil
 
 import pandas as pd
@@ -11,7 +12,8 @@ from s2d_lib.rollouts import read_rollouts
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.live import LiveCurve
-from s2d_lib.stages.teacher_sft import verified_rollouts
+from s2d_lib.stages.teacher_sft import answers_to_learn
+from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 
 pytestmark = pytest.mark.slow
@@ -26,20 +28,20 @@ def halved(tiny) -> dict:
 
 
 def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_every_label(make, tiny):
-    run = make("teacher.sft")
+    run = make("teacher.sft_own")
     record, resolved = run.record, run.record["resolved"]
     assert (resolved["role"], resolved["parents"]) == (
         "teacher",
         {"from": "teacher", "rollouts": "teacher.rollouts.full"},
     )
-    opened = open_run("micro", "teacher.sft", 0, tiny)
+    opened = open_run("micro", "teacher.sft_own", 0, tiny)
     inputs = prepare(opened)
     rollouts, how = read_rollouts(opened.parent("rollouts").path("rollouts.parquet"))
     assert how["teacher"] == "teacher"
 
     answers = {p.id: p.answer for p in inputs.problems.pool}
     right = [r for r in rollouts if grade(r.text, answers[r.problem], mode="exact").correct]
-    assert verified_rollouts(opened, inputs) == right
+    assert answers_to_learn(opened, inputs) == right
     assert 8 <= len(right) < len(rollouts) == 32
 
     gradings = pd.read_json(run.path("gradings.jsonl"), lines=True)
@@ -58,15 +60,15 @@ def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_ever
 
 
 def test_its_samples_are_those_that_the_raw_teachers_bridge_trains_on(make, tiny):
-    make("teacher.sft")
+    make("teacher.sft_own")
     make("student.warm.raw_teacher")
-    runs = [open_run("micro", name, 0, tiny) for name in ("teacher.sft", "student.warm.raw_teacher")]
+    runs = [open_run("micro", name, 0, tiny) for name in ("teacher.sft_own", "student.warm.raw_teacher")]
     assert runs[0].parent("rollouts").folder == runs[1].parent("rollouts").folder
 
 
 def test_an_interrupted_run_ends_in_the_same_bytes(make, halved, monkeypatch):
     whole = make("teacher.sft_1H", overrides=halved)
-    assert whole.record["label_use"]["gradings"] == 32  # two of each problem of the half
+    assert "label_use" not in whole.record
     assert whole.record["problems"]["label_pool"]["size"] == 16
     expected = {name: h for name, h in whole.record["files"].items() if name != "metrics.csv"}
     shutil.rmtree(whole.folder)
@@ -86,7 +88,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(make, halved, monkeypatch):
 def test_too_few_right_answers_are_said_before_training(make, tiny):
     large = deep_merge(tiny, {"stages": {"teacher_sft": {"batch": 32, "micro_batch": 8}}})
     with pytest.raises(StudyError) as error:
-        make("teacher.sft", overrides=large)
+        make("teacher.sft_own", overrides=large)
     assert "correct rollouts (of 32) but one optimiser step takes 32: lower `batch` or raise" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -102,3 +104,68 @@ def test_the_halves_meet_in_stage_3(make, halved):
     assert len(used(fresh)) == len(used(replay)) == 16
     assert fresh["label_use"]["gradings"] == replay["label_use"]["gradings"]
     assert fresh["optimizer_steps"] == replay["optimizer_steps"]
+
+
+def test_an_outside_models_answers_need_no_label_unless_they_are_filtered(make, tiny):
+    run = make("teacher.sft")
+    assert run.record["resolved"]["parents"] == {
+        "from": "teacher",
+        "teacher": "outside",
+        "rollouts": "outside.rollouts.full",
+    }
+    assert "label_use" not in run.record
+    assert not run.path("gradings.jsonl").exists()
+    assert run.record["trained_tokens"] > 0
+    filtered = make("teacher.sft", overrides=deep_merge(tiny, {"stages": {"teacher_sft": {"filter": True}}}))
+    assert filtered.record["label_use"]["gradings"] == 32
+
+
+@pytest.fixture
+def traces(tmp_path, monkeypatch, tiny):
+    """Writes a file of traces from rows and gives the overrides that name it, and the pool it is about."""
+    monkeypatch.setenv("S2D_DATA", str(tmp_path))
+    overrides = deep_merge(tiny, {"roles": {"outside": {"model": None, "traces": "traces.jsonl"}}})
+
+    def write(rows):
+        (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return overrides
+
+    return write, load_problems(resolve("micro", "teacher.sft", 0, tiny).problems, "full").pool
+
+
+def test_a_file_of_answers_takes_the_place_of_the_outside_models_runs(make, traces):
+    write, pool = traces
+    one = {"prompt": f" {pool[0].prompt}  ", "answers": ["# v1", f"# {pool[0].answer}"]}
+    rows = [{"problem": p.id, "answers": [f"# {p.answer}"]} for p in pool[1:12]]
+    overrides = write([one, *rows, {"prompt": "v1 f1 ?", "answers": ["# v1"]}])
+    record = make("teacher.sft", overrides=overrides).record
+    assert record["resolved"]["parents"] == {"from": "teacher"}
+    assert record["traces"]["answers"] == 13  # not the one about a stranger
+    assert "label_use" not in record
+    inputs = prepare(open_run("micro", "teacher.sft", 0, overrides))
+    assert [r.text for r in inputs.rollouts[:2]] == one["answers"]
+    assert all(inputs.policy.decode([list(r.ids)]) == [r.text] and r.finished for r in inputs.rollouts)
+    assert not [folder for folder in make.places("outside")]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"answers": []}, "hold no answer to any problem of the label pool"),
+        (
+            {"problem": "full/none"},
+            "none of the traces in traces.jsonl is about a problem of the label pool, the first",
+        ),
+        ({"ids": [[7, 8, 9]]}, "the token ids in traces.jsonl are of another tokenizer"),
+        ({"ids": [[10**6]]}, "the token ids in traces.jsonl are of another tokenizer"),
+        (None, "lacks the column(s) answers"),
+    ],
+)
+def test_broken_traces_are_refused_before_training(make, traces, change, sentence):
+    write, pool = traces
+    row = {"problem": pool[0].id, "answers": ["# v1"]}
+    overrides = write([{"problem": pool[0].id}] if change is None else [row | change])
+    with pytest.raises(StudyError) as error:
+        make("teacher.sft", overrides=overrides)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)

@@ -4,6 +4,7 @@ import pytest
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study import load_profile, load_study, profile_names, resolve
+from s2d_lib.study.graph import table_in
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -14,8 +15,9 @@ def test_every_committed_profile_is_valid(name):
 def test_every_checkpoint_of_every_profiles_tables_resolves():
     study = load_study()
     for profile in profile_names():
-        for table in load_profile(profile).tables:
-            for row in study.tables[table].rows:
+        settings = load_profile(profile)
+        for table in settings.tables:
+            for row in table_in(study, table, settings, profile)[0].rows:
                 assert resolve(profile, row, 0).checkpoint == row
 
 
@@ -71,6 +73,13 @@ def test_every_checkpoint_of_every_profiles_tables_resolves():
         ),
         (("micro", "student", 0, {"problems": {"split_seed": -1}}), "split_seed"),
         (("micro", "student", 0, {"stages": {"teacher_sft": {"group_size": 4}}}), "stages.teacher_sft.group_size"),
+        (
+            ("micro", "student", 0, {"roles": {"outside": {"traces": "a.jsonl"}}}),
+            "by a `model` or by a file of `traces`",
+        ),
+        (("micro", "student", 0, {"roles": {"outside": {"model": None}}}), "by a `model` or by a file of `traces`"),
+        (("qwen3", "student", 0, {"roles": {"outside": {"chat": True}}}), "leave the rest out"),
+        (("micro", "student", 0, {"roles": {"outsider": {"model": "a/b"}}}), "roles.outsider"),
     ],
 )
 def test_bad_parameters_get_one_sentence(arguments, sentence):
@@ -94,7 +103,7 @@ def write_params(folder, study: str):
         ("checkpoints: {a: {stage: base, role: student, labels: full}}\ntables: {}", "needs exactly role"),
         ("checkpoints: {a: {stage: sparse_rl, from: b, labels: full}}\ntables: {}", "'b', which is not declared"),
         (
-            "checkpoints: {a: {stage: teacher_sft, from: a, teacher: a, labels: b}}\ntables: {}",
+            "checkpoints: {a: {stage: teacher_sft, teacher: a, labels: b}}\ntables: {}",
             "needs exactly from, labels",
         ),
         ("checkpoints: {a: {stage: nope}}\ntables: {}", "checkpoints.a.stage"),

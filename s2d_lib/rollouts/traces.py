@@ -1,0 +1,89 @@
+"""Traces: a stronger model's answers to the pool's problems, from a file instead of a run that samples it.
+
+A row a problem: `problem` (its id here) or `prompt` (its text, or chat messages; spacing and known instructions do not count),
+and `answers`, a list of texts. They are read with the tokenizer of the model that learns from them; token `ids`, a list for
+each answer, are taken where they are given, if it is that tokenizer's text that they spell.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.policy import Policy
+from s2d_lib.problems.base import Problem
+from s2d_lib.problems.competition import bare_prompt, user_message
+from s2d_lib.problems.files import load_rows
+from s2d_lib.rollouts.sample import Rollout
+from s2d_lib.study.load import project_root
+
+
+def traces_place(name: str) -> Path:
+    """Where a file of traces lies: in the folder $S2D_DATA, or by its path from the project's folder.
+
+    Raises:
+        StudyError: It is in neither place.
+    """
+    places = [project_root() / folder / name for folder in (os.environ.get("S2D_DATA", ""), "")]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise StudyError(f"the traces {name!r} are not there: put the file into the folder S2D_DATA, or give its path.")
+    return found
+
+
+def read_traces(
+    name: str, problems: Sequence[Problem], policy: Policy, instruction: str = "", longest: int | None = None
+) -> list[Rollout]:
+    """The file's answers to `problems`, in their order; rows about other problems are left out.
+
+    Args:
+        name: A .jsonl, .json or .parquet file (see `traces_place`).
+        problems: The pool.
+        policy: Who is going to learn from them.
+        instruction: What every problem's prompt ends with here.
+        longest: Tokens after which an answer is cut off, as a sample would be.
+
+    Raises:
+        StudyError: The file is missing or broken, has no answers to any of the problems, or token ids of another tokenizer.
+    """
+    place = traces_place(name)
+    asked = {_words(problem.prompt, instruction): problem.id for problem in problems}
+    answers: dict[str, list[tuple[str, list[int]]]] = {problem.id: [] for problem in problems}
+    strangers, rows = [], load_rows(place, columns=["answers"])
+    for row in rows:
+        prompt = row.get("prompt") or ""
+        text = prompt if isinstance(prompt, str) else user_message(prompt) or ""
+        problem = row.get("problem") or asked.get(_words(text, instruction))
+        if problem not in answers:
+            strangers.append(str(row.get("problem") or " ".join(text.split())[:40]))
+            continue
+        texts = row["answers"] or []
+        answers[problem] += zip(texts, row.get("ids") or [None] * len(texts), strict=True)
+    if len(strangers) == len(rows):
+        raise StudyError(
+            f"none of the traces in {name} is about a problem of the label pool, the first about {strangers[0]!r}."
+        )
+    if not any(answers.values()):
+        raise StudyError(f"the traces in {name} hold no answer to any problem of the label pool: fill in `answers`.")
+    return [
+        _rollout(name, problem, number, text, ids, policy, longest)
+        for problem, given in answers.items()
+        for number, (text, ids) in enumerate(given)
+    ]
+
+
+def _words(prompt: str, instruction: str) -> str:
+    return " ".join(bare_prompt(prompt.rstrip().removesuffix(instruction)).split())
+
+
+def _rollout(name: str, problem: str, number: int, text: str, ids, policy: Policy, longest: int | None) -> Rollout:
+    tokenizer = policy.tokenizer
+    if ids is None:
+        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    elif max(ids) >= len(tokenizer) or policy.decode([ids])[0].split() != text.split():
+        raise StudyError(
+            f"the token ids in {name} are of another tokenizer than that of the model to be trained, for which they do not "
+            f"spell the answer to {problem!r}: leave out `ids`, and the texts are read."
+        )
+    kept = tuple(ids[:longest])
+    return Rollout(problem, number, kept, text, kept[-1] == tokenizer.eos_token_id)
