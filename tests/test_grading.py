@@ -12,6 +12,7 @@ from s2d_lib.grading import Grade, grade, grade_many
 from s2d_lib.grading.extract import extract_answer
 
 MATH_500 = Path(__file__).parents[1] / "../shared/data/math500.jsonl"
+PAIRS = MATH_500.with_name("grader_pairs.json")
 
 
 def boxed(answer: str) -> str:
@@ -121,6 +122,94 @@ DIFFERENT = [
     ("90", r"\frac{\pi}{2}"),
 ]
 
+# kind: gold answer, answers that are it, answers that are not
+KINDS = {
+    "exact values": [
+        (r"\frac{50!}{52!}", [r"\frac{1}{2652}"], [r"\frac{49!}{52!}"]),
+        (r"\frac{2^{100}-1}{2^{100}}", ["1-2^{-100}"], [r"\frac{1}{2^{100}}", "1"]),
+        (r"\frac{1}{2004!}", [r"\frac{2005}{2005!}"], [r"\frac{1}{2006!}", "0"]),
+        ("e^{-50}", [r"\frac{1}{e^{50}}", r"1.928750\times10^{-22}"], ["e^{-51}", "0", r"1.929\times10^{-22}"]),
+        (r"(1-2^{-200})\sqrt{2}", [r"\sqrt2-2^{-200}\sqrt2"], [r"\sqrt2"]),
+        (r"\frac{x}{2^{99}}", [r"2^{-99}x"], [r"\frac{x}{2^{98}}"]),
+        (r"\begin{pmatrix}2^{-99}\\1\end{pmatrix}", [], [r"\begin{pmatrix}2^{-98}\\1\end{pmatrix}"]),
+        (r"\sqrt{3+2\sqrt2}", [r"1+\sqrt2", "2.414214"], ["2.4142"]),
+        ("0.5x", [r"\frac{x}{2}"], ["0.5000001x"]),
+    ],
+    "powers of variables": [
+        (r"\frac{1}{\sqrt{n}}", [r"\sqrt{1/n}", r"\frac{\sqrt n}{n}"], [r"\frac{1}{\sqrt{n+1}}"]),
+        (r"\ln|x|", [], [r"\ln x"]),
+        ("x", [], [r"\sqrt{x^2}", "|x|"]),
+    ],
+    "choices": [
+        (
+            r"\text{(C)}",
+            ["C", "(C)", r"\textbf{(C)}\ 12", "C. 12", r"\mathbf{(C)}"],
+            [
+                "(C) or (D)",
+                "(C)(D)(A)(B)(E)",
+                r"\text{(C) or (B)}",
+                "(C), (B)",
+                "C or D",
+                "A, C",
+                r"(C) \text{ and } (D)",
+                "(B)",
+            ],
+        )
+    ],
+    "units": [
+        (
+            "12",
+            [r"12\text{ cm}", "12 apples", r"\$12", "€12", "12 km/h"],
+            ["12 million", r"12\text{ dozen}", r"12 \text{ is wrong}"],
+        ),
+        ("12000000", [r"12 \text{ million}", "12 million people", r"\$12 \text{ million}"], ["12"]),
+        (r"6{:}30\text{ p.m.}", ["6:30 PM", "6:30"], [r"6:30\text{ a.m.}", "6:31 p.m."]),
+        (r"30^\circ\text{ N}", [r"30^\circ \text{N}"], [r"30^\circ\text{ S}", r"30^\circ"]),
+        ("30 N", [], ["30 S"]),
+        (
+            r"5\text{ minutes}",
+            ["5", "300 seconds", r"\frac{1}{12}\text{ hours}"],
+            [r"5\text{ hours}", "5 kg", r"5\text{ garbage}"],
+        ),
+        (r"25^\circ\text{C}", ["25", r"25^\circ", "25 degrees Celsius"], [r"25^\circ\text{F}"]),
+        (r"15\mbox{ cm}^2", ["15", "15 square units", r"0.0015\text{ m}^2"], ["15 cm"]),
+        (r"\$0.50", ["50 cents", "0.5 dollars"], ["£0.50", "0.5 cents"]),
+        (r"\frac{\pi}{2}\text{ hours}", [r"30\pi\text{ minutes}"], [r"\frac{\pi}{2}\text{ minutes}"]),
+        ("9.8", [r"9.8\,\mathrm{m\,s^{-2}}", "9.8 m/s^2"], ["9.8m"]),
+        ("60 mph", ["60 miles per hour"], ["60 km/h"]),
+        (r"5 \pmod 7", ["5", "5 mod 7", r"x \equiv 5 \pmod{7}"], [r"5 \pmod 8", "12"]),
+    ],
+    "roots": [
+        ("3", ["√9"], ["√13", "√19"]),
+        (r"\sqrt{13}", ["√13", "√(13)", r"\sqrt13"], ["3√1"]),
+        ("4", ["√16", "√(10+6)", "√√256", "∛64"], []),
+    ],
+    "spelling": [
+        (r"\text{13}", ["13", r"\text{13 cm}"], [r"\text{31}"]),
+        (r"\text{June 20}", ["June 20", r"June \text{20}"], ["June 21", "20"]),
+        (r"\text{even}", ["Even"], ["neve"]),
+        (r"\frac13", [r"0.\overline{3}", r"0.\bar3", "0.(3)"], ["0.3"]),
+        (r"\frac16", [r"0.1\overline{6}"], [r"0.\overline{16}"]),
+        ("1.75", ["1¾", r"1\frac34"], ["¾"]),
+        ("x^{10}", ["x¹⁰"], ["x10"]),
+        ("10,000", ["10 000", "10 000 units"], ["10 00", "10 0000"]),
+        ("73", ["73,", "73;", r"73\\", r"\ 73\ ", "**73**", r"\text{The answer is }73", "= 73"], ["not 73"]),
+        (r"1-\frac1e", [r"1-\frac{1}{\mathrm{e}}"], []),
+        ("3+4i", [r"3+4\mathrm{i}"], [r"3-4\mathrm{i}"]),
+        (r"\emptyset", [r"\varnothing", r"\{\}", "∅"], ["0", r"\{0\}"]),
+        (
+            r"(-\infty,1)\cup[2,\infty)",
+            [r"x<1 \text{ or } x \ge 2", "x>=2 or 1>x"],
+            ["x<1 or x>2", r"x<1 \text{ and } x\ge2"],
+        ),
+        ("2F_{16}", [r"\text{2F}_{16}"], ["2F_{8}"]),
+    ],
+    "equations": [
+        ("5", ["5=x", "2+3=5", "x=2+3=5"], ["2+2=5", "5=6", "x^2=5"]),
+        ("0.5", [r"1/2 = 50\%"], [r"1/2 = 60\%"]),
+    ],
+}
+
 
 @pytest.mark.parametrize(("gold", "answer", "how"), EQUAL)
 def test_equal_answers(gold, answer, how):
@@ -135,6 +224,43 @@ def test_different_answers(gold, answer):
     assert not verdict.correct
     assert verdict.extracted == answer
     assert verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("gold", "same", "others"),
+    [pytest.param(*case, id=f"{kind}: {case[0]}") for kind, cases in KINDS.items() for case in cases],
+)
+def test_kinds_of_answers(gold, same, others):
+    verdicts = {answer: grade(boxed(answer), gold) for answer in [gold, *same, *others]}
+    assert {answer: verdict.correct for answer, verdict in verdicts.items()} == {
+        **dict.fromkeys([gold, *same], True),
+        **dict.fromkeys(others, False),
+    }
+
+
+def test_labelled_pairs():
+    if not PAIRS.exists():
+        pytest.skip("grader_pairs.json is not at ../shared/data")
+    pairs = json.loads(PAIRS.read_text(encoding="utf-8"))
+    wrong = [pair for pair in pairs if grade(boxed(pair["answer"]), pair["gold"]).correct != pair["correct"]]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "correct"),
+    [
+        ("Answer: not $7$", "7", False),
+        ("Answer: $5$ is wrong, it is 6", "5", False),
+        ("Answer: 7 (since $n=3$)", "7", True),
+        ("Answer: 12 apples at $5$ each", "12", True),
+        ("Answer: $12 apples", "12", True),
+        ("Answer: $5$ cm", r"5\text{ cm}", True),
+        ("Answer: $12$ million", "12", False),
+        ("Answer: $1$ or $2$", "1", False),
+    ],
+)
+def test_answer_lines(completion, answer, correct):
+    assert grade(completion, answer).correct is correct
 
 
 @pytest.mark.parametrize(
@@ -160,6 +286,12 @@ def test_different_answers(gold, answer):
         ("### Final Answer:\n\n$5$", "5"),
         ("ANSWER: The value is $\\frac12$", "\\frac12"),
         (r"answer : \(9\)", "9"),
+        ("Answer: not $7$", "not $7$"),
+        ("Answer: $12$ million", "$12$ million"),
+        ("Answer: 7 (since $n=3$)", "7"),
+        ("Answer: 12 apples at $5$ each", "12 apples"),
+        ("Answer: 5 at least", "5 at least"),
+        ("Answer: 7 (or 8)", "7 (or 8)"),
     ],
 )
 def test_the_last_answer_is_extracted(completion, answer):

@@ -17,7 +17,7 @@ from s2d_lib.grading.client import Worker, shared_worker
 BOUND_S = 6.0  # the limit is 1 s of processor time and 3 s on the clock; the machine may be busy
 
 # Run into the time limit (checked below): one endless C call, and endless Python.
-RUNAWAYS = ["(10^9)!", r"\sum_{n=1}^{99999} \frac{1}{n^3}"]
+RUNAWAYS = ["(10^9)!", "(x+y+z+w)^{500}-1"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,7 +20,17 @@ from s2d_lib.grading.extract import extract_short
         ("<answer>**B**</answer>", "B"),
         (r"So \boxed{B}", "B"),
         ("Answer: B", "B"),
+        (r"\boxed{\text{B}}", "B"),
+        (r"Answer: $\textbf{(B)}$ 12", "B"),
+        ("<answer>The answer is B</answer>", "B"),
+        ("<answer>B: A protein or C and N</answer>", None),
+        ("<answer>B: A protein</answer>", "B"),
         ("<answer>A or B</answer>", None),
+        ("<answer>(B) (A)</answer>", None),
+        ("<answer>B. A. C. D.</answer>", None),
+        ("<answer>B, A</answer>", None),
+        ("<answer>B. x C. y</answer>", None),
+        ("<answer>B. A</answer>", None),
         ("<answer>Boron</answer>", None),
         ("<answer></answer>", None),
         ("B", None),
@@ -74,6 +84,9 @@ def said(*calls: dict) -> str:
         (said(BOOK | {"Action_Input": {}}, PAY), False, "other inputs"),
         (said(BOOK | {"Action_Input": BOOK["Action_Input"] | {"more": 1}}, PAY), False, "other inputs"),
         (said(BOOK | {"Action_Input": {}}, PAY | {"Action_Input": BOOK["Action_Input"]}), False, "other inputs"),
+        (said(BOOK | {"Action_Input": BOOK["Action_Input"] | {"seats": 2.0}}, PAY), True, "equal"),
+        (said(BOOK | {"Action_Input": BOOK["Action_Input"] | {"seats": "2"}}, PAY), False, "other inputs"),
+        (said(BOOK, PAY | {"Action_Input": {"now": 1}}), False, "other inputs"),
         ("Action: book\nAction Input: {broken\nAction: pay", False, "other inputs"),
         ("book it", False, "no 'Action:'"),
         ("Action: " * 100_000, False, "other tools"),
@@ -85,6 +98,23 @@ def test_calls_must_be_the_gold_ones(completion, correct, reason):
     found = grade(completion, json.dumps([BOOK, PAY]), mode="tool_calls")
     assert found.correct is correct
     assert reason in found.reason
+
+
+def test_true_is_not_one():
+    gold = json.dumps([{"Action": "pay", "Action_Input": {"n": [True, 1]}}])
+    said_so = [
+        grade(f'Action: pay\nAction Input: {{"n": [{n}]}}', gold, mode="tool_calls") for n in ("true, 1.0", "1, 1")
+    ]
+    assert [found.correct for found in said_so] == [True, False]
+
+
+def test_calls_are_well_formed_where_their_inputs_are_json():
+    gold = json.dumps([PAY])
+    formed = [
+        grade(text, gold, mode="tool_calls").formed
+        for text in (said(BOOK), "Action: pay", "Action: pay\nAction Input: {", "")
+    ]
+    assert formed == [True, False, False, False]
 
 
 def test_a_gold_answer_may_hold_its_inputs_as_text():

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
 
 from s2d_lib.grading.extract import MAX_ANSWER_CHARS
 from s2d_lib.grading.normal import (
@@ -10,14 +12,20 @@ from s2d_lib.grading.normal import (
     assignment,
     based,
     based_value,
+    chain,
     choice,
-    clean,
     listing,
+    measured,
     number,
     numbers_equal,
+    only_letter,
+    same_words,
+    spelled,
     squash,
+    unmarked,
     words,
 )
+from s2d_lib.grading.units import MARK, conversion
 
 Ask = Callable[[Sequence[tuple[str, str]]], list[bool]]
 
@@ -56,24 +64,45 @@ def compare(gold: str, pred: str, ask: Ask) -> tuple[bool, str]:
         ask: Tells for (gold, pred) pairs of LaTeX whether math-verify holds them equal; may raise.
 
     Returns:
-        Whether they are equal, and how that was found.
+        Whether they are equal, and how that was found. Of a chain of equations (1/2 = 50%) every side must be.
     """
     if max(len(gold), len(pred)) > MAX_ANSWER_CHARS:
         return gold.strip() == pred.strip(), f"an answer is longer than {MAX_ANSWER_CHARS} characters"
-    gold_clean, pred_clean = clean(gold), clean(pred)
-    decided = _decide(gold_clean, pred_clean)
+    gold, pred = (spelled(text.replace(MARK, "")) for text in (gold, pred))
+    whole = "=" in gold or assignment(pred) or listing(pred) or "\\begin" in pred
+    for side in [pred] if whole else chain(pred):
+        verdict = _compare(measured(gold), measured(side), ask)
+        if not verdict[0]:
+            break
+    return verdict
+
+
+def _compare(gold: Clean, pred: Clean, ask: Ask) -> tuple[bool, str]:
+    decided = _decide(gold, pred)
     if decided is not None:
         return decided, "equal" if decided else "not equal"
-    refused = refusal(pred_clean.text)
+    refused = refusal(pred.text)
     if refused:
         return False, refused
-    gold_text, pred_text = _same_side(gold_clean.text, pred_clean.text)
+    gold_text, pred_text = _same_side(gold.text, pred.text)
     gold_list, pred_list = listing(gold_text), listing(pred_text)
     if gold_list and pred_list and len(gold_list.items) <= MAX_ITEMS:
         equal = _match(gold_list, pred_list, ask)
     else:
-        equal = ask([(gold_text, pred_text)])[0]
+        equal = ask([_question(gold, pred)])[0]
     return equal, "equal by math-verify" if equal else "not equal by math-verify"
+
+
+def _question(gold: Clean, pred: Clean) -> tuple[str, str]:
+    """The LaTeX that math-verify is asked for, the answer in the gold answer's unit."""
+    texts = [re.sub(rf"{MARK}([^\W\d_]+)", r"\\text{\1}", text) for text in _same_side(gold.text, pred.text)]
+    factor = _factor(gold, pred)
+    return texts[0], texts[1] if factor == 1 else rf"\frac{{{factor.numerator}}}{{{factor.denominator}}}({texts[1]})"
+
+
+def _factor(gold: Clean, pred: Clean) -> Fraction | None:
+    """What turns the answer into the gold answer's unit: 1 where one of them has none, None where there is no such."""
+    return conversion(pred.unit, gold.unit) if gold.unit and pred.unit else Fraction(1)
 
 
 def _same_side(gold: str, pred: str) -> tuple[str, str]:
@@ -90,22 +119,22 @@ def _same_side(gold: str, pred: str) -> tuple[str, str]:
 
 def _decide(gold: Clean, pred: Clean) -> bool | None:
     """Equal or not where exact rules tell; None where only algebra can."""
-    if squash(gold.text) == squash(pred.text):
+    factor = _factor(gold, pred)
+    if factor is None:
+        return False
+    if factor == 1 and squash(gold.text) == squash(pred.text):
         return bool(gold.text)
     letter = choice(gold.text)
     if letter:
-        return re.match(rf"(?:\\text\s*\{{\s*)?(?:\({letter}\)|{letter}\s*\}}?\.?$)", pred.text) is not None
-    gold_words, pred_words = words(gold.text), words(pred.text)
-    if gold_words and pred_words and gold_words[0] == pred_words[0]:
+        return only_letter(unmarked(pred.text)) == letter
+    if factor == 1 and same_words(gold.text, pred.text):
         return True
-    if gold_words and gold_words[1]:
-        return False
     gold_text, pred_text = _same_side(gold.text, pred.text)
     if (gold_text, pred_text) != (gold.text, pred.text):
-        return _decide(Clean(gold_text, gold.percent), Clean(pred_text, pred.percent))
+        return _decide(replace(gold, text=gold_text), replace(pred, text=pred_text))
     gold_number, pred_number = number(gold_text), number(pred_text)
     if gold_number and pred_number:
-        return numbers_equal(gold_number, pred_number, gold.percent, pred.percent)
+        return numbers_equal(gold_number, pred_number.times(factor), gold.percent, pred.percent)
     gold_based, pred_based = based(gold_text), based(pred_text)
     if gold_based and pred_based:
         return gold_based == pred_based
@@ -113,14 +142,12 @@ def _decide(gold: Clean, pred: Clean) -> bool | None:
         return pred_text == gold_based[0]  # "in base 8" is part of the question
     if pred_based and gold_number:
         return gold_text == pred_based[0] or gold_number.value == based_value(*pred_based)
-    if gold_number and gold_number.value == 0 and "=" in pred_text:
-        return False  # math-verify takes an equation's right side, and any equation can be written "... = 0"
     gold_list, pred_list = listing(gold_text), listing(pred_text)
     if gold_list and pred_list:
         return _decide_lists(gold_list, pred_list)
     if (gold_number and pred_list and len(pred_list.items) > 1) or (gold_list and pred_number):
         return False
-    return None
+    return None if words(gold_text) == words(pred_text) else False
 
 
 def _fit(gold: Listing, pred: Listing) -> bool:
@@ -135,7 +162,7 @@ def _fit(gold: Listing, pred: Listing) -> bool:
 
 
 def _table(gold: Listing, pred: Listing) -> list[list[bool | None]]:
-    return [[_decide(clean(g), clean(p)) for p in pred.items] for g in gold.items]
+    return [[_decide(measured(g), measured(p)) for p in pred.items] for g in gold.items]
 
 
 def _decide_lists(gold: Listing, pred: Listing) -> bool | None:
@@ -171,7 +198,7 @@ def _match(gold: Listing, pred: Listing, ask: Ask) -> bool:
     size = range(len(table))
     wanted = [(i, i) for i in size] if gold.ordered else [(i, j) for i in size for j in size]
     wanted = [(i, j) for i, j in wanted if table[i][j] is None]
-    pairs = [(clean(gold.items[i]).text, clean(pred.items[j]).text) for i, j in wanted]
+    pairs = [_question(measured(gold.items[i]), measured(pred.items[j])) for i, j in wanted]
     for (i, j), equal in zip(wanted, ask(pairs), strict=True):
         table[i][j] = equal
     return all(table[i][i] for i in size) if gold.ordered else _assign(table)

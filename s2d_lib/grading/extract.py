@@ -2,6 +2,8 @@
 
 import re
 
+from s2d_lib.grading.normal import FILLER, only_letter, spelled, unmarked
+
 # A longer answer is never a competition answer; the cap bounds every later step.
 MAX_ANSWER_CHARS = 1_000
 
@@ -9,6 +11,11 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"\s{0,20}((?:\\[A-Za-z]+(?:\{[^{}]*\})*|[^\s$\\])+)")
 _ANSWER_LINE = re.compile(r"\banswer[ \t]{0,8}[*_]{0,3}[ \t]{0,8}(?:is[ \t]{0,8})?[:\uff1a]", re.IGNORECASE)
+# A number, perhaps with what it counts, before a remark on it: 7 (since n = 3), 12 apples at 5 each.
+_REMARK = re.compile(
+    r"([^A-Za-z]*\d[^A-Za-z(]*?(?: [A-Za-z]+){0,2}?)[ ,;(]+(?:since|because|as|at(?! least| most)|for|where|when|each|which|"
+    r"altogether|approximately|in (?:all|total))(?![A-Za-z]).*"
+)
 _MATH_SEGMENT = re.compile(r"(?<!\\)\$+([^$]+?)(?<!\\)\$+|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 
 
@@ -81,13 +88,14 @@ def extract_answer(completion: str) -> tuple[str | None, str]:
     rest = completion[line.end() : line.end() + 4 * MAX_ANSWER_CHARS].lstrip(" \t*_\r\n")
     rest = rest.split("\n", 1)[0].strip(" \t\r*_`")
     segments = _MATH_SEGMENT.findall(rest)
-    if len(segments) == 1:
+    if len(segments) == 1 and not re.search(r"\w", FILLER.sub("", _MATH_SEGMENT.sub(" ", rest).lstrip())):
         rest = "".join(segments[0]).strip()
+    remark = _REMARK.match(rest)
+    rest = remark[1] if remark else rest
     return (rest, "") if rest else (None, "the last 'Answer:' line is empty")
 
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_CHOICE = re.compile(r"[\s(\[*]*([A-Za-z])(?:[\s)\]*.]*|\s*[).:]\s.*)", re.DOTALL)
 
 
 def extract_tagged(completion: str) -> tuple[str | None, str]:
@@ -119,13 +127,13 @@ def _unmarked(line: str) -> bool:
 
 
 def extract_choice(completion: str) -> tuple[str | None, str]:
-    """The letter of the choice that a completion's answer names, alone or before the choice's text; or None and the
+    """The only letter of a choice that a completion's answer names, alone or before the choice's text; or None and the
     reason."""
     text, reason = extract_tagged(completion)
     if text is None:
         return None, reason
-    match = _CHOICE.fullmatch(text[:MAX_ANSWER_CHARS])
-    return (match[1].upper(), "") if match else (None, "the answer names no single choice")
+    letter = only_letter(unmarked(spelled(text[:MAX_ANSWER_CHARS])))
+    return (letter.upper(), "") if letter else (None, "the answer names no single choice")
 
 
 def extract_exact(completion: str) -> tuple[str | None, str]:

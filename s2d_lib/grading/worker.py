@@ -11,7 +11,6 @@ It imports nothing of s2d_lib and needs no ``__main__`` guard in the program tha
 import contextlib
 import hashlib
 import json
-import math
 import os
 import select
 import signal
@@ -21,6 +20,10 @@ MEMORY_BYTES = 4 << 30
 REQUESTS_PER_CHILD = 5_000  # then a fresh child: sympy's caches never grow for long
 RECYCLE = 3
 IDLE_CHECK_S = 10.0
+
+DIGITS = 2_000  # for numbers that agree in their first 40
+POINTS = [(n, d) for n, d in ((3, 7), (-19, 11), (31, 13), (-5, 9), (64, 9), (125, 3), (-70, 3), (1070, 1), (-9**5, 2),
+                              (3 * 10**7, 1), (1, 90), (-1, 270))]  # fmt: skip
 
 # Parsed once before the first fork: antlr builds its tables while parsing, and every child inherits them.
 WARM_UP = (
@@ -47,7 +50,7 @@ def make_equal():
     import logging
 
     from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify import LatexExtractionConfig, grader, parse, verify
 
     logging.disable(logging.CRITICAL)  # one warning per unparsable answer helps nobody
     # units: single letters such as t and m would be dropped as units; s2d_lib.grading drops the real ones itself
@@ -57,27 +60,72 @@ def make_equal():
     def read(text):
         return parse(f"${text}$", config, parsing_timeout=None)
 
-    def places(gold):
-        """Decimal places for comparing with a decimal: six, more for a gold answer near zero."""
-        try:
-            size = abs(float(gold[0].evalf(8)))
-            return 6 + max(0, math.ceil(-math.log10(size))) if 0 < size < 1 else 6
-        except Exception:
-            return 6
+    # math-verify 0.9 calls numbers equal when they differ by less than 1e-15, or as decimals when they round alike.
+    grader.sympy_numeric_eq = lambda gold, pred, *_: same_number(gold, pred)
 
     def equal(gold, pred):
-        gold_parsed, pred_parsed = read(gold), read(pred)
-        return bool(
-            verify(
-                gold_parsed,
-                pred_parsed,
-                float_rounding=places(gold_parsed),
-                allow_set_relation_comp=True,
-                timeout_seconds=None,
-            )
-        )
+        return bool(verify(read(gold), read(pred), allow_set_relation_comp=True, timeout_seconds=None))
 
     return equal
+
+
+def same_number(gold, pred):
+    """Whether two expressions are the same: exactly, without decimals; else to one part in a million of the gold one."""
+    import sympy
+
+    if isinstance(gold, sympy.MatrixBase | sympy.MatrixExpr):
+        gold, pred = gold.doit(), pred.doit()
+        alike = isinstance(gold, sympy.MatrixBase) and gold.shape == getattr(pred, "shape", None)
+        return alike and all(map(same_number, gold.flat(), pred.flat()))
+    gold, pred = gold.doit(), pred.doit()
+    if gold == pred:
+        return True
+    decimals = gold.has(sympy.Float) or pred.has(sympy.Float)
+    if gold.free_symbols | pred.free_symbols:
+        if decimals:
+            return sympy.expand(_exact(gold) - _exact(pred)) == 0
+        return _same_where_real(gold, pred)
+    if (gold.is_Rational and pred.is_Rational) or (decimals and (gold.is_Integer or pred.is_Integer)):
+        return _exact(gold) == _exact(pred)
+    if decimals:
+        return _close(gold, pred, 30, sympy.Rational(1, 10**6))
+    # The second look tells apart what differs after 40 digits, such as 1 - 2^{-200} times a root and that root.
+    return all(_close(gold, pred, digits, sympy.Float(10, digits) ** (10 - digits)) for digits in (50, DIGITS))
+
+
+def _exact(expression):
+    import sympy
+
+    return expression.xreplace({f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)})
+
+
+def _close(gold, pred, digits, tolerance):
+    """Whether two numbers differ by less than a share of the gold one."""
+    gold, pred = gold.evalf(digits), pred.evalf(digits)
+    return bool(abs(gold - pred) <= tolerance * abs(gold))
+
+
+def _same_where_real(gold, pred):
+    r"""Whether expressions of powers and logarithms are real at the same points and equal there: \sqrt{1/n} and
+    1/\sqrt{n}, but neither \ln|x| and \ln x nor \sqrt{x^2} and x."""
+    import sympy
+
+    kinds = (sympy.Add, sympy.Mul, sympy.Pow, sympy.Number, sympy.NumberSymbol, sympy.Symbol, sympy.exp, sympy.log)
+    parts = [list(sympy.preorder_traversal(one)) for one in (gold, pred)]
+    symbols = sorted(gold.free_symbols, key=str)
+    if set(symbols) != pred.free_symbols or not all(isinstance(part, kinds) for part in parts[0] + parts[1]):
+        return False
+    met = 0
+    for index in range(24):
+        at = {s: sympy.Rational(*POINTS[(index + (5 + index) * i) % len(POINTS)]) for i, s in enumerate(symbols)}
+        real = [all(part.subs(at).evalf(30).is_extended_real for part in reversed(one)) for one in parts]
+        if real[0] != real[1]:
+            return False
+        if real[0]:
+            if not _close(gold.subs(at), pred.subs(at), 30, sympy.Float(10, 30) ** -20):
+                return False
+            met += 1
+    return met >= 4
 
 
 class OtherProblem(Exception):

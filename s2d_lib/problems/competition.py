@@ -4,12 +4,16 @@ Layouts read here: those of the Hub datasets named in ``SOURCES`` and of their b
 files (DAPO as kept by github thunlp/OPD, MATH-500, AIME 2024 and 2025, GSM8K as json or jsonl).
 """
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade
@@ -166,6 +170,10 @@ def _read(name: str, spec: Source, where: str | Path, number: int, row: dict[str
         written = user_message(written)
     prompt = bare_prompt(written) if isinstance(written, str) else ""
     gold = _answer_text(answer)
+    if gold is None:
+        raise StudyError(
+            f"Row {number} of {where} has the answer {answer!r}, which is neither text nor a finite number: repair the file."
+        )
     if not prompt or not gold:
         raise StudyError(f"Row {number} of {where} has an empty {'answer' if prompt else 'problem'}: repair the file.")
     row_id, level = first_of(row, spec.row_id), first_of(row, spec.level)
@@ -194,10 +202,19 @@ def user_message(messages: list[dict[str, Any]]) -> str | None:
     return next((m.get("content") for m in reversed(messages) if m.get("role") == "user"), None)
 
 
-def _answer_text(answer: Any) -> str:
-    """The gold answer as text; of a worked GSM8K solution what follows its ####."""
+def _answer_text(answer: Any) -> str | None:
+    """The gold answer as text: a number in its shortest decimals, the item of a list of one, of a worked GSM8K solution
+    what follows its ####. None where it is neither text nor a finite number."""
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)
+    elif isinstance(answer, float) and math.isfinite(answer):
+        single = np.float32(answer)  # of a column of such numbers: 0.1 is read as 0.10000000149011612
+        short = float(single) == answer and len(Decimal(repr(answer)).as_tuple().digits) > 15
+        answer = str(single if short else answer)
+    if isinstance(answer, bool) or not isinstance(answer, int | str) or str(answer).strip().lower() == "nan":
+        return None
     text = str(answer)
     if "####" in text:
         text = text.rsplit("####", 1)[1].replace(",", "")

@@ -86,6 +86,13 @@ def test_gsm8k_answers_lose_their_thousands_separator(tmp_path):
     assert load_competition("gsm8k", path).problems[0].answer == "1234"
 
 
+def test_answers_become_text_as_a_reader_would_write_them(tmp_path):
+    answers = {"2": ["2"], "7": 7, "3": 3.0, "0.25": 0.25, "0.1": 0.10000000149011612, "0.3333333333333333": 1 / 3}
+    rows = [{"problem": text, "answer": answer} for text, answer in answers.items()]  # the fifth from a float32 column
+    loaded = load_competition("math-500", write(tmp_path / "m.jsonl", rows))
+    assert [problem.answer for problem in loaded.problems] == list(answers)
+
+
 def test_duplicates_and_conflicts(tmp_path):
     rows = [("a  b", "1"), ("c", "2"), ("a b", "1"), ("c", "3"), ("d e", "4"), ("d\ne", "5"), ("f", "6"), ("f", "6")]
     path = write(tmp_path / "d.jsonl", [{"prompt": prompt, "answer": answer} for prompt, answer in rows])
@@ -134,6 +141,10 @@ def test_the_hub_is_asked_for_every_configuration(monkeypatch):
         ({"problem": "  ", "answer": "1"}, "empty problem"),
         ({"problem": "x", "answer": " "}, "empty answer"),
         ({"problem": 5, "answer": "1"}, "empty problem"),
+        *(
+            ({"problem": "x", "answer": answer}, "neither text nor a finite number")
+            for answer in (float("nan"), "NaN", float("inf"), ["2", "3"], [], True, {"a": 1})
+        ),
     ],
 )
 def test_bad_rows_are_named(tmp_path, row, message):
