@@ -103,7 +103,7 @@ def _row(outcome: Outcome, published: Published) -> dict:
         **measured,
         "margin": outcome.margin,
         "published": found and found.value,
-        "published source": found.source if found else "not published here",
+        "published source": found.source if found else "not printed",
         **spent,
         "unequal because": outcome.reason,
         "verdict": result.verdict if result else "not run",
@@ -184,7 +184,7 @@ def _route(checkpoint: str, row: dict, folder: Path | None) -> str:
 
 def _published(row: dict) -> str:
     value = row["published"]
-    return "not published here" if pd.isna(value) else f"{value:+.1f} ({row['published source']})"
+    return "not printed" if pd.isna(value) else f"{value:+.1f} ({row['published source']})"
 
 
 def write_claims(claims: pd.DataFrame, comparisons: pd.DataFrame, folder: Path, note: str = "") -> None:

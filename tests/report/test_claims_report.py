@@ -20,9 +20,12 @@ from tests.claims.conftest import bundle, claims, results, study  # noqa: F401
 from tests.claims.synthetic import record
 from tests.report.synthetic import write_bundle
 
-FIGURE = {"paper": "A", "family": "Qwen3", "set": "MATH", "unit": "percent", "source": "abstract"}
-PUBLISHED = Published.model_validate(
-    {"figures": [FIGURE | {"route": "bridge", "value": 79.3}, FIGURE | {"route": "student.grpo", "value": 75.9}]}
+ROWS = {"bridge": {"MATH": [79.3, 0.7]}, "student.grpo": {"MATH": [75.9, 0.9]}}
+PUBLISHED = Published(
+    samples=16,
+    problems={"A": {"MATH": 500}, "B": {}},
+    paper_a=[{"family": "Qwen3", "source": "v4", "rows": ROWS}],
+    paper_b=[],
 )
 
 
@@ -38,7 +41,7 @@ def test_numbers_of_every_comparison(tables):
     assert (first["seeds"], first["problems"], first["labels better"], first["labels than"]) == (3, 80, 16, 16)
     assert first["low"] < first["difference"] < first["high"]
     assert first["published"] == pytest.approx(3.4)
-    assert comparisons.iloc[1]["published source"] == "not published here"
+    assert comparisons.iloc[1]["published source"] == "not printed"
     assert comparisons["verdict"].tolist() == ["holds", "holds", "contradicted", "holds", "holds", "not run", "not run"]
 
 
@@ -54,7 +57,7 @@ def test_the_three_forms(tables, tmp_path):
     numbers = pd.read_csv(tmp_path / "claims.csv")
     assert numbers["claim verdict"].tolist()[:3] == ["holds", "holds", "contradicted"]
     text = (tmp_path / "claims.md").read_text()
-    assert "not published here" in text
+    assert "not printed" in text
     assert "raw uses none" in text
     assert text.endswith("Made up.\n")
     tex = (tmp_path / "claims.tex").read_text()
