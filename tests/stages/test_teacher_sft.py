@@ -8,6 +8,7 @@ import pytest
 
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade
+from s2d_lib.problems.sources import load_problems
 from s2d_lib.rollouts import read_rollouts
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
@@ -133,7 +134,7 @@ def traces(tmp_path, monkeypatch, tiny):
     return write, load_problems(resolve("micro", "teacher.sft", 0, tiny).problems, "full").pool
 
 
-def test_a_file_of_answers_takes_the_place_of_the_outside_models_runs(make, traces):
+def test_a_file_of_answers_takes_the_place_of_the_outside_models_runs(make, traces, runs):
     write, pool = traces
     one = {"prompt": f" {pool[0].prompt}  ", "answers": ["# v1", f"# {pool[0].answer}"]}
     rows = [{"problem": p.id, "answers": [f"# {p.answer}"]} for p in pool[1:12]]
@@ -145,7 +146,7 @@ def test_a_file_of_answers_takes_the_place_of_the_outside_models_runs(make, trac
     inputs = prepare(open_run("micro", "teacher.sft", 0, overrides))
     assert [r.text for r in inputs.rollouts[:2]] == one["answers"]
     assert all(inputs.policy.decode([list(r.ids)]) == [r.text] and r.finished for r in inputs.rollouts)
-    assert not [folder for folder in make.places("outside")]
+    assert not [*runs.rglob("outside*")]
 
 
 @pytest.mark.parametrize(
