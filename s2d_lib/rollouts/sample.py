@@ -9,9 +9,8 @@ from transformers import set_seed
 
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
+from s2d_lib.rollouts.undisturbed import evaluating
 from s2d_lib.study.settings import Sampling
-
-LOGIT_ROWS = 512  # token positions whose logits are held at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +62,8 @@ def sample(
     jobs = [(problem, i) for problem in problems for i in range(samples)]
     prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
     rollouts: list[Rollout] = []
-    was_training = policy.model.training
-    policy.model.eval()
-    with tqdm(total=len(jobs), desc=about, unit="rollout", mininterval=1.0, disable=not show) as bar:
+    bar = tqdm(total=len(jobs), desc=about, unit="rollout", mininterval=1.0, disable=not show)
+    with bar, evaluating(policy.model):
         for start in range(0, len(jobs), sampling.batch):
             batch = jobs[start : start + sampling.batch]
             inputs = tokenizer.pad(
@@ -86,35 +84,11 @@ def sample(
             for (problem, i), ids, text in zip(batch, completions, policy.decode(completions), strict=True):
                 rollouts.append(Rollout(problem.id, i, tuple(ids), text, ids[-1] == tokenizer.eos_token_id))
             bar.update(len(batch))
-    policy.model.train(was_training)
     return rollouts
 
 
 def _cut(ids: list[int], eos: int) -> list[int]:
     return ids[: ids.index(eos) + 1] if eos in ids else ids
-
-
-def sequence_log_probs(
-    policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], batch: int
-) -> list[float]:
-    """Log-probability (nats, temperature 1) of every rollout under the policy, EOS included.
-
-    Only the completions' positions are projected to the vocabulary, LOGIT_ROWS of them at a time.
-    """
-    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
-    values = []
-    for start in range(0, len(rollouts), batch):
-        part = rollouts[start : start + batch]
-        hidden, targets = completion_states(policy, prompt_ids, part)
-        with torch.no_grad():
-            chosen = torch.cat(
-                [
-                    policy.model.lm_head(h).to(t.device).float().log_softmax(-1).gather(-1, t[:, None]).squeeze(-1)
-                    for h, t in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
-                ]
-            )
-        values += [token_values.sum().item() for token_values in chosen.split([len(r.ids) for r in part])]
-    return values
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Sampling beside a training that must not notice it."""
+"""Sampling beside a training that must not notice it, however the sampling ends: a person may interrupt it."""
 
 import contextlib
 import random
@@ -11,7 +11,20 @@ import torch
 def undisturbed():
     """Put the random streams (Python, NumPy, torch on every device) back to where they were before the block."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module):
+    """A model without dropout inside the block, and in its own mode after it."""
+    was_training = model.training
+    model.eval()
+    try:
         yield
-    random.setstate(python)
-    np.random.set_state(numpy)
+    finally:
+        model.train(was_training)

@@ -7,7 +7,8 @@ class Clocked:
     """Goes before a TRL trainer in a subclass's bases: two more metrics of every optimiser step.
 
     `seconds/step` is the wall time from the step's first micro-batch to its update, `seconds/sampling` the part of it
-    that rollouts took. TRL's own profiling goes to an experiment tracker only, and `Trainer` logs no step's time.
+    that rollouts took. What TRL 1.16 logs itself, `step_time`, leaves out the update and is missing in SFT; how long it
+    sampled goes to an experiment tracker only.
     """
 
     _step_began: float | None = None

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pandas as pd
 import torch
-from datasets import Dataset
 from trl import DistillationConfig, DistillationTrainer
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
@@ -26,7 +25,7 @@ from s2d_lib.stages.parts import by_length
 from s2d_lib.stages.processes import in_processes
 from s2d_lib.stages.redirection import Redirection
 from s2d_lib.stages.teacher_targets import TeacherTargets, kept_targets
-from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
+from s2d_lib.stages.training import finished_metrics, run_seed, scheduled, train, trainer_arguments
 from s2d_lib.study.problem_sets import LabelBudget
 from s2d_lib.study.stage_params import Distillation
 
@@ -174,7 +173,7 @@ def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
         model=policy.model,
         teacher_model=inputs.teacher.model if targets is None else None,
         args=config,
-        train_dataset=Dataset.from_list(schedule(rows, params.batch, params.steps, run_seed(run, "order"))),
+        train_dataset=scheduled(rows, params.batch, params.steps, run_seed(run, "order")),
         processing_class=policy.tokenizer,
         peft_config=lora_config(policy.model, params.lora),
         divergence=_divergence(params),

@@ -1,10 +1,16 @@
 """A model's last step, from hidden states to logits, as the losses want to be told of it."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
+from s2d_lib.losses import token_log_probs
 from s2d_lib.losses.inputs import gathered
+from s2d_lib.policies.policy import Policy
+from s2d_lib.problems.base import Problem
+from s2d_lib.rollouts import Rollout, completion_states
 
 
 def head_arguments(side: str, model: PreTrainedModel, whole: bool = False) -> dict[str, Any]:
@@ -33,3 +39,19 @@ def head_arguments(side: str, model: PreTrainedModel, whole: bool = False) -> di
 def alone(arguments: dict[str, Any]) -> dict[str, Any]:
     """`head_arguments` of either side as `token_log_probs`, which reads one model, wants them."""
     return {name.split("_", 1)[1]: value for name, value in arguments.items()}
+
+
+@torch.no_grad()
+def sequence_log_probs(
+    policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], batch: int
+) -> list[float]:
+    """Log-probability (nats, temperature 1) of every rollout under the policy, EOS included; `batch` rollouts at a time."""
+    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
+    head, values = alone(head_arguments("student", policy.model)), []
+    for start in range(0, len(rollouts), batch):
+        part = rollouts[start : start + batch]
+        # Of a model that lies on several GPUs, the last one has the head.
+        hidden, tokens = (t.to(head["weight"].device) for t in completion_states(policy, prompt_ids, part))
+        chosen = token_log_probs(hidden, tokens=tokens, **head).log_probs
+        values += [token_values.sum().item() for token_values in chosen.split([len(r.ids) for r in part])]
+    return values

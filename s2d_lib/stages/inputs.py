@@ -35,12 +35,14 @@ class Inputs:
         problems: Label pool and evaluation sets.
         teacher: The model that supplies dense targets or rollouts, where the stage has one.
         rollouts: Stored teacher rollouts, or an outside model's traces, where the stage trains on them.
+        half_trained: Whether a training of the policy was interrupted: what it has become is nobody's start.
     """
 
     policy: Policy
     problems: Problems
     teacher: Policy | None = None
     rollouts: list[Rollout] | None = None
+    half_trained: bool = False
 
     def drop_training(self) -> None:
         """Free what only training needed, before an evaluation whose engine may want the memory: the teacher, the gradients,

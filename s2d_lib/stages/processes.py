@@ -22,7 +22,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import load_policy
 from s2d_lib.policies.sharing import config_path
 from s2d_lib.runs import Run, write_json
-from s2d_lib.stages.inputs import Inputs, in_full
+from s2d_lib.stages.inputs import Inputs, in_full, prepare
 from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve
 from s2d_lib.stages.training import finished_metrics
 from s2d_lib.stages.weights import weights_of
@@ -35,10 +35,22 @@ TrainStage = Callable[[Run, Inputs], pd.DataFrame]
 
 
 def in_processes(stage: TrainStage) -> TrainStage:
-    """A stage's training function that starts workers where the run's hardware asks for more than one process."""
+    """A stage's training function that starts workers where the run's hardware asks for more than one process.
+
+    After an interruption it begins with what `prepare` loads, as a new kernel would, so that it ends in the same bytes.
+    """
 
     @functools.wraps(stage)
     def anywhere(run: Run, inputs: Inputs) -> pd.DataFrame:
+        if inputs.half_trained:
+            inputs.policy = inputs.teacher = None
+            vars(inputs).update(vars(prepare(run)))
+        inputs.half_trained = True
+        metrics = trained(run, inputs)
+        inputs.half_trained = False
+        return metrics
+
+    def trained(run: Run, inputs: Inputs) -> pd.DataFrame:
         alone = run.resolved.hardware.processes == 1 or WORKER in os.environ
         if alone or finished_metrics(run) is not None:
             return stage(run, inputs)

@@ -1,7 +1,6 @@
 """Self-distillation: SDPO, SRPO and their controls on a label pool (paper B), and GRPO by the same trainer."""
 
 import pandas as pd
-from datasets import Dataset
 from trl import GRPOConfig
 
 from s2d_lib.engines.training import check_syncs, vllm_arguments
@@ -17,7 +16,7 @@ from s2d_lib.stages.processes import in_processes
 from s2d_lib.stages.reprompt import Reprompts
 from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
 from s2d_lib.stages.sparse_rl import RecordedReward, label_cost, resumed_step
-from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
+from s2d_lib.stages.training import finished_metrics, run_seed, scheduled, train, trainer_arguments
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 
 
@@ -54,7 +53,7 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrain
     """
     params, policy, sampling = run.resolved.stage_params, inputs.policy, run.resolved.sampling
     per_sampling, samplings = params.batch * params.steps_per_sampling, -(-params.steps // params.steps_per_sampling)
-    problems = schedule(inputs.problems.pool, per_sampling // params.group_size, samplings, run_seed(run, "order"))
+    rows = [_row(policy, problem) for problem in inputs.problems.pool]
     config = GRPOConfig(
         **trainer_arguments(run, params),
         steps_per_generation=per_sampling // params.micro_batch // run.resolved.hardware.processes,
@@ -78,7 +77,7 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrain
         reprompts=_reprompts(run, inputs) if params.method in SELF_TAUGHT else None,
         reward_funcs=reward,
         args=config,
-        train_dataset=Dataset.from_list([_row(policy, problem) for problem in problems]),
+        train_dataset=scheduled(rows, per_sampling // params.group_size, samplings, run_seed(run, "order")),
         processing_class=policy.tokenizer,
         peft_config=lora_config(policy.model, params.lora),
     )

@@ -43,6 +43,18 @@ from s2d_lib.stages.self_teacher import FollowPolicy, SelfTeacher, completion_hi
 from s2d_lib.stages.tally import Tally
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT, SelfDistillation
 
+MEASURED = 4096  # tokens; all of a micro profile's step
+
+
+def thinned(mask: Tensor, limit: int) -> tuple[Tensor, float]:
+    """At most `limit` of a mask's places, spread evenly over them, and how many places each of these stands for."""
+    places = mask.flatten().nonzero().squeeze(1)
+    if len(places) <= limit:
+        return mask, 1.0
+    kept = places[torch.arange(limit, device=places.device) * len(places) // limit]
+    some = torch.zeros_like(mask).flatten().index_fill_(0, kept, True)
+    return some.view_as(mask), len(places) / limit
+
 
 class SelfDistillationTrainer(Clocked, GRPOTrainer):
     """TRL's GRPOTrainer (read from release 1.16) with routed losses over one denominator and a self-teacher.
@@ -253,19 +265,23 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
     def _measure(self, heads: tuple[dict, dict], hidden: Tensor, inputs: dict, entropy: Tensor) -> None:
         """Tally the student's entropy, over all valid tokens and over scored ones, and its KL to the self-teacher there.
 
-        `entropy` (B, T) is known of the GRPO-routed tokens.
+        `entropy` (B, T) is known of the GRPO-routed tokens. Of the others, which are projected to the vocabulary only for
+        this, MEASURED a step and process stand for all.
         """
         grpo, scored = inputs["grpo_mask"], inputs["scored_mask"]
         rest, total = (inputs["completion_mask"] != 0) & ~grpo, entropy.sum()
+        limit = max(1, MEASURED // self.args.gradient_accumulation_steps)
         if self.self_teacher is not None:
             student, teacher = heads
-            states = {"student_hidden": hidden[scored], "teacher_hidden": inputs["scores"].hidden}
+            some, each = thinned(scored, limit)
+            states = {"student_hidden": hidden[some], "teacher_hidden": inputs["scores"].hidden[some[scored]]}
             kl = linear_divergence(**states, **student, **teacher, beta=1.0, temperature=self.temperature)
-            self._tally.add("self_teacher/kl", kl.per_token.sum(), kl.n_tokens)
-            self._tally.add("self_teacher/student_entropy", kl.entropy.sum(), kl.n_tokens)
-            rest, total = rest & ~scored, total + kl.entropy[rest[scored]].sum()
+            self._tally.add("self_teacher/kl", kl.per_token.sum() * each, scored.sum())
+            self._tally.add("self_teacher/student_entropy", kl.entropy.sum() * each, scored.sum())
+            rest, total = rest & ~scored, total + kl.entropy[rest[some]].sum() * each
         if rest.any():
-            total = total + self._readings(heads, hidden, inputs, rest).entropy.sum()
+            some, each = thinned(rest, limit)
+            total = total + self._readings(heads, hidden, inputs, some).entropy.sum() * each
         self._tally.add("entropy", total, inputs["completion_mask"].sum())
 
     def _readings(self, heads: tuple[dict, dict], hidden: Tensor, inputs: dict, mask: Tensor):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 from accelerate.utils import gather_object
-from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from s2d_lib.engines.training import check_syncs, vllm_arguments
@@ -23,7 +22,7 @@ from s2d_lib.stages.training import (
     finished_metrics,
     last_whole_checkpoint,
     run_seed,
-    schedule,
+    scheduled,
     train,
     trainer_arguments,
 )
@@ -83,8 +82,7 @@ def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
 def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
     """The trainer of sparse RL, before its first step (of a resumed run: before its next one)."""
     params, policy = run.resolved.stage_params, inputs.policy
-    problems = schedule(inputs.problems.pool, params.batch // params.group_size, params.steps, run_seed(run, "order"))
-    rows = [{"prompt": policy.prompt(p.prompt), "answer": p.answer, "id": p.id} for p in problems]
+    rows = [{"prompt": policy.prompt(p.prompt), "answer": p.answer, "id": p.id} for p in inputs.problems.pool]
     config = GRPOConfig(
         **trainer_arguments(run, params),
         num_generations=params.group_size,
@@ -105,7 +103,7 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
         model=policy.model,
         reward_funcs=reward,
         args=config,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=scheduled(rows, params.batch // params.group_size, params.steps, run_seed(run, "order")),
         processing_class=policy.tokenizer,
         peft_config=lora_config(policy.model, params.lora),
     )

@@ -2,8 +2,8 @@
 
 from s2d_lib.engines.sampler import sampler
 from s2d_lib.rollouts import Rollout, read_rollouts, write_rollouts
-from s2d_lib.rollouts.sample import sequence_log_probs
 from s2d_lib.runs import Run
+from s2d_lib.stages.heads import sequence_log_probs
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.training import run_seed
 

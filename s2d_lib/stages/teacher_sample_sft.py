@@ -1,7 +1,6 @@
 """Teacher-sample SFT: hard-label next-token training on the teacher's rollouts, right or wrong (paper A's control)."""
 
 import pandas as pd
-from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from s2d_lib.errors import StudyError
@@ -10,11 +9,17 @@ from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.processes import in_processes
-from s2d_lib.stages.training import finished_metrics, run_seed, schedule, train, trainer_arguments
+from s2d_lib.stages.training import finished_metrics, run_seed, schedule, scheduled, train, trainer_arguments
 
 
 class SampleTrainer(Clocked, SFTTrainer):
-    """TRL's SFTTrainer with a clock."""
+    """TRL's SFTTrainer with a clock.
+
+    Attributes:
+        trained_tokens: That carry loss in all steps together.
+    """
+
+    trained_tokens: int
 
 
 @in_processes
@@ -35,8 +40,7 @@ def train_on_samples(run: Run, inputs: Inputs, trainer: SampleTrainer, **facts: 
     Returns:
         Metrics of every optimiser step.
     """
-    trained = sum(token != -100 for row in trainer.train_dataset for token in row["labels"])
-    cost = {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": trained, **facts}
+    cost = {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": trainer.trained_tokens, **facts}
     return train(run, inputs, trainer, f"{run.resolved.checkpoint}: loss, nats per token", lambda metrics: cost)
 
 
@@ -61,14 +65,16 @@ def sample_trainer(run: Run, inputs: Inputs) -> SampleTrainer:
             f"{run.resolved.checkpoint!r} has {len(rows)} rollouts but one optimiser step takes {params.batch}: lower "
             "`batch` or raise teacher_rollouts.samples_per_problem."
         )
-    order = schedule(rows, params.batch, params.steps, run_seed(run, "order"))
+    order = params.batch, params.steps, run_seed(run, "order")
     config = SFTConfig(
         **trainer_arguments(run, params), max_length=None, packing=False, train_sampling_strategy="sequential"
     )
-    return SampleTrainer(
+    trainer = SampleTrainer(
         model=policy.model,
         args=config,
-        train_dataset=Dataset.from_list(order),
+        train_dataset=scheduled(rows, *order),
         processing_class=policy.tokenizer,
         peft_config=lora_config(policy.model, params.lora),
     )
+    trainer.trained_tokens = sum(len(inputs.rollouts[i].ids) for i in schedule(len(rows), *order))
+    return trainer

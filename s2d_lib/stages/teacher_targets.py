@@ -26,7 +26,7 @@ from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.rollouts import Rollout
 from s2d_lib.runs import Run
-from s2d_lib.stages.heads import head_arguments
+from s2d_lib.stages.heads import alone, head_arguments
 from s2d_lib.stages.inputs import Inputs
 
 
@@ -170,7 +170,7 @@ def _fields(hidden: Tensor, teacher: Policy, top_k: int | None, temperature: flo
     """What is kept of the hidden states (tokens, H), by the losses' names; (tokens, ...) each."""
     if top_k is None:
         return {"teacher_hidden": _as_array(hidden)}
-    head = {name.removeprefix("teacher_"): value for name, value in head_arguments("teacher", teacher.model).items()}
+    head = alone(head_arguments("teacher", teacher.model))
     tokens, log_probs = topk_targets(hidden, top_k=top_k, temperature=temperature, **head)
     return {"teacher_tokens": _as_array(tokens.int()), "teacher_log_probs": _as_array(log_probs.float())}
 

@@ -4,12 +4,13 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from s2d_lib.errors import StudyError
@@ -23,8 +24,6 @@ from s2d_lib.stages.validation import Validation
 from s2d_lib.study import derive_seed
 from s2d_lib.study.stage_params import Training
 
-Item = TypeVar("Item")
-
 
 def run_seed(run: Run, purpose: str) -> int:
     """Seed of one random stream of a run: no two checkpoints, seeds or purposes share one.
@@ -36,19 +35,30 @@ def run_seed(run: Run, purpose: str) -> int:
     return derive_seed(resolved.profile, resolved.checkpoint, resolved.seed, purpose)
 
 
-def schedule(items: Sequence[Item], per_step: int, steps: int, seed: int) -> list[Item]:
-    """The items of every optimiser step in order: fresh permutations of all items, one after the other.
+def schedule(items: int, per_step: int, steps: int, seed: int) -> list[int]:
+    """Which items every optimiser step takes, in order: fresh permutations of all, one after the other.
 
     Laid out beforehand, so that a resumed run sees the same order and the record knows every use of a problem.
 
+    Args:
+        items: How many there are.
+        per_step: How many a step takes.
+        steps: Optimiser steps.
+        seed: Of the permutations.
+
     Returns:
-        `per_step * steps` items; none is used n + 1 times before all were used n times.
+        `per_step * steps` indices; none comes n + 1 times before all came n times.
     """
     rng = np.random.default_rng(seed)
     order: list[int] = []
     while len(order) < per_step * steps:
-        order += rng.permutation(len(items)).tolist()
-    return [items[i] for i in order[: per_step * steps]]
+        order += rng.permutation(items).tolist()
+    return order[: per_step * steps]
+
+
+def scheduled(rows: list[dict], per_step: int, steps: int, seed: int) -> Dataset:
+    """The rows of every optimiser step by `schedule`: an index over one pass, which alone is held."""
+    return Dataset.from_list(rows).select(schedule(len(rows), per_step, steps, seed))
 
 
 def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:

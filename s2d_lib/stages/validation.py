@@ -21,7 +21,7 @@ from s2d_lib.policies.sharing import back_into_shards, from_first
 from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import read_validation, write_csv
 from s2d_lib.rollouts import Rollout, completion_states, sample
-from s2d_lib.rollouts.undisturbed import undisturbed
+from s2d_lib.rollouts.undisturbed import evaluating, undisturbed
 from s2d_lib.runs import Run
 from s2d_lib.stages.heads import alone, head_arguments
 from s2d_lib.stages.inputs import Inputs
@@ -177,8 +177,5 @@ def _top_overlap(hidden: dict[str, Tensor], heads: dict[str, dict], top: int = 1
 
 
 def _evaluated(policy: Policy, prompt_ids: dict[str, list[int]], rollouts: Sequence[Rollout]) -> Tensor:
-    was_training = policy.model.training
-    policy.model.eval()
-    hidden, _ = completion_states(policy, prompt_ids, rollouts)
-    policy.model.train(was_training)
-    return hidden
+    with evaluating(policy.model):
+        return completion_states(policy, prompt_ids, rollouts)[0]

@@ -9,7 +9,7 @@ from s2d_lib.policies.policy import Policy, configure_torch, load_policy
 from s2d_lib.policies.spread import layout, over_gpus
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.rollouts import sample
-from s2d_lib.rollouts.sample import sequence_log_probs
+from s2d_lib.stages.heads import sequence_log_probs
 from s2d_lib.study import resolve
 from s2d_lib.study.settings import Hardware
 from tests.plan.test_memory import built, shaped

@@ -1,15 +1,21 @@
 """Sampling and storing: exact token ids, lengths, log-probabilities, reproducible streams."""
 
+import random
+from dataclasses import replace
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.rollouts import read_rollouts, sample, write_rollouts
-from s2d_lib.rollouts.sample import sequence_log_probs
+from s2d_lib.rollouts.undisturbed import undisturbed
+from s2d_lib.stages.heads import sequence_log_probs
 from s2d_lib.study import resolve
 from s2d_lib.study.settings import Hardware, RoleModel, Sampling
 
@@ -56,7 +62,43 @@ def test_sampling_keeps_the_models_mode(policy, problems):
     policy.model.eval()
 
 
-def test_log_probabilities_are_those_of_one_sequence_at_a_time(policy, problems):
+def test_an_interrupted_sampling_leaves_mode_and_random_streams_as_they_were(policy, problems, monkeypatch):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    def drawn():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)
+    expected = drawn()
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)
+    monkeypatch.setattr(policy.model, "generate", interrupted)
+    policy.model.train()
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        sample(policy, problems[:1], samples=1, sampling=Sampling(max_new_tokens=2, batch=1), seed=0)
+    assert policy.model.training
+    assert drawn() == expected
+    policy.model.eval()
+
+
+SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+HEADS = {
+    "micro": {},
+    "gemma2": {"head_dim": 16, "num_key_value_heads": 1, "final_logit_softcapping": 0.05},
+    "cohere": {"logit_scale": 0.3},
+    "granite": {"logits_scaling": 4.0},
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_log_probabilities_are_those_of_one_sequence_at_a_time(policy, problems, kind):
+    if kind != "micro":  # heads with a scale or a softcap
+        torch.manual_seed(0)
+        ends = {"pad_token_id": policy.tokenizer.pad_token_id, "eos_token_id": policy.tokenizer.eos_token_id}
+        config = AutoConfig.for_model(kind, vocab_size=len(policy.tokenizer), **ends, **SMALL, **HEADS[kind])
+        policy = replace(policy, model=AutoModelForCausalLM.from_config(config).eval())
+        with torch.no_grad():
+            policy.model.get_output_embeddings().weight.mul_(20)
     rollouts = sample(policy, problems, samples=2, sampling=Sampling(max_new_tokens=12, batch=64), seed=0)
     values = sequence_log_probs(policy, problems, rollouts, batch=3)
     prompts = {p.id: p.prompt for p in problems}

@@ -12,7 +12,7 @@ from s2d_lib.policies.policy import load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.stages import parts as of_parts
 from s2d_lib.stages.distillation import DenseTrainer
-from s2d_lib.stages.training import schedule
+from s2d_lib.stages.training import schedule, scheduled
 from s2d_lib.study import resolve
 
 pytestmark = pytest.mark.slow
@@ -100,7 +100,7 @@ def test_every_overridden_hook_is_still_called_by_trl(pair, tmp_path, monkeypatc
 
 @pytest.mark.parametrize(("name", "options"), [("full", {}), ("topk_tail", {"top_k": 8}), ("sampled_token", {})])
 def test_every_estimator_trains_towards_the_teacher(pair, tmp_path, name, options):
-    rows = schedule([{"prompt": p.prompt} for p in pair[2]], 8, 3, seed=0)
+    rows = [{"prompt": pair[2][i].prompt} for i in schedule(len(pair[2]), 8, 3, seed=0)]
     one = trainer(pair, tmp_path, rows=rows, steps=3, divergence=estimator(name, beta=1.0, **options))
     before = [p.clone() for p in one.model.parameters()]
     one.train()
@@ -110,7 +110,14 @@ def test_every_estimator_trains_towards_the_teacher(pair, tmp_path, name, option
 
 
 def test_schedule_uses_every_item_equally_often_before_any_again():
-    order = schedule(list("abcde"), 3, 5, seed=1)
+    order = schedule(5, 3, 5, seed=1)
     assert len(order) == 15
-    assert sorted(order[:5]) == sorted(order[5:10]) == sorted(order[10:]) == list("abcde")
-    assert order == schedule(list("abcde"), 3, 5, seed=1) != schedule(list("abcde"), 3, 5, seed=2)
+    assert sorted(order[:5]) == sorted(order[5:10]) == sorted(order[10:]) == list(range(5))
+    assert order == schedule(5, 3, 5, seed=1) != schedule(5, 3, 5, seed=2)
+
+
+def test_steps_over_many_epochs_hold_one_pass_of_rows():
+    rows = [{"completion_ids": [i] * 9} for i in range(5)]
+    laid_out = scheduled(rows, 5, 200, seed=1)
+    assert laid_out[:15]["completion_ids"] == [rows[i]["completion_ids"] for i in schedule(5, 5, 200, seed=1)[:15]]
+    assert (len(laid_out), laid_out.data.num_rows) == (1000, 5)

@@ -14,6 +14,7 @@ from datasets import Dataset
 from fixed_rollouts import MIXED, SIZE, Given, outcome, params, questions, student, trainer
 from trl import GRPOConfig, GRPOTrainer
 
+from s2d_lib.stages import self_distillation_trainer as module
 from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
 
 pytestmark = pytest.mark.slow
@@ -48,6 +49,27 @@ def test_a_step_is_the_same_in_1_2_or_8_micro_batches(tmp_path, method):
         for name, value in whole["metrics"][0].items():
             if "time" not in name and "seconds" not in name:
                 assert parts["metrics"][0][name] == pytest.approx(value, rel=1e-5, abs=1e-7, nan_ok=True), name
+
+
+def test_what_is_only_logged_is_read_from_a_sample_of_bounded_size(tmp_path, monkeypatch):
+    whole, read = outcome(trainer(tmp_path, "srpo", MIXED, 8)), []
+    divergence = module.linear_divergence
+    monkeypatch.setattr(module, "MEASURED", 10)  # five in each of two micro-batches
+    monkeypatch.setattr(
+        module, "linear_divergence", lambda **k: read.append(len(k["student_hidden"])) or divergence(**k)
+    )
+    some = outcome(trainer(tmp_path, "srpo", MIXED, 8))
+    assert read == [5, 5]
+    same(some, whole)
+    assert some["metrics"][0]["entropy"] == pytest.approx(whole["metrics"][0]["entropy"], rel=0.05)
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(9, [1, 2, 5, 6, 7, 8, 10]), (7, [1, 2, 5, 6, 7, 8, 10]), (3, [1, 5, 7])])
+def test_a_sample_of_a_masks_places_is_spread_over_them_and_stands_for_all(limit, kept):
+    mask = torch.tensor([[0, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 0]], dtype=torch.bool)
+    some, each = module.thinned(mask, limit)
+    assert some.flatten().nonzero().squeeze(1).tolist() == kept
+    assert len(kept) * each == pytest.approx(7)
 
 
 @pytest.mark.parametrize("method", ["grpo", "srpo"])

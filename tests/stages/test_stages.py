@@ -10,7 +10,7 @@ import torch
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import save_policy
 from s2d_lib.rollouts import read_rollouts
-from s2d_lib.runs import open_run
+from s2d_lib.runs import file_hash, open_run
 from s2d_lib.stages import sparse_rl as sparse_rl_module
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.live import LiveCurve
@@ -98,6 +98,25 @@ def test_an_interrupted_run_ends_in_the_same_bytes(make, tiny, monkeypatch, chec
     resumed = make(checkpoint)
     assert {name: resumed.record["files"][name] for name in expected} == expected
     assert resumed.record["optimizer_steps"] == 4
+
+
+def test_an_interrupted_cell_that_is_run_again_ends_in_the_same_bytes(make, tiny, monkeypatch):
+    """In one kernel, before there is a checkpoint: what the first attempt has made of the model is not gone on with."""
+    whole = make("student.grpo")
+    shutil.rmtree(whole.folder)
+
+    def interrupt(self, args, state, control, **kwargs):
+        raise KeyboardInterrupt
+
+    run = open_run("micro", "student.grpo", 0, tiny)
+    inputs = prepare(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveCurve, "on_step_end", interrupt, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            sparse_rl_module.sparse_rl(run, inputs)
+    sparse_rl_module.sparse_rl(run, inputs)
+    for name in ("model/model.safetensors", "gradings.jsonl", "validation.csv"):
+        assert file_hash(run.path(name)) == whole.record["files"][name], name
 
 
 def test_a_kill_after_training_loses_no_account(make, tiny, monkeypatch):
