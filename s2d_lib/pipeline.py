@@ -4,9 +4,10 @@ import os
 import shlex
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 from s2d_lib.errors import StudyError
-from s2d_lib.runs import find_run, runs_root, words_for
+from s2d_lib.runs import Run, find_run, runs_root, words_for
 from s2d_lib.study import Resolved, frontier, load_profile, needed, project_root, resolve
 from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.self_distillation_params import METHODS
@@ -32,8 +33,14 @@ class Job:
         return shlex.join(words_for(self.resolved))
 
     @property
+    def record(self) -> Path:
+        """Where the run's record is once it is finished."""
+        return Run(self.resolved).final / "record.json"
+
+    @property
     def marker(self) -> str:
-        """An empty file that says that this run, with exactly these parameters, is finished; see `keep_markers`."""
+        """A copy of the record, from the project: it says that this run, with exactly these parameters, is finished. Snakemake
+        takes a newer file for a new one only if its content differs. See `keep_markers`."""
         name = f"{self.resolved.checkpoint}-{self.resolved.hash[:12]}"
         path = runs_root() / self.resolved.profile / "finished" / f"seed-{self.resolved.seed}" / name
         return os.path.relpath(path, project_root())
@@ -149,15 +156,15 @@ def keep_markers(jobs: dict[str, Job]) -> None:
     """
     made: dict[str, int] = {}  # when, in nanoseconds
     for key, job in jobs.items():
-        marker = project_root() / job.marker
-        run = find_run(job.resolved, verify=False)
+        marker, run = project_root() / job.marker, find_run(job.resolved, verify=False)
         if run is None:
             marker.unlink(missing_ok=True)
             continue
-        written = (run.folder / "record.json").stat().st_mtime_ns
-        made[key] = max(written, *(made.get(parent, 0) for parent in job.parents), 0)
-        if not marker.exists() or marker.stat().st_mtime_ns < made[key]:
+        record = run.path("record.json")
+        made[key] = max(record.stat().st_mtime_ns, 0, *(made.get(parent, 0) for parent in job.parents))
+        content = record.read_bytes()
+        if not marker.exists() or marker.stat().st_mtime_ns < made[key] or marker.read_bytes() != content:
             marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.touch()
+            marker.write_bytes(content)
             os.utime(marker, ns=(made[key], made[key]))
         made[key] = marker.stat().st_mtime_ns
