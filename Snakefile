@@ -3,17 +3,20 @@
 #
 # A run's marker carries the hash of its resolved parameters in its name: after a change, exactly the runs below it
 # lack their marker and are made again. Markers are kept in step with the run folders each time the graph is built.
+import shlex
 import sys
 
 from s2d_lib.errors import StudyError
-from s2d_lib.pipeline import jobs, regime_jobs
+from s2d_lib.pipeline import jobs, keep_markers, regime_jobs
 from s2d_lib.plan.resources import resources
 from s2d_lib.study import load_profile
 
-profile = config.get("profile", "micro")
+# Snakemake reads a value as a number where it can; with its file's ending a name stays what it is.
+profile = str(config.get("profile", "micro")).removesuffix(".yaml")
 folder = f"figures/{profile}"
 try:
     JOBS = regime_jobs(profile) if config.get("regime") else jobs(profile)
+    keep_markers(JOBS)
     # Only a cluster's scheduler is asked for anything: locally `--cores` jobs run side by side, those on GPUs one after the
     # other (`s2d study` allows one `gpu_run` at a time), because each takes the machine's GPUs for itself.
     NEEDS = resources(profile, {key: job.resolved for key, job in JOBS.items()}) if config.get("ask") else {}
@@ -27,7 +30,8 @@ except StudyError as error:
 TABLES = [f"{folder}/{table}.csv" for table in load_profile(profile).tables]
 # What a table is made of can also shrink (a seed less, a row less), which no newer run would tell.
 PARAMS = ["params/study.yaml", f"params/{profile}.yaml"]
-s2d = f"{sys.executable} -m s2d_lib.cli"
+s2d = f"{shlex.quote(sys.executable)} -m s2d_lib.cli"
+named = f"--profile {shlex.quote(profile)}"
 
 
 # Done where `s2d study` was started, also when the runs are made elsewhere.
@@ -61,8 +65,9 @@ for place, (key, job) in enumerate(JOBS.items()):
             **ASKED[key],
         params:
             command=job.command,
+            record=job.record,
         shell:
-            f"{s2d} {{params.command}} && touch {{output}}"
+            f"{s2d} {{params.command}} && cp {{params.record:q}} {{output:q}}"
 
 
 rule results:
@@ -72,7 +77,7 @@ rule results:
     output:
         f"{folder}/results/evaluation.csv.gz",
     shell:
-        f"{s2d} results --profile {profile}"
+        f"{s2d} results {named}"
 
 
 rule figures:
@@ -81,7 +86,7 @@ rule figures:
     output:
         TABLES,
     shell:
-        f"{s2d} figures --profile {profile}"
+        f"{s2d} figures {named}"
 
 
 rule regime:
@@ -91,4 +96,4 @@ rule regime:
     output:
         f"{folder}/regime.csv",
     shell:
-        f"{s2d} results --profile {profile} --regime"
+        f"{s2d} results {named} --regime"

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import nbformat
 import papermill
-import psutil
 from papermill.exceptions import PapermillExecutionError
 
 from s2d_lib.errors import StudyError
-from s2d_lib.runs import DRIVER, Run, find_run, lock, publish, read_finished
+from s2d_lib.runs import DRIVER, Run, find_run, lock, process, publish, read_finished, refuse_another_writer
 from s2d_lib.study import NOTEBOOKS, load_profile, project_root, resolve
 from s2d_lib.warm_kernels import kernel_name
 
 KERNEL = "python3"
 READING = "**Reading.**"
+# What no two executions print alike: objects' addresses, and the names that pandas gives styled tables
+MACHINES = re.compile(r"( object)? at 0x[0-9a-f]+|\bT_[0-9a-f]{5}(?=[_\W])")
 # While a kernel imports, Python's garbage collector, at its usual 700 new objects, looks again and again at what is there
 # to stay: a fifth of the time.
 KERNEL_ARGUMENTS = ["--log-level=CRITICAL", "--IPKernelApp.exec_lines=import gc; gc.set_threshold(50_000, 20, 20)"]
@@ -61,13 +62,15 @@ def run_checkpoint(profile: str, checkpoint: str, seed: int, overrides: dict | N
         StudyError: Bad parameters, missing parents, or whatever the notebook found wrong.
     """
     resolved = resolve(profile, checkpoint, seed, overrides)
+    if find_run(resolved):  # which another user may have made, where this one may not even lock
+        return f"{checkpoint}, seed {seed}: finished before"
     run = Run(resolved)
     run.final.parent.mkdir(parents=True, exist_ok=True)
     with lock(run.final):
-        if found := find_run(resolved):
+        if find_run(resolved):
             return f"{checkpoint}, seed {seed}: finished before"
         executed = run.final.with_name(f".{checkpoint}.ipynb")
-        os.environ[DRIVER] = str(psutil.Process().create_time())
+        os.environ[DRIVER] = process()
         try:
             execute(
                 project_root() / "notebooks" / NOTEBOOKS[resolved.stage],
@@ -80,6 +83,7 @@ def run_checkpoint(profile: str, checkpoint: str, seed: int, overrides: dict | N
             raise StudyError(f"the notebook of {checkpoint!r} ended without a record; see {executed}.")
         strip_machine(executed)
         shutil.move(executed, run.path("notebook.ipynb"))
+        refuse_another_writer(run.folder)
         publish(run.folder, run.final)
         found = read_finished(run.final, verify=False)
     changed = f" with {json.dumps(overrides)}" if overrides else ""
@@ -103,18 +107,21 @@ def strip_machine(path: Path, injected: bool = True) -> None:
     notebook.metadata.pop("papermill", None)
     if not injected:
         notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    tables: dict[str, str] = {}  # pandas' random names of styled tables
+
+    def plain(found: re.Match) -> str:
+        return tables.setdefault(found[0], f"T_table{len(tables)}") if found[0].startswith("T_") else ""
+
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if not cell.metadata.get("tags"):
             cell.metadata.pop("tags", None)
+        if cell.get("outputs"):
+            cell.outputs = json.loads(MACHINES.sub(plain, json.dumps(cell.outputs, ensure_ascii=False)))
     beside = path.with_name(f"{path.name}.stripped")
     text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
-    text = re.sub(r"( object)? at 0x[0-9a-f]+", "", text)
-    styled = dict.fromkeys(re.findall(r"\bT_[0-9a-f]{5}(?=[_\W])", text))  # pandas' names of styled tables
-    for number, name in enumerate(styled):
-        text = text.replace(name, f"T_table{number}")
     beside.write_text(text + "\n", encoding="utf-8")
     beside.replace(path)
 

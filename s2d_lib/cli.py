@@ -2,18 +2,23 @@
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import importlib.util
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from s2d_lib.errors import StudyError
+from s2d_lib.study.load import project_root
 
 EXECUTORS = ("slurm", "kubernetes")
+# What a user can mend about a place that can't be written into
+PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,9 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # notebook has one, and building its grammar takes longer than importing everything else that a job's driver needs.
     sys.modules.setdefault("rfc3987_syntax", None)
     try:
+        if os.environ.get("S2D_HOME"):  # notebooks and Snakemake run in other folders than this
+            os.environ["S2D_HOME"] = str(project_root())
         return COMMANDS[chosen.command](chosen)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in PLACE:
+            raise
+        remedy = "free some space, or let S2D_RUNS name a folder that you may write into"
+        print(f"error: {error.filename or 'a file'}: {error.strerror}: {remedy}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
@@ -92,22 +105,30 @@ def _run(chosen) -> int:
     from s2d_lib.batch import run_checkpoint
 
     try:
-        overrides = json.loads(chosen.overrides)
+        overrides = json.loads(chosen.overrides, object_pairs_hook=_each_once)
     except ValueError:
-        raise StudyError(f"--overrides must be JSON, given {chosen.overrides!r}.") from None
+        raise StudyError(f"--overrides must be JSON that gives a key once, given {chosen.overrides!r}.") from None
     print(run_checkpoint(chosen.profile, chosen.checkpoint, chosen.seed, overrides), flush=True)
     return 0
 
 
+def _each_once(pairs: list) -> dict:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key is given twice")
+    return dict(pairs)
+
+
 def _study(chosen) -> int:
-    from s2d_lib.pipeline import jobs, regime_jobs
+    from s2d_lib.pipeline import jobs, keep_markers, regime_jobs
     from s2d_lib.runs import runs_root
-    from s2d_lib.study import project_root
     from s2d_lib.warm_kernels import warm_kernels
 
+    if chosen.cores < 1:
+        raise StudyError(f"--cores must be at least 1, given {chosen.cores}.")
     root = project_root()
     found = (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
     if chosen.dry_run:
+        keep_markers(found)
         _print_graph(chosen.profile, found)
     with _only_one(runs_root()), contextlib.nullcontext() if chosen.dry_run or chosen.executor else warm_kernels():
         status = subprocess.run(snakemake_command(chosen, root), check=False).returncode
@@ -129,7 +150,7 @@ def snakemake_command(chosen: argparse.Namespace, root: Path) -> list[str]:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]
     # The lock of `_only_one` is freed by the system when its holder dies, unlike Snakemake's own, which survives kill -9.
     command += ["--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "rules", "host"]
-    settings = [f"profile={chosen.profile}"] + (["regime=1"] if chosen.regime else [])
+    settings = [f"profile={chosen.profile}.yaml"] + (["regime=1"] if chosen.regime else [])
     if chosen.executor:
         if importlib.util.find_spec(f"snakemake_executor_plugin_{chosen.executor}") is None:
             raise StudyError(
@@ -181,7 +202,7 @@ def _results(chosen) -> int:
     from s2d_lib.report.trials import write_trials
     from s2d_lib.results.bundle import collect
     from s2d_lib.runs import find_run
-    from s2d_lib.study import load_profile, project_root, resolve
+    from s2d_lib.study import load_profile, resolve
 
     runs: dict = {}
     for block in [regime_jobs(chosen.profile)] if chosen.regime else blocks(chosen.profile):
@@ -235,7 +256,6 @@ def _plan(chosen) -> int:
     from s2d_lib.report.plan_figure import plan_figure
     from s2d_lib.report.plan_tables import summary, tables_of, uncertainty, write_plan
     from s2d_lib.report.style import save_figure
-    from s2d_lib.study import project_root
 
     found = plan(chosen.profile, chosen.gpu, chosen.utilisation)
     print(summary(found))

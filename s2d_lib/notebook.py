@@ -1,5 +1,8 @@
 """What every stage notebook starts and ends with."""
 
+import ast
+import contextlib
+
 import pandas as pd
 from IPython import get_ipython
 from IPython.display import display
@@ -12,7 +15,7 @@ from s2d_lib.stages.inputs import Inputs, prepare
 from s2d_lib.study.load import did_you_mean
 
 PARAMETERS = ("profile", "checkpoint", "seed", "overrides")
-FRESH = 4  # entries of a kernel's input history: an empty one, the parameters, papermill's parameters, the next cell
+INJECTED = "# Parameters\n"  # what papermill begins its cell with
 
 
 def start(
@@ -33,20 +36,28 @@ def start(
 def refuse_unknown_parameters(known: tuple[str, ...]) -> None:
     """Papermill only warns of a parameter that the notebook does not have; here it is an error.
 
-    Looks at the variables of a fresh kernel, where there is nothing yet but the parameters.
+    Looks at the last cell of parameters that was run: papermill's, or one that gives a value to each.
 
     Raises:
         StudyError: Naming the unknown parameter.
     """
     shell = get_ipython()
-    if shell is None or len(shell.user_ns["In"]) > FRESH:  # later, the user's own variables are there too
-        return
-    plain = (str, int, float, bool, list, dict, tuple, type(None))
-    for name, value in shell.user_ns.items():
-        if name.startswith("_") or name in known or name in shell.user_ns_hidden:
-            continue
-        if isinstance(value, plain):
-            raise StudyError(f"this notebook has no parameter {name!r}; {did_you_mean(name, known)}")
+    for source in reversed(shell.user_ns["In"] if shell else []):
+        given = _values_of(source)
+        if source.startswith(INJECTED) or given.issuperset(known):
+            for name in sorted(given.difference(known)):
+                raise StudyError(f"this notebook has no parameter {name!r}; {did_you_mean(name, known)}")
+            return
+
+
+def _values_of(source: str) -> set[str]:
+    """The names that a cell gives plain values to; none where it does anything else."""
+    with contextlib.suppress(SyntaxError, ValueError, AttributeError):
+        found = ast.parse(source).body
+        for statement in found:
+            ast.literal_eval(statement.value)
+        return {name.id for s in found for t in s.targets for name in ast.walk(t) if isinstance(name, ast.Name)}
+    return set()
 
 
 def resolved_table(run: Run) -> pd.DataFrame:

@@ -1,13 +1,13 @@
 """What Snakemake needs to know: the jobs of a profile, and which of them are already done."""
 
-import json
 import os
 import shlex
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 from s2d_lib.errors import StudyError
-from s2d_lib.runs import find_run, runs_root
+from s2d_lib.runs import Run, find_run, runs_root, words_for
 from s2d_lib.study import Resolved, frontier, load_profile, needed, project_root, resolve
 from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.self_distillation_params import METHODS
@@ -29,37 +29,31 @@ class Job:
 
     @property
     def command(self) -> str:
-        """The command, after `python -m s2d_lib.cli`."""
-        resolved = self.resolved
-        words = [
-            "run",
-            "--profile",
-            resolved.profile,
-            "--checkpoint",
-            resolved.checkpoint,
-            "--seed",
-            str(resolved.seed),
-        ]
-        if resolved.overrides:
-            words += ["--overrides", json.dumps(resolved.overrides)]
-        return shlex.join(words)
+        """The command for a shell, after `python -m s2d_lib.cli`."""
+        return shlex.join(words_for(self.resolved))
+
+    @property
+    def record(self) -> Path:
+        """Where the run's record is once it is finished."""
+        return Run(self.resolved).final / "record.json"
 
     @property
     def marker(self) -> str:
-        """An empty file that says that this run, with exactly these parameters, is finished."""
+        """A copy of the record, from the project: it says that this run, with exactly these parameters, is finished. Snakemake
+        takes a newer file for a new one only if its content differs. See `keep_markers`."""
         name = f"{self.resolved.checkpoint}-{self.resolved.hash[:12]}"
         path = runs_root() / self.resolved.profile / "finished" / f"seed-{self.resolved.seed}" / name
         return os.path.relpath(path, project_root())
 
     @property
     def done(self) -> bool:
-        """Whether its marker was there when the graph was built."""
+        """Whether its marker is there."""
         return (project_root() / self.marker).exists()
 
 
 def blocks(profile: str) -> list[dict[str, Job]]:
     """What a study comes in: the tables of one seed after the other, then the label frontier; jobs by their hash, parents
-    first, their markers in step with the run folders. A job of an earlier block can stand in a later one again.
+    first. A job of an earlier block can stand in a later one again.
 
     Raises:
         StudyError: Bad parameters, or a broken run folder.
@@ -147,18 +141,30 @@ def _add(resolved: Resolved, found: dict[str, Job], elsewhere: bool = False) -> 
         for name, parent in resolved.parent_hashes.items():
             if parent not in found:
                 _add(resolve(resolved.profile, name, resolved.seed, resolved.overrides), found, elsewhere)
-        job = Job(resolved, tuple(resolved.parent_hashes.values()), elsewhere)
-        _sync_marker(job)
-        found[resolved.hash] = job
+        found[resolved.hash] = Job(resolved, tuple(resolved.parent_hashes.values()), elsewhere)
 
 
-def _sync_marker(job: Job) -> None:
-    marker = project_root() / job.marker
-    run = find_run(job.resolved, verify=False)
-    if run is None:
-        marker.unlink(missing_ok=True)
-    elif not marker.exists():
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
-        made = (run.folder / "record.json").stat().st_mtime
-        os.utime(marker, (made, made))
+def keep_markers(jobs: dict[str, Job]) -> None:
+    """Bring markers into step with the run folders: there where a run is finished and its parents are those that it read, as
+    old as its record, but never older than a parent's, since a parent that was made again the same makes nothing stale.
+
+    Args:
+        jobs: By their hash, parents first.
+
+    Raises:
+        StudyError: A broken run folder.
+    """
+    made: dict[str, int] = {}  # when, in nanoseconds
+    for key, job in jobs.items():
+        marker, run = project_root() / job.marker, find_run(job.resolved, verify=False)
+        if run is None:
+            marker.unlink(missing_ok=True)
+            continue
+        record = run.path("record.json")
+        made[key] = max(record.stat().st_mtime_ns, 0, *(made.get(parent, 0) for parent in job.parents))
+        content = record.read_bytes()
+        if not marker.exists() or marker.stat().st_mtime_ns < made[key] or marker.read_bytes() != content:
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_bytes(content)
+            os.utime(marker, ns=(made[key], made[key]))
+        made[key] = marker.stat().st_mtime_ns

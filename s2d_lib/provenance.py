@@ -1,5 +1,8 @@
-"""What a result was made with: package versions, git revision, machine, peak memory."""
+"""What a result was made with: hashes of files, package versions, git revision, machine, peak memory."""
 
+import functools
+import hashlib
+import os
 import platform
 import resource
 import subprocess
@@ -39,17 +42,33 @@ def _version(package: str) -> str | None:
 
 
 def git_revision() -> str | None:
-    """Commit of the checkout, with `+` where tracked files differ from it; None outside a git checkout."""
-    here = Path(__file__).parent
+    """Commit of the checkout that holds this file, with `+` where tracked files differ from it; elsewhere (an unpacked
+    archive, an installed package, inside whatever other repository) the package's version."""
+    here = Path(__file__)
+    # A hook or an alias of git's may have set which repository is meant: not this one.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        found = subprocess.run(["git", *words], cwd=here, capture_output=True, check=True, encoding="utf-8")
-        return found.stdout.strip()
+        ended = subprocess.run(["git", *words], cwd=here.parent, env=clean, capture_output=True, check=True)
+        return ended.stdout.decode().strip()
 
     try:
+        git("ls-files", "--error-unmatch", here.name)
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return _version("s2d")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes; in one process a file is read again only when its size or time stamp has changed."""
+    found = path.stat()
+    return _hash(path, found.st_mtime_ns, found.st_size)
+
+
+@functools.cache
+def _hash(path: Path, *version: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def peak_memory_mb() -> dict[str, float]:

@@ -2,7 +2,11 @@
 
 While a run is made it lives beside its final place, under a name that starts with a dot; `finish` checks it, writes
 record.json and renames it. A killed run is therefore never taken for a finished one, and the next attempt resumes in
-the same unfinished folder as long as its resolved parameters are the same.
+the same unfinished folder as long as its resolved parameters and the contents of its parents are the same.
+
+One process at a time makes a run: it holds a lock, which reading a finished run does not need. On some network file systems
+a lock holds on one machine only, so whoever opens an unfinished folder leaves its name there, and nothing is published of
+which two have written parts.
 """
 
 import contextlib
@@ -10,28 +14,32 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
+import shlex
 import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 
 from s2d_lib.errors import StudyError
-from s2d_lib.provenance import environment, peak_memory_mb
-from s2d_lib.study import NOTEBOOKS, Resolved, project_root, resolve
+from s2d_lib.provenance import environment, file_hash, peak_memory_mb
+from s2d_lib.study import NOTEBOOKS, Resolved, lineage, project_root, resolve
 
 UNRECORDED = ("record.json", "notebook.ipynb", "facts.json")  # files of a run folder that its record does not hash
 LOGS = "logs"  # folder of an experiment tracker, unrecorded too: its viewer may write into it
-# Set by `s2d run`, which publishes the folder itself once the executed notebook lies in it too: when that process began
-# (seconds since 1970)
+WRITER = ".writer"  # file of an unfinished folder: the process that writes there
+# Set by `s2d run`, which publishes the folder itself once the executed notebook lies in it too: that process, as `process`
+# names it
 DRIVER = "S2D_DRIVER"
 
 
 def runs_root() -> Path:
-    """Where runs live: $S2D_RUNS, or runs/ in the project."""
-    return Path(os.environ.get("S2D_RUNS", project_root() / "runs")).absolute()
+    """Where runs live, absolute: $S2D_RUNS (a relative path begins at the project, wherever a command or a notebook was
+    started), or runs/ in the project."""
+    return project_root() / Path(os.environ.get("S2D_RUNS") or "runs").expanduser()
 
 
 def seed_folder(resolved: Resolved) -> Path:
@@ -42,12 +50,6 @@ def seed_folder(resolved: Resolved) -> Path:
         text = json.dumps(resolved.overrides, sort_keys=True)
         label += "@" + hashlib.sha256(text.encode()).hexdigest()[:8]
     return runs_root() / label / f"seed-{resolved.seed}"
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -68,6 +70,14 @@ class FinishedRun:
     def name(self) -> str:
         """The checkpoint's name."""
         return self.record["resolved"]["checkpoint"]
+
+    @property
+    def content(self) -> str:
+        """SHA-256 over what other runs read of this one: its model and rollouts (of a base run, what its record says of the
+        weights), not its evaluation, nor how long it took."""
+        read = {n: h for n, h in self.record["files"].items() if n == "rollouts.parquet" or n.startswith("model/")}
+        text = json.dumps([read, self.record.get("weights")], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def path(self, name: str) -> Path:
         """Path of a file of the run."""
@@ -102,19 +112,60 @@ def read_finished(folder: Path, verify: bool = True) -> FinishedRun | None:
 
 
 def find_run(resolved: Resolved, verify: bool = True) -> FinishedRun | None:
-    """The finished run with exactly these resolved parameters: its own folder, or the plain profile's."""
+    """The finished run with exactly these resolved parameters: its own folder, or the plain profile's. None as well where a
+    run that it was made from has been made again since, with another content.
+
+    Args:
+        resolved: The run.
+        verify: Compare every file's hash with the record.
+
+    Raises:
+        StudyError: A folder is broken, see `read_finished`.
+    """
+    found = _made(resolved)
+    if found is None or _outdated(resolved, found):
+        return None
+    return read_finished(found.folder) if verify else found
+
+
+def _made(resolved: Resolved) -> FinishedRun | None:
+    """The run with these parameters, whatever it was made from; its files are not compared."""
     plain = resolved.model_copy(update={"overrides": {}})
     for folder in dict.fromkeys(seed_folder(r) / r.checkpoint for r in (resolved, plain)):
-        found = read_finished(folder, verify)
+        found = read_finished(folder, verify=False)
         if found and found.record["hash"] == resolved.hash:
             return found
     return None
 
 
+def _outdated(resolved: Resolved, run: FinishedRun) -> bool:
+    """Whether a finished run read others than those that are there. A parent that is not there says nothing, nor does a record
+    that was written before records held contents."""
+    if not resolved.parents:
+        return False
+    above = lineage(resolved.profile, resolved.checkpoint, resolved.seed, resolved.overrides)
+
+    def outdated(own: Resolved, finished: FinishedRun) -> bool:
+        known = finished.record.get("parent_contents", {})
+        parents = {name: _made(above[name]) for name in own.parents.values()}
+        return any(
+            parent.content != known.get(name, parent.content) or outdated(above[name], parent)
+            for name, parent in parents.items()
+            if parent
+        )
+
+    return outdated(resolved, run)
+
+
+def words_for(resolved: Resolved) -> list[str]:
+    """The words that make a run, after `s2d` or `python -m s2d_lib.cli`."""
+    words = ["run", "--profile", resolved.profile, "--seed", str(resolved.seed), "--checkpoint", resolved.checkpoint]
+    return [*words, *(["--overrides", json.dumps(resolved.overrides)] if resolved.overrides else [])]
+
+
 def command_for(resolved: Resolved) -> str:
-    """The command that makes a run."""
-    extra = f" --overrides '{json.dumps(resolved.overrides)}'" if resolved.overrides else ""
-    return f"s2d run --profile {resolved.profile} --seed {resolved.seed} --checkpoint {resolved.checkpoint}{extra}"
+    """The command that makes a run, for a shell."""
+    return shlex.join(["s2d", *words_for(resolved)])
 
 
 @dataclass
@@ -124,6 +175,7 @@ class Run:
     resolved: Resolved
     finished: FinishedRun | None = None
     facts: dict[str, Any] = field(default_factory=dict)  # what stages want in the record
+    verify: ClassVar[bool] = True  # whether files of parents are compared with their records
     _started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -144,18 +196,28 @@ class Run:
         """The finished run that this one reads as `from`, `teacher` or `rollouts`.
 
         Raises:
-            StudyError: When it is missing, made with other parameters, or broken; the sentence says how to make it.
+            StudyError: When it is missing, made with other parameters or from others than those that are there, broken, or
+                made again since this run began; the sentence says how to make it.
         """
         resolved = self.resolved
         parent = resolve(resolved.profile, resolved.parents[kind], resolved.seed, resolved.overrides)
-        found = find_run(parent)
+        found = find_run(parent, self.verify)
         if found is None:
-            stale = (seed_folder(parent) / parent.checkpoint).exists()
-            what = "was made with other parameters" if stale else "does not exist yet"
+            what = "does not exist yet"
+            if (seed_folder(parent) / parent.checkpoint).exists():
+                what = (
+                    "was made with other parameters" if _made(parent) is None else "was made from runs made again since"
+                )
             raise StudyError(
                 f"{resolved.checkpoint!r} needs the run {parent.checkpoint!r} (profile {resolved.profile}, seed "
                 f"{resolved.seed}), which {what}: make it with `{command_for(parent)}` or notebook "
                 f"{NOTEBOOKS[parent.stage]}."
+            )
+        known = self.facts.setdefault("parent_contents", {})
+        if not self.finished and known.setdefault(found.name, found.content) != found.content:
+            raise StudyError(
+                f"the run {found.name!r} was made again after {resolved.checkpoint!r} had begun: run the notebook from its "
+                "first cell."
             )
         return found
 
@@ -196,17 +258,24 @@ class Run:
 
         Returns:
             The record.
+
+        Raises:
+            StudyError: Another process has opened the unfinished folder too.
         """
         if self.finished:
             return self.finished.record
+        refuse_another_writer(self.folder)
         shutil.rmtree(self.path("trainer"), ignore_errors=True)
         for leftover in self.folder.glob(".*"):  # what a killed save left behind
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            if leftover.name != WRITER:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         # facts.json stays until the folder is published: a kill before that must not lose what the run has cost.
         self.remember()
         logs = self.path(LOGS)
         files = sorted(
-            p for p in self.folder.rglob("*") if p.is_file() and p.name not in UNRECORDED and not p.is_relative_to(logs)
+            p
+            for p in self.folder.rglob("*")
+            if p.is_file() and p.name not in (*UNRECORDED, WRITER) and not p.is_relative_to(logs)
         )
         record = {
             "hash": self.resolved.hash,
@@ -228,6 +297,7 @@ class PlacedRun(Run):
     """A run whose files lie in a folder of their own: away from the study's, or beside another process's."""
 
     place: Path = Path()
+    verify = False  # whoever started the process has compared them
 
     @property
     def folder(self) -> Path:
@@ -242,7 +312,8 @@ def publish(unfinished: Path, final: Path) -> None:
     if final.exists():
         final.rename(stale)
     unfinished.rename(final)
-    (final / "facts.json").unlink(missing_ok=True)
+    for name in ("facts.json", WRITER):
+        (final / name).unlink(missing_ok=True)
     shutil.rmtree(stale, ignore_errors=True)
 
 
@@ -310,15 +381,45 @@ def lock(final: Path):
         yield
 
 
+def process() -> str:
+    """Name of this process: its machine, its number, and when it began (seconds since 1970)."""
+    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time()}"
+
+
+def refuse_another_writer(unfinished: Path) -> None:
+    """Refuse to publish what another process, which a lock of its own machine let in, may have written into too.
+
+    Raises:
+        StudyError: The folder names another process than this one, or than the driver of this notebook.
+    """
+    name = unfinished / WRITER
+    if name.is_file() and name.read_text("utf-8") == os.environ.get(DRIVER, process()):
+        return
+    name.unlink(missing_ok=True)  # so that the other one publishes it no more than this one, and the next begins anew
+    raise StudyError(
+        f"another process, on a machine that this one's lock does not reach, has opened {unfinished} too: nothing is "
+        "published; run it again, once."
+    )
+
+
 def _prepare(run: Run) -> None:
-    resolved_file = run.path("resolved.json")
-    same = resolved_file.is_file() and json.loads(resolved_file.read_text("utf-8")).get("hash") == run.resolved.hash
+    """Open the unfinished folder, as it was left or, when that was of other parameters or parents, anew."""
+    above = lineage(run.resolved.profile, run.resolved.checkpoint, run.resolved.seed, run.resolved.overrides)
+    parents = {name: find_run(above[name], verify=False) for name in run.resolved.parents.values()}
+    contents = {name: parent.content for name, parent in parents.items() if parent}
+    try:
+        same = json.loads(run.path("resolved.json").read_text("utf-8"))["hash"] == run.resolved.hash
+        run.facts = json.loads(run.path("facts.json").read_text("utf-8"))
+        same = same and run.path(WRITER).is_file() and contents.items() <= run.facts["parent_contents"].items()
+    except (OSError, ValueError, KeyError):
+        same = False
     if not same:
         shutil.rmtree(run.folder, ignore_errors=True)
         run.folder.mkdir(parents=True)
-        write_json(resolved_file, {"hash": run.resolved.hash, **run.resolved.model_dump(mode="json")})
-    if run.path("facts.json").is_file():
-        run.facts = json.loads(run.path("facts.json").read_text(encoding="utf-8"))
+        run.facts = {"parent_contents": contents}
+        write_json(run.path("resolved.json"), {"hash": run.resolved.hash, **run.resolved.model_dump(mode="json")})
+        write_json(run.path("facts.json"), run.facts)
+    run.path(WRITER).write_text(os.environ.get(DRIVER, process()), "utf-8")
     if began := os.environ.get(DRIVER):  # a kernel that a person started may have idled for hours
         kernel = psutil.Process().create_time()
-        run.spent(papermill=kernel - float(began), imports=time.time() - kernel)
+        run.spent(papermill=kernel - float(began.split()[-1]), imports=time.time() - kernel)

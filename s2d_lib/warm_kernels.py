@@ -39,7 +39,9 @@ def warm_kernels() -> Iterator[None]:
     if sys.platform != "linux" or ADDRESS in os.environ:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="s2d-warm-") as folder:
+    # A socket's path has at most 107 bytes, and where TMPDIR is long only a few are left.
+    short = None if len(os.fsencode(tempfile.gettempdir())) < 80 else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="s2d-warm-", dir=short) as folder:
         spec = Path(folder) / "kernels" / KERNEL
         spec.mkdir(parents=True)
         argv = [sys.executable, "-I", "-S", str(CLIENT), "{connection_file}"]

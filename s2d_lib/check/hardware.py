@@ -46,7 +46,7 @@ def check_gpus(profile: str) -> Iterator[Line]:
             ok=False,
         )
     for number, (name, memory) in enumerate(found):
-        yield Line(f"GPU {number}", f"{name}, {memory / 1e9:.0f} GB")
+        yield Line(f"GPU {number}", f"{name}, {memory / 1e9:.0f} GB free")
 
 
 def _assumed(run: Resolved) -> str:

@@ -10,11 +10,12 @@ from s2d_lib.study.settings import Hardware, Lengths
 
 
 def visible_gpus() -> list[tuple[str, int]]:
-    """Name and bytes of memory of every GPU that torch sees."""
+    """Of every GPU that torch sees its name and the bytes of its memory that are free, or this process's own."""
     import torch
 
-    properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return [(found.name, found.total_memory) for found in properties]
+    cuda = torch.cuda
+    free = [cuda.mem_get_info(i)[0] + cuda.memory_reserved(i) for i in range(cuda.device_count())]
+    return [(cuda.get_device_name(i), memory) for i, memory in enumerate(free)]
 
 
 def memory_here(hardware: Hardware) -> tuple[float, str] | None:

@@ -1,5 +1,8 @@
 """What a run takes of the machine's own memory, beside the GPUs', and what to do where the machine has less."""
 
+import os
+from pathlib import Path
+
 import psutil
 
 from s2d_lib.plan.architecture import Architecture
@@ -12,8 +15,32 @@ PROCESS = 6e9  # bytes of a process's libraries and data
 
 
 def machine_memory() -> int:
-    """Bytes of this machine's memory."""
-    return psutil.virtual_memory().total
+    """Bytes of memory that this process may use: the machine's, or less where a container or a Slurm job has a limit."""
+    return min(psutil.virtual_memory().total, *cgroup_limits(), *slurm_limits())
+
+
+def cgroup_limits(proc: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Bytes that each control group around this process allows it (Linux, cgroup v1 and v2); other systems have none."""
+    limits = []
+    for line in proc.read_text("utf-8").splitlines() if proc.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, name = (mounted / "memory", "memory.limit_in_bytes") if controllers else (mounted, "memory.max")
+        own = top / path.lstrip("/")  # where a container does not see the groups outside it, its own is the top
+        files = [folder / name for folder in (own, *own.parents) if folder.is_relative_to(top)]
+        texts = [file.read_text("utf-8").strip() for file in files if file.is_file()]
+        limits += [
+            int(text) for text in texts if text.isdigit()
+        ]  # v2 says `max` for none, v1 a number beyond all memory
+    return limits
+
+
+def slurm_limits() -> list[int]:
+    """Bytes that Slurm has given the job on this node, where this is one; MiB in its variables, and 0 means all."""
+    each, cores = os.environ.get("SLURM_MEM_PER_CPU"), os.environ.get("SLURM_CPUS_ON_NODE")
+    asked = [os.environ.get("SLURM_MEM_PER_NODE", 0), int(each) * int(cores) if each and cores else 0]
+    return [int(mib) * 2**20 for mib in asked if int(mib)]
 
 
 def host_bytes(run: Resolved, model: Architecture, teacher: Architecture | None, lengths: Lengths) -> float:

@@ -10,8 +10,8 @@ from s2d_lib.errors import StudyError
 from s2d_lib.policies.micro_family import build_model, build_tokenizer, pretrain
 from s2d_lib.policies.policy import Policy, configure_torch, save_policy
 from s2d_lib.problems.micro import world_of
-from s2d_lib.provenance import environment
-from s2d_lib.runs import file_hash, publish, write_json
+from s2d_lib.provenance import environment, file_hash
+from s2d_lib.runs import publish, write_json
 from s2d_lib.study import load_profile
 from s2d_lib.study.load import did_you_mean
 from s2d_lib.study.resolve import RELEASED

@@ -1,6 +1,7 @@
 """Reading params/*.yaml: from files to validated study and profile, with one clear sentence for what is wrong."""
 
 import difflib
+import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,20 +13,34 @@ from s2d_lib.errors import StudyError
 from s2d_lib.study.page import Study
 from s2d_lib.study.profile import Profile
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the former, where PyYAML has it, is ten times faster
+    """Safe YAML in which a mapping gives a key once: PyYAML would take its last value and lose the others."""
+
+    def construct_mapping(self, node, deep=False):
+        """As PyYAML's.
+
+        Raises:
+            ConstructorError: A key stands in the mapping twice.
+        """
+        own = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and own.count((key.tag, key.value)) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def project_root() -> Path:
-    """The folder that holds params/study.yaml: $S2D_HOME, or the working directory or one above it, or the checkout
-    this package was installed from.
+    """The folder that holds params/study.yaml, absolute: $S2D_HOME, or the working directory or one above it, or the
+    checkout this package was installed from.
 
     Raises:
         StudyError: When there is none.
     """
     here = Path.cwd()
     candidates = [here, *here.parents, Path(__file__).resolve().parents[2]]
-    if "S2D_HOME" in os.environ:
-        candidates = [Path(os.environ["S2D_HOME"])]
+    if home := os.environ.get("S2D_HOME"):
+        candidates = [Path(home).expanduser().absolute()]
     for folder in candidates:
         if (folder / "params" / "study.yaml").is_file():
             return folder
@@ -42,15 +57,31 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def read_yaml(path: Path) -> dict:
-    """A YAML file that holds a mapping.
+    """A YAML file that holds a mapping, not to be changed: it is parsed once, and again when the file has changed.
 
     Raises:
-        StudyError: When it is missing, not YAML or not a mapping.
+        StudyError: When it is missing, not YAML, gives a key twice or is not a mapping.
+    """
+    return _parsed(path, *version_of(path))
+
+
+def version_of(path: Path) -> tuple[int, int]:
+    """What changes with a file: its time stamp and its size in bytes.
+
+    Raises:
+        StudyError: It is not there.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
+        found = path.stat()
     except FileNotFoundError:
         raise StudyError(f"{path} does not exist.") from None
+    return found.st_mtime_ns, found.st_size
+
+
+@functools.lru_cache
+def _parsed(path: Path, *version: int) -> dict:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -101,6 +132,11 @@ def load_study(root: Path | None = None) -> Study:
         StudyError: When it is broken, or a checkpoint or table names a checkpoint that is not declared.
     """
     path = (root or project_root()) / "params" / "study.yaml"
+    return _study(path, *version_of(path))
+
+
+@functools.lru_cache
+def _study(path: Path, *version: int) -> Study:
     study = validated(Study, read_yaml(path), str(path.name))
     for name, node in study.checkpoints.items():
         for parent in filter(None, (node.from_, node.teacher)):
@@ -138,7 +174,14 @@ def load_profile(name: str, overrides: dict | None = None, root: Path | None = N
         raise StudyError(f"unknown profile {name!r}; {did_you_mean(str(name), profile_names(root))}")
     if overrides is not None and not isinstance(overrides, dict):
         raise StudyError(f"`overrides` must be a mapping shaped like params/{name}.yaml, given {overrides!r}.")
-    return validated(Profile, deep_merge(_extended(name, root), overrides or {}), f"profile {name!r}")
+    content = deep_merge(_extended(name, root), overrides or {})
+    key = repr((name, content))
+    if key not in _PROFILES:
+        _PROFILES[key] = validated(Profile, content, f"profile {name!r}")
+    return _PROFILES[key]
+
+
+_PROFILES: dict[str, Profile] = {}  # by name and content: what has been validated is not validated again
 
 
 def _extended(name: str, root: Path, path: tuple[str, ...] = ()) -> dict:
@@ -148,7 +191,7 @@ def _extended(name: str, root: Path, path: tuple[str, ...] = ()) -> dict:
     """
     if name in path:
         raise StudyError(f"profile {path[0]!r} extends itself: {' extends '.join([*path, name])}.")
-    content = read_yaml(root / "params" / f"{name}.yaml")
+    content = dict(read_yaml(root / "params" / f"{name}.yaml"))
     below = content.pop("extends", None)
     if below is None:
         return content

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from s2d_lib.errors import StudyError
+from s2d_lib.provenance import file_hash
 from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_root, validated
 from s2d_lib.study.nodes import all_nodes, parents_in, traces_of
 from s2d_lib.study.page import Checkpoint, Role, Stage
@@ -254,7 +255,7 @@ def released_record(folder: Path) -> dict[str, Any]:
     if not (folder / "record.json").is_file():
         raise StudyError(f"the base model {folder.name!r} is not in {folder.parent}: make it with `make base`.")
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    if hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() != record["weights_sha256"]:
+    if file_hash(folder / "model.safetensors") != record["weights_sha256"]:
         raise StudyError(
             f"the weights of base model {folder.name!r} are not those of its record: make it again with `make base`."
         )

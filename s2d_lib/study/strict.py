@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Strict(BaseModel):
-    """Base of all parameter models: unknown keys are errors, values can't be changed after validation."""
+    """Base of all parameter models: unknown keys and infinite or undefined numbers are errors, values can't be changed after
+    validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

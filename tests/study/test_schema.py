@@ -1,6 +1,9 @@
 """Parameters: what is unknown, ill-typed or inconsistent gets one clear sentence."""
 
+import math
+
 import pytest
+import yaml
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study import load_profile, load_study, profile_names, resolve
@@ -58,6 +61,8 @@ def test_every_checkpoint_of_every_profiles_tables_resolves():
             ),
             "estimator topk_tail, beta 0",
         ),
+        (("micro", "student", 0, {"stages": {"opd": {"learning_rate": math.inf}}}), "stages.opd.learning_rate"),
+        (("micro", "student", 0, {"evaluation": {"temperature": math.nan}}), "evaluation.temperature"),
         (("micro", "student", 0, {"hardware": {"device": "tpu"}}), "hardware.device"),
         (("micro", "student", 0, ["a"]), "`overrides` must be a mapping"),
         (("micro", "student", 0, {"by_role": {"student": {"sparse_rll": {}}}}), "sparse_rll"),
@@ -99,6 +104,8 @@ def write_params(folder, study: str):
     [
         ("[1, 2]", "must hold a mapping"),
         ("checkpoints: {a: {stage: base, role: student", "not valid YAML"),
+        ("checkpoints: {a: {stage: base, stage: opd}}\ntables: {}", "'stage' is given twice"),
+        ("tables: {}\ncheckpoints: {}\ntables: {}", "'tables' is given twice"),
         ("checkpoints: {a: {stage: base}}\ntables: {}", "needs exactly role, given nothing"),
         ("checkpoints: {a: {stage: base, role: student, labels: full}}\ntables: {}", "needs exactly role"),
         ("checkpoints: {a: {stage: sparse_rl, from: b, labels: full}}\ntables: {}", "'b', which is not declared"),
@@ -138,6 +145,20 @@ def test_a_pool_that_the_profile_does_not_have_is_said(tmp_path, root, labels, s
     with pytest.raises(StudyError) as error:
         resolve("micro", "a", 0, root=tmp_path)
     assert sentence in str(error.value)
+
+
+def test_a_file_is_parsed_once_and_again_when_it_has_changed(tmp_path, root, monkeypatch):
+    for name in ("study", "micro"):
+        write = write_params if name == "study" else lambda to, text: (to / "params" / "micro.yaml").write_text(text)
+        write(tmp_path, (root / "params" / f"{name}.yaml").read_text())
+    parsed, load = [], yaml.load
+    monkeypatch.setattr(yaml, "load", lambda *text, **how: parsed.append(text) or load(*text, **how))
+    for seed, checkpoint in enumerate(["student", "teacher", "student.grpo"]):
+        resolve("micro", checkpoint, seed, {"seeds": [seed]}, tmp_path)
+    assert len(parsed) == 2
+    path = tmp_path / "params" / "micro.yaml"
+    path.write_text(path.read_text() + "\nlogging: tensorboard\n")
+    assert resolve("micro", "student", 0, root=tmp_path).logging == "tensorboard"
 
 
 def test_a_cycle_is_named(tmp_path, root):
