@@ -40,8 +40,8 @@ class Validation(TrainerCallback):
 
     def __init__(self, run: Run, inputs: Inputs):
         self.run, self.inputs, self.path = run, inputs, run.path("validation.csv")
-        sampling = run.resolved.sampling
-        self.sampling = sampling.model_copy(update={"batch": run.resolved.validation.batch or sampling.batch})
+        own = run.resolved.validation.model_dump(include={"batch", "max_new_tokens"})
+        self.sampling = run.resolved.sampling.model_copy(update=own)
         self.teacher = inputs.teacher if run.resolved.stage in ("forward_kl", "opd") else None
         self.rows: list[dict] = []
         self.teacher_states: list[Rollout] = []
@@ -121,7 +121,7 @@ def mean_divergences(
     Returns:
         `forward_kl` and `reverse_kl`, nats per token at temperature 1.
     """
-    prompt_ids = dict(zip((p.id for p in problems), student.prompt_ids([p.prompt for p in problems]), strict=True))
+    prompt_ids = dict(zip((p.id for p in problems), student.prompt_ids(problems), strict=True))
     heads = {**head_arguments("student", student.model), **head_arguments("teacher", teacher.model)}
     parts = [value for name, value in heads.items() if name.endswith(("_weight", "_bias"))]
     sums, tokens = dict.fromkeys(KINDS, 0.0), 0
