@@ -14,6 +14,7 @@ from s2d_lib.rollouts import Rollout
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.training import run_seed
+from s2d_lib.study.settings import MAIN
 
 COLUMNS = ["set", "problem", "level", "correct", "tokens", "cut_off", "formed"]
 
@@ -45,11 +46,12 @@ def per_problem(name: str, problems: Sequence[Problem], rollouts: Sequence[Rollo
 def evaluate(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Evaluate a run's policy on every evaluation set and keep the result per problem in evaluation.csv.
 
-    The bytes of the file depend only on the resolved run and the machine, not on when or how often it was made. One
-    completion of each problem is kept as text in samples.csv.
+    The bytes of the file depend only on the resolved run and the machine, not on when or how often it was made. Where the
+    profile has several decodings they stand below each other, by their names in the column `decoding`. One completion of
+    each problem, at the main one, is kept as text in samples.csv.
 
     Returns:
-        The summary, one row a set.
+        The summary at the main decoding, one row a set.
     """
     path = run.path("evaluation.csv")
     if not path.is_file():
@@ -63,22 +65,23 @@ def _evaluate(run: Run, inputs: Inputs, path: Path) -> None:
     inputs.drop_training()
     with sampler(run, inputs.policy, "evaluation", [p for problems in sets.values() for p in problems]) as sample:
         sampled = {
-            name: sample(
+            (label, name): sample(
                 problems,
-                samples=resolved.evaluation.samples,
+                samples=decoding.samples,
                 sampling=resolved.sampling,
-                temperature=resolved.evaluation.temperature,
-                top_p=resolved.evaluation.top_p,
-                seed=run_seed(run, f"evaluation {name}"),
-                about=f"evaluating on {name}",
+                decoding=decoding,
+                seed=run_seed(run, f"evaluation {name}" if label == MAIN else f"evaluation {name} {label}"),
+                about=f"evaluating on {name}" if label == MAIN else f"evaluating on {name}, {label}",
             )
+            for label, decoding in resolved.evaluation.decodings.items()
             for name, problems in sets.items()
         }
     parts, texts = [], []
-    for name, rollouts in sampled.items():
+    for (label, name), rollouts in sampled.items():
         part = per_problem(name, sets[name], rollouts, inputs.problems.grading)
-        parts.append(part)
-        texts.append(_first_samples(name, sets[name], rollouts, part))
+        if label == MAIN:
+            texts.append(_first_samples(name, sets[name], rollouts, part))
+        parts.append(part.assign(decoding=label) if resolved.evaluation.also else part)
     pd.concat(texts).to_csv(run.path("samples.csv"), index=False)
     write_csv(pd.concat(parts), path)
 

@@ -8,10 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2d_lib.errors import StudyError
 from s2d_lib.evaluation import per_problem
+from s2d_lib.plan.tokens import counts
 from s2d_lib.problems.base import Problem
+from s2d_lib.results.bundle import collect, read_bundle, read_evaluation
 from s2d_lib.results.summary import pass_at_k, summarise
 from s2d_lib.rollouts import Rollout
+from s2d_lib.study import resolve
+from s2d_lib.study.load import deep_merge
+from tests.stages.conftest import make  # noqa: F401 (a fixture)
 
 
 @given(st.integers(1, 7).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -52,3 +58,26 @@ def test_every_samples_grade_is_kept_in_order():
     assert table["tokens"].tolist() == [2.0, 2.0]
     assert table["cut_off"].tolist() == pytest.approx([1 / 3, 1 / 3])
     assert table["formed"].tolist() == pytest.approx([1, 1 / 3])
+
+
+@pytest.mark.slow
+def test_further_decodings_stand_below_the_main_one_which_stays_as_it_was(make, tiny):  # noqa: F811
+    plain = make("student")
+    alone = plain.path("evaluation.csv").read_text()
+    assert "decoding" not in alone
+    also = {"warm": {"temperature": 1.0, "samples": 2}, "greedy": {"temperature": 0}}
+    run = make("student", overrides=deep_merge(tiny, {"evaluation": {"also": also}}))
+    path = run.path("evaluation.csv")
+    table = read_evaluation(path, None)
+    assert table.groupby("decoding", sort=False).size().to_dict() == {"main": 10, "warm": 10, "greedy": 10}
+    main, warm, greedy = (read_evaluation(path, name) for name in ("main", "warm", "greedy"))
+    pd.testing.assert_frame_equal(main, read_evaluation(plain.path("evaluation.csv")))
+    assert [set(part["correct"].str.len()) for part in (main, warm, greedy)] == [{4}, {2}, {1}]
+    assert run.path("samples.csv").read_bytes() == plain.path("samples.csv").read_bytes()
+    assert counts(resolve("micro", "student", 0, {"evaluation": {"also": also}})).tested == (16 + 2 + 1) * 300
+    collect([run], path.parent / "bundle")
+    bundle = read_bundle(path.parent / "bundle", "greedy")
+    assert bundle.evaluation["correct"].tolist() == greedy["correct"].tolist()
+    assert bundle.constant["problems"].sum() == 10
+    with pytest.raises(StudyError, match="no results of decoding 'cold'; it has main, warm, greedy"):
+        read_evaluation(path, "cold")

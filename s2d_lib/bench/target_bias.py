@@ -56,7 +56,7 @@ def target_bias(
         `seconds_to_make` them, once; `seconds_per_pass`: student forward and backward over all rollouts with the
         teacher asked or looked up, the median of the rounds.
     """
-    prompts = dict(zip((p.id for p in problems), student.prompt_ids([p.prompt for p in problems]), strict=True))
+    prompts = dict(zip((p.id for p in problems), student.prompt_ids(problems), strict=True))
     total = sum(len(r.ids) for r in rollouts)
 
     def states(policy: Policy, start: int, stop: int) -> Tensor:

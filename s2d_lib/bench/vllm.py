@@ -103,7 +103,7 @@ def vllm_log(case: Case, folder: Path) -> pd.DataFrame:
     run = PlacedRun(resolve(case.profile, "student.grpo", SEED, case.overrides), place=folder)
     resolved, problems = run.resolved, case.problems(run.resolved)
     policy, asked = load_policy(resolved.model, resolved.hardware), problems.pool[:ASKED]
-    prompts = policy.prompt_ids([p.prompt for p in asked])
+    prompts = policy.prompt_ids(asked)
 
     def engine() -> tuple[Colocated, float]:
         began = time.perf_counter()
@@ -134,7 +134,7 @@ def row(name: str, engine: Engine, policy: Policy, problems: Sequence[Problem]) 
         the mean distance of log-probabilities in the check, nats; `check`, whether it passed; `tokens_per_second` and
         `transformers_tokens_per_second` of samples at temperature 1.
     """
-    prompts = policy.prompt_ids([p.prompt for p in problems])
+    prompts = policy.prompt_ids(problems)
     said = [one[0].ids for one in engine.answer(prompts, Request(samples=1, max_new_tokens=TOKENS))]
     equal = sum(ids == greedy(policy, prompt) for ids, prompt in zip(said, prompts, strict=True))
     found, tolerance = compared(engine, policy, problems)

@@ -22,7 +22,7 @@ def check_problems(profile: str) -> Iterator[Line]:
         if run.problems.pool:  # of a half or a cut to a label budget the whole, so that it is loaded once
             whole = WHOLE if isinstance(run.problems.pool, Half | LabelBudget) else run.labels
             specs[whole] = run.problems.model_copy(update={"pool": sets(run.problems)[0]})
-    datasets = {one.dataset: one for spec in specs.values() for one in sets(spec) if hasattr(one, "dataset")}
+    datasets = {one.file: one for spec in specs.values() for one in sets(spec) if hasattr(one, "dataset")}
     missing = {name: sentence for name, one in datasets.items() if (sentence := absent(one))}
     for name in datasets:
         yield Line(f"dataset {name}", missing.get(name, "is here"), ok=name not in missing)
@@ -46,7 +46,7 @@ def sets(spec: ProblemSets) -> list[AnySet]:
 
 def absent(one: CompetitionSet | BenchmarkSet) -> str | None:
     """What to do about a dataset that is neither a local file nor in the cache of `datasets`; None where it is."""
-    place = one.path or local_copy(one.dataset)
+    place = one.path or local_copy(one.file)
     if place is not None and is_local(place):
         path = project_root() / place
         return None if path.is_file() else f"its file {one.path} is missing: put it there, or drop the set's `path`."
@@ -58,7 +58,7 @@ def absent(one: CompetitionSet | BenchmarkSet) -> str | None:
     ]
     if hub and not commands:
         return None
-    file = LOCAL_FILES.get(one.dataset)
+    file = LOCAL_FILES.get(one.file)
     copy = f"put it as {file} into a folder that S2D_DATA names" if file else "give the set's `path`"
     online = f", or load it once where there is a network ({' and '.join(commands)})" if hub else ""
     return f"is neither a local file nor whole in the cache of `datasets`: {copy}{online}."
@@ -71,7 +71,7 @@ def hub_place(dataset: str, hub: str | None = None) -> tuple[str | None, tuple[s
         dataset: Name.
         hub: Id of a copy that a profile names, which has none of the configurations.
     """
-    if dataset in DOMAINS:
+    if dataset in DOMAINS and not dataset.startswith("sdpo-"):
         return hub or HUB, (None,), SPLIT
     source = SOURCES.get(dataset)
     if source is None:
@@ -90,4 +90,4 @@ def cached(hub: str, config: str | None) -> bool:
 
 
 def _is_file(one: CompetitionSet | BenchmarkSet) -> bool:
-    return bool(one.path or local_copy(one.dataset))
+    return bool(one.path or local_copy(one.file))

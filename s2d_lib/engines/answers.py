@@ -31,6 +31,7 @@ class Request:
         max_new_tokens: Their length limit.
         temperature: 0 for the most likely tokens.
         top_p: Nucleus.
+        top_k: Only among so many most likely tokens; 0 for all.
         seeds: One for each prompt, for all its samples together; without them nothing may be random.
         top: How many tokens' log-probabilities are wanted; None for no log-probabilities at all.
     """
@@ -39,6 +40,7 @@ class Request:
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
     seeds: Sequence[int] | None = None
     top: int | None = None
 
@@ -52,7 +54,7 @@ class Request:
             "max_tokens": self.max_new_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "top_k": 0,
+            "top_k": self.top_k,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
             "stop_token_ids": [eos],

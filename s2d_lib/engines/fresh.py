@@ -38,7 +38,7 @@ class FreshEngines:
         """
         self.trainer, self.run, self.policy, self.context = trainer, run, policy, context
         sampling = run.resolved.sampling
-        self.temperature, self.top_p, self.top_k = sampling.temperature, sampling.top_p, 0
+        self.temperature, self.top_p, self.top_k = sampling.temperature, sampling.top_p, sampling.top_k or 0
         self.max_completion_length, self.logprobs = sampling.max_new_tokens, 0
         self._engine: Colocated | None = None
 
@@ -79,6 +79,7 @@ class FreshEngines:
             max_new_tokens=self.max_completion_length,
             temperature=self.temperature,
             top_p=self.top_p,
+            top_k=self.top_k,
             seeds=[derive_seed(seed, "engine", step, row) for row in range(len(prompts))],
             top=self.logprobs,
         )

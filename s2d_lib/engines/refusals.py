@@ -76,7 +76,7 @@ def refuse_model(resolved: Resolved, policy: Policy, problems: Problems) -> None
         )
     asked = [p for one in problems.evaluations.values() for p in one] if "evaluation" in wanted else []
     asked += problems.pool if wanted & {"rollouts", "training"} else []
-    prompts, new = policy.prompt_ids([p.prompt for p in asked]), resolved.sampling.max_new_tokens
+    prompts, new = policy.prompt_ids(asked), resolved.sampling.max_new_tokens
     refuse_longer_than(room_for(options, policy, prompts, new), prompts, new)
 
 

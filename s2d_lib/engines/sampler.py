@@ -15,7 +15,7 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.rollouts import Rollout, sample
 from s2d_lib.runs import Run
 from s2d_lib.study import derive_seed
-from s2d_lib.study.settings import Sampling
+from s2d_lib.study.settings import Decoding, Sampling
 from s2d_lib.study.vllm import CHECK_TOKENS, Use
 
 Sample = Callable[..., list[Rollout]]  # as s2d_lib.rollouts.sample, its policy given
@@ -47,7 +47,7 @@ def sampler(run: Run, policy: Policy, use: Use, problems: Sequence[Problem]) -> 
         engine = Server(options, policy.tokenizer.eos_token_id)
         engine.refuse_another_model(names(resolved, policy.model.name_or_path, run.path("model"), run.final / "model"))
     else:
-        sampling, prompts = resolved.sampling, policy.prompt_ids([p.prompt for p in problems])
+        sampling, prompts = resolved.sampling, policy.prompt_ids(problems)
         context = room_for(options, policy, prompts, sampling.max_new_tokens)
         room = {"batch": sampling.batch, "context": context}
         engine = Colocated(policy, options, resolved.hardware, **room, place=run.path(".engine"))
@@ -87,7 +87,7 @@ def compared(
     engine: Engine, policy: Policy, problems: Sequence[Problem], *, tolerance: float | None = None
 ) -> tuple[Comparison, float]:
     """What the check sees, as `checked`, and the tolerance (nats) with which it looks; nothing is refused."""
-    prompts = policy.prompt_ids([p.prompt for p in problems[:PROBLEMS]])
+    prompts = policy.prompt_ids(problems[:PROBLEMS])
     tolerance = tolerance_of(engine.dtype, str(policy.model.dtype).removeprefix("torch."), given=tolerance)
     answers = [one[0] for one in engine.answer(prompts, Request(samples=1, max_new_tokens=CHECK_TOKENS, top=TOP))]
     eos = policy.tokenizer.eos_token_id
@@ -118,8 +118,7 @@ def sample_by(
     samples: int,
     sampling: Sampling,
     seed: int,
-    temperature: float | None = None,
-    top_p: float | None = None,
+    decoding: Decoding | None = None,
     about: str = "sampling",
     show: bool = True,
 ) -> list[Rollout]:
@@ -128,12 +127,13 @@ def sample_by(
     A problem's completions have a seed of their own, from `seed` and the problem's id: they do not depend on what else is
     asked. The arguments are those of `sample`; the bytes are others than transformers would sample from the same seed.
     """
-    prompts = policy.prompt_ids([p.prompt for p in problems])
+    prompts, how = policy.prompt_ids(problems), decoding or sampling
     request = Request(
         samples=samples,
         max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature if temperature is None else temperature,
-        top_p=sampling.top_p if top_p is None else top_p,
+        temperature=how.temperature,
+        top_p=how.top_p,
+        top_k=how.top_k or 0,
         seeds=[derive_seed(seed, p.id) for p in problems],
     )
     answers = engine.answer(prompts, request, show=show, about=about)

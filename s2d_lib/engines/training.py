@@ -58,7 +58,7 @@ def _options(resolved: Resolved) -> Vllm | None:
 
 
 def _context(resolved: Resolved, policy: Policy, problems: list[Problem]) -> int:
-    prompts = policy.prompt_ids([p.prompt for p in problems])
+    prompts = policy.prompt_ids(problems)
     return room_for(resolved.sampling.vllm, policy, prompts, resolved.sampling.max_new_tokens)
 
 
@@ -112,7 +112,7 @@ class SyncCheck(TrainerCallback):
 
     def check(self) -> None:
         """Ask the engine and compare; every process does, since some parts are all processes' together."""
-        prompts = self.policy.prompt_ids([p.prompt for p in self.problems])
+        prompts = self.policy.prompt_ids(self.problems)
         before = {name: getattr(self.engine, name) for name in GREEDY}
         for name, value in GREEDY.items():
             setattr(self.engine, name, value)

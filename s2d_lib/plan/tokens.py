@@ -11,6 +11,13 @@ from s2d_lib.study.settings import Lengths
 
 PROBLEMS = {"dapo-math-17k": 17176, "math-500": 500, "aime-2024": 30, "aime-2025": 30, "gsm8k": 1319}
 """Distinct problems of the competition datasets, as s2d_lib.problems.competition reads them."""
+_TRAIN_AND_TEST = {"chemistry": (1890, 210), "physics": (720, 80), "biology": (450, 50), "material": (841, 94)}
+_TRAIN_AND_TEST["tool-use"] = (4046, 68)
+PROBLEMS |= {
+    f"sdpo-{name}-{part}": n
+    for name, both in _TRAIN_AND_TEST.items()
+    for part, n in zip(("train", "test"), both, strict=True)
+}
 
 
 @dataclass(frozen=True)
@@ -42,17 +49,18 @@ def counts(run: Resolved) -> Counts:
     if run.stage == "teacher_rollouts":
         rollouts = size(run.problems.pool) * params["samples_per_problem"]
         return Counts(sequences=rollouts, at_once=min(at_once, rollouts))
-    tested = run.evaluation.samples * sum(size(one) for one in run.problems.evaluations.values())
+    samples = sum(decoding.samples for decoding in run.evaluation.decodings.values())
+    tested = samples * sum(size(one) for one in run.problems.evaluations.values())
     if run.stage == "base":
         return Counts(tested=tested)
     validated = 0
     if run.validation:  # before the first step, after every so many, after the last
         times = math.ceil(params["steps"] / run.validation.every) + 1
         validated = times * run.validation.samples * size(run.problems.validation)
-    trained = params["steps"] * params["batch"]
-    sampled = trained if samples_itself(run) else 0
-    # TRL's trainers sample a whole optimiser batch at once.
-    per_sampling = params["batch"] * params.get("steps_per_sampling", 1)
+    trained, sharing = params["steps"] * params["batch"], params.get("steps_per_sampling", 1)
+    # TRL's trainers sample whole optimiser batches at once, also where the last sampling is for more steps than are left.
+    per_sampling = params["batch"] * sharing
+    sampled = per_sampling * math.ceil(params["steps"] / sharing) if samples_itself(run) else 0
     return Counts(sampled, per_sampling if sampled else at_once, trained, tested, validated)
 
 
@@ -76,9 +84,8 @@ def size(one: AnySet | Half | LabelBudget) -> int:
             return one.count
         case GymSet():
             return one.size
-        case CompetitionSet() if one.dataset in PROBLEMS:
-            whole = PROBLEMS[one.dataset]
-            return min(one.limit or whole, whole)
+        case CompetitionSet() | BenchmarkSet() if one.file in PROBLEMS:
+            return min(one.limit or PROBLEMS[one.file], PROBLEMS[one.file])
         case CompetitionSet() | BenchmarkSet() if one.limit:
             return one.limit
     raise StudyError(

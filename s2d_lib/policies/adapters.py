@@ -76,10 +76,10 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: P
 
 
 def merge_adapters(model: PreTrainedModel, folders: Sequence[Path]) -> PreTrainedModel:
-    """The model with stored adapters merged into its weights, one after the other."""
+    """The model with stored adapters merged into its weights, one after the other; all weights can be trained again."""
     for folder in folders:
         model = merged(PeftModel.from_pretrained(model, str(folder)))
-    return model
+    return model.requires_grad_(True)
 
 
 def on_shared_base(model: PreTrainedModel, adapters: Sequence[Path], without: Sequence[Path] = ()) -> PreTrainedModel:

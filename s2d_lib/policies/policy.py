@@ -14,6 +14,7 @@ from s2d_lib.policies.adapters import merge_adapters
 from s2d_lib.policies.gguf import converted
 from s2d_lib.policies.place import SAFE, model_place, why_not_loaded
 from s2d_lib.policies.spread import over_gpus
+from s2d_lib.problems.base import Problem
 from s2d_lib.study.settings import Hardware, RoleModel
 
 disable_progress_bar()  # a bar for every file read or written drowns the training's own
@@ -38,19 +39,24 @@ class Policy:
         """Number of parameters, shared ones once."""
         return self.model.num_parameters()
 
-    def prompt(self, text: str) -> str | list[dict]:
-        """A problem's text in the form that TRL's datasets want: plain, or as chat messages."""
-        return [{"role": "user", "content": text}] if self.chat else text
-
-    def prompt_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids that a completion is sampled after, one list a prompt; thinking modes are off."""
+    def prompt(self, asked: Problem | str) -> str | list[dict]:
+        """A problem, or a text alone, in the form that TRL's datasets want: plain, or as chat messages."""
+        text, system = (asked, "") if isinstance(asked, str) else (asked.prompt, asked.system)
         if not self.chat:
-            return self.tokenizer(texts)["input_ids"]
+            return f"{system}\n\n{text}" if system else text
+        before = [{"role": "system", "content": system}] if system else []
+        return [*before, {"role": "user", "content": text}]
+
+    def prompt_ids(self, asked: Sequence[Problem | str]) -> list[list[int]]:
+        """Token ids that a completion is sampled after, one list a prompt; thinking modes are off."""
+        prompts = [self.prompt(one) for one in asked]
+        if not self.chat:
+            return self.tokenizer(prompts)["input_ids"]
         return [
             self.tokenizer.apply_chat_template(
-                self.prompt(text), add_generation_prompt=True, return_dict=False, **CHAT_TEMPLATE_KWARGS
+                prompt, add_generation_prompt=True, return_dict=False, **CHAT_TEMPLATE_KWARGS
             )
-            for text in texts
+            for prompt in prompts
         ]
 
     def decode(self, completion_ids: list[list[int]]) -> list[str]:

@@ -14,6 +14,7 @@ class Problem:
         answer: The gold answer, as text.
         level: Difficulty or length class, for results by level; empty where the source has none.
         feedback: What the environment says of a failed attempt, for self-distillation; empty where the source has none.
+        system: What a chat's system message says, of models that chat; before the prompt, of others. Empty for none.
     """
 
     id: str
@@ -21,6 +22,7 @@ class Problem:
     answer: str
     level: str = ""
     feedback: str = ""
+    system: str = ""
 
 
 def content_id(source: str, prompt: str) -> str:

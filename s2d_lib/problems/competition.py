@@ -197,9 +197,15 @@ def first_of(row: dict[str, Any], columns: Iterable[str]) -> Any:
     return None
 
 
-def user_message(messages: list[dict[str, Any]]) -> str | None:
-    """The last user message of a conversation; None if it has none."""
-    return next((m.get("content") for m in reversed(messages) if m.get("role") == "user"), None)
+def user_message(messages: list[dict[str, Any]], role: str = "user") -> str | None:
+    """The last message of a conversation that is the user's, or another role's; None if it has none."""
+    return next((m.get("content") for m in reversed(messages) if m.get("role") == role), None)
+
+
+def system_of(row: dict[str, Any]) -> str:
+    """A row's system message: its own column, or of a conversation; empty where it has none."""
+    prompt = row.get("prompt")
+    return row.get("system") or (user_message(prompt, "system") if isinstance(prompt, list) else None) or ""
 
 
 def _answer_text(answer: Any) -> str | None:

@@ -1,7 +1,8 @@
 """SciKnowEval's reasoning level as multiple-choice problems: Chemistry, Physics, Biology and Materials.
 
 Layouts read here: the Hub dataset's (and its jsonl files'), of which the multiple-choice questions of level L3 count, and
-rows with a `prompt` that already holds the choices and a letter as `answer`, as SDPO's authors keep them.
+rows with a `prompt` that already holds the choices and a letter as `answer`, and a `system` message, as SDPO's authors keep
+them: `sdpo-<domain>` are their own splits, row for row.
 """
 
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.base import Problem, content_id
-from s2d_lib.problems.competition import ProblemSet, distinct, feedback_of, first_of, user_message
+from s2d_lib.problems.competition import ProblemSet, distinct, feedback_of, first_of, system_of, user_message
 from s2d_lib.problems.files import load_rows
 
 HUB = "hicai-zju/SciKnowEval"
@@ -21,16 +22,19 @@ DOMAINS = {
     "sciknoweval-biology": "biology",
     "sciknoweval-material": "material",
 }
+DOMAINS |= {f"sdpo-{domain}": domain for domain in ("chemistry", "physics", "biology", "material")}
 
 
-def load_science(name: str, source: str | Path | None = None) -> ProblemSet:
+def load_science(name: str, source: str | Path | None = None, split: str | None = None) -> ProblemSet:
     """One of the four subsets, from the Hub or a local file.
 
-    Questions that stand there several times, with their choices in other orders, count once: the first is kept.
+    Questions that stand there several times, with their choices in other orders, count once: the first is kept; but of
+    SDPO's splits all are.
 
     Args:
         name: A key of `DOMAINS`.
-        source: A local file or another Hub id; SciKnowEval's own if None.
+        source: A local file or another Hub id; SciKnowEval's own if None, which SDPO's splits are not.
+        split: On the Hub; SciKnowEval's only one if None.
 
     Raises:
         StudyError: An unknown name, an unreadable source, a broken row, or no question of that domain and level.
@@ -38,7 +42,7 @@ def load_science(name: str, source: str | Path | None = None) -> ProblemSet:
     if name not in DOMAINS:
         raise StudyError(f"Unknown dataset '{name}': use one of {', '.join(DOMAINS)}.")
     where = HUB if source is None else source
-    rows = load_rows(where, split=SPLIT)
+    rows = load_rows(where, split=split or SPLIT)
     stems: set[str] = set()
     kept: list[tuple[str, Problem]] = []
     counted = 0
@@ -47,7 +51,7 @@ def load_science(name: str, source: str | Path | None = None) -> ProblemSet:
             continue
         counted += 1
         stem, problem = _read(name, where, number, row)
-        words = " ".join(stem.split())
+        words = problem.prompt if name.startswith("sdpo-") else " ".join(stem.split())
         if words not in stems:
             stems.add(words)
             kept.append((problem.prompt, problem))
@@ -86,7 +90,7 @@ def _read(name: str, where: str | Path, number: int, row: dict[str, Any]) -> tup
     if not isinstance(prompt, str) or not prompt.strip() or len(answer) != 1 or not answer.isalpha():
         raise StudyError(f"Row {number} of {where} has no question with a letter as its answer: repair the file.")
     level = first_of(row, ("details.subtask", "details.task")) or ""
-    return stem, Problem(content_id(name, prompt), prompt.strip(), answer, str(level), feedback_of(row))
+    return stem, Problem(content_id(name, prompt), prompt, answer, str(level), feedback_of(row), system_of(row))
 
 
 def _with_choices(

@@ -33,8 +33,12 @@ LOCAL_FILES = {
     "sciknoweval-biology": "sciknoweval_biology_test.jsonl",
     "sciknoweval-material": "sciknoweval_material_test.jsonl",
     "toolalpaca": "toolalpaca.json",
+} | {
+    f"sdpo-{name}-{part}": f"sdpo/{name.replace('tool-use', 'tooluse')}-{part}.jsonl"
+    for name in ("chemistry", "physics", "biology", "material", "tool-use")
+    for part in ("train", "test")
 }
-"""Names under which local copies of the datasets are looked for in $S2D_DATA."""
+"""Names under which local copies of the datasets are looked for in $S2D_DATA; SDPO's splits are files each."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +108,20 @@ def _competition(spec: ProblemSets) -> Problems:
     return _read_sets(spec, read, "math")
 
 
-def _benchmark(spec: ProblemSets, load: Callable[[str, str | None], ProblemSet], grading: str) -> Problems:
+def _benchmark(spec: ProblemSets, load: Callable[..., ProblemSet], grading: str) -> Problems:
     def read(one: BenchmarkSet) -> tuple[list[Problem], dict]:
-        path = one.path or local_copy(one.dataset)
-        found = load(one.dataset, str((project_root() / path).resolve()) if path and is_local(path) else path)
-        return train_or_test(list(found.problems), one.part, one.seed), found.report | {"part": one.part}
+        path = one.path or local_copy(one.file)
+        if one.in_splits and not path:
+            raise StudyError(
+                f"the {one.part} split of {one.dataset} is published as a file (github.com/lasgroup/SDPO, datasets): put it as "
+                f"{LOCAL_FILES.get(one.file)} into a folder that S2D_DATA names, or give the set's `path`."
+            )
+        path = str((project_root() / path).resolve()) if path and is_local(path) else path
+        found = load(one.dataset, path, split=one.part if one.in_splits else None)
+        problems = list(found.problems)
+        if not one.in_splits:
+            problems = train_or_test(problems, one.part, one.seed)
+        return problems, found.report | {"part": one.part}
 
     # Questions are written on templates and requests share pages of documentation, so only the same one is a copy.
     return _read_sets(spec, read, grading, same_problems)

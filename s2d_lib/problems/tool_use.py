@@ -1,7 +1,7 @@
 """Tool use in the manner of ToolAlpaca: a documented API, a request, and the calls that fulfil it.
 
 Layouts read here: ToolAlpaca's own files (one API an object, with `Instructions` and `Golden_Answers` side by side), and
-rows with a finished `prompt` and the calls as `answer`, as SDPO's authors keep them.
+rows with a finished `prompt` and the calls as `answer`, as SDPO's authors keep them (`sdpo-tool-use`).
 """
 
 import json
@@ -11,10 +11,10 @@ from typing import Any
 
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.base import Problem, content_id
-from s2d_lib.problems.competition import ProblemSet, distinct, feedback_of, first_of, user_message
+from s2d_lib.problems.competition import ProblemSet, distinct, feedback_of, first_of, system_of, user_message
 from s2d_lib.problems.files import load_rows
 
-DATASETS = ("toolalpaca",)
+DATASETS = ("toolalpaca", "sdpo-tool-use")
 
 PROMPT = """You can call these tools of {name}: {about}
 
@@ -27,7 +27,7 @@ Action: name of the tool
 Action Input: its arguments as one JSON object"""
 
 
-def load_tool_use(name: str, source: str | Path | None = None) -> ProblemSet:
+def load_tool_use(name: str, source: str | Path | None = None, split: str | None = None) -> ProblemSet:
     """Requests with their gold calls, from a local file or a Hub id.
 
     Requests whose gold calls can't be read (some of the published ones are no JSON) are left out and counted.
@@ -43,7 +43,7 @@ def load_tool_use(name: str, source: str | Path | None = None) -> ProblemSet:
             f"Dataset {name} is published as files, not on the Hub: give a set's `path`, a local copy (or a Hub id that "
             "holds one)."
         )
-    rows = load_rows(source, split="train")
+    rows = load_rows(source, split=split or "train")
     kept: list[tuple[str, Problem]] = []
     unreadable = 0
     for number, row in enumerate(rows, 1):
@@ -52,7 +52,9 @@ def load_tool_use(name: str, source: str | Path | None = None) -> ProblemSet:
             if answer is None:
                 unreadable += 1
             else:
-                kept.append((prompt, Problem(content_id(name, prompt), prompt, answer, level, feedback_of(row))))
+                kept.append(
+                    (prompt, Problem(content_id(name, prompt), prompt, answer, level, feedback_of(row), system_of(row)))
+                )
     if not kept:
         raise StudyError(f"{source} has no request with readable gold calls: check the file.")
     found = distinct(name, kept, source, None)
@@ -83,7 +85,7 @@ def _requests(source: str | Path, number: int, row: dict[str, Any]) -> Iterator[
             f"Row {number} of {source} has neither `Instructions` with `Golden_Answers` nor a `prompt` with an `answer`; "
             f"it has {', '.join(map(str, row)) or 'nothing'}."
         )
-    yield prompt.strip(), calls, ""
+    yield prompt, calls, ""
 
 
 def _answer(calls: Any) -> str | None:

@@ -15,6 +15,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.results import constant
 from s2d_lib.results.samples import COLUMNS, FILE, kept_samples, read_samples
 from s2d_lib.runs import FinishedRun, write_json
+from s2d_lib.study.settings import MAIN
 
 CURVES = [
     "loss",
@@ -51,8 +52,8 @@ class Bundle:
     """Results of one profile.
 
     Attributes:
-        evaluation: One row a problem: seed, checkpoint, set, problem, level, correct (a 0 or 1 each sample), tokens,
-            cut_off and formed (which results from before it was measured do not have).
+        evaluation: One row a problem, at one decoding: seed, checkpoint, set, problem, level, correct (a 0 or 1 each
+            sample), tokens, cut_off and formed (which results from before it was measured do not have).
         curves: One row an optimiser step: seed, checkpoint, step and the metrics in CURVES.
         records: Records by checkpoint and seed.
         validation: One row a measurement while training: seed, checkpoint, step, accuracy, length, formed, correct (the
@@ -87,9 +88,20 @@ class Bundle:
         return list(self.evaluation["set"].unique())
 
 
-def read_evaluation(path: Path) -> pd.DataFrame:
-    """Per-problem results; the samples' grades, such as `0110`, stay text."""
-    return pd.read_csv(path, dtype={"correct": str, "level": str, "problem": str})
+def read_evaluation(path: Path, decoding: str | None = MAIN) -> pd.DataFrame:
+    """Per-problem results of a decoding, or of all (None), then with a column `decoding` where there are several; the
+    samples' grades, such as `0110`, stay text.
+
+    Raises:
+        StudyError: There is nothing of that decoding.
+    """
+    table = pd.read_csv(path, dtype={"correct": str, "level": str, "problem": str})
+    if decoding is None:
+        return table
+    of = table.pop("decoding").fillna(MAIN) if "decoding" in table else pd.Series(MAIN, table.index)
+    if not of.eq(decoding).any():
+        raise StudyError(f"{path} has no results of decoding {decoding!r}; it has {', '.join(of.unique())}.")
+    return table[of == decoding].reset_index(drop=True)
 
 
 def read_validation(path: Path) -> pd.DataFrame:
@@ -116,7 +128,7 @@ def collect(runs: list[FinishedRun], folder: Path) -> None:
         checkpoint, seed = run.name, run.record["resolved"]["seed"]
         labels = {"seed": seed, "checkpoint": checkpoint}
         if run.path("evaluation.csv").is_file():
-            table = read_evaluation(run.path("evaluation.csv"))
+            table = read_evaluation(run.path("evaluation.csv"), decoding=None)
             evaluations.append(table.assign(**labels)[["seed", "checkpoint", *table.columns]])
         if run.path("metrics.csv").is_file():
             table = pd.read_csv(run.path("metrics.csv"))
@@ -137,14 +149,14 @@ def collect(runs: list[FinishedRun], folder: Path) -> None:
     pd.concat(evaluations).to_csv(folder / "evaluation.csv.gz", index=False, float_format="%.6g", compression=GZIP)
 
 
-def read_bundle(folder: Path) -> Bundle:
-    """Read the bundle of a profile.
+def read_bundle(folder: Path, decoding: str = MAIN) -> Bundle:
+    """Read the bundle of a profile, its evaluation at one of the profile's decodings.
 
     Raises:
-        StudyError: When it is not there or broken.
+        StudyError: When it is not there or broken, or was not evaluated so.
     """
     try:
-        evaluation = read_evaluation(folder / "evaluation.csv.gz")
+        evaluation = read_evaluation(folder / "evaluation.csv.gz", decoding)
         curves = pd.read_csv(folder / "curves.csv.gz")
         validation = folder / "validation.csv.gz"  # of a profile whose stages validate
         more = {"validation": read_validation(validation)} if validation.is_file() else {}

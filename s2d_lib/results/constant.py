@@ -21,7 +21,8 @@ def constant_answers(run: FinishedRun) -> pd.DataFrame:
         and the `share` of the problems whose right answer it is. Nobody who always says the same on that level is right
         more often.
     """
-    levels = pd.read_csv(run.path("evaluation.csv"), dtype=str, keep_default_na=False)[["set", "problem", "level"]]
+    levels = pd.read_csv(run.path("evaluation.csv"), dtype=str, keep_default_na=False)
+    levels = levels[["set", "problem", "level"]].drop_duplicates()  # of several decodings
     samples = read_samples(run.path(SAMPLES))
     table = levels.merge(samples[["set", "problem", "answer"]], on=["set", "problem"])
     table["answer"] = table["answer"].map(shown_answer)

@@ -10,7 +10,7 @@ from transformers import set_seed
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.rollouts.undisturbed import evaluating
-from s2d_lib.study.settings import Sampling
+from s2d_lib.study.settings import Decoding, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,7 @@ def sample(
     samples: int,
     sampling: Sampling,
     seed: int,
-    temperature: float | None = None,
-    top_p: float | None = None,
+    decoding: Decoding | None = None,
     about: str = "sampling",
     show: bool = True,
 ) -> list[Rollout]:
@@ -50,17 +49,18 @@ def sample(
         policy: Who answers.
         problems: What is asked.
         samples: Completions for each problem.
-        sampling: Length limit and batch; temperature and top-p where not given here.
+        sampling: Length limit and batch; temperature, top-p and top-k where there is no decoding.
         seed: Of the random stream; the same seed gives the same bytes on the same machine.
-        temperature: Instead of the sampling's.
-        top_p: Instead of the sampling's.
+        decoding: Says temperature (0: greedy), top-p and top-k instead.
         about: Label of the progress bar.
         show: Whether there is a bar at all.
     """
     set_seed(seed)
+    how = decoding or sampling
+    drawn = {"do_sample": True, "temperature": how.temperature, "top_p": how.top_p, "top_k": how.top_k or 0}
     tokenizer, device = policy.tokenizer, policy.model.device
     jobs = [(problem, i) for problem in problems for i in range(samples)]
-    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
+    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids(problems), strict=True))
     rollouts: list[Rollout] = []
     bar = tqdm(total=len(jobs), desc=about, unit="rollout", mininterval=1.0, disable=not show)
     with bar, evaluating(policy.model):
@@ -72,10 +72,7 @@ def sample(
             with torch.no_grad():
                 out = policy.model.generate(
                     **inputs,
-                    do_sample=True,
-                    temperature=sampling.temperature if temperature is None else temperature,
-                    top_p=sampling.top_p if top_p is None else top_p,
-                    top_k=0,
+                    **(drawn if how.temperature else {"do_sample": False}),
                     max_new_tokens=sampling.max_new_tokens,
                     eos_token_id=tokenizer.eos_token_id,
                     pad_token_id=tokenizer.pad_token_id,

@@ -29,7 +29,7 @@ def write_rollouts(path: Path, rollouts: Sequence[Rollout], log_probs: Sequence[
         path: The file; it is there whole or not at all.
         rollouts: The rollouts.
         log_probs: Log-probability of each under the policy that made it, nats at temperature 1.
-        how: Teacher, temperature, top-p, seed: kept in the file's metadata.
+        how: Teacher, temperature, top-p, top-k, seed: kept in the file's metadata.
     """
     rows = [
         {

@@ -153,7 +153,7 @@ def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
     """
     params, policy, sampling = run.resolved.stage_params, inputs.policy, run.resolved.sampling
     rows = _rows(run, inputs)
-    if len(rows) < params.batch and not isinstance(run.resolved.problems.pool, LabelBudget):
+    if len(rows) * params.group_size < params.batch and not isinstance(run.resolved.problems.pool, LabelBudget):
         raise StudyError(
             f"{run.resolved.checkpoint!r} has {len(rows)} rows to train on but one optimiser step takes {params.batch}: "
             "lower `batch` or enlarge the pool or its rollouts."
@@ -164,16 +164,18 @@ def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
         max_completion_length=sampling.max_new_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k or 0,
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
         **vllm_arguments(run, policy, inputs.problems.pool),
     )
+    prompts = params.batch // params.group_size
     with run.phase("loading"):
         targets = None if params.teacher_targets == "recompute" else kept_targets(run, inputs)
     trainer = DenseTrainer(
         model=policy.model,
         teacher_model=inputs.teacher.model if targets is None else None,
         args=config,
-        train_dataset=scheduled(rows, params.batch, params.steps, run_seed(run, "order")),
+        train_dataset=scheduled(rows, prompts, params.steps, run_seed(run, "order"), copies=params.group_size),
         processing_class=policy.tokenizer,
         peft_config=lora_config(policy.model, params.lora),
         divergence=_divergence(params),
@@ -195,9 +197,9 @@ def _rows(run: Run, inputs: Inputs) -> list[dict]:
     """What one pass over the data is: a row a problem, or a row a stored teacher rollout."""
     policy = inputs.policy
     if run.resolved.params["states"] == "student":
-        return [{"prompt": policy.prompt(p.prompt)} for p in inputs.problems.pool]
-    prompts = {p.id: p.prompt for p in inputs.problems.pool}
+        return [{"prompt": policy.prompt(p)} for p in inputs.problems.pool]
+    prompts = {p.id: policy.prompt(p) for p in inputs.problems.pool}
     return [
-        {"prompt": policy.prompt(prompts[r.problem]), "completion_ids": list(r.ids), "rollout": i}
+        {"prompt": prompts[r.problem], "completion_ids": list(r.ids), "rollout": i}
         for i, r in enumerate(inputs.rollouts)
     ]

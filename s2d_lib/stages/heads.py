@@ -46,7 +46,7 @@ def sequence_log_probs(
     policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], batch: int
 ) -> list[float]:
     """Log-probability (nats, temperature 1) of every rollout under the policy, EOS included; `batch` rollouts at a time."""
-    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
+    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids(problems), strict=True))
     head, values = alone(head_arguments("student", policy.model)), []
     for start in range(0, len(rollouts), batch):
         part = rollouts[start : start + batch]

@@ -1,7 +1,7 @@
 """What a run reads, loaded and checked before anything is trained."""
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -89,7 +89,6 @@ def _load(run: Run) -> Inputs:
         refuse_what_cannot_be(resolved, starting_weights(run).place if served else None)
         refuse_what_does_not_fit(resolved, _beside(resolved))
     problems = load_problems(resolved.problems, resolved.labels)
-    _check_pool_fills_a_batch(run, problems.pool)
     if run.finished and run.path("model").is_dir():
         policy = load_policy(resolved.model, resolved.hardware, *weights_of(run))
         return Inputs(policy, problems, rollouts=_rollouts(run, policy, problems.pool))
@@ -98,6 +97,8 @@ def _load(run: Run) -> Inputs:
     trains = hasattr(resolved.stage_params, "micro_batch")
     hardware = _until_trained(resolved.hardware) if trains and not started else resolved.hardware
     policy = load_policy(resolved.model, in_full(hardware) if trains else hardware, *start)
+    problems = _short_prompts(resolved, policy, problems)
+    _check_pool_fills_a_batch(run, problems.pool)
     refuse_model(resolved, policy, problems)
     rollouts, teacher = _rollouts(run, policy, problems.pool), None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
@@ -118,7 +119,8 @@ def _rollouts(run: Run, policy: Policy, pool: list[Problem]) -> list[Rollout] | 
         return read_traces(resolved.traces, pool, policy, resolved.problems.instruction, longest)
     if "rollouts" not in resolved.parents:
         return None
-    return read_rollouts(run.parent("rollouts").path("rollouts.parquet"))[0]
+    asked = {problem.id for problem in pool}
+    return [r for r in read_rollouts(run.parent("rollouts").path("rollouts.parquet"))[0] if r.problem in asked]
 
 
 def _until_trained(hardware: Hardware) -> Hardware:
@@ -148,6 +150,19 @@ def _model_of(parent: FinishedRun) -> RoleModel:
 def in_full(hardware: Hardware) -> Hardware:
     """Weights that an optimiser updates are float32; lower precision rounds small updates away."""
     return hardware.model_copy(update={"dtype": "float32"})
+
+
+def _short_prompts(resolved: Resolved, policy: Policy, problems: Problems) -> Problems:
+    """The problems without those of the pool whose prompt is longer than the stage takes: counted in the report, and said."""
+    limit = getattr(resolved.stage_params, "max_prompt_tokens", None)
+    if limit is None:
+        return problems
+    prompts = policy.prompt_ids(problems.pool)
+    kept = [problem for problem, ids in zip(problems.pool, prompts, strict=True) if len(ids) <= limit]
+    dropped = len(prompts) - len(kept)
+    if dropped:
+        print(f"{dropped} of {len(prompts)} problems are left out: their prompts are longer than {limit} tokens.")
+    return replace(problems, pool=kept, report=problems.report | {"longer_prompts": dropped})
 
 
 def _check_pool_fills_a_batch(run: Run, pool: list[Problem]) -> None:

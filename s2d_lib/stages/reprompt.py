@@ -59,13 +59,13 @@ class Reprompts:
             )
         self.limit = room if max_tokens is None else max_tokens
 
-    def of_solution(self, question: str, solution: str) -> Reprompt:
-        """Question, the text of a correct answer, instruction."""
-        return self._fitted(self.template, "solution", question, solution)
+    def of_solution(self, question: str, solution: str, system: str = "") -> Reprompt:
+        """Question, the text of a correct answer, instruction; behind the question's own system message, if it has one."""
+        return self._fitted(self.template, "solution", question, solution, system)
 
-    def of_feedback(self, question: str, feedback: str) -> Reprompt:
-        """Question, what the environment said, instruction."""
-        return self._fitted(self.feedback_template, "feedback", question, feedback)
+    def of_feedback(self, question: str, feedback: str, system: str = "") -> Reprompt:
+        """Question, what the environment said, instruction; likewise."""
+        return self._fitted(self.feedback_template, "feedback", question, feedback, system)
 
     def check_fit(self, problems: Iterable[Problem]) -> None:
         """Look at whether every problem's reprompt leaves room for a solution.
@@ -77,7 +77,7 @@ class Reprompts:
         for template, slot in ((self.template, "solution"), (self.feedback_template, "feedback")):
             if template is None:
                 continue
-            empty = self.policy.prompt_ids([template.format(question=p.prompt, **{slot: ""}) for p in problems])
+            empty = [self._ids(template, slot, p.prompt, "", p.system) for p in problems]
             length, problem = max(zip(map(len, empty), (p.id for p in problems), strict=True))
             if length >= self.limit:
                 raise StudyError(
@@ -85,14 +85,14 @@ class Reprompts:
                     f"{self.limit}: shorten the template, or raise max_reprompt_tokens or use a model with a longer context."
                 )
 
-    def _fitted(self, template: str, slot: str, question: str, text: str) -> Reprompt:
-        ids = self._ids(template, slot, question, text)
+    def _fitted(self, template: str, slot: str, question: str, text: str, system: str) -> Reprompt:
+        ids = self._ids(template, slot, question, text, system)
         if len(ids) <= self.limit:
             return Reprompt(ids, False)
         words = self.policy.tokenizer(text, add_special_tokens=False)["input_ids"]
         while len(ids) > self.limit and words:  # tokens may merge differently at the new beginning, hence a loop
             words = words[len(ids) - self.limit :]
-            ids = self._ids(template, slot, question, self.policy.tokenizer.decode(words))
+            ids = self._ids(template, slot, question, self.policy.tokenizer.decode(words), system)
         if len(ids) > self.limit:
             raise StudyError(
                 f"a reprompt takes {len(ids)} tokens without any {slot}, but reprompts may have {self.limit}: the question "
@@ -100,8 +100,9 @@ class Reprompts:
             )
         return Reprompt(ids, True)
 
-    def _ids(self, template: str, slot: str, question: str, text: str) -> list[int]:
-        (ids,) = self.policy.prompt_ids([template.format(question=question, **{slot: text})])
+    def _ids(self, template: str, slot: str, question: str, text: str, system: str) -> list[int]:
+        asked = Problem("", template.format(question=question, **{slot: text}), "", system=system)
+        (ids,) = self.policy.prompt_ids([asked])
         return ids
 
 

@@ -62,7 +62,7 @@ def second_look(run: Run, inputs: Inputs, tries: int = 32) -> SecondLook | None:
         right = [rollout for rollout, grade in group if grade.correct]
         wrong = [rollout for rollout, grade in group if not grade.correct]
         if right and wrong:
-            ids = reprompts_of(run, inputs).of_solution(problem.prompt, right[0].text).ids
+            ids = reprompts_of(run, inputs).of_solution(problem.prompt, right[0].text, problem.system).ids
             beta = params.weight_beta if params.method == "srpo" else 1.0
             table = rescored(inputs.policy, problem, ids, list(wrong[0].ids), run.resolved.sampling.temperature, beta)
             return SecondLook(problem, inputs.policy.tokenizer.decode(ids), table)
@@ -74,7 +74,7 @@ def rescored(
     policy: Policy, problem: Problem, reprompt: list[int], answer: list[int], temperature: float, weight_beta: float
 ) -> pd.DataFrame:
     """The table of `SecondLook` for the token ids of an answer behind the problem's prompt and behind a reprompt."""
-    model, (prompt,) = policy.model.eval(), policy.prompt_ids([problem.prompt])
+    model, (prompt,) = policy.model.eval(), policy.prompt_ids([problem])
     completion = torch.tensor([answer], device=model.device)
     hidden = []
     for before in (prompt, reprompt):

@@ -15,7 +15,7 @@ from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.processes import in_processes
 from s2d_lib.stages.reprompt import Reprompts
 from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
-from s2d_lib.stages.sparse_rl import RecordedReward, label_cost, resumed_step
+from s2d_lib.stages.sparse_rl import RecordedReward, capped, label_cost, resumed_step
 from s2d_lib.stages.training import finished_metrics, run_seed, scheduled, train, trainer_arguments
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 
@@ -52,22 +52,24 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrain
         StudyError: Reprompts that do not fit into the model's context; feedback is asked for and no problem has any.
     """
     params, policy, sampling = run.resolved.stage_params, inputs.policy, run.resolved.sampling
-    per_sampling, samplings = params.batch * params.steps_per_sampling, -(-params.steps // params.steps_per_sampling)
+    prompts = params.per_sampling // params.group_size
     rows = [_row(policy, problem) for problem in inputs.problems.pool]
     config = GRPOConfig(
         **trainer_arguments(run, params),
-        steps_per_generation=per_sampling // params.micro_batch // run.resolved.hardware.processes,
+        steps_per_generation=params.per_sampling // params.micro_batch // run.resolved.hardware.processes,
         num_generations=params.group_size,
         max_completion_length=sampling.max_new_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k or 0,
         beta=0.0,
         scale_rewards=params.scale_rewards,
         mask_truncated_completions=params.mask_truncated,
         chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
-        # The loss would not read TRL's correction. Its own ratios are to this model's log-probabilities at the time of
-        # sampling, also where vLLM sampled: what the engine computes otherwise is not corrected for.
-        vllm_importance_sampling_correction=False,
+        # The losses' own ratios are to this model's log-probabilities at the time of sampling, also where vLLM sampled: for
+        # what the engine computes otherwise GRPO's loss is corrected with importance_cap alone.
+        vllm_importance_sampling_correction=params.importance_cap is not None,
+        **capped(params.importance_cap),
         **vllm_arguments(run, policy, inputs.problems.pool),
     )
     reward = RecordedReward(make_reward(inputs.problems.grading), run.path("gradings.jsonl"), resumed_step(run))
@@ -77,7 +79,7 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrain
         reprompts=_reprompts(run, inputs) if params.method in SELF_TAUGHT else None,
         reward_funcs=reward,
         args=config,
-        train_dataset=scheduled(rows, per_sampling // params.group_size, samplings, run_seed(run, "order")),
+        train_dataset=scheduled(rows, prompts, params.samplings, run_seed(run, "order")),
         processing_class=policy.tokenizer,
         peft_config=lora_config(policy.model, params.lora),
     )
@@ -88,7 +90,7 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> SelfDistillationTrain
 
 
 def _row(policy: Policy, problem: Problem) -> dict:
-    asked = {"prompt": policy.prompt(problem.prompt), "question": problem.prompt}
+    asked = {"prompt": policy.prompt(problem), "question": problem.prompt, "system": problem.system}
     return asked | {"answer": problem.answer, "id": problem.id, "feedback": problem.feedback}
 
 

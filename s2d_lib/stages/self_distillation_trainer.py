@@ -74,7 +74,7 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`: the self-teacher's weights beside them.
 
     Rows need `prompt`, whatever the reward function reads, `question` (the problem's text) where there is a self-teacher,
-    and may have `feedback` (text, empty for none).
+    and may have `feedback` and `system` (texts, empty for none).
     """
 
     def __init__(self, *, model, params: SelfDistillation, reprompts: Reprompts | None = None, **kwargs):
@@ -129,7 +129,8 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         self._metrics["train"]["accuracy"].append(routes.correct.float().mean().item())
         if self.self_teacher is not None:
             began = time.perf_counter()
-            batch |= self._reprompted([row["question"] for row in inputs], feedback, routes, first)
+            asked = [(row["question"], row.get("system", "")) for row in inputs]
+            batch |= self._reprompted(asked, feedback, routes, first)
             self._scoring += time.perf_counter() - began
         self._of_sampling = {name: list(values) for name, values in self._metrics["train"].items()}
         return batch
@@ -143,17 +144,19 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         options = {"threshold": params.threshold, "feedback": told, "method": params.method, "sdpo_on": params.sdpo_on}
         return route(rewards, self.num_generations, **options)
 
-    def _reprompted(self, questions: list[str], feedback: list[str], routes: Routes, first: int) -> dict[str, Tensor]:
+    def _reprompted(
+        self, asked: list[tuple[str, str]], feedback: list[str], routes: Routes, first: int
+    ) -> dict[str, Tensor]:
         """`teacher_prompt_ids` and `teacher_prompt_mask` (B, P), padded on the left; empty rows for who is not scored."""
         completions, rows, cut = self._of_all(self._completions), [], 0
         scored, siblings = routes.scored.tolist(), routes.sibling.tolist()
-        for i, question in enumerate(questions, start=first):
+        for i, (question, system) in enumerate(asked, start=first):
             ids = []
             if scored[i]:
                 if siblings[i] >= 0:
-                    ids, was_cut = self.reprompts.of_solution(question, completions[siblings[i]])
+                    ids, was_cut = self.reprompts.of_solution(question, completions[siblings[i]], system)
                 else:
-                    ids, was_cut = self.reprompts.of_feedback(question, feedback[i])
+                    ids, was_cut = self.reprompts.of_feedback(question, feedback[i], system)
                 cut += was_cut
             rows.append(ids)
         self._tally.add("self_teacher/cut_reprompts", cut, sum(map(bool, rows)))
@@ -233,6 +236,9 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
             advantages = mixed_advantages(advantages, opinion, sampled, inputs["scored_mask"], self.params.mix)
         clip = self.params.epsilon_low, self.params.epsilon_high
         policy_loss = clipped_policy_loss(student.log_probs, advantages, sampled, *clip)
+        policy_loss = policy_loss * inputs.get(
+            "importance_sampling_ratio", 1.0
+        )  # of vLLM's samples, with importance_cap
         distilled = self._distilled(heads, hidden, inputs) if sdpo.any() else 0.0
         self._measure(heads, hidden, inputs, student.entropy)
         inputs.pop("scores", None)  # as large as hidden states: not to be held while the next batch is sampled

@@ -32,6 +32,7 @@ def teacher_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:
         "teacher": resolved.parents["teacher"],
         "temperature": resolved.sampling.temperature,
         "top_p": resolved.sampling.top_p,
+        "top_k": resolved.sampling.top_k or 0,
         "log_prob": "nats of the whole completion under the teacher at temperature 1, top-p 1",
         "seed": seed,
     }

@@ -52,7 +52,7 @@ def sample_trainer(run: Run, inputs: Inputs) -> SampleTrainer:
     """
     params, policy = run.resolved.stage_params, inputs.policy
     problems = inputs.problems.pool
-    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids([p.prompt for p in problems]), strict=True))
+    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids(problems), strict=True))
     rows = [
         {
             "input_ids": [*prompt_ids[r.problem], *r.ids],

@@ -124,7 +124,7 @@ def write_targets(
     Raises:
         StudyError: When the disk has no room for them; nothing but the first batch has been computed by then.
     """
-    prompts = dict(zip((p.id for p in problems), teacher.prompt_ids([p.prompt for p in problems]), strict=True))
+    prompts = dict(zip((p.id for p in problems), teacher.prompt_ids(problems), strict=True))
     total = sum(len(r.ids) for r in rollouts)
     teacher.model.eval()
     with path.open("wb") as stream, tqdm(total=len(rollouts), desc="teacher targets", unit="rollout") as bar:

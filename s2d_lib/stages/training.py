@@ -56,9 +56,10 @@ def schedule(items: int, per_step: int, steps: int, seed: int) -> list[int]:
     return order[: per_step * steps]
 
 
-def scheduled(rows: list[dict], per_step: int, steps: int, seed: int) -> Dataset:
-    """The rows of every optimiser step by `schedule`: an index over one pass, which alone is held."""
-    return Dataset.from_list(rows).select(schedule(len(rows), per_step, steps, seed))
+def scheduled(rows: list[dict], per_step: int, steps: int, seed: int, copies: int = 1) -> Dataset:
+    """The rows of every optimiser step by `schedule`, each so many times: an index over one pass, which alone is held."""
+    order = schedule(len(rows), per_step, steps, seed)
+    return Dataset.from_list(rows).select([row for row in order for _ in range(copies)])
 
 
 def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:

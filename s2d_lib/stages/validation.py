@@ -44,8 +44,8 @@ class Validation(TrainerCallback):
 
     def __init__(self, run: Run, inputs: Inputs):
         self.run, self.inputs, self.path = run, inputs, run.path("validation.csv")
-        sampling = run.resolved.sampling
-        self.sampling = sampling.model_copy(update={"batch": run.resolved.validation.batch or sampling.batch})
+        own = run.resolved.validation.model_dump(include={"batch", "max_new_tokens"})
+        self.sampling = run.resolved.sampling.model_copy(update=own)
         self.teacher = inputs.teacher if run.resolved.stage in ("forward_kl", "opd") else None
         self.rows: list[dict] = []
         self.teacher_states: list[Rollout] = []
@@ -130,7 +130,7 @@ def pair_measures(
         reward of OPD's policy gradient, paper A v4). And `opening`, the mean of p_S of the rollouts' first tokens: that a
         student can't begin as its teacher does is lost in a mean over tokens.
     """
-    prompt_ids = dict(zip((p.id for p in problems), student.prompt_ids([p.prompt for p in problems]), strict=True))
+    prompt_ids = dict(zip((p.id for p in problems), student.prompt_ids(problems), strict=True))
     sides = {"student": student, "teacher": teacher}
     heads = {side: head_arguments(side, policy.model) for side, policy in sides.items()}
     parts = [v for head in heads.values() for name, v in head.items() if name.endswith(("_weight", "_bias"))]

@@ -114,6 +114,11 @@ class CompetitionSet(Strict):
     limit: PositiveInt | None = None  # a seeded subset of this size
     seed: int = Field(0, ge=0)
 
+    @property
+    def file(self) -> str:
+        """The name by which its file is known (s2d_lib.problems.sources.LOCAL_FILES)."""
+        return self.dataset
+
 
 class CompetitionMath(ProblemSource):
     """Problem source of the real profiles."""
@@ -131,11 +136,26 @@ class BenchmarkSet(Strict):
 
     dataset: str  # a key of s2d_lib.problems.science or s2d_lib.problems.tool_use, whichever the source is
     path: str | None = None  # local parquet, json or jsonl file, relative to the project; none: the dataset's Hub id
-    part: Literal["all", "train", "test"] = (
-        "all"  # `test`: a tenth, the same whatever the file's order; `train`: the rest
-    )
+    # `test`: a tenth, the same whatever the file's order; `train`: the rest. Of sdpo-*, the splits as they are published.
+    part: Literal["all", "train", "test"] = "all"
     limit: PositiveInt | None = None  # a seeded subset of this size
     seed: int = Field(0, ge=0)  # of the cut to train and test and of the subset
+
+    @property
+    def in_splits(self) -> bool:
+        """Whether it is published in splits, a file each."""
+        return self.dataset.startswith("sdpo-")
+
+    @property
+    def file(self) -> str:
+        """The name by which its file is known."""
+        return f"{self.dataset}-{self.part}" if self.in_splits else self.dataset
+
+    @model_validator(mode="after")
+    def _a_split_is_named(self):
+        if self.in_splits and self.part == "all":
+            raise ValueError(f"{self.dataset} is published in splits: name one, `part: train` or `part: test`")
+        return self
 
 
 class Benchmark(ProblemSource):

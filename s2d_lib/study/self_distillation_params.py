@@ -16,7 +16,7 @@ POLICY_GRADIENT = ("grpo", "srpo", "advantage_mix")
 SELF_TAUGHT = ("sdpo", "srpo", "advantage_mix")
 DIVERGENCE = ("sdpo", "srpo")
 READ_BY = {
-    **dict.fromkeys(("epsilon_low", "epsilon_high", "scale_rewards"), POLICY_GRADIENT),
+    **dict.fromkeys(("epsilon_low", "epsilon_high", "scale_rewards", "importance_cap"), POLICY_GRADIENT),
     **dict.fromkeys(("ema_rate", "reprompt", "feedback_reprompt", "max_reprompt_tokens"), SELF_TAUGHT),
     **dict.fromkeys(("beta", "top_k", "ratio_clamp"), DIVERGENCE),
     **dict.fromkeys(("dynamic_weighting", "weight_beta"), ("srpo",)),
@@ -36,8 +36,6 @@ class SelfDistillation(GroupRelative):
     method: Method
     sdpo_on: Literal["all", "failed", "correct"] = "all"  # which of the rollouts with a self-teacher SDPO learns from
     threshold: float | None = None  # a rollout is correct from this reward on; not needed for rewards of 0 and 1
-    # Optimiser steps that share one sampling of rollouts, each of which is used in one of them (paper B's GRPO: 4).
-    steps_per_sampling: PositiveInt = 1
 
     beta: float = Field(0.5, ge=0, le=1)  # of the divergence: 0 forward KL, 1 reverse KL, between: generalised JSD
     top_k: PositiveInt | None = 100  # the student's most likely tokens, all others one bucket; null: whole vocabulary
@@ -87,11 +85,6 @@ class SelfDistillation(GroupRelative):
         for name, why in self.unread(content).items():
             if name in self.model_fields_set:
                 raise ValueError(f"`{name}` is not read by {why}: leave it out")
-        if self.save_steps % self.steps_per_sampling:
-            raise ValueError(
-                f"steps_per_sampling {self.steps_per_sampling} does not divide save_steps {self.save_steps}: a killed run "
-                "can only resume where rollouts are sampled"
-            )
         return self
 
     @model_serializer(mode="wrap")

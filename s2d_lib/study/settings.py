@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_serializer, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_serializer, model_validator
 
 from s2d_lib.study.strict import Strict
 from s2d_lib.study.vllm import Use, Vllm
@@ -41,6 +41,7 @@ class Sampling(Strict):
 
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
+    top_k: NonNegativeInt | None = Field(None, exclude_if=lambda value: not value)  # most likely tokens; 0 or null: all
     max_new_tokens: PositiveInt
     batch: PositiveInt = 64  # sequences sampled at a time outside the trainers
     # Neither is in the dump of a run that transformers samples, which so has the hash that it had before there was a choice.
@@ -65,12 +66,63 @@ class Sampling(Strict):
         return self.vllm if self.vllm is not None and use in self.vllm.uses else None
 
 
-class Evaluation(Strict):
-    """avg@k: `samples` independent samples for every problem."""
+class Decoding(Strict):
+    """How a model is sampled that is evaluated: avg@k, of `samples` independent samples for every problem."""
 
-    samples: PositiveInt = 16
-    temperature: float = Field(1.0, gt=0)
+    samples: PositiveInt = 16  # 1 where the temperature is 0
+    temperature: float = Field(1.0, ge=0)  # 0: greedy
     top_p: float = Field(1.0, gt=0, le=1)
+    top_k: NonNegativeInt | None = Field(None, exclude_if=lambda value: not value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _greedy_is_one_sample(cls, content: Any) -> Any:
+        greedy = isinstance(content, dict) and content.get("temperature") == 0
+        return {"samples": 1} | content if greedy else content
+
+    @model_validator(mode="after")
+    def _greedy_reads_nothing_else(self):
+        if self.temperature == 0 and (self.samples > 1 or self.top_p < 1 or self.top_k):
+            raise ValueError("temperature 0 has one answer: leave out samples, top_p and top_k")
+        return self
+
+
+MAIN = "main"
+"""The name of the decoding that all tables read, an evaluation's own."""
+
+
+class Evaluation(Decoding):
+    """The main decoding, by which every table goes, and further ones by name (`also: {greedy: {temperature: 0}}`).
+
+    A further one takes as many samples as the main one, unless it says how many or is greedy.
+    """
+
+    also: dict[str, Decoding] = Field(default_factory=dict, exclude_if=lambda value: not value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_samples(cls, content: Any) -> Any:
+        also = content.get("also") if isinstance(content, dict) else None
+        if not isinstance(also, dict) or "samples" not in content:
+            return content
+        samples = {"samples": content["samples"]}
+        return content | {
+            "also": {
+                name: samples | one if isinstance(one, dict) and one.get("temperature") != 0 else one
+                for name, one in also.items()
+            }
+        }
+
+    @model_validator(mode="after")
+    def _names_differ(self):
+        if MAIN in self.also:
+            raise ValueError(f"`{MAIN}` is the evaluation's own decoding: name the one under `also` otherwise")
+        return self
+
+    @property
+    def decodings(self) -> dict[str, Decoding]:
+        """All of them, the main one first."""
+        return {MAIN: self, **self.also}
 
 
 class Validation(Strict):
@@ -78,6 +130,8 @@ class Validation(Strict):
 
     every: PositiveInt  # optimiser steps
     samples: PositiveInt = 4  # of every validation problem
+    # Where a completion is cut off, which then counts as any other; null: sampling.max_new_tokens.
+    max_new_tokens: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)
     # Sequences at a time, sampled by transformers in every process beside the state of its training; null: sampling.batch.
     batch: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)
 

@@ -16,7 +16,8 @@ def refuse_what_is_not_shared(resolved: Resolved) -> None:
 
     Raises:
         StudyError: Processes whose micro-batches don't fill the batch; adapters on a model that is in shards; a
-            self-teacher under DeepSpeed; a loss that reads heads itself, of models in the machine's memory; kept targets.
+            self-teacher or a reference model under DeepSpeed; a loss that reads heads itself, of models in the machine's
+            memory; kept targets.
     """
     params, hardware = resolved.stage_params, resolved.hardware
     if not trains_in_several(resolved):
@@ -30,6 +31,11 @@ def refuse_what_is_not_shared(resolved: Resolved) -> None:
     if hardware.accelerate and params.lora:
         raise StudyError(
             "adapters can't be trained on a model that processes share: leave out hardware.accelerate, or lora."
+        )
+    if getattr(params, "kl_coefficient", 0) and "deepspeed_config" in _sharing(hardware):
+        raise StudyError(
+            f"the reference model of kl_coefficient is shared by FSDP2 alone, and {hardware.accelerate} is DeepSpeed's: name "
+            "fsdp2.yaml."
         )
     if resolved.stage == "self_distillation" and "deepspeed_config" in _sharing(hardware):
         raise StudyError(

@@ -21,6 +21,8 @@ class Training(Strict):
     max_grad_norm: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     save_steps: PositiveInt = 50  # a killed run resumes from the last of these
+    # Problems whose prompt is longer are left out of the pool, with a word on how many; null: none is.
+    max_prompt_tokens: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)
     # null: all weights are trained. Then it is not in the dump either, so that runs made before it was there keep their hash.
     lora: Lora | None = Field(None, exclude_if=lambda value: value is None)
 
@@ -46,6 +48,12 @@ class GroupRelative(Training):
     epsilon_low: float = Field(0.2, gt=0)
     epsilon_high: float = Field(0.28, gt=0)  # asymmetric clip
     scale_rewards: Literal["group", "batch", "none"] = "group"
+    # Optimiser steps that share one sampling of rollouts, each of which is used in one of them (paper B's GRPO: 4).
+    steps_per_sampling: PositiveInt = 1
+    # Highest weight of a token by which GRPO's loss is corrected for vLLM's probabilities of what it sampled being others than
+    # the model's own (truncated importance sampling). null: the stage's own way, which is TRL's in sparse_rl, and no correction
+    # in self_distillation.
+    importance_cap: float | None = Field(None, gt=0, exclude_if=lambda value: value is None)
     mask_truncated: bool = True  # rollouts cut off by the length limit carry no gradient
 
     @field_validator("group_size")
@@ -61,11 +69,32 @@ class GroupRelative(Training):
             raise ValueError(f"group_size {self.group_size} does not divide batch {self.batch}")
         return self
 
+    @model_validator(mode="after")
+    def _saved_where_rollouts_are_sampled(self):
+        if self.save_steps % self.steps_per_sampling:
+            raise ValueError(
+                f"steps_per_sampling {self.steps_per_sampling} does not divide save_steps {self.save_steps}: a killed run "
+                "can only resume where rollouts are sampled"
+            )
+        return self
+
+    @property
+    def per_sampling(self) -> int:
+        """Rollouts sampled at a time."""
+        return self.batch * self.steps_per_sampling
+
+    @property
+    def samplings(self) -> int:
+        """How often rollouts are sampled; what the last time samples for steps that are not taken is left over."""
+        return -(-self.steps // self.steps_per_sampling)
+
 
 class SparseRL(GroupRelative):
     """GRPO with a 0/1 task reward (paper A: Stage 1, Stage 3 and cold RL)."""
 
-    kl_coefficient: float = Field(0.0, ge=0)
+    # As everywhere in GroupRelative, and not in the dump where it is 1.
+    steps_per_sampling: PositiveInt = Field(1, exclude_if=lambda value: value == 1)
+    kl_coefficient: float = Field(0.0, ge=0)  # of the divergence from the model that the stage begins with
     loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo"  # not bnpo: its mean is over a micro-batch, not the batch
 
 
@@ -77,6 +106,8 @@ class Distillation(Training):
     estimator: Literal["full", "topk_tail", "sampled_token"] = "full"
     # Only for topk_tail: tokens kept apart from the tail bucket, the most likely ones of the model whose states they are.
     top_k: PositiveInt | None = None
+    # The student's own rollouts of one prompt in one optimiser step; `batch` counts rollouts.
+    group_size: PositiveInt = Field(1, exclude_if=lambda value: value == 1)
     # What the teacher says of stored rollouts: computed in every epoch, or once and kept, exactly or as its top tokens.
     teacher_targets: Literal["recompute", "hidden_states", "top_k"] = "recompute"
 
@@ -84,6 +115,10 @@ class Distillation(Training):
     def _options_only_where_read(self):
         if (self.estimator == "topk_tail") != (self.top_k is not None):
             raise ValueError("`top_k` belongs to estimator topk_tail, and to no other")
+        if self.group_size > 1 and self.states == "teacher":
+            raise ValueError("`group_size` is of the student's own rollouts: stored ones say how many a prompt has")
+        if self.batch % self.group_size:
+            raise ValueError(f"group_size {self.group_size} does not divide batch {self.batch}")
         if self.teacher_targets != "recompute" and self.states != "teacher":
             raise ValueError(
                 f"teacher_targets {self.teacher_targets} are kept of stored rollouts: they need states teacher"

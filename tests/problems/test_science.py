@@ -1,6 +1,7 @@
 """SciKnowEval's layout and SDPO's of it: what counts, what is broken, and a run's sets out of one file."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,8 +9,9 @@ from s2d_lib.errors import StudyError
 from s2d_lib.problems.files import load_rows
 from s2d_lib.problems.science import DOMAINS, load_science
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.study.problem_sets import ProblemSets
+from s2d_lib.study.problem_sets import BenchmarkSet, ProblemSets
 
+DATA = Path(__file__).parents[2] / "../shared/data"
 ELEMENTS = ["hydrogen", "helium", "lithium", "boron", "carbon", "nitrogen", "oxygen", "fluorine", "neon", "sodium"]
 
 
@@ -135,4 +137,33 @@ def test_a_runs_sets_are_train_and_test_of_one_file_whatever_its_order(tmp_path)
 def test_local_copies_have_a_name_for_every_subset():
     from s2d_lib.problems.sources import LOCAL_FILES
 
-    assert set(DOMAINS) | {"toolalpaca"} < set(LOCAL_FILES)
+    assert {name for name in DOMAINS if not name.startswith("sdpo-")} | {"toolalpaca"} < set(LOCAL_FILES)
+
+
+@pytest.mark.parametrize(
+    ("domain", "train", "test"),
+    [("chemistry", 1890, 210), ("physics", 720, 80), ("biology", 450, 50), ("material", 840, 94)],
+)
+def test_sdpos_splits_are_read_row_for_row(monkeypatch, domain, train, test):
+    if not (DATA / "sdpo").is_dir():
+        pytest.skip("SDPO's splits are not at ../shared/data")
+    monkeypatch.setenv("S2D_DATA", str(DATA))
+    one = {"dataset": f"sdpo-{domain}"}
+    sets = {"pool": one | {"part": "train"}, "evaluations": {"test": one | {"part": "test"}}}
+    found = load_problems(ProblemSets(source="science", overlap="remove", **sets))
+    # One question of the materials stands in both: it leaves the pool
+    assert (len(found.pool), len(found.evaluations["test"])) == (train, test)
+    assert found.report["overlap"]["removed"] == (domain == "material")
+    rows = load_rows(DATA / "sdpo" / f"{domain}-test.jsonl")
+    read = [(p.prompt, p.system, p.answer) for p in found.evaluations["test"]]
+    assert read == [(row["prompt"], row["system"], row["answer"]) for row in rows]
+    assert "<answer>" in read[0][1]
+
+
+def test_a_split_that_is_not_there_or_not_named_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("S2D_DATA", str(tmp_path))
+    pool = {"dataset": "sdpo-physics", "part": "train"}
+    with pytest.raises(StudyError, match=r"the train split of sdpo-physics .* put it as sdpo/physics-train.jsonl"):
+        load_problems(ProblemSets(source="science", evaluations={}, pool=pool))
+    with pytest.raises(ValueError, match="name one, `part: train` or `part: test`"):
+        BenchmarkSet(dataset="sdpo-physics")

@@ -1,6 +1,7 @@
 """ToolAlpaca's layout and SDPO's of it: requests, gold calls, what can't be read."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from s2d_lib.problems.sources import load_problems
 from s2d_lib.problems.tool_use import load_tool_use
 from s2d_lib.study.problem_sets import ProblemSets
 
+DATA = Path(__file__).parents[2] / "../shared/data"
 API = {
     "Name": "Ferry",
     "Category": "Travel",
@@ -95,3 +97,14 @@ def test_requests_that_share_their_documentation_are_not_copies(tmp_path):
     assert (len(problems.pool), len(problems.evaluations["tools"]), problems.grading) == (18, 2, "tool_calls")
     with pytest.raises(StudyError, match="the label pool overlaps another set"):
         load_problems(ProblemSets(**spec | {"evaluations": {"tools": one | {"part": "all"}}}))
+
+
+def test_sdpos_test_set_is_read_row_for_row(monkeypatch):
+    if not (DATA / "sdpo").is_dir():
+        pytest.skip("SDPO's test set is not at ../shared/data")
+    monkeypatch.setenv("S2D_DATA", str(DATA))
+    spec = {"source": "tool_use", "evaluations": {"test": {"dataset": "sdpo-tool-use", "part": "test"}}}
+    problems = load_problems(ProblemSets(**spec)).evaluations["test"]
+    assert len(problems) == 68
+    rows = [json.loads(line) for line in (DATA / "sdpo" / "tooluse-test.jsonl").read_text().splitlines()]
+    assert [(p.prompt, p.system) for p in problems] == [(row["prompt"], "") for row in rows]

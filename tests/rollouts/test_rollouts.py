@@ -17,7 +17,7 @@ from s2d_lib.rollouts import read_rollouts, sample, write_rollouts
 from s2d_lib.rollouts.undisturbed import undisturbed
 from s2d_lib.stages.heads import sequence_log_probs
 from s2d_lib.study import resolve
-from s2d_lib.study.settings import Hardware, RoleModel, Sampling
+from s2d_lib.study.settings import Decoding, Hardware, RoleModel, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,22 @@ def test_a_near_zero_temperature_gives_one_answer(policy, problems):
         policy, problems[:2], samples=3, sampling=Sampling(max_new_tokens=8, batch=64, temperature=1e-4), seed=0
     )
     assert len({r.ids for r in rollouts}) == 2
+
+
+def test_one_token_to_choose_from_is_the_greedy_answer(policy, problems):
+    sampling = Sampling(max_new_tokens=8, batch=4, temperature=2.0)
+    draw = lambda samples, **how: sample(  # noqa: E731
+        policy, problems, samples=samples, sampling=sampling, seed=0, decoding=Decoding(samples=samples, **how)
+    )
+    greedy = draw(1, temperature=0)
+    assert draw(1, top_k=1) == greedy
+    free = draw(8, temperature=2.0)
+    assert draw(8, temperature=2.0, top_k=0) == free != draw(8, temperature=2.0, top_k=2)
+    with torch.no_grad():  # the first token of each is one of the two most likely
+        for rollout in draw(8, temperature=2.0, top_k=2):
+            (prompt,) = policy.prompt_ids([p for p in problems if p.id == rollout.problem])
+            best = policy.model(torch.tensor([prompt])).logits[0, -1].topk(2).indices.tolist()
+            assert rollout.ids[0] in best
 
 
 def test_sampling_keeps_the_models_mode(policy, problems):

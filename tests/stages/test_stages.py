@@ -1,20 +1,26 @@
 """The stages on real TRL trainers and the released micro models, a few steps each."""
 
+import functools
 import json
 import shutil
+from collections import Counter
 
 import pandas as pd
 import pytest
 import torch
 
 from s2d_lib.errors import StudyError
+from s2d_lib.plan.tokens import counts
 from s2d_lib.policies.policy import save_policy
 from s2d_lib.rollouts import read_rollouts
 from s2d_lib.runs import file_hash, open_run
 from s2d_lib.stages import sparse_rl as sparse_rl_module
+from s2d_lib.stages.distillation import DenseTrainer
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.live import LiveCurve
+from s2d_lib.stages.sparse_rl import SparseTrainer
 from s2d_lib.stages.training import last_whole_checkpoint
+from s2d_lib.study import Resolved, resolve
 from s2d_lib.study.load import deep_merge
 
 pytestmark = pytest.mark.slow
@@ -39,6 +45,69 @@ def test_sparse_rl_accounts_for_every_label(make):
     metrics = pd.read_csv(run.path("metrics.csv"))
     assert metrics["reward"].to_numpy() == pytest.approx(gradings.groupby("step")["correct"].mean().to_numpy())
     assert (metrics["formed"] >= metrics["reward"]).all()
+
+
+def test_four_updates_use_one_sampling_each_rollout_in_one_of_them(make, tiny, monkeypatch):
+    used, loss = [], SparseTrainer._compute_loss
+
+    def watched(self, model, inputs):
+        used.append((self.state.global_step, inputs["completion_ids"][inputs["completion_mask"] > 0].numel()))
+        return loss(self, model, inputs)
+
+    monkeypatch.setattr(SparseTrainer, "_compute_loss", watched)
+    stage = {"steps": 6, "steps_per_sampling": 4, "save_steps": 4, "mask_truncated": False}
+    run = make("student.grpo", overrides=deep_merge(tiny, {"stages": {"sparse_rl": stage}}))
+    gradings = pd.read_json(run.path("gradings.jsonl"), lines=True)
+    assert gradings.groupby("step").size().to_dict() == {0: 64, 4: 64}  # the second's last two steps are not taken
+    assert set(gradings.groupby(["step", "problem"]).size()) == {4}
+    assert run.record["label_use"]["gradings"] == run.record["sampled"]["sequences"] == 128
+    assert counts(Resolved.model_validate(run.record["resolved"])).sequences == 128
+    tokens = pd.DataFrame(used, columns=["step", "tokens"]).groupby("step")["tokens"].agg(["size", "sum"])
+    assert tokens["size"].tolist() == [2] * 6  # micro-batches
+    assert tokens["sum"][:4].sum() == gradings[gradings["step"] == 0]["tokens"].sum()
+    metrics = pd.read_csv(run.path("metrics.csv"))
+    right = gradings.groupby("step")["correct"].mean()
+    assert metrics["reward"].to_numpy() == pytest.approx([right[0]] * 4 + [right[4]] * 2)
+    assert (metrics["seconds/sampling"] > 0).tolist() == [True, False, False, False, True, False]
+    once, plain = (
+        resolve("micro", "student.grpo", 0, {"stages": {"sparse_rl": s}}) for s in ({"steps_per_sampling": 1}, {})
+    )
+    assert once.hash == plain.hash
+
+
+def test_the_reference_is_the_policy_as_it_begins_also_where_that_is_adapters(make, tiny):
+    adapters = {"lora": {"rank": 2, "alpha": 4, "save": "adapter"}, "learning_rate": 0.1}
+    stages = {"opd": adapters, "sparse_rl": {"kl_coefficient": 0.1}}
+    run = make("student.bridge.rl_teacher.grpo", overrides=deep_merge(tiny, {"stages": stages}))
+    kl = pd.read_csv(run.path("metrics.csv"))["kl"]
+    assert kl[0] < 1e-6 < kl.iloc[-1]
+
+
+def test_the_students_rollouts_of_a_prompt_are_of_one_step(make, tiny, monkeypatch):
+    asked, sample = [], DenseTrainer._generate_single_turn
+
+    def watched(self, prompt_ids, *args, **kwargs):
+        asked.extend(map(tuple, prompt_ids))
+        return sample(self, prompt_ids, *args, **kwargs)
+
+    monkeypatch.setattr(DenseTrainer, "_generate_single_turn", watched)
+    opd = {"stages": {"opd": {"group_size": 4, "steps": 4}}}
+    run = make("student.bridge.raw_teacher", overrides=deep_merge(tiny, opd))
+    fresh = asked[-4 * 16 :]
+    assert run.record["sampled"]["sequences"] == len(fresh)
+    assert all(len(set(fresh[i : i + 4])) == 1 for i in range(0, len(fresh), 4))
+    assert set(Counter(fresh).values()) == {4}  # 4 steps of 4 prompts: each of the 16 once
+
+
+def test_problems_with_longer_prompts_are_left_out_and_counted(make, tiny, capsys):
+    # Functions in a chain are words of its prompt, beside two more
+    mixed = deep_merge(tiny, {"problems": {"pools": {"full": {"lengths": [2, 3]}}}})
+    for limit, left in ((5, 16), (4, 8)):
+        stage = {"stages": {"sparse_rl": {"max_prompt_tokens": limit, "batch": 8, "micro_batch": 8}}}
+        make("student", overrides=(limited := deep_merge(mixed, stage)))
+        found = prepare(open_run("micro", "student.grpo", 0, limited)).problems
+        assert (len(found.pool), found.report["longer_prompts"]) == (left, 16 - left)
+    assert capsys.readouterr().out == "8 of 16 problems are left out: their prompts are longer than 4 tokens.\n"
 
 
 def test_the_dense_stages_read_stored_rollouts_or_sample_as_they_should(make):
@@ -77,10 +146,21 @@ class Killed(BaseException):
     """Stands for the process dying at some point of training."""
 
 
+SHARED = {"stages": {"sparse_rl": {"steps_per_sampling": 2, "kl_coefficient": 0.1}}}
+
+
 @pytest.mark.parametrize(
-    "checkpoint", ["student.grpo", "student.bridge.raw_teacher", "student.teacher_sample_sft.rl_teacher"]
+    ("checkpoint", "changes"),
+    [
+        ("student.grpo", {}),
+        ("student.grpo", SHARED),
+        ("student.bridge.raw_teacher", {}),
+        ("student.teacher_sample_sft.rl_teacher", {}),
+    ],
 )
-def test_an_interrupted_run_ends_in_the_same_bytes(make, tiny, monkeypatch, checkpoint):
+def test_an_interrupted_run_ends_in_the_same_bytes(make, tiny, monkeypatch, checkpoint, changes):
+    tiny = deep_merge(tiny, changes)
+    make = functools.partial(make, overrides=tiny)
     whole = make(checkpoint)
     expected = {name: h for name, h in whole.record["files"].items() if name != "metrics.csv"}
     shutil.rmtree(whole.folder)
