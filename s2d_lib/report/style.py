@@ -67,7 +67,7 @@ _TRANSFERS = {
     "forward_kl_only": "forward KL only",
 }
 _TEACHERS = {
-    **{f"{kind}_{size}": f"{word} {size.replace('_', ' ')}" for size in ("teacher", "large_teacher")
+    **{f"{kind}_{size}": f"{word} {size.replace('_', ' ')}" for size in ("small_teacher", "teacher", "large_teacher")
        for kind, word in (("raw", "raw"), ("sft", "SFT"), ("rl", "RL"))},
     "rl_same_size": "same-size RL teacher",
     "sdpo_teacher": "SDPO teacher",
@@ -123,7 +123,7 @@ def route_label(checkpoint: str) -> str:
             return ", ".join([_TRANSFERS[transfer], _teacher_label(source), *(_ENDS.get(e, e) for e in end)])
         case ["student", "grpo_2H"]:
             return "cold GRPO on 2H"
-        case ["teacher" | "large_teacher"] | ["teacher" | "large_teacher", _]:
+        case ["small_teacher" | "teacher" | "large_teacher", *end] if len(end) < 2:
             return _teacher_label(_source(checkpoint))
     return ROUTE_LABELS.get(checkpoint, checkpoint)
 
