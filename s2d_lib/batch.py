@@ -131,7 +131,7 @@ def draw(profile: str | None = None) -> list[str]:
 
     Args:
         profile: Only this profile's; without one, those of every profile with results, and the notebooks that need no
-            results of a study (the principle, the loss, the base models, the planner).
+            results of a study (the principle, the loss, the base models, the planner, the published tables).
 
     Returns:
         One line a notebook.
@@ -148,7 +148,7 @@ def draw(profile: str | None = None) -> list[str]:
     if profile is None:
         done += [
             _in_place(root / "notebooks" / f"{name}.ipynb", {})
-            for name in ("00_the_principle", "01_the_loss", "10_base_models", "60_planner")
+            for name in ("00_the_principle", "01_the_loss", "10_base_models", "60_planner", "80_published_tables")
         ]
     return done
 

@@ -113,10 +113,10 @@ class Published(Strict):
         }
         for model, method, hours, source, cells in self.rows_of_b("percent"):
             parts = {name: (cells.get(name, cells.get(AVERAGE)), n) for name, n in self.problems["B"].items()}
+            for name in parts if AVERAGE not in cells else ():
+                found[model, method, name, hours] = Cell(cells[name], None, (parts[name],), source)
             mean = round(float(np.mean([mean for mean, _ in parts.values()])), 1)
             found[model, method, AVERAGE, hours] = Cell(mean, None, tuple(parts.values()), source)
-            for name in cells.keys() - {AVERAGE}:
-                found[model, method, name, hours] = Cell(cells[name], None, (parts[name],), source)
         return found
 
     def rows_of_b(self, unit: str) -> Iterator[tuple[str, str, float, str, dict[str, float]]]:

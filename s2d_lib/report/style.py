@@ -67,11 +67,9 @@ _TRANSFERS = {
     "forward_kl_only": "forward KL only",
 }
 _TEACHERS = {
-    **{f"{kind}_{size}": f"{word} {size.replace('_', ' ')}" for size in ("teacher", "large_teacher")
+    **{f"{kind}_{size}": f"{word} {size.replace('_', ' ')}" for size in ("small_teacher", "teacher", "large_teacher")
        for kind, word in (("raw", "raw"), ("sft", "SFT"), ("rl", "RL"))},
     "rl_same_size": "same-size RL teacher",
-    "raw_small_teacher": "raw small teacher",
-    "rl_small_teacher": "RL small teacher",
     "sft_own_teacher": "teacher after SFT on its own right answers",
     "sdpo_teacher": "SDPO teacher",
     "srpo_teacher": "SRPO teacher",
@@ -129,7 +127,7 @@ def route_label(checkpoint: str) -> str:
             return "cold GRPO on 2H"
         case ["outside"]:
             return "outside model"
-        case ["teacher" | "large_teacher" | "small_teacher", *_]:
+        case ["small_teacher" | "teacher" | "large_teacher", *end] if len(end) < 2:
             return _teacher_label(_source(checkpoint))
     return ROUTE_LABELS.get(checkpoint, checkpoint)
 
