@@ -5,7 +5,7 @@ from pathlib import Path
 from s2d_lib.claims.published import Published
 from s2d_lib.claims.schema import Claims
 from s2d_lib.errors import StudyError
-from s2d_lib.study.load import did_you_mean, project_root, read_yaml, validated
+from s2d_lib.study.load import did_you_mean, load_study, project_root, read_yaml, validated
 
 
 def load_claims(root: Path | None = None) -> Claims:
@@ -32,7 +32,13 @@ def load_published(root: Path | None = None) -> Published:
     """The validated params/published.yaml.
 
     Raises:
-        StudyError: When it is broken or holds a figure twice.
+        StudyError: When it is broken: a missing cell, a set that its paper does not have, a row twice, or a row of paper A
+            that is no checkpoint of the study.
     """
     path = (root or project_root()) / "params" / "published.yaml"
-    return validated(Published, read_yaml(path), path.name)
+    published = validated(Published, read_yaml(path), path.name)
+    declared = load_study(root).checkpoints
+    for route in (route for block in published.paper_a for route in block.rows):
+        if route not in declared:
+            raise StudyError(f"{path.name}: {route!r} is no checkpoint of study.yaml; {did_you_mean(route, declared)}")
+    return published

@@ -1,70 +1,140 @@
-"""Published figures: what the papers report, beside what the study measures. None is ever guessed."""
+"""Published figures: what the papers print, beside what the study measures. Differences are computed from cells."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
-from pydantic import model_validator
+import numpy as np
+from pydantic import Field, model_validator
 
 from s2d_lib.study.strict import Strict
 
+AVERAGE = "average"  # of paper B's five benchmarks
 
-class Figure(Strict):
-    """One published number."""
 
-    paper: Literal["A", "B"]
-    family: str | None = None  # the models; none where they are not known here
-    route: str  # a checkpoint of the study (paper A) or a method (paper B)
-    against: str | None = None  # the value is the difference to this route
-    set: str | None = None  # as the paper calls it; none where it is not known or does not apply
-    hours: float | None = None  # of training (paper B)
-    value: float
-    unit: Literal["percent", "points", "seconds per step"]
+@dataclass(frozen=True)
+class Cell:
+    """One printed number.
+
+    Attributes:
+        mean: In percent (or seconds a step).
+        error: The printed standard error in points; None where none is printed.
+        parts: (percent, number of problems) of the sets that it is the unweighted mean of: mostly one.
+        source: The table or tables that print it.
+    """
+
+    mean: float
+    error: float | None
+    parts: tuple[tuple[float, int], ...]
     source: str
 
-    @model_validator(mode="after")
-    def _differences_are_in_points(self):
-        if (self.unit == "points") != (self.against is not None):
-            raise ValueError("a difference has `against` and is in points; an accuracy has neither")
-        return self
+
+@dataclass(frozen=True)
+class Difference:
+    """A published difference: two cells of one set."""
+
+    better: Cell
+    than: Cell
 
     @property
-    def what(self) -> tuple:
-        """What it is a value of."""
-        return self.paper, self.family, self.route, self.against, self.set, self.hours, self.unit
+    def value(self) -> float:
+        """In points."""
+        return round(self.better.mean - self.than.mean, 1)
+
+    @property
+    def source(self) -> str:
+        """Where the cells are printed, and the cells."""
+        tables = "; ".join(dict.fromkeys((self.better.source, self.than.source)))
+        return f"{tables}: {self.better.mean} - {self.than.mean}"
 
 
-class Difference(Strict):
-    """A published difference in points and where it comes from."""
+class RowsOfA(Strict):
+    """Rows of a table of paper A."""
 
-    value: float
+    family: str  # of models, as in claims.yaml
     source: str
+    rows: dict[str, dict[str, tuple[float, float]]]  # checkpoint of the study -> set -> mean in percent, printed error
+    repeats: list[str] = Field(default_factory=list)  # rows of another table that this one prints again
+
+
+class RowsOfB(Strict):
+    """Rows of a table of paper B."""
+
+    model: str
+    source: str
+    unit: Literal["percent", "seconds a step"] = "percent"
+    rows: dict[str, dict[float, dict[str, float]]]  # method -> hours of training -> set -> value
+    repeats: list[str] = Field(default_factory=list)
 
 
 class Published(Strict):
     """params/published.yaml."""
 
-    figures: list[Figure]
+    samples: int  # of every problem
+    problems: dict[Literal["A", "B"], dict[str, int]]  # of every paper's sets
+    paper_a: list[RowsOfA]
+    paper_b: list[RowsOfB]
 
     @model_validator(mode="after")
-    def _each_once(self):
-        seen: set[tuple] = set()
-        for figure in self.figures:
-            if figure.what in seen:
-                raise ValueError(f"{figure.route!r} against {figure.against!r} on {figure.set!r} stands twice")
-            seen.add(figure.what)
+    def _every_cell_once(self):
+        rows = [
+            (f"{block.family} {route}", set(cells), set(self.problems["A"]))
+            for block in self.paper_a
+            for route, cells in block.rows.items()
+        ]
+        for unit in ("percent", "seconds a step"):
+            for model, method, hours, _, cells in self.rows_of_b(unit):
+                only_average = unit != "percent" or AVERAGE in cells
+                sets = {AVERAGE} if only_average else set(self.problems["B"])
+                rows.append((f"{model} {method} {hours:g} h {unit}", set(cells), sets))
+        seen: set[str] = set()
+        for row, given, sets in rows:
+            if row in seen:
+                raise ValueError(f"the row {row!r} stands twice (one that is printed again belongs to `repeats`)")
+            if given != sets:
+                say = lambda names: ", ".join(sorted(names)) or "no set"  # noqa: E731
+                raise ValueError(f"the row {row!r} needs a cell for each of {say(sets)}, given {say(given)}")
+            seen.add(row)
+        for block in (*self.paper_a, *self.paper_b):
+            known = {route for other in (*self.paper_a, *self.paper_b) for route in other.rows}
+            if unknown := sorted(set(block.repeats) - known):
+                raise ValueError(f"the rows of {block.source} repeat {unknown[0]!r}, which no table has")
         return self
 
-    def difference(self, family: str, better: str, than: str, name: str) -> Difference | None:
-        """Paper A's `better` minus `than` on a set, as published or from two published accuracies; None if neither."""
+    @cached_property
+    def accuracies(self) -> dict[tuple[str, str, str, float | None], Cell]:
+        """Cells by (family, checkpoint, set, None) for paper A and (model, method, set, hours) for paper B."""
         found = {
-            (figure.route, figure.against): figure
-            for figure in self.figures
-            if figure.paper == "A" and figure.family == family and figure.set == name
+            (block.family, route, name, None): Cell(mean, error, ((mean, self.problems["A"][name]),), block.source)
+            for block in self.paper_a
+            for route, cells in block.rows.items()
+            for name, (mean, error) in cells.items()
         }
-        if figure := found.get((better, than)):
-            return Difference(value=figure.value, source=figure.source)
-        if figure := found.get((than, better)):
-            return Difference(value=-figure.value, source=figure.source)
-        if (high := found.get((better, None))) and (low := found.get((than, None))):
-            sources = " and ".join(dict.fromkeys((high.source, low.source)))
-            return Difference(value=round(high.value - low.value, 6), source=f"{sources}: {high.value} - {low.value}")
-        return None
+        for model, method, hours, source, cells in self.rows_of_b("percent"):
+            parts = {name: (cells.get(name, cells.get(AVERAGE)), n) for name, n in self.problems["B"].items()}
+            mean = round(float(np.mean([mean for mean, _ in parts.values()])), 1)
+            found[model, method, AVERAGE, hours] = Cell(mean, None, tuple(parts.values()), source)
+            for name in cells.keys() - {AVERAGE}:
+                found[model, method, name, hours] = Cell(cells[name], None, (parts[name],), source)
+        return found
+
+    def rows_of_b(self, unit: str) -> Iterator[tuple[str, str, float, str, dict[str, float]]]:
+        """Paper B's rows: model, method, hours, source and cells."""
+        for block in self.paper_b:
+            if block.unit == unit:
+                for method, budgets in block.rows.items():
+                    for hours, cells in budgets.items():
+                        yield block.model, method, hours, block.source, cells
+
+    def cell(self, family: str, route: str, name: str, hours: float | None = None) -> Cell | None:
+        """An accuracy of paper A, or with `hours` of paper B (then `family` is its model, `route` its method); None where it
+        is not printed."""
+        return self.accuracies.get((family, route, name, hours))
+
+    def difference(
+        self, family: str, better: str, than: str, name: str, hours: float | None = None
+    ) -> Difference | None:
+        """`better` minus `than` on a set, from the two cells; None where one is not printed."""
+        high, low = (self.cell(family, route, name, hours) for route in (better, than))
+        return Difference(high, low) if high and low else None

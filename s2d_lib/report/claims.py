@@ -26,18 +26,17 @@ SMALL = 2.0
 
 VERDICT_NOTE = (
     "A comparison holds when its 95% interval lies above 0 (with a margin: above minus the margin) and is contradicted when it "
-    "lies below; undecided ones say within how many points, and are called level when that is at most "
-    f"{SMALL:g}. A claim holds when all its comparisons hold and is contradicted when one is at 5% divided by their number; "
-    "nothing is corrected for the number of claims, so some of so many verdicts are wrong by chance. `Could see` is the "
-    " smallest true difference that this study finds with 80% power at two-sided 5%; the chance to hold is that of a "
-    f"study of this size when the printed difference is the true one (where none is printed: {SMALL:g} points), of a claim at most "
-    "that of its least likely comparison."
+    f"lies below; undecided ones say within how many points, and are called level when that is at most {SMALL:g}. A claim holds "
+    "when all its comparisons hold and is contradicted when one is at 5% divided by their number; nothing is corrected for the "
+    "number of claims, so some of so many verdicts are wrong by chance. `Could see` is the smallest true difference that this "
+    "study finds with 80% power at two-sided 5%; the chance to hold is that of a study of this size when the printed difference "
+    f"is the true one (where none is printed: {SMALL:g} points), of a claim at most that of its least likely comparison."
 )
 NOTE = (
     f"Differences in points, ours with 95% intervals over seeds and problems. {VERDICT_NOTE} What the paper's tables support is "
-    "said with errors over problems that its printed means of 16 samples must have, unpaired; another training run is in none of "
-    "them. Labels are distinct labeled problems over the whole route. Halves of the pool are drawn once and base models pretrained "
-    "once: no interval holds what others would change."
+    "said with errors over problems that its printed means of 16 samples must have, unpaired; another training run is in none "
+    "of them. Labels are distinct labeled problems over the whole route. Halves of the pool are drawn once and base models "
+    "pretrained once: no interval holds what others would change."
 )
 
 VERDICT_STYLE = {

@@ -8,7 +8,7 @@ from s2d_lib.claims import Results, bootstrap, load_published
 from s2d_lib.claims.fair import budget, check_together, paired_accuracies, seeds_of
 from s2d_lib.errors import StudyError
 from s2d_lib.report.run_pages import link
-from s2d_lib.report.study_table import SCALES, UNKNOWN, family_of, meant_by
+from s2d_lib.report.study_table import NOT_PRINTED, SCALES, family_of, meant_by, published_sets
 from s2d_lib.report.style import route_label
 from s2d_lib.report.tables import write_forms
 
@@ -76,7 +76,8 @@ def contrasts(results: Results, name: str, root: Path | None = None) -> pd.DataF
 
     Returns:
         `first`, `second`, `seeds`; for each evaluation set `<set> difference` with `low` and `high` (shares, 95% over seeds
-        and problems), `<set> published` (points or NaN) and `<set> published source`; `labels first`, `labels second`,
+        and problems), for a profile that plays one of paper A's families, on all of the paper's sets, `<set> published`
+        (points or NaN) and `<set> published source`; `labels first`, `labels second`,
         `gradings first`, `gradings second` (over the whole routes, means over seeds).
 
     Raises:
@@ -94,7 +95,6 @@ def _row(results: Results, first: str, second: str, root: Path | None) -> dict:
                 f"the results of profile {results.name!r} hold no run of {side!r}: make it with `make study`."
             )
     check_together(bundle, (first, second))
-    meant = meant_by(results)
     published, family = load_published(root), family_of(results.name, root)
     row: dict[str, object] = {"first": first, "second": second, "seeds": len(seeds_of(bundle, first))}
     for name in bundle.sets:
@@ -104,9 +104,10 @@ def _row(results: Results, first: str, second: str, root: Path | None) -> dict:
             f"{name} difference low": found.low,
             f"{name} difference high": found.high,
         }
-        theirs = published.difference(family, first, second, meant[name]) if family and name in meant else None
-        row[f"{name} published"] = theirs.value if theirs else float("nan")
-        row[f"{name} published source"] = theirs.source if theirs else UNKNOWN
+    for name, theirs in published_sets(results, published).items() if family else ():
+        printed = published.difference(family, first, second, theirs)
+        row[f"{name} published"] = printed.value if printed else float("nan")
+        row[f"{name} published source"] = printed.source if printed else NOT_PRINTED
     spent = budget(bundle, first), budget(bundle, second)
     return row | {
         f"{kind} {side}": getattr(own, kind)
@@ -126,9 +127,11 @@ def readable_contrasts(results: Results, numbers: pd.DataFrame, links: bool = Fa
             shown[side] = link(label, row[side]) if links else label
         for name in results.bundle.sets:
             mean, low, high = (100 * row[f"{name} difference{bound}"] for bound in ("", " low", " high"))
-            value, source = row[f"{name} published"], row[f"{name} published source"]
             shown[f"{name}, difference"] = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-            shown[f"{meant.get(name, name)}, published"] = f"{value:+.1f} ({source})" if value == value else source
+        for name in (c.removesuffix(" published") for c in numbers if c.endswith(" published")):
+            value, source = row[f"{name} published"], row[f"{name} published source"]
+            printed = NOT_PRINTED if pd.isna(value) else f"{value:+.1f} ({source.rpartition(': ')[2]})"
+            shown[f"{meant.get(name, name)}, published"] = printed
         for kind in ("labels", "gradings"):
             shown[f"{kind}, first / second"] = f"{row[f'{kind} first']:,.0f} / {row[f'{kind} second']:,.0f}"
         rows.append(shown)

@@ -8,8 +8,9 @@ import pandas as pd
 from s2d_lib.claims import Published
 from s2d_lib.claims.bootstrap import bootstrap
 from s2d_lib.claims.fair import accuracies, check_together
+from s2d_lib.claims.published import AVERAGE
 from s2d_lib.claims.schema import Courses
-from s2d_lib.report.study_table import open_results
+from s2d_lib.report.study_table import NOT_PRINTED, open_results
 from s2d_lib.report.style import route_label
 from s2d_lib.report.tables import write_forms
 from s2d_lib.study import load_study
@@ -60,23 +61,21 @@ def write_ends(numbers: pd.DataFrame, folder: Path, note: str) -> None:
 
 
 def published_of_paper_b(published: Published) -> pd.DataFrame:
-    """Paper B's figures for readers: a row a method (or pair) and unit, a column an hour budget; empty: not published here."""
-    rows = []
-    for figure in published.figures:
-        if figure.paper == "B":
-            against = f" minus {figure.against}" if figure.against else ""
-            rows.append(
-                {
-                    "models": figure.family or "",
-                    "set": figure.set or "",
-                    "method": f"{figure.route}{against}",
-                    "unit": figure.unit,
-                    "hours": f"best within {figure.hours:g} h",
-                    "value": f"{figure.value:g}",
-                }
-            )
-    table = pd.DataFrame(rows)
-    hours = list(dict.fromkeys(sorted(table["hours"], key=lambda text: float(text.split()[2]))))
-    wide = table.pivot(index=["models", "set", "method", "unit"], columns="hours", values="value")
-    order = pd.MultiIndex.from_frame(table[wide.index.names].drop_duplicates())
-    return wide.reindex(index=order, columns=hours).fillna("").reset_index().rename_axis(columns=None)
+    """All that paper B prints, for readers: a row a method and set, a column an hour budget; `not printed` where it is not."""
+    accuracies = [
+        (model, name, method, "percent", hours, cell.mean)
+        for (model, method, name, hours), cell in published.accuracies.items()
+        if hours is not None
+    ]
+    seconds = [
+        (m, AVERAGE, method, "seconds a step", h, c[AVERAGE])
+        for m, method, h, _, c in published.rows_of_b("seconds a step")
+    ]
+    table = pd.DataFrame(accuracies + seconds, columns=["models", "set", "method", "unit", "hours", "value"])
+    rows = ["models", "unit", "set", "method"]
+    wide = table.assign(value=table["value"].map("{:.1f}".format)).pivot(index=rows, columns="hours", values="value")
+    wide = wide.reindex(
+        pd.MultiIndex.from_frame(table[rows].drop_duplicates().sort_values(rows[:3], kind="stable"))
+    ).fillna(NOT_PRINTED)
+    names = {hours: f"best within {hours:g} h" if hours else "untrained" for hours in wide}
+    return wide.rename(columns=names).reset_index().rename_axis(columns=None)

@@ -33,7 +33,8 @@ def differences_figure(
     """One panel a set: every row's difference with its 95% interval, the published one as a hollow diamond.
 
     Args:
-        rows: `label`, `checkpoint` and for each set `<set> difference`, `low`, `high` (shares), `<set> published` (points).
+        rows: `label`, `checkpoint` and for each set `<set> difference`, `low`, `high` (shares), `<set> published` (points), or
+            only one of the two.
         sets: Which.
         title: Of the figure.
         pages: Set -> what leads from the figure to the profile of its run pages, where they are not those beside it.
@@ -48,14 +49,16 @@ def differences_figure(
         axes.axvline(0, color=BLACK, linewidth=0.8)
         for place, row in zip(places, rows.to_dict("records"), strict=True):
             color, marker = route_look(row["checkpoint"])
-            mean, low, high = (100 * row[f"{name} difference{bound}"] for bound in ("", " low", " high"))
-            axes.plot([low, high], [place, place], color=color, linewidth=1.4)
-            axes.plot(mean, place, marker, color=color, url=pages.get(name, "") + run_page(row["checkpoint"]))
-            axes.plot(row[f"{name} published"], place, "D", color=BLACK, markerfacecolor="none", markersize=5)
+            if f"{name} difference" in row:
+                mean, low, high = (100 * row[f"{name} difference{bound}"] for bound in ("", " low", " high"))
+                axes.plot([low, high], [place, place], color=color, linewidth=1.4)
+                axes.plot(mean, place, marker, color=color, url=pages.get(name, "") + run_page(row["checkpoint"]))
+            if f"{name} published" in row:
+                axes.plot(row[f"{name} published"], place, "D", color=BLACK, markerfacecolor="none", markersize=5)
         axes.set(title=name, xlabel="difference, points", ylim=(-0.6, len(rows) - 0.4))
         axes.grid(axis="y", visible=False)
     panels[0][0].set_yticks(places, rows["label"])
-    if rows[[f"{name} published" for name in sets]].notna().any(axis=None):
+    if rows.filter([f"{name} published" for name in sets]).notna().any(axis=None):
         diamond = Line2D([], [], color=BLACK, marker="D", markerfacecolor="none", markersize=5, linewidth=0)
         figure.legend([diamond], ["published, on the paper's own scale"], loc="outside lower right")
     entitle(figure, title)

@@ -64,7 +64,7 @@ def family_differences(found: list[Family], profile: str) -> tuple[pd.DataFrame,
     pages = {}
     for family in found:
         own = family.table.numbers.set_index("checkpoint")
-        for name in family.table.sets:
+        for name in family.table.measured:
             panel = f"{family.name}: {family.table.meant.get(name, name)}"
             pages[panel] = "" if family.profile == profile else f"../{family.profile}/"
             for kind in ("difference", "difference low", "difference high", "published"):

@@ -1,5 +1,6 @@
 """A table of the study with results: accuracies and differences beside the published ones, and who consumed the labels."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ CONSUMERS = {
 }
 """Which model consumed labels on the way to a checkpoint -> column: its own weights, or a teacher by its role."""
 
-UNKNOWN = "not published here"
+NOT_PRINTED = "not printed"
 COSTS_SHOWN = ("labeled problems", "gradings", "own steps", "all steps", "tokens sampled", "tokens trained on")
 
 
@@ -48,8 +49,9 @@ class StudyTable:
         name: In study.yaml, and of the files it is written to.
         title: Its question.
         numbers: From `table_of`, then the columns of CONSUMERS (distinct labeled problems, means over seeds) and for each
-            set `<set> published` (points against the reference, or NaN), `<set> published accuracy` (percent, or NaN) and
-            `<set> published source`.
+            of the paper's sets, by the profile's name where one stands for it, `<set> published` (points against the reference),
+            `<set> published accuracy`, `<set> published error` (as printed; NaN where it is not) and `<set> published source`.
+            A profile that plays none of the paper's families has no published columns.
         meant: Evaluation set -> what the paper evaluates on, as far as the profile names it.
         note: What to say under it.
     """
@@ -61,26 +63,35 @@ class StudyTable:
     note: str
 
     @property
-    def sets(self) -> list[str]:
+    def measured(self) -> list[str]:
         """The evaluation sets, in order."""
-        return [c.removesuffix(" published") for c in self.numbers if c.endswith(" published")]
+        return [
+            c.removesuffix(" low") for c in self.numbers if c.endswith(" low") and not c.endswith(" difference low")
+        ]
+
+    @property
+    def sets(self) -> list[str]:
+        """The evaluation sets, and those of the paper's that no set stands for."""
+        published = [c.removesuffix(" published") for c in self.numbers if c.endswith(" published")]
+        return list(dict.fromkeys([*self.measured, *published]))
 
     @property
     def accuracies(self) -> pd.DataFrame:
-        """For readers: accuracy, difference to the reference, and the difference that the paper published."""
-        plain = readable(self.numbers, self.sets)
+        """For readers: accuracy and difference to the reference, ours and then the paper's."""
+        plain = readable(self.numbers, self.measured)
         kept = ["route"]
         for name in self.sets:
             kept += [c for c in (f"{name}, %", f"{name}, difference") if c in plain]
-            column = f"{self.meant.get(name, name)}, published"
-            plain[column] = [published_cell(row, name) for row in self.numbers.to_dict("records")]
-            kept.append(column)
+            if f"{name} published" in self.numbers:
+                column = f"{self.meant.get(name, name)}, published"
+                plain[column] = [published_cell(row, name) for row in self.numbers.to_dict("records")]
+                kept.append(column)
         return plain[kept]
 
     @property
     def costs(self) -> pd.DataFrame:
         """For readers: which model consumed how many labels, and what the whole route cost."""
-        plain = readable(self.numbers, self.sets)
+        plain = readable(self.numbers, self.measured)
         consumers = {c: [f"{value:,.0f}" for value in self.numbers[c]] for c in CONSUMERS.values() if c in self.numbers}
         return plain[["route"]].assign(**consumers, **{name: plain[name] for name in COSTS_SHOWN})
 
@@ -101,8 +112,13 @@ def study_table(results: Results, name: str, root: Path | None = None) -> StudyT
     numbers = table_of(bundle, spec)
     spent = pd.DataFrame([labels_by_consumer(bundle, checkpoint) for checkpoint in spec.rows])
     published = published_columns(results, spec, load_published(root), family_of(results.name, root))
+    sources = dict.fromkeys(s for c in published if c.endswith("source") for s in published[c] if s != NOT_PRINTED)
     return StudyTable(
-        name, spec.title, pd.concat([numbers, spent, published], axis=1), meant_by(results), note_of(results, spec)
+        name,
+        spec.title,
+        pd.concat([numbers, spent, published], axis=1),
+        meant_by(results),
+        note_of(results, spec, sources),
     )
 
 
@@ -130,50 +146,50 @@ def family_of(profile: str, root: Path | None = None) -> str | None:
     return roles.get(profile)
 
 
+def published_sets(results: Results, published: Published) -> dict[str, str]:
+    """Paper A's sets by the name of the evaluation set that stands for each, or by their own."""
+    return {results.profile.stands_for.get(theirs, theirs): theirs for theirs in published.problems["A"]}
+
+
 def published_columns(results: Results, spec: Table, published: Published, family: str | None) -> pd.DataFrame:
-    """What the paper published for every row, per evaluation set that stands for one of its own."""
-    meant = meant_by(results)
-    accuracies = {
-        (figure.route, figure.set): figure
-        for figure in published.figures
-        if figure.paper == "A" and figure.family == family and figure.against is None
-    }
+    """What the paper prints for every row, on all of its sets; nothing for a profile that plays none of its families."""
     rows = []
     for checkpoint in spec.rows:
         row: dict[str, object] = {}
-        for name in results.bundle.sets:
-            theirs = meant.get(name)
-            accuracy = accuracies.get((checkpoint, theirs))
-            difference = None
-            if family and theirs and spec.reference and spec.reference != checkpoint:
-                difference = published.difference(family, checkpoint, spec.reference, theirs)
-            found = difference or accuracy
+        for name, theirs in published_sets(results, published).items() if family else ():
+            cell = published.cell(family, checkpoint, theirs)
+            compared = spec.reference and spec.reference != checkpoint
+            difference = published.difference(family, checkpoint, spec.reference, theirs) if compared else None
             row |= {
                 f"{name} published": difference.value if difference else float("nan"),
-                f"{name} published accuracy": accuracy.value if accuracy else float("nan"),
-                f"{name} published source": found.source if found else UNKNOWN,
+                f"{name} published accuracy": cell.mean if cell else float("nan"),
+                f"{name} published error": cell.error if cell else float("nan"),
+                f"{name} published source": cell.source if cell else NOT_PRINTED,
             }
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, index=range(len(spec.rows)))
 
 
 def published_cell(row: dict, name: str) -> str:
-    """The published difference with its source; an accuracy where there is nothing to compare it with."""
-    difference, accuracy, source = (row[f"{name} published{c}"] for c in ("", " accuracy", " source"))
-    if difference == difference:
-        return f"{difference:+.1f} ({source})"
-    return f"{accuracy:.1f} % ({source})" if accuracy == accuracy else UNKNOWN
+    """The printed accuracy, with its difference to the reference in brackets."""
+    difference, accuracy = row[f"{name} published"], row[f"{name} published accuracy"]
+    if pd.isna(accuracy):
+        return NOT_PRINTED
+    return f"{accuracy:.1f}" if pd.isna(difference) else f"{accuracy:.1f} ({difference:+.1f})"
 
 
-def note_of(results: Results, spec: Table) -> str:
+def note_of(results: Results, spec: Table, sources: Iterable[str]) -> str:
     """What stands under a table."""
     samples = results.profile.evaluation.samples
     against = f", to {route_label(spec.reference)}" if spec.reference else ""
     seeds = seeds_of(results.bundle, spec.rows[0])
+    printed = (
+        f" Published: percent{' (difference' + against + ')' if against else ''}, from {'; '.join(sources)}. {SCALES}"
+    )
     return (
         f"Profile {results.name}, seeds {seeds}, avg@{samples}, 95% intervals over seeds and problems; differences in "
-        f"points{against}, paired by seed and problem. {SCALES} Labels are distinct labeled problems over the whole route, "
-        f"by the model that was trained on them. Made by `make study PROFILE={results.name}`."
+        f"points{against}, paired by seed and problem.{printed if sources else ''} Labels are distinct labeled problems over "
+        f"the whole route, by the model that was trained on them. Made by `make study PROFILE={results.name}`."
     )
 
 

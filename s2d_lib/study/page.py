@@ -16,7 +16,7 @@ Stage = Literal[
     "teacher_sample_sft",
     "self_distillation",
 ]
-Role = Literal["student", "teacher", "large_teacher"]
+Role = Literal["student", "small_teacher", "teacher", "large_teacher"]
 
 
 class Checkpoint(Strict):

@@ -1,8 +1,8 @@
-"""claims.yaml, published.yaml and `stands_for`: what is committed is valid, what is wrong gets one sentence."""
+"""claims.yaml and `stands_for`: what is committed is valid, what is wrong gets one sentence."""
 
 import pytest
 
-from s2d_lib.claims import evaluate, load_claims, load_published
+from s2d_lib.claims import evaluate, load_claims
 from s2d_lib.errors import StudyError
 from s2d_lib.study import load_profile, load_study, resolve
 
@@ -75,44 +75,6 @@ def test_broken_claims_get_one_sentence(tmp_path, family, comparisons, sentence)
     with pytest.raises(StudyError, match=sentence) as error:
         load_claims(tmp_path)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("better", "than", "name", "value"),
-    [
-        ("student.bridge.rl_teacher", "student.grpo", "MATH", 3.4),
-        ("student.bridge.rl_teacher", "student.grpo", "AIME 2024", 5.4),
-        ("student.grpo", "student.bridge.raw_teacher", "MATH", 4.0),
-        ("student.bridge.rl_teacher", "student.opd_only.rl_teacher", "MATH", 1.7),
-        ("student.bridge.rl_teacher_1H.grpo_2H", "student.bridge.rl_teacher_1H", "MATH", 3.1),
-    ],
-)
-def test_published_differences_stated_reversed_or_from_two_accuracies(better, than, name, value):
-    assert load_published().difference("Qwen3", better, than, name).value == pytest.approx(value)
-
-
-def test_what_is_not_published_is_not_guessed():
-    published = load_published()
-    assert published.difference("Qwen3", "student.bridge.sft_teacher", "student.grpo", "MATH") is None
-    assert published.difference("Llama", "student.bridge.rl_teacher", "student.grpo", "AIME 2024") is None
-
-
-ACCURACY = "{paper: A, route: a, value: 1, unit: percent, source: s}"
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (ACCURACY.replace("percent", "points"), "a difference has `against`"),
-        (ACCURACY.replace("A", "C"), "paper"),
-        (f"{ACCURACY}\n- {ACCURACY}", "stands twice"),
-    ],
-)
-def test_broken_published_figures_get_one_sentence(tmp_path, content, sentence):
-    (tmp_path / "params").mkdir()
-    (tmp_path / "params" / "published.yaml").write_text(f"figures:\n- {content}")
-    with pytest.raises(StudyError, match=sentence):
-        load_published(tmp_path)
 
 
 def test_a_stand_in_must_be_an_evaluation_set():

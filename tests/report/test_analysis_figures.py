@@ -30,7 +30,8 @@ def test_the_references_own_row_is_no_difference(full, tmp_path):
     rows = table_differences(table.numbers)
     assert rows["checkpoint"].tolist() == table.numbers["checkpoint"].tolist()[1:]
     figure = differences_figure(rows, table.sets, "t", {"micro-aime": "../other/"})
-    first, second = figure.axes
+    first, second, published = figure.axes  # the third: a set of the paper's that no set stands for
+    assert {line.get_marker() for line in published.lines[1:]} == {"D"}
     assert [text.get_text() for text in first.get_yticklabels()] == rows["label"].tolist()
     assert [line.get_marker() for line in first.lines].count("D") == len(rows)
     svg = svg_of(figure, tmp_path)

@@ -1,5 +1,7 @@
 """A table of the study: who consumed the labels, what the paper published, and links to the runs."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
@@ -29,18 +31,32 @@ def test_a_row_has_accuracy_difference_published_figure_and_costs(full):
     assert len(rows) == 14
     bridge = rows.loc["student.bridge.rl_teacher"]
     assert bridge["micro-math low"] < bridge["micro-math"] < bridge["micro-math high"]
-    assert bridge["micro-math published"] == pytest.approx(3.4)
-    assert rows.loc["student.grpo", "micro-math published accuracy"] == 75.9
-    assert rows.loc["student.bridge.sft_teacher", "micro-math published source"] == "not published here"
+    assert bridge["micro-aime published"] == pytest.approx(5.4)
+    assert (bridge["AIME 2025 published"], bridge["AIME 2025 published error"]) == (pytest.approx(3.1), 1.3)
+    assert bridge["micro-math published source"] == "v1 table 3; v4 table 6"
     shown = table.accuracies.set_index("route")
-    assert shown.loc["bridge, RL teacher", "MATH, published"] == "+3.4 (v4 abstract: 79.3 - 75.9)"
-    assert shown.loc["direct GRPO", "MATH, published"] == "75.9 % (v4 abstract)"
-    assert shown.loc["bridge, RL large teacher", "AIME 2024, published"] == "not published here"
+    assert list(shown.filter(like="published")) == ["MATH, published", "AIME 2024, published", "AIME 2025, published"]
+    assert "AIME 2025, %" not in shown
+    assert shown.loc["bridge, RL teacher"].filter(like="published").tolist() == [
+        "79.3 (+3.4)",
+        "25.2 (+5.4)",
+        "20.2 (+3.1)",
+    ]
+    assert shown.loc["direct GRPO", "MATH, published"] == "75.9"
+    assert "not printed" not in shown.to_string()
     assert table.costs.set_index("route").loc["bridge, SFT teacher", "labels: teacher"] == "32"
+
+
+def test_what_the_paper_does_not_print_is_said(full):
+    shown = study_table(full, "components").accuracies.set_index("route")
+    assert shown.loc["forward KL only", "AIME 2025, published"] == "not printed"
 
 
 def test_a_profile_that_plays_no_family_has_nothing_published(full):
     assert (family_of("micro-full"), family_of("micro-llama"), family_of("smollm2-smoke")) == ("Qwen3", "Llama", None)
+    table = study_table(dataclasses.replace(full, name="smollm2-smoke"), "table3")
+    assert table.accuracies.filter(like="published").empty
+    assert "Published" not in table.note
 
 
 def test_the_written_table_leads_to_the_runs_and_says_that_scales_differ(full, tmp_path):
