@@ -1,7 +1,7 @@
 """Claims as tables and as one picture: what the papers say, what their tables support, what this study measured."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 
 from s2d_lib.claims import Claims, Outcome, Published, Results, claim_verdict
+from s2d_lib.claims.moments import CurveOutcome
 from s2d_lib.claims.printed import printed_difference, printed_verdict
+from s2d_lib.claims.schema import Claim, CurveClaim
 from s2d_lib.errors import StudyError
 from s2d_lib.report.run_pages import link, run_page
 from s2d_lib.report.study_table import open_results
@@ -132,36 +134,40 @@ def _row(outcome: Outcome, published: Published) -> dict:
     }
 
 
-def claims_table(outcomes: Sequence[Outcome], claims: Claims, comparisons: pd.DataFrame) -> pd.DataFrame:
+def claims_table(
+    outcomes: Sequence[Outcome | CurveOutcome],
+    claims: Mapping[str, Claim | CurveClaim],
+    comparisons: pd.DataFrame,
+) -> pd.DataFrame:
     """One row a claim.
 
     Args:
         outcomes: The comparisons.
         claims: What they are of.
-        comparisons: From `comparisons_table`.
+        comparisons: From `comparisons_table`, here or in s2d_lib.report.courses.
 
     Returns:
-        `claim`, `sentence`, `source`, `family`; `comparisons` and how many of them are `holds`, `contradicted`,
-        `undecided`, `not run`, `no set`; `published verdict`: what the paper's tables support; `verdict` of the claim here
-        and the greatest `chance` (percent) that it could have held; `missing`: what it would take to decide the rest.
+        `claim`, `sentence`, `source`; how many `comparisons` and how many of them are `holds`, `contradicted`, `undecided`,
+        `not run`, `no set`; `published verdict`: what the paper's tables support; `verdict` of the claim here and the greatest
+        `chance` (percent) that it could have held; `missing`: what it would take to decide the rest.
     """
     rows = []
-    for name, claim in claims.claims.items():
-        own = [outcome for outcome in outcomes if outcome.claim == name]
-        verdicts = [outcome.verdict for outcome in own]
-        numbers = comparisons[comparisons["claim"] == name]
+    for name, claim in claims.items():
+        own = comparisons[comparisons["claim"] == name]
+        found = [outcome.result for outcome in outcomes if outcome.claim == name]
         rows.append(
             {
                 "claim": name,
                 "sentence": claim.sentence,
                 "source": claim.source,
-                "family": claim.family,
                 "comparisons": len(own),
-                **{kind: verdicts.count(kind) for kind in COUNTED},
-                "published verdict": together(numbers["published verdict"]),
-                "verdict": claim_verdict([outcome.result for outcome in own if outcome.verdict != "no set"]),
-                "chance": numbers["chance"].astype(float).min(),
-                "missing": "; ".join(dict.fromkeys(outcome.missing for outcome in own if outcome.missing)),
+                **{kind: (own["verdict"] == kind).sum() for kind in COUNTED},
+                "published verdict": together(own["published verdict"]),
+                "verdict": claim_verdict(
+                    [r for r, word in zip(found, own["verdict"], strict=True) if word != "no set"]
+                ),
+                "chance": own["chance"].astype(float).min(),
+                "missing": "; ".join(dict.fromkeys(text for text in own["missing"] if text)),
             }
         )
     return pd.DataFrame(rows)

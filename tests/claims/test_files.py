@@ -2,7 +2,7 @@
 
 import pytest
 
-from s2d_lib.claims import evaluate, load_claims
+from s2d_lib.claims import evaluate, load_claims, load_published
 from s2d_lib.errors import StudyError
 from s2d_lib.study import load_profile, load_study, resolve
 
