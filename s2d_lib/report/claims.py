@@ -177,9 +177,9 @@ COUNTED = ("holds", "contradicted", "undecided", "not run", "no set")
 
 
 def together(verdicts: pd.Series) -> str:
-    """Of a claim, from those of its comparisons on the paper's own tables, at 95% each."""
-    found = set(verdicts)
-    return next((word for word in ("contradicted", "not printed", "undecided") if word in found), "holds")
+    """Of a claim, from those of its comparisons on the paper's own tables that are printed, at 95% each."""
+    found = set(verdicts) - {"not printed"}
+    return next((word for word in ("contradicted", "undecided", "holds") if word in found), "not printed")
 
 
 def readable_claims(claims: pd.DataFrame) -> pd.DataFrame:
@@ -393,18 +393,21 @@ def _headlines(axes: plt.Axes, claims: pd.DataFrame, comparisons: pd.DataFrame) 
     def say(x: float, place: int, text: str, **more) -> None:
         axes.text(x, place, text, ha="right", **style, **more).set_in_layout(False)
 
-    known = "published verdict" in claims
-    for x, heading in ((printed, "paper's tables" if known else ""), (here, "here"), (chance, "chance to hold")):
+    def band(place: int, color: str) -> None:
+        drawn = Rectangle((0, place - 0.5), 1, 1, transform=across, color=color, clip_on=False, zorder=2.5)
+        drawn.set_in_layout(False)
+        axes.add_patch(drawn)
+
+    band(0, "white")
+    for x, heading in ((printed, "paper's tables"), (here, "here"), (chance, "chance to hold")):
         say(x, 0, heading, style="italic")
     for claim in claims.to_dict("records"):
         place = places[claim["claim"], ""]
-        band = Rectangle((0, place - 0.5), 1, 1, transform=across, color="#EFEFEF", clip_on=False, zorder=2.5)
-        band.set_in_layout(False)
-        axes.add_patch(band)
+        band(place, "#EFEFEF")
         axes.text(0.1 / wide, place, f"{claim['claim']}  {claim['sentence']}", **style).set_in_layout(False)
-        for x, verdict in ((printed, claim.get("published verdict", "")), (here, claim["verdict"])):
-            starred = verdict + ("*" if x == here and claim.get("no set") else "")
-            say(x, place, starred, color=VERDICT_STYLE.get(verdict, (BLACK,))[0], weight="bold")
+        for x, verdict in ((printed, claim["published verdict"]), (here, claim["verdict"])):
+            starred = verdict + ("*" if x == here and claim["no set"] else "")
+            say(x, place, starred, color=VERDICT_STYLE[verdict][0], weight="bold")
         say(chance, place, chance_words(claim["chance"], "≤ "))
 
 
