@@ -12,7 +12,7 @@ from s2d_lib.claims.fair import (
     unequal_budgets,
 )
 from s2d_lib.claims.schema import Claim, Claims, Comparison
-from s2d_lib.claims.verdict import Compared, compare
+from s2d_lib.claims.verdict import Compared, Verdict, compare
 from s2d_lib.errors import StudyError
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.study.load import did_you_mean
@@ -61,6 +61,13 @@ class Outcome:
     budgets: tuple[Budget, Budget] | None = None
     reason: str = ""
 
+    @property
+    def verdict(self) -> Verdict:
+        """Of this comparison; without a result it says whether a set or a run is missing."""
+        if self.result:
+            return self.result.verdict
+        return "no set" if self.profile and not self.evaluation else "not run"
+
 
 def evaluate(claims: Claims, study: Study, results: Mapping[str, Results]) -> list[Outcome]:
     """Every comparison of every claim, in the file's order; what can't be compared yet is there with the reason.
@@ -95,7 +102,8 @@ def _of_claim(name: str, claim: Claim, claims: Claims, results: Mapping[str, Res
         for meant in comparison.sets
     ]
     found = results.get(claim.family)
-    return [_made(comparison, plan, len(planned), claims, found) for comparison, plan in planned]
+    count = sum(found is None or plan.meant in found.profile.stands_for for _, plan in planned)
+    return [_made(comparison, plan, count, claims, found) for comparison, plan in planned]
 
 
 def _made(comparison: Comparison, plan: Outcome, count: int, claims: Claims, found: Results | None) -> Outcome:
@@ -104,7 +112,7 @@ def _made(comparison: Comparison, plan: Outcome, count: int, claims: Claims, fou
         return replace(plan, missing=f"no results of a profile that plays the {plan.family} family")
     plan = replace(plan, profile=found.name)
     if plan.meant not in found.profile.stands_for:
-        return replace(plan, missing=f"no evaluation set of profile {found.name} stands for {plan.meant}")
+        return replace(plan, missing=f"no set stands for {plan.meant} in profile {found.name}")
     plan = replace(plan, evaluation=found.profile.stands_for[plan.meant])
     absent = [side for side in (plan.better, plan.than) if not seeds_of(found.bundle, side)]
     if absent:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from s2d_lib.claims.bootstrap import Estimate, bootstrap
+from s2d_lib.claims.bootstrap import SHARE, Estimate, bootstrap
 from s2d_lib.claims.fair import check_settings, seeds_of
 from s2d_lib.claims.schema import CurveClaim, Measure, Moment
 from s2d_lib.claims.verdict import Compared, compare
@@ -195,6 +195,7 @@ class CurveOutcome:
     than: Moment
     measure: Measure
     margin: float
+    benchmark: str | None  # all by default
     result: Compared
 
 
@@ -206,16 +207,22 @@ def evaluate_curves(claims: Mapping[str, CurveClaim], course: Course) -> list[Cu
     """
     found = []
     for name, claim in claims.items():
-        pairs = [(comparison, *pair) for comparison in claim.comparisons for pair in comparison.pairs()]
+        pairs = [
+            (comparison, *pair, benchmark)
+            for comparison in claim.comparisons
+            for pair in comparison.pairs()
+            for benchmark in (None, *(course.budgets if comparison.each else ()))
+        ]
         moments = [moment for comparison in claim.comparisons for moment in comparison.better_first]
         for method in filter(None, (m for moment in moments for m in (moment.checkpoint, moment.minus))):
             if method not in course.checkpoints:
                 hint = did_you_mean(method, course.checkpoints)
                 raise StudyError(f"claim {name!r} is about {method!r}, which is none of the methods; {hint}")
-        for comparison, better, than in pairs:
-            values = [course.values(moment, comparison.measure) for moment in (better, than)]
-            scale = 100 if comparison.measure == "accuracy" else 1
-            bounds = (-1.0, 1.0) if comparison.measure == "accuracy" else None
+        for comparison, better, than, benchmark in pairs:
+            measure = comparison.measure
+            values = [course.values(moment, measure, benchmark) for moment in (better, than)]
+            scale = 100 if measure == "accuracy" else 1
+            bounds = ((-1.0, 1.0) if better.minus else SHARE) if measure == "accuracy" else None
             result = compare(*values, comparison.margin / scale, len(pairs), bounds)
-            found.append(CurveOutcome(name, better, than, comparison.measure, comparison.margin, result))
+            found.append(CurveOutcome(name, better, than, measure, comparison.margin, benchmark, result))
     return found

@@ -56,6 +56,7 @@ class CurveComparison(Strict):
     better_first: list[Moment] = Field(min_length=2)
     measure: Measure = "accuracy"
     margin: float = Field(0.0, ge=0)  # points (of an accuracy), tokens or nats by which the better one may be below
+    each: bool = False  # on every benchmark by itself too
 
     @field_validator("better_first", mode="before")
     @classmethod
@@ -86,6 +87,8 @@ class Courses(Strict):
 
     profiles: list[str] = Field(min_length=1)  # the benchmarks
     table: str  # of study.yaml, whose trained rows are the methods
+    model: str | None = None  # of the paper, whose printed figures stand beside the measured ones
+    stands_for: dict[str, str] = Field(default_factory=dict)  # profile -> the paper's benchmark
     budgets: list[float]  # shares of the whole budget that are reported
     claims: dict[str, CurveClaim]
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from s2d_lib.claims.bootstrap import SHARE, Estimate, spread
+from s2d_lib.claims.bootstrap import SHARE, Estimate, Spread, spread
 
-Verdict = Literal["holds", "contradicted", "undecided", "not run"]
+Verdict = Literal["holds", "contradicted", "undecided", "not run", "no set"]
 
 ERROR = 0.05  # two-sided
 POWER = 0.8
@@ -27,6 +27,8 @@ class Compared:
         refuted: Whether it is contradicted at the level that is corrected for the number of comparisons in its claim.
         seeds: How many seeds both sides have; with one, nothing is known of another training run and nothing decided.
         problems: How many problems both sides answered.
+        spread: The distribution behind the interval.
+        margin: By how much `better` may be worse, a share.
     """
 
     difference: Estimate
@@ -36,6 +38,12 @@ class Compared:
     refuted: bool
     seeds: int
     problems: int
+    spread: Spread
+    margin: float
+
+    def chance(self, difference: float) -> float:
+        """The chance that it comes out as `holds` in a study of this size, if the true difference is this (a share)."""
+        return self.spread.power(difference + self.margin, ERROR) if self.seeds > 1 else 0.0
 
 
 def compare(
@@ -74,6 +82,8 @@ def compare(
         refuted=seeds > 1 and _verdict(distribution.interval(1 - ERROR / comparisons), margin) == "contradicted",
         seeds=seeds,
         problems=problems,
+        spread=distribution,
+        margin=margin,
     )
 
 
@@ -84,12 +94,15 @@ def _verdict(estimate: Estimate, margin: float) -> Verdict:
 
 
 def claim_verdict(results: Sequence[Compared | None]) -> Verdict:
-    """Verdict of a claim from all its comparisons; None is one whose runs do not exist.
+    """Verdict of a claim from all its comparisons; None is one whose runs do not exist. Comparisons on sets that nothing
+    stands for are left out, and none that is left makes `no set`: whoever shows the verdict says which sets are missing.
 
     It holds when every comparison holds: an intersection-union test, whose error is at most that of one comparison
     (Berger 1982). It is contradicted when any comparison is at the corrected level. While a comparison is missing, it
-    can still be contradicted, but not hold.
+    can still be contradicted, but not hold. Nothing is corrected for the number of claims.
     """
+    if not results:
+        return "no set"
     if any(result.refuted for result in results if result):
         return "contradicted"
     if None in results:

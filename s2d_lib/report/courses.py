@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from s2d_lib.claims import Published
 from s2d_lib.claims.bootstrap import Estimate
 from s2d_lib.claims.moments import Course, CurveOutcome, Progress
-from s2d_lib.claims.schema import Claims, Courses, CurveClaim, Moment
-from s2d_lib.claims.verdict import claim_verdict
+from s2d_lib.claims.printed import printed_difference, printed_verdict
+from s2d_lib.claims.published import AVERAGE
+from s2d_lib.claims.schema import Claims, Courses, Moment
 from s2d_lib.errors import StudyError
+from s2d_lib.report.claims import SMALL, VERDICT_NOTE, chance_words, readable_claims, verdict_words
 from s2d_lib.report.study_table import open_results
 from s2d_lib.report.style import route_label, route_look, use_style
 from s2d_lib.report.tables import write_forms
@@ -234,24 +238,42 @@ def moment_label(moment: Moment, measure: str) -> str:
     return ", ".join(words) + ("" if measure == "accuracy" else f" ({measure})")
 
 
-def comparisons_table(outcomes: Sequence[CurveOutcome]) -> pd.DataFrame:
+METHODS = {
+    "student.grpo": "GRPO",
+    "student.sdpo": "SDPO",
+    "student.srpo": "SRPO",
+    "student.srpo.no_dw": "SRPO without dynamic weighting",
+    "student.advantage_mix": "Advantage Mix (0.9)",
+}
+"""Checkpoint -> what paper B prints it as."""
+
+HOURS = 10  # of training, the whole budget of paper B
+
+
+def comparisons_table(outcomes: Sequence[CurveOutcome], spec: Courses, published: Published) -> pd.DataFrame:
     """All numbers, one row a comparison, as `s2d_lib.report.claims.claims_figure` wants them.
 
     Returns:
-        `claim`, `better`, `than` (checkpoints), `label`, `measure`, `unit`; `seeds`, `units` (problems or benchmarks);
-        `difference`, `low`, `high`, `detectable`, `margin` in that unit; `published` (none); `verdict`, `refuted`.
+        `claim`, `better`, `than` (checkpoints), `benchmark` (`all`, or one), `meant` (empty), `label`, `measure`, `unit`;
+        `seeds`, `units` (problems or benchmarks); `difference`, `low`, `high`, `detectable`, `margin` in that unit; `chance` of
+        holding (percent, of accuracies); `published` with its `low`, `high` and `published verdict`: of two methods' best
+        within as many hours; `verdict`, `refuted`, `missing` (nothing ever is).
     """
     rows = []
     for outcome in outcomes:
         unit, scale = UNITS[outcome.measure]
-        result = outcome.result
+        result, what = outcome.result, _printed(outcome, spec)
         first, second = (moment_label(moment, outcome.measure) for moment in (outcome.better, outcome.than))
+        known = what and published.difference(**what)
+        printed = what and printed_difference(published, **what)
         rows.append(
             {
                 "claim": outcome.claim,
                 "better": outcome.better.checkpoint,
                 "than": outcome.than.checkpoint,
-                "label": f"{first} > {second}",
+                "benchmark": outcome.benchmark or "all",
+                "meant": "",
+                "label": f"{first} > {second}" + (f" · {outcome.benchmark}" if outcome.benchmark else ""),
                 "measure": outcome.measure,
                 "unit": unit,
                 "seeds": result.seeds,
@@ -261,21 +283,30 @@ def comparisons_table(outcomes: Sequence[CurveOutcome]) -> pd.DataFrame:
                 "high": scale * result.difference.high,
                 "detectable": scale * result.detectable,
                 "margin": outcome.margin,
-                "published": np.nan,
+                "chance": 100 * result.chance((known.value if known else SMALL) / 100) if unit == "points" else np.nan,
+                "published": known.value if known else np.nan,
+                "published low": printed.low if printed else np.nan,
+                "published high": printed.high if printed else np.nan,
+                "published verdict": printed_verdict(published, **what, margin=outcome.margin)
+                if what
+                else "not printed",
                 "verdict": result.verdict,
                 "refuted": result.refuted,
+                "missing": "",
             }
         )
     return pd.DataFrame(rows)
 
 
-def claims_table(outcomes: Sequence[CurveOutcome], claims: dict[str, CurveClaim]) -> pd.DataFrame:
-    """One row a claim: `claim`, `sentence`, `source`, `verdict`."""
-    rows = []
-    for name, claim in claims.items():
-        verdict = claim_verdict([outcome.result for outcome in outcomes if outcome.claim == name])
-        rows.append({"claim": name, "sentence": claim.sentence, "source": claim.source, "verdict": verdict})
-    return pd.DataFrame(rows)
+def _printed(outcome: CurveOutcome, spec: Courses) -> dict[str, Any]:
+    """Which printed difference a comparison is beside: that of two methods after the same hours; empty where none is."""
+    better, than = outcome.better, outcome.than
+    name = spec.stands_for.get(outcome.benchmark, "") if outcome.benchmark else AVERAGE
+    same = better.within == than.within and better.checkpoint != than.checkpoint and not better.minus
+    if outcome.measure != "accuracy" or not spec.model or not name or not same:
+        return {}
+    routes = {side: METHODS.get(moment.checkpoint, "") for side, moment in (("better", better), ("than", than))}
+    return {"family": spec.model, **routes, "name": name, "hours": HOURS * better.within}
 
 
 def readable_comparisons(comparisons: pd.DataFrame) -> pd.DataFrame:
@@ -286,9 +317,14 @@ def readable_comparisons(comparisons: pd.DataFrame) -> pd.DataFrame:
             {
                 "claim": row["claim"],
                 "comparison": row["label"] + (f", within {row['margin']:g} {row['unit']}" if row["margin"] else ""),
+                "published": "not printed" if pd.isna(row["published"]) else f"{row['published']:+.1f}",
+                "its tables support": verdict_words(
+                    row["published verdict"], row["published low"], row["published high"]
+                ),
                 "difference": f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] {row['unit']}",
+                "here": verdict_words(row["verdict"], row["low"], row["high"], row["unit"]),
+                "chance to hold": chance_words(row["chance"]),
                 "could see": f"{row['detectable']:.2f} {row['unit']}",
-                "verdict": row["verdict"],
             }
         )
     return pd.DataFrame(rows)
@@ -297,4 +333,6 @@ def readable_comparisons(comparisons: pd.DataFrame) -> pd.DataFrame:
 def write_claims(claims: pd.DataFrame, comparisons: pd.DataFrame, folder: Path, note: str) -> None:
     """Write claims.csv, claims.md and claims.tex."""
     numbers = comparisons.assign(**{"claim verdict": comparisons["claim"].map(claims.set_index("claim")["verdict"])})
-    write_forms(numbers, {"Claims": claims, "Comparisons": readable_comparisons(comparisons)}, folder, "claims", note)
+    shown = {"Claims": readable_claims(claims), "Comparisons": readable_comparisons(comparisons)}
+    printed = "The paper prints the best within 1, 5 and 10 hours; its errors are over problems alone, unpaired."
+    write_forms(numbers, shown, folder, "claims", f"{note} {VERDICT_NOTE} {printed}")

@@ -13,13 +13,8 @@ def disagreements(comparisons: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The rows, with `how`.
     """
-    made = comparisons[comparisons["verdict"] != "not run"]
+    made = comparisons[comparisons["difference"].notna()]
     contradicted = made["verdict"] == "contradicted"
     other_sign = ~contradicted & (made["difference"].astype(float) < -made["margin"])
     how = pd.Series("other sign, undecided", index=made.index).mask(contradicted, "contradicted")
     return made.assign(how=how)[contradicted | other_sign]
-
-
-def with_published(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons for which a published difference is known here."""
-    return comparisons[comparisons["published"].notna()]

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from s2d_lib.claims import Estimate, bootstrap
 from s2d_lib.claims.schema import Courses
 from s2d_lib.report.tables import write_forms
 from s2d_lib.study import load_profile
@@ -50,13 +50,9 @@ def given_table(
 def _measured(table: pd.DataFrame) -> dict[str, float]:
     row: dict[str, float] = {"problems": len(table)} | {name: table[name].mean() for name in SHOWN}
     for name, (first, second) in PAIRS.items():
-        differences = (table[first] - table[second]).to_numpy(dtype=float)
-        half = 1.96 * differences.std(ddof=1) / np.sqrt(len(differences)) if len(differences) > 1 else np.nan
-        row |= {
-            name: differences.mean(),
-            f"{name} low": differences.mean() - half,
-            f"{name} high": differences.mean() + half,
-        }
+        sides = (table[[side]].to_numpy(dtype=float).T for side in (first, second))
+        found = bootstrap(*sides) if len(table) > 1 else Estimate(*[float("nan")] * 3)
+        row |= {name: found.mean, f"{name} low": found.low, f"{name} high": found.high}
     return row
 
 

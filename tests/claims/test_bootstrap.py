@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from s2d_lib.claims import bootstrap
-from s2d_lib.claims.bootstrap import spread, student_t_quantile
+from s2d_lib.claims.bootstrap import spread
 from s2d_lib.errors import StudyError
 
 
@@ -38,21 +38,6 @@ def test_an_accuracy_stays_a_share_and_a_difference_may_be_negative():
     wild = np.repeat([[0.0], [0.02], [0.5]], 20, axis=1)
     assert bootstrap(wild).low == 0
     assert bootstrap(wild, np.zeros_like(wild)).low < -0.4
-
-
-@pytest.mark.parametrize(
-    ("share", "freedom", "value"),
-    [
-        (0.975, 1, 12.706),
-        (0.975, 2, 4.3027),
-        (0.9975, 2, 14.089),
-        (0.975, 3, 3.1824),
-        (0.2, 2, -1.0607),
-        (0.025, 7, -2.3646),
-    ],
-)
-def test_students_quantiles_are_those_of_the_tables(share, freedom, value):
-    assert student_t_quantile(share, freedom) == pytest.approx(value, rel=1e-4)
 
 
 @pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.706), (3, 4.3027), (5, 2.7764), (8, 2.3646)])
@@ -96,3 +81,42 @@ def test_one_unit_leaves_students_t_over_the_seeds():
     assert found.mean == 2.0
     half_width = 4.302652729911275 / np.sqrt(3)  # t of two degrees of freedom, standard deviation 1
     assert (found.low, found.high) == pytest.approx((2 - half_width, 2 + half_width))
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_samples_that_are_all_wrong_or_all_right_leave_clopper_and_pearsons_bound(seeds):
+    wrong, bound = np.zeros((seeds, 100)), 1 - 0.025 ** (1 / 100)
+    assert (bootstrap(wrong).low, bootstrap(wrong).high) == pytest.approx((0, bound))
+    assert (bootstrap(1 - wrong).low, bootstrap(1 - wrong).high) == pytest.approx((1 - bound, 1))
+    estimate = bootstrap(wrong, wrong)
+    assert (estimate.low, estimate.high) == pytest.approx((-bound, bound))
+    assert bootstrap(1 - wrong, wrong).low == pytest.approx(1 - np.hypot(bound, bound), abs=1e-3)
+    assert spread(wrong, wrong).detectable(0.05, 0.8) > bound
+
+
+def test_one_right_answer_is_no_surer_than_none():
+    one = np.zeros((3, 100))
+    one[0, 0] = 1 / 16
+    assert bootstrap(one).high > bootstrap(np.zeros((3, 100))).high
+    assert bootstrap(one).low >= 0
+
+
+@pytest.mark.parametrize(("seeds", "problems"), [(1, 60), (3, 200)])
+@pytest.mark.parametrize("rate", [0.002, 0.01, 0.05, 0.99])
+@pytest.mark.parametrize("alike", [0.05, 0.6])
+def test_rare_answers_are_covered_as_often_as_it_says(seeds, problems, rate, alike):
+    """`alike`: the share of an answer's variance that lies between problems. Resampling covers in 25 to 95%."""
+    rng = np.random.default_rng(3)
+    chance = rng.beta(rate * (1 - alike) / alike, (1 - rate) * (1 - alike) / alike, (200, 1, problems))
+    drawn = rng.binomial(16, np.broadcast_to(chance, (200, seeds, problems))) / 16
+    found = [bootstrap(values) for values in drawn]
+    assert np.mean([estimate.low <= rate <= estimate.high for estimate in found]) >= 0.92
+    differences = [bootstrap(a, b) for a, b in zip(drawn, np.roll(drawn, 1, axis=0), strict=True)]
+    assert np.mean([estimate.low <= 0 <= estimate.high for estimate in differences]) >= 0.9
+
+
+def test_power_inverts_the_detectable_difference():
+    for values in (np.random.default_rng(0).normal(0.1, 0.2, (3, 80)), np.zeros((3, 80))):
+        distribution = spread(values, np.zeros_like(values))
+        assert distribution.power(distribution.detectable(0.05, 0.8), 0.05) == pytest.approx(0.8, abs=1e-3)
+        assert distribution.power(0.0, 0.05) == pytest.approx(0.025, abs=0.01)

@@ -10,7 +10,7 @@ from s2d_lib.results.bundle import Bundle
 
 
 def verdict(outcomes, claim):
-    return claim_verdict([outcome.result for outcome in outcomes if outcome.claim == claim])
+    return claim_verdict([o.result for o in outcomes if o.claim == claim and o.verdict != "no set"])
 
 
 def test_known_truths_get_their_verdicts(claims, study, results):
@@ -26,15 +26,18 @@ def test_what_was_not_run_says_why(claims, study, results):
     assert missing["C1"] == ""
     assert "plays the Llama family" in missing["C4"]
     assert missing["C5"] == "no run of bridge.large in the results of profile micro"
-    partly = dataclasses.replace(
-        results["Qwen3"], profile=results["Qwen3"].profile.model_copy(update={"stands_for": {"MATH": "micro-math"}})
-    )
-    outcomes = evaluate(claims, study, {"Qwen3": partly})
-    assert [outcome.missing for outcome in outcomes[:2]] == [
-        "",
-        "no evaluation set of profile micro stands for AIME 2024",
+
+
+def test_a_set_that_nothing_stands_for_is_said_and_not_in_the_verdict(claims, study, results):
+    profile = results["Qwen3"].profile.model_copy(update={"stands_for": {"MATH": "micro-math"}})
+    partly = {"Qwen3": dataclasses.replace(results["Qwen3"], profile=profile)}
+    outcomes = evaluate(claims, study, partly)
+    assert [(o.verdict, o.missing) for o in outcomes[:2]] == [
+        ("holds", ""),
+        ("no set", "no set stands for AIME 2024 in profile micro"),
     ]
-    assert verdict(outcomes, "C1") == "not run"
+    assert verdict(outcomes, "C1") == "holds"
+    assert verdict(evaluate(edited(claims, "C1", sets=["AIME 2024"]), study, partly), "C1") == "no set"
 
 
 def test_reasons_show_only_where_budgets_differ(claims, study, results):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from s2d_lib.claims import evaluate, load_claims
+from s2d_lib.claims import evaluate, load_claims, load_published
 from s2d_lib.errors import StudyError
 from s2d_lib.study import load_profile, load_study, resolve
 
@@ -19,7 +19,18 @@ claims:
 
 def test_the_committed_claims_are_all_there():
     claims = load_claims()
-    assert [name for name in claims.claims if name.startswith("A")] == [f"A{n}" for n in range(1, 14)]
+    assert list(claims.claims) == [f"P{n}" for n in range(1, 4)] + [f"A{n}" for n in range(1, 14)]
+    on = {name: {meant for c in claim.comparisons for meant in c.sets} for name, claim in claims.claims.items()}
+    assert {name for name, sets in on.items() if sets == {"MATH"}} == {"A5", "A10", "A11"}
+    assert on["A6"] == {"AIME 2024", "AIME 2025"}
+    assert on["A4"] == {"MATH", "AIME 2024"}
+    assert all(len(on[name]) == 3 for name in set(on) - {"A4", "A5", "A6", "A10", "A11"})
+
+
+def test_every_comparison_of_a_claim_is_printed_by_the_paper():
+    published = load_published()
+    for outcome in evaluate(load_claims(), load_study(), {}):
+        assert published.difference(outcome.family, outcome.better, outcome.than, outcome.meant), outcome
 
 
 def test_every_claim_is_about_checkpoints_of_the_study_and_none_is_dropped():

@@ -139,6 +139,9 @@ def test_verdicts_on_courses_with_known_truth():
     ]
     assert found[-1].result.difference.mean == pytest.approx(0.2, abs=0.1)
     assert found[0].result.problems == 80
+    each = CurveClaim(sentence="", source="", comparisons=[{"better_first": ["a", "c"], "each": True}])
+    apart = evaluate_curves({"B": each}, Course(benchmarks, list(courses)))
+    assert [(o.benchmark, o.result.problems) for o in apart] == [(None, 80), ("one", 40), ("two", 40)]
 
 
 def test_what_does_not_belong_together_is_refused():

@@ -48,7 +48,7 @@ def test_more_seeds_detect_less():
 
 @pytest.mark.parametrize(
     ("difference", "margin", "verdict"),
-    [(0.0, 0.015, "holds"), (-0.01, 0.015, "holds"), (-0.02, 0.015, "contradicted"), (-0.01, 0.0, "contradicted")],
+    [(0.001, 0.015, "holds"), (-0.01, 0.015, "holds"), (-0.02, 0.015, "contradicted"), (-0.01, 0.0, "contradicted")],
 )
 def test_a_margin_moves_what_is_asked_for(difference, margin, verdict):
     base = np.random.default_rng(0).random((3, 50))
@@ -69,8 +69,26 @@ def test_the_error_over_problems_is_that_of_their_mean_difference():
     assert compare(a, b).problem_error == pytest.approx(expected)
 
 
+def test_two_models_that_are_always_wrong_decide_nothing():
+    wrong = np.zeros((3, 100))
+    found = compare(wrong, wrong, margin=0.015)
+    assert (found.verdict, found.refuted) == ("undecided", False)
+    assert found.detectable > 0.03
+
+
+def test_the_chance_to_hold_is_that_of_repeated_studies():
+    found = [compare(*pair) for pair in EQUAL[:120]]
+    for points in (0.05, 0.15):
+        held = np.mean([compare(a + points, b).verdict == "holds" for a, b in EQUAL])
+        assert np.mean([result.chance(points) for result in found]) == pytest.approx(held, abs=0.12)
+    assert compare(EQUAL[0][0][:1], EQUAL[0][1][:1]).chance(0.5) == 0  # one seed decides nothing
+
+
+SPREAD = compare(*EQUAL[0]).spread
+
+
 def result(verdict: str, refuted: bool = False) -> Compared:
-    return Compared(Estimate(0, 0, 0), 0, 0, verdict, refuted, 3, 10)
+    return Compared(Estimate(0, 0, 0), 0, 0, verdict, refuted, 3, 10, SPREAD, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +100,7 @@ def result(verdict: str, refuted: bool = False) -> Compared:
         ([result("holds"), result("contradicted", refuted=True)], "contradicted"),
         ([result("holds"), None], "not run"),
         ([None, None], "not run"),
+        ([], "no set"),
         ([None, result("contradicted", refuted=True)], "contradicted"),
     ],
 )

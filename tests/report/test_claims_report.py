@@ -10,8 +10,10 @@ from s2d_lib.report.claims import (
     claims_figure,
     claims_table,
     comparisons_table,
+    readable_claims,
     readable_comparisons,
     results_of,
+    verdict_words,
     write_claims,
 )
 from s2d_lib.report.style import route_label, save_figure
@@ -21,18 +23,21 @@ from tests.claims.synthetic import record
 from tests.report.synthetic import write_bundle
 
 ROWS = {"bridge": {"MATH": [79.3, 0.7]}, "student.grpo": {"MATH": [75.9, 0.9]}}
-PUBLISHED = Published(
-    samples=16,
-    problems={"A": {"MATH": 500}, "B": {}},
-    paper_a=[{"family": "Qwen3", "source": "v4", "rows": ROWS}],
-    paper_b=[],
+PUBLISHED = Published.model_validate(
+    {
+        "samples": 16,
+        "problems": {"A": {"MATH": 500}, "B": {}},
+        "paper_a": [{"family": "Qwen3", "source": "table 1", "rows": ROWS}],
+        "paper_b": [],
+    }
 )
 
 
 @pytest.fixture
 def tables(claims, study, results):  # noqa: F811
     outcomes = evaluate(claims, study, results)
-    return claims_table(outcomes, claims), comparisons_table(outcomes, PUBLISHED)
+    comparisons = comparisons_table(outcomes, PUBLISHED)
+    return claims_table(outcomes, claims.claims, comparisons), comparisons
 
 
 def test_numbers_of_every_comparison(tables):
@@ -41,7 +46,8 @@ def test_numbers_of_every_comparison(tables):
     assert (first["seeds"], first["problems"], first["labels better"], first["labels than"]) == (3, 80, 16, 16)
     assert first["low"] < first["difference"] < first["high"]
     assert first["published"] == pytest.approx(3.4)
-    assert comparisons.iloc[1]["published source"] == "not printed"
+    assert first["published low"] < 0 < first["published high"]  # one error is about two points
+    assert comparisons["published verdict"].tolist()[:2] == ["undecided", "not printed"]
     assert comparisons["verdict"].tolist() == ["holds", "holds", "contradicted", "holds", "holds", "not run", "not run"]
 
 
@@ -52,12 +58,54 @@ def test_one_row_a_claim_with_what_is_missing(tables):
     assert claims.set_index("claim").loc["C5", "missing"] == "no run of bridge.large in the results of profile micro"
 
 
+def test_every_verdict_has_its_chance(tables):
+    claims, comparisons = tables  # noqa: F811
+    made = comparisons["difference"].notna()
+    assert comparisons.loc[made, "chance"].between(0, 100).all()
+    assert comparisons.loc[~made, "chance"].isna().all()
+    assert claims["chance"].iloc[0] == comparisons["chance"].iloc[:2].min()
+    printed = claims.set_index("claim")["published verdict"]
+    assert printed[["C1", "C2"]].tolist() == ["undecided", "not printed"]  # of C1, what is printed
+    shown = readable_claims(claims)
+    assert shown["chance to hold"].str.match("at most|$").all()
+
+
+def test_a_missing_set_is_said_wherever_its_claim_is_shown(tables, tmp_path):
+    claims, comparisons = tables  # noqa: F811
+    missing = "no set stands for AIME 2024 in profile micro"
+    changed = comparisons.copy()
+    changed.loc[1, ["set", "verdict", "missing"]] = "", "no set", missing
+    changed.loc[1, ["difference", "low", "high", "detectable", "chance"]] = float("nan")
+    summary = claims.assign(**{"no set": [1, 0, 0, 0, 0], "missing": [missing, *claims["missing"][1:]]})
+    assert readable_claims(summary)["here"].tolist()[0] == "holds, as far as there are sets"
+    assert readable_comparisons(changed).iloc[1][["set", "here", "remark"]].tolist() == ["AIME 2024", "no set", missing]
+    write_claims(summary, changed, tmp_path)
+    assert (tmp_path / "claims.md").read_text().count(missing) == 2
+    figure = claims_figure(summary, changed, "Claims")
+    assert len(figure.axes) == 1
+    assert figure.legends[0].get_title().get_text().startswith(f"* {missing}")
+    assert "holds*" in [text.get_text() for text in figure.axes[0].texts]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "ends", "words"),
+    [
+        ("undecided", (-4.2, 1.0), "undecided within 4.2 points"),
+        ("undecided", (-0.5, 1.1), "level within 1.1 points"),
+        ("holds", (0.1, 1.1), "holds"),
+    ],
+)
+def test_only_a_narrow_interval_is_level(verdict, ends, words):
+    assert verdict_words(verdict, *ends) == words
+
+
 def test_the_three_forms(tables, tmp_path):
     write_claims(*tables, tmp_path, "Made up.")
     numbers = pd.read_csv(tmp_path / "claims.csv")
     assert numbers["claim verdict"].tolist()[:3] == ["holds", "holds", "contradicted"]
     text = (tmp_path / "claims.md").read_text()
     assert "not printed" in text
+    assert "nothing is corrected for the number of claims" in text
     assert "raw uses none" in text
     assert text.endswith("Made up.\n")
     tex = (tmp_path / "claims.tex").read_text()
@@ -78,11 +126,14 @@ def test_readers_are_told_of_margins_and_of_a_single_seed(tables):
 
 def test_the_dashboard_shows_every_comparison_with_its_verdicts_marker(tables, tmp_path):
     figure = claims_figure(*tables, "Claims")
-    (axes,) = figure.axes
-    assert len(axes.get_yticks()) == len(tables[1])
-    markers = [line.get_marker() for line in axes.get_lines()]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "micro-math, standing for MATH",
+        "micro-aime, standing for AIME 2024",
+    ]
+    assert len(figure.axes[0].get_yticks()) == len(tables[1].drop_duplicates(["claim", "better", "than"]))
+    markers = [line.get_marker() for axes in figure.axes for line in axes.get_lines()]
     assert (markers.count("o"), markers.count("X"), markers.count("D")) == (4, 1, 2)
-    words = [text.get_text() for text in axes.texts]
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert words.count("not run") == 4  # two comparisons and their two claims
     assert all(path.stat().st_size for path in save_figure(figure, tmp_path, "claims"))
     plt.close(figure)

@@ -44,7 +44,8 @@ def recomputed(profile: str, root: Path, folder: Path) -> Iterator[str]:
         yield from ("frontier", "frontier_crossings")
     if "97_claims" in notebooks:
         outcomes = evaluate(claims, load_study(root), results_of(profile, claims, root))
-        write_claims(claims_table(outcomes, claims), comparisons_table(outcomes, load_published(root)), folder)
+        comparisons = comparisons_table(outcomes, load_published(root))
+        write_claims(claims_table(outcomes, claims.claims, comparisons), comparisons, folder)
         yield "claims"
 
 
@@ -74,8 +75,8 @@ def test_committed_courses_are_those_of_the_committed_results(root, tmp_path, gr
         pytest.skip(f"the benchmarks of {group} have no committed results")
     course = courses.open_course(spec, root=root)
     outcomes = evaluate_curves(spec.claims, course)
-    claims, comparisons = courses.claims_table(outcomes, spec.claims), courses.comparisons_table(outcomes)
-    courses.write_claims(claims, comparisons, tmp_path, "")
+    comparisons = courses.comparisons_table(outcomes, spec, load_published(root))
+    courses.write_claims(claims_table(outcomes, spec.claims, comparisons), comparisons, tmp_path, "")
     courses.write_budgets(courses.budgets_table(course, spec.budgets), tmp_path, "budgets", "")
     seconds = courses.open_course(spec, "seconds", root)
     courses.write_budgets(courses.budgets_table(seconds, spec.budgets), tmp_path, "budgets_seconds", "")

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from s2d_lib.claims import load_claims
+from s2d_lib.claims import load_claims, load_published
 from s2d_lib.claims.moments import Course, evaluate_curves
 from s2d_lib.errors import StudyError
-from s2d_lib.report.claims import claims_figure
+from s2d_lib.report.claims import claims_figure, claims_table
 from s2d_lib.report.courses import (
     budgets_table,
-    claims_table,
     comparisons_table,
     curves,
     curves_figure,
@@ -102,7 +101,8 @@ def test_every_method_is_drawn_and_named(course):
 def test_verdicts_of_the_committed_claims_on_a_made_up_truth(course, tmp_path):
     spec = spec_of("micro-srpo", load_claims())
     outcomes = evaluate_curves(spec.claims, course)
-    claims, comparisons = claims_table(outcomes, spec.claims), comparisons_table(outcomes)
+    comparisons = comparisons_table(outcomes, spec, load_published())
+    claims = claims_table(outcomes, spec.claims, comparisons)
     verdicts = dict(zip(claims["claim"], claims["verdict"], strict=True))
     assert verdicts["B1"] == verdicts["B3"] == verdicts["B5"] == verdicts["B7"] == "holds"
     assert verdicts["B4"] == "undecided"  # that a gain is kept to within a point takes more than 80 problems
@@ -116,5 +116,13 @@ def test_verdicts_of_the_committed_claims_on_a_made_up_truth(course, tmp_path):
     assert "Sample routing beats advantage mixing" in (tmp_path / "claims.md").read_text()
     figure = claims_figure(claims, comparisons, "Claims")
     units = ["points", "nats", "tokens"]  # each has its own axis
-    shown = [axes.get_xlabel().split(";")[0] for axes in figure.axes]
+    shown = [axes.get_xlabel().replace("\n", " ").split(";")[0] for axes in figure.axes]
     assert shown == [f"difference, {u} (first minus second)" for u in units]
+    first = comparisons.iloc[:3]
+    assert first["benchmark"].tolist() == ["all", "sums", "tools"]
+    assert first["published"].tolist()[0] == pytest.approx(3.4)  # 77.4 - 74.0
+    assert first["published"].isna().tolist() == [False, True, True]
+    assert comparisons.loc[comparisons["unit"] == "points", "chance"].between(0, 100).all()
+    assert comparisons.loc[comparisons["unit"] != "points", "chance"].isna().all()
+    late = comparisons[(comparisons["claim"] == "B7")].iloc[0]
+    assert late["published"] == pytest.approx(5.1)  # 77.4 - 72.3

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from s2d_lib.report.disagreements import disagreements, with_published
+from s2d_lib.report.disagreements import disagreements
 
 NAN = float("nan")
 COMPARISONS = pd.DataFrame(
@@ -13,6 +13,7 @@ COMPARISONS = pd.DataFrame(
         {"claim": "within", "verdict": "undecided", "difference": -0.2, "margin": 1.5, "published": NAN},
         {"claim": "against", "verdict": "contradicted", "difference": -4.0, "margin": 0.0, "published": NAN},
         {"claim": "none", "verdict": "not run", "difference": None, "margin": 0.0, "published": 1.0},
+        {"claim": "unset", "verdict": "no set", "difference": None, "margin": 0.0, "published": 1.0},
     ]
 )
 
@@ -22,7 +23,3 @@ def test_what_points_the_other_way_is_a_disagreement():
     assert dict(zip(found["claim"], found["how"], strict=True)) == {
         "other": "other sign, undecided", "against": "contradicted",
     }  # fmt: skip
-
-
-def test_published_figures_are_kept_with_those_that_were_not_run():
-    assert with_published(COMPARISONS)["claim"].tolist() == ["holds", "other", "none"]

@@ -1,11 +1,14 @@
 """What a given solution is worth: measured once, read back while the models are the same."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from s2d_lib.claims import load_claims
+from s2d_lib.claims import bootstrap, load_claims
 from s2d_lib.report import given
 from s2d_lib.report.courses import spec_of
+
+OWN = [0.5, 0.7, 0.9, 0.7] * 5
 
 
 @pytest.fixture
@@ -22,8 +25,7 @@ def measured():
 
     def table(profile):
         asked.append(profile)
-        own = [0.5, 0.7, 0.9, 0.7]
-        return pd.DataFrame({"problem": list("abcd"), "alone": 0.2, "own solution": own, "another's solution": 0.3})
+        return pd.DataFrame({"problem": range(20), "alone": 0.2, "own solution": OWN, "another's solution": 0.3})
 
     return asked, table
 
@@ -32,10 +34,12 @@ def test_it_is_measured_once_for_the_same_weights(spec, measured, tmp_path):
     asked, measure = measured
     numbers = given.given_table(spec, tmp_path, measure)
     row = numbers.iloc[0]
-    assert (row["problems"], row["alone"], row["own - alone"]) == (4, pytest.approx(0.2), pytest.approx(0.5))
-    assert row["own - alone high"] - row["own - alone"] == pytest.approx(1.96 * 0.16329931618 / 2)
+    assert (row["problems"], row["alone"], row["own - alone"]) == (20, pytest.approx(0.2), pytest.approx(0.5))
+    interval = bootstrap(np.array([OWN]), np.full((1, 20), 0.2))  # that of every other table
+    assert (row["own - alone low"], row["own - alone high"]) == (interval.low, interval.high)
     given.write_given(numbers, tmp_path)
-    assert "+50.0 [+34.0, +66.0]" in (tmp_path / "given_solution.md").read_text()
+    cell = f"+50.0 [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+    assert cell in (tmp_path / "given_solution.md").read_text()
     again = given.given_table(spec, tmp_path, measure)
     assert asked == spec.profiles
     assert given.readable_given(again).equals(given.readable_given(numbers))

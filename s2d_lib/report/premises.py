@@ -1,0 +1,103 @@
+"""What OPD is said to need of a teacher, measured: that it is good (C1), and near the student where the student goes (C2).
+
+C2 is measured on the student's own states, before the warmup and after it: the divergences between teacher and student, how
+many of their 16 likeliest tokens they share, and the variance of the implicit reward log p_T / p_S on the tokens sampled.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from s2d_lib.claims import Claims, Estimate, Results, bootstrap
+from s2d_lib.claims.fair import accuracies, seeds_of
+from s2d_lib.report.style import route_label
+from s2d_lib.report.tables import write_forms
+from s2d_lib.results.bundle import Bundle
+from s2d_lib.study.page import Study
+
+QUANTITIES = {
+    "forward_kl/student_states": "KL(teacher, student), nats",
+    "reverse_kl/student_states": "KL(student, teacher), nats",
+    "top16_overlap/student_states": "shared among the 16 likeliest tokens",
+    "implicit_reward_variance/student_states": "variance of log p_T / p_S, nats squared",
+}
+"""Column of the measurements while training -> what it is."""
+
+NOTE = (
+    "C1: the teacher's accuracy, with its interval over seeds and problems. C2: the rest, on states of the student, before the "
+    "warmup and after its last step (95% over seeds). OPD without the warmup starts from what is before it."
+)
+
+
+def premises_table(results: Mapping[str, Results], claims: Claims, study: Study) -> pd.DataFrame:
+    """The teachers of all warmed-up bridges in the predictions (claims P1 to P3) that were run, in every family.
+
+    Returns:
+        One row a teacher and quantity: `profile`, `teacher`, `warmup` (checkpoints), `seeds`; for what the paper evaluates on
+        `accuracy, <set>` with `low` and `high` (shares); `quantity`, and `before` and `after` with `low` and `high`, NaN where
+        it was not measured.
+    """
+    predictions = [claim for name, claim in claims.claims.items() if name.startswith("P")]
+    named = [name for claim in predictions for c in claim.comparisons for name in c.better_first]
+    starts = dict.fromkeys(study.checkpoints[name].from_ for name in named)
+    warmups = [name for name in starts if name and study.checkpoints[name].stage == "forward_kl"]
+    rows = []
+    for found in results.values():
+        for warmup in (name for name in warmups if seeds_of(found.bundle, name)):
+            rows += _rows(found, warmup, study.checkpoints[warmup].teacher)
+    return pd.DataFrame(rows)
+
+
+def _rows(found: Results, warmup: str, teacher: str) -> list[dict]:
+    shared = {"profile": found.name, "teacher": teacher, "warmup": warmup, "seeds": len(seeds_of(found.bundle, warmup))}
+    for meant, name in found.profile.stands_for.items():
+        shared |= _columns(f"accuracy, {meant}", bootstrap(accuracies(found.bundle, teacher, name).to_numpy()))
+    return [
+        shared
+        | {"quantity": column}
+        | _columns("before", measured(found.bundle, warmup, column, 0))
+        | _columns("after", measured(found.bundle, warmup, column, -1))
+        for column in QUANTITIES
+    ]
+
+
+def measured(bundle: Bundle, warmup: str, column: str, place: int) -> Estimate:
+    """Mean over seeds at the first (0) or last (-1) measurement, with its 95% interval; NaN where it was not measured."""
+    rows = bundle.validation[bundle.validation["checkpoint"] == warmup].sort_values("step")
+    values = rows.groupby("seed").nth(place).get(column, pd.Series(dtype=float)).dropna().to_numpy()
+    if len(values) > 1:
+        return bootstrap(values[:, None], bounds=None)
+    return Estimate(float(values[0]) if len(values) else np.nan, np.nan, np.nan)
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.mean, f"{name} low": estimate.low, f"{name} high": estimate.high}
+
+
+def readable_premises(numbers: pd.DataFrame) -> pd.DataFrame:
+    """The table for readers; a teacher's accuracy beside the first of its quantities."""
+    rows = []
+    repeated = numbers.duplicated(["profile", "teacher"])
+    for row, again in zip(numbers.to_dict("records"), repeated, strict=True):
+        sets = [name for name in row if f"{name} low" in row and name.startswith("accuracy, ")]
+        cells = {name: _cell(row, name, 100, 1) if row[name] == row[name] else "no set" for name in sets}
+        shown = {"profile": row["profile"], "teacher": route_label(row["teacher"])}
+        shown |= {name.replace(", ", ", set for ") + ", %": "" if again else cells[name] for name in sets}
+        shown["quantity"] = QUANTITIES[row["quantity"]]
+        rows.append(shown | {when: _cell(row, when, 1, 3) for when in ("before", "after")})
+    return pd.DataFrame(rows)
+
+
+def _cell(row: dict, name: str, scale: float, digits: int) -> str:
+    mean, low, high = (scale * row[f"{name}{end}"] for end in ("", " low", " high"))
+    if mean != mean:
+        return "not measured"
+    return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low else "")
+
+
+def write_premises(numbers: pd.DataFrame, folder: Path) -> None:
+    """Write premises.csv, premises.md and premises.tex."""
+    title = "What the predictions rest on: the teacher's reward (C1) and its distance from the student (C2)"
+    write_forms(numbers, {title: readable_premises(numbers)}, folder, "premises", NOTE)
