@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from s2d_lib.report.run_pages import markdown
 from s2d_lib.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION
 
 COLORS = {
@@ -21,7 +22,7 @@ COLORS = {
 def write_table(table: pd.DataFrame, folder: Path, name: str, note: str) -> None:
     """Write a table as `name`.csv (all digits that mean something) and `name`.md with a note under it."""
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4g")
-    text = table.map(_text).to_markdown(index=False, disable_numparse=True)
+    text = markdown(table.map(_text))
     (folder / f"{name}.md").write_text(f"{text}\n\n{note}\n")
 
 

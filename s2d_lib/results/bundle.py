@@ -13,7 +13,7 @@ import pandas as pd
 
 from s2d_lib.errors import StudyError
 from s2d_lib.results import constant
-from s2d_lib.results.samples import COLUMNS, FILE, kept_samples, read_samples
+from s2d_lib.results.samples import COLUMNS, FILE, kept_samples, read_samples, write_samples
 from s2d_lib.runs import FinishedRun, write_json
 
 CURVES = [
@@ -87,8 +87,9 @@ class Bundle:
 
 
 def read_evaluation(path: Path) -> pd.DataFrame:
-    """Per-problem results; the samples' grades, such as `0110`, stay text."""
-    return pd.read_csv(path, dtype={"correct": str, "level": str, "problem": str})
+    """Per-problem results; names stay names, a set called NA too, and the samples' grades, such as `0110`, stay text."""
+    texts = dict.fromkeys(("set", "problem", "level", "correct"), str)
+    return pd.read_csv(path, keep_default_na=False, dtype=texts)
 
 
 def read_validation(path: Path) -> pd.DataFrame:
@@ -131,7 +132,7 @@ def collect(runs: list[FinishedRun], folder: Path) -> None:
         rows = rows[["seed", "checkpoint", *(c for c in rows if c not in ("seed", "checkpoint"))]]
         rows.to_csv(folder / "validation.csv.gz", index=False, float_format="%.5g", compression=GZIP)
     write_json(folder / "records.json", records)
-    kept_samples(runs).to_csv(folder / FILE, index=False)
+    write_samples(kept_samples(runs), folder / FILE)
     constant.collected_constant(runs).to_csv(folder / constant.FILE, index=False, float_format="%.6g")
     pd.concat(evaluations).to_csv(folder / "evaluation.csv.gz", index=False, float_format="%.6g", compression=GZIP)
 
