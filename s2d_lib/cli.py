@@ -166,9 +166,10 @@ def snakemake_command(chosen: argparse.Namespace, root: Path) -> list[str]:
 def _print_graph(profile, found):
     from s2d_lib.plan.resources import resources
     from s2d_lib.report.graph_table import graph_summary, graph_table
+    from s2d_lib.report.run_pages import markdown
 
     needs = resources(profile, {key: job.resolved for key, job in found.items()})
-    print(graph_table(found, needs).to_markdown(index=False, disable_numparse=True))
+    print(markdown(graph_table(found, needs)))
     print(graph_summary(found, needs), flush=True)
 
 
@@ -176,13 +177,14 @@ def _print_first_table(profile, folder):
     """The md holds links, which a terminal can't follow, so the table is made from the numbers again."""
     import pandas as pd
 
+    from s2d_lib.report.run_pages import markdown
     from s2d_lib.report.tables import readable
     from s2d_lib.study import load_profile, load_study
 
     settings = load_profile(profile)
     table, sets = settings.tables[0], list(settings.problems.evaluations)
     print(load_study().tables[table].title)
-    print(readable(pd.read_csv(folder / f"{table}.csv"), sets).to_markdown(index=False))
+    print(markdown(readable(pd.read_csv(folder / f"{table}.csv"), sets)))
 
 
 @contextlib.contextmanager
@@ -255,12 +257,13 @@ def _plan(chosen) -> int:
     from s2d_lib.plan import plan
     from s2d_lib.report.plan_figure import plan_figure
     from s2d_lib.report.plan_tables import summary, tables_of, uncertainty, write_plan
+    from s2d_lib.report.run_pages import markdown
     from s2d_lib.report.style import save_figure
 
     found = plan(chosen.profile, chosen.gpu, chosen.utilisation)
     print(summary(found))
     for title, table in tables_of(found).items():
-        print(f"\n{title}\n\n{table.to_markdown(index=False, disable_numparse=True)}")
+        print(f"\n{title}\n\n{markdown(table)}")
     print("\nHow sure", *uncertainty(found), sep="\n- ")
     if chosen.write:
         folder = project_root() / "figures" / chosen.profile

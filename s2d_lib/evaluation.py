@@ -9,6 +9,7 @@ from s2d_lib.engines.sampler import sampler
 from s2d_lib.grading import grade_many
 from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import read_evaluation, write_csv
+from s2d_lib.results.samples import write_samples
 from s2d_lib.results.summary import summarise
 from s2d_lib.rollouts import Rollout
 from s2d_lib.runs import Run
@@ -82,7 +83,7 @@ def _evaluate(run: Run, inputs: Inputs, path: Path) -> None:
         if label == MAIN:
             texts.append(_first_samples(name, sets[name], rollouts, part))
         parts.append(part.assign(decoding=label) if resolved.evaluation.also else part)
-    pd.concat(texts).to_csv(run.path("samples.csv"), index=False)
+    write_samples(pd.concat(texts), run.path("samples.csv"))
     write_csv(pd.concat(parts), path)
 
 

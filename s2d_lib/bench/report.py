@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from s2d_lib.report.run_pages import markdown
 from s2d_lib.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION
 
 COLORS = {
@@ -21,7 +22,7 @@ COLORS = {
 def write_table(table: pd.DataFrame, folder: Path, name: str, note: str) -> None:
     """Write a table as `name`.csv (all digits that mean something) and `name`.md with a note under it."""
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4g")
-    text = table.map(_text).to_markdown(index=False, disable_numparse=True)
+    text = markdown(table.map(_text))
     (folder / f"{name}.md").write_text(f"{text}\n\n{note}\n", encoding="utf-8")
 
 
@@ -32,7 +33,10 @@ def _text(value: object) -> str:
 
 
 def loss_plot(table: pd.DataFrame) -> Figure:
-    """Time of every contender over TRL's on every case, with the spread over rounds; under it, peak memory over TRL's."""
+    """Time of every contender over TRL's on every case, with the spread over rounds; under it, peak memory over TRL's.
+
+    The line is no bound: whole products run once by torch take longer than those of a loss whose pieces stay in the cache.
+    """
     cases = list(dict.fromkeys(table["case"]))
     memory = table[table["peak_mib"].notna()]
     fig, (upper, lower) = plt.subplots(2, 1, figsize=(9, 6.2), height_ratios=[2, 1])
@@ -41,14 +45,20 @@ def loss_plot(table: pd.DataFrame) -> Figure:
         ours = rows[rows["contender"] == "s2d"].iloc[0]
         at = cases.index(case)
         upper.plot([at - 0.42, at + 0.42], [ours["floor"] * ours["over_trl"]] * 2, color="black", linewidth=1.2)
-    upper.set(ylabel="time over TRL's", title="Forward and backward pass (line: the least work as plain matmuls)")
+    upper.set(
+        ylabel="time over TRL's",
+        title="Forward and backward pass (line: its matrix products alone, each as one call of torch)",
+    )
     upper.legend(ncols=len(COLORS), loc="upper left", bbox_to_anchor=(0, 1.0), fontsize=8)
     upper.set_ylim(0, 1.35)
     over = memory["peak_mib"] / memory.groupby("case")["peak_mib"].transform(
         lambda m: m[memory["contender"] == "TRL"].iloc[0]
     )
     _bars(lower, memory.assign(over=over, smallest=over, largest=over), list(dict.fromkeys(memory["case"])), "over")
-    lower.set(ylabel="memory over TRL's", title="Peak memory beyond the inputs")
+    lower.set(
+        ylabel="memory over TRL's",
+        title="Peak memory beyond the inputs (x: not measured, to save minutes, or has no such loss)",
+    )
     return fig
 
 
@@ -56,7 +66,10 @@ def _bars(axes, table: pd.DataFrame, cases: list[str], column: str) -> None:
     width = 0.84 / len(COLORS)
     for number, (name, color) in enumerate(COLORS.items()):
         rows = table[table["contender"] == name]
-        at = np.array([cases.index(case) for case in rows["case"]]) + (number - (len(COLORS) - 1) / 2) * width
+        shift = (number - (len(COLORS) - 1) / 2) * width
+        at = np.array([cases.index(case) for case in rows["case"]]) + shift
+        left_out = [place + shift for place, case in enumerate(cases) if case not in set(rows["case"])]
+        axes.plot(left_out, [0.02] * len(left_out), "x", color=color, markersize=4)
         spread = np.abs(np.array([rows[column] - rows["smallest"], rows["largest"] - rows[column]]))
         axes.bar(at, rows[column], width, color=color, label=name, yerr=spread, error_kw={"elinewidth": 0.8})
     axes.axhline(1, color="black", linewidth=0.8, linestyle=":")

@@ -43,10 +43,11 @@ def steps_figure(spec: Courses, checkpoints: Sequence[str], title: str, root: Pa
     parts = [open_results(name, root).bundle.validation for name in spec.profiles]
     rows = pd.concat(parts).groupby(["checkpoint", "step", "seed"])["accuracy"].mean().mul(100)
     use_style()
+    head = spec.profiles[0] if len(parts) == 1 else f"mean over the {len(parts)} benchmarks"
     figure, axes = plt.subplots(figsize=(6.6, 3.6))
     for checkpoint in checkpoints:
         draw_line(axes, rows.loc[checkpoint].unstack("seed"), checkpoint)
-    axes.set(xlabel="optimiser step", ylabel="validation accuracy, %", title="mean over the benchmarks")
+    axes.set(xlabel="optimiser step", ylabel="validation accuracy, %", title=head)
     return finished(figure, axes, title)
 
 

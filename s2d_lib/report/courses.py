@@ -18,7 +18,7 @@ from s2d_lib.claims.schema import Claims, Courses, Moment
 from s2d_lib.errors import StudyError
 from s2d_lib.report.claims import SMALL, VERDICT_NOTE, chance_words, readable_claims, verdict_words
 from s2d_lib.report.study_table import open_results
-from s2d_lib.report.style import route_label, route_look, use_style
+from s2d_lib.report.style import BLACK, entitle, route_label, route_look, use_style
 from s2d_lib.report.tables import write_forms
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.study import load_study, project_root
@@ -26,8 +26,6 @@ from s2d_lib.study.load import did_you_mean
 
 UNITS = {"accuracy": ("points", 100), "length": ("tokens", 1), "entropy": ("nats", 1)}
 """Measure -> its unit for readers, and how many of it a value's one is."""
-
-GRID = np.linspace(0, 1, 101)
 
 
 def spec_of(name: str, claims: Claims) -> Courses:
@@ -105,19 +103,16 @@ def write_budgets(numbers: pd.DataFrame, folder: Path, name: str, note: str) -> 
 
 
 def curves(course: Course, checkpoint: str, benchmark: str | None = None) -> pd.DataFrame:
-    """Accuracy over the budget, a row a share of GRID, a column a seed (mean over benchmarks unless one is named)."""
+    """Accuracy over the budget and beyond it, as far as all of the method's runs go: a row a hundredth of the budget, a
+    column a seed (mean over benchmarks unless one is named)."""
     names = [benchmark] if benchmark else list(course.budgets)
-    return pd.DataFrame(
-        {
-            seed: np.mean([_interpolated(course.runs[name, checkpoint, seed]) for name in names], axis=0)
-            for seed in course.seeds
-        },
-        index=GRID,
-    )
+    runs = {seed: [course.runs[name, checkpoint, seed] for name in names] for seed in course.seeds}
+    grid = np.arange(0, min(run.shares[-1] for own in runs.values() for run in own) + 1e-9, 0.01)
+    return pd.DataFrame({seed: np.mean([_at(run, grid) for run in own], axis=0) for seed, own in runs.items()}, grid)
 
 
-def _interpolated(run: Progress) -> np.ndarray:
-    return np.interp(GRID, run.shares, run.correct.mean(axis=(1, 2)))
+def _at(run: Progress, shares: np.ndarray) -> np.ndarray:
+    return np.interp(shares, run.shares, run.correct.mean(axis=(1, 2)))
 
 
 OF_SCORED = ("entropy", "student_entropy")
@@ -127,9 +122,8 @@ OF_SCORED = ("entropy", "student_entropy")
 def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
     """A metric of the steps over the budget, likewise: means of every twentieth of it, over all benchmarks.
 
-    Of seconds they are medians, since whatever else runs on a machine makes some steps many times as long. An entropy is that
-    of the mean scored token; it is shown only where every benchmark has one, or its mean would jump when nothing is scored any
-    more on one of them.
+    An entropy is that of the mean scored token; it is shown only where every benchmark has one, or its mean would jump when
+    nothing is scored any more on one of them.
     """
     edges = np.linspace(0, 1, 21)
     table = {}
@@ -138,9 +132,6 @@ def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
         for benchmark in course.budgets:
             steps = course.runs[benchmark, checkpoint, seed].steps
             bins = np.searchsorted(edges, steps["share"].to_numpy() - 1e-9)
-            if name == "seconds":
-                parts.append(steps.groupby(bins)[name].median().reindex(range(1, 21)))
-                continue
             weights = steps[name].notna() * (steps["scored"].fillna(0.0) if name in OF_SCORED else 1.0)
             sums = pd.DataFrame({"value": (steps[name] * weights).fillna(0.0), "weight": weights})
             binned = sums.groupby(bins).sum()
@@ -150,7 +141,7 @@ def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
 
 
 def curves_figure(course: Course, checkpoints: Sequence[str], title: str, each: bool = False) -> Figure:
-    """Accuracy over the budget: the mean over seeds as a line, their range as a band.
+    """Accuracy over the budget, and beyond where methods have steps left: the mean over seeds as a line, their range as a band.
 
     Args:
         course: The runs.
@@ -158,13 +149,16 @@ def curves_figure(course: Course, checkpoints: Sequence[str], title: str, each: 
         title: Of the figure.
         each: A panel a benchmark instead of one for their mean.
     """
-    panels = {name: name for name in course.budgets} if each else {"mean over the benchmarks": None}
+    panels = {name: name for name in course.budgets}
+    if not each and len(panels) > 1:
+        panels = {f"mean over the {len(panels)} benchmarks": None}
     ncols = 3 if each else 1
     figure, grid = _grid(len(panels), ncols, (3.4, 2.5) if each else (6.6, 3.6))
     for axes, (head, benchmark) in zip(grid.flat, panels.items(), strict=False):
         for checkpoint in checkpoints:
             draw_line(axes, 100 * curves(course, checkpoint, benchmark), checkpoint)
-        axes.set(title=head, xlabel=f"share of the {course.axis} budget")
+        axes.axvline(1, color=BLACK, linestyle=":", linewidth=1)
+        axes.set(title=head, xlabel=f"share of the {course.axis} budget (dotted: all of it)")
         if axes.get_subplotspec().is_first_col():
             axes.set(ylabel="validation accuracy, %")
     return finished(figure, grid.flat[0], title)
@@ -174,21 +168,20 @@ METRICS = {
     "entropy": "self-teacher's entropy, nats",
     "student_entropy": "student's entropy there, nats",
     "length": "response length, tokens",
-    "clipped": "cut off at the length limit, share",
+    "clipped": "cut off at the limit, share",
     "routed": "tokens routed to SDPO, share",
-    "seconds": "seconds per step, median",
 }
 
 
 def metrics_figure(course: Course, checkpoints: Sequence[str], title: str) -> Figure:
     """The METRICS of the steps over the budget, likewise."""
-    figure, grid = _grid(len(METRICS), 2, (4.0, 2.5))
+    figure, grid = _grid(len(METRICS), 3, (3.5, 2.5))
     for axes, (name, label) in zip(grid.flat, METRICS.items(), strict=False):
         for checkpoint in checkpoints:
             table = metric(course, checkpoint, name)
             if table.notna().any(axis=None):
                 draw_line(axes, table, checkpoint)
-        axes.set(xlabel=f"share of the {course.axis} budget", ylabel=label)
+        axes.set(xlabel=f"share of the {course.axis} budget", title=label)
     return finished(figure, grid.flat[list(METRICS).index("length")], title)  # which every method has
 
 
@@ -221,7 +214,7 @@ def finished(figure: Figure, legend_of: plt.Axes, title: str) -> Figure:
     figure.legend(
         handles, labels, loc="outside lower center", ncols=3, title="line: mean over seeds, band: their range"
     )
-    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    entitle(figure, title)
     plt.close(figure)
     return figure
 

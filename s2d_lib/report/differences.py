@@ -43,7 +43,7 @@ def differences_figure(
     use_style()
     places = np.arange(len(rows))[::-1]
     figure, panels = plt.subplots(
-        1, len(sets), sharey=True, figsize=(2.9 * len(sets) + 3.4, ROW * len(rows) + HEAD), squeeze=False
+        1, len(sets), sharex=True, sharey=True, figsize=(2.9 * len(sets) + 3.4, ROW * len(rows) + HEAD), squeeze=False
     )
     for axes, name in zip(panels[0], sets, strict=True):
         axes.axvline(0, color=BLACK, linewidth=0.8)
@@ -53,6 +53,9 @@ def differences_figure(
                 mean, low, high = (100 * row[f"{name} difference{bound}"] for bound in ("", " low", " high"))
                 axes.plot([low, high], [place, place], color=color, linewidth=1.4)
                 axes.plot(mean, place, marker, color=color, url=pages.get(name, "") + run_page(row["checkpoint"]))
+                axes.annotate(
+                    f"{mean:+.1f}", (mean, place), (0, 4), textcoords="offset points", ha="center", fontsize=7
+                )
             if f"{name} published" in row:
                 axes.plot(row[f"{name} published"], place, "D", color=BLACK, markerfacecolor="none", markersize=5)
         axes.set(title=name, xlabel="difference, points", ylim=(-0.6, len(rows) - 0.4))

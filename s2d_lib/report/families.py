@@ -57,7 +57,7 @@ def family_differences(found: list[Family], profile: str) -> tuple[pd.DataFrame,
         profile: Whose figure it is.
 
     Returns:
-        One row a checkpoint with a group of columns for every family and set, `<family>: <set> difference` and so on; and
+        One row a checkpoint with a group of columns for every family and set, `<profile>: <set> difference` and so on; and
         for each of these groups what leads from the figure to the profile's run pages.
     """
     rows = found[0].table.numbers[["checkpoint", "route"]].rename(columns={"route": "label"})
@@ -65,7 +65,7 @@ def family_differences(found: list[Family], profile: str) -> tuple[pd.DataFrame,
     for family in found:
         own = family.table.numbers.set_index("checkpoint")
         for name in family.table.measured:
-            panel = f"{family.name}: {family.table.meant.get(name, name)}"
+            panel = f"{family.profile}: {name}"
             pages[panel] = "" if family.profile == profile else f"../{family.profile}/"
             for kind in ("difference", "difference low", "difference high", "published"):
                 rows[f"{panel} {kind}"] = rows["checkpoint"].map(own[f"{name} {kind}"])

@@ -71,7 +71,8 @@ def curves_figure(bundle: Bundle, metric: str, ylabel: str, title: str, log: boo
         ax=axes,
     )
     axes.set(xlabel="optimiser step", ylabel=ylabel, title=title, yscale="log" if log else "linear")
-    axes.legend(title=None)
+    legend = axes.legend(title="line: mean over seeds of running means\nover 5 steps, band: their range")
+    legend.get_title().set_fontsize("small")
     plt.close(figure)
     return figure
 

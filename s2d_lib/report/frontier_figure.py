@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 
 from s2d_lib.report.frontier import Frontier, point_of
 from s2d_lib.report.run_pages import run_page
-from s2d_lib.report.style import BLACK, GREY, route_label, route_look, use_style
+from s2d_lib.report.style import BLACK, GREY, entitle, route_label, route_look, use_style
 
 EDGE = 0.8  # octaves beyond the budgets: where numbers of labels stand that are only known to lie beyond
-APART = 0.07  # octaves between routes at the same budget, so that their intervals can be told apart
+APART = 0.17  # octaves between the intervals of routes at the same budget, so that they can be told apart
 RING = {"color": BLACK, "marker": "o", "markersize": 9, "markerfacecolor": "none", "linestyle": ""}
 
 
@@ -32,7 +32,7 @@ def frontier_figure(numbers: pd.DataFrame, crossed: pd.DataFrame, frontier: Fron
     """
     use_style()
     sets = list(frontier.curves)
-    figure, panels = plt.subplots(2, len(sets), sharex=True, figsize=(max(6.5, 3.25 * len(sets)), 6.4), squeeze=False)
+    figure, panels = plt.subplots(2, len(sets), sharex=True, figsize=(max(6.5, 3.7 * len(sets)), 6.4), squeeze=False)
     looks = _looks(frontier.routes)
     for name, (above, below) in zip(sets, panels.T, strict=True):
         part = numbers[numbers["set"] == name]
@@ -47,14 +47,15 @@ def frontier_figure(numbers: pd.DataFrame, crossed: pd.DataFrame, frontier: Fron
             _crossing(above, crossing, frontier)
         above.set(title=name, ylim=(0, None))
         _label_axis(below, frontier.problems)
-        below.set_xlabel("problems of the route's pool")
+        below.set_xlabel("labeled problems")
     panels[0][0].set_ylabel("accuracy, %")
     panels[1][0].set_ylabel("labels that direct GRPO needs")
     marks = [Line2D([], [], **look.line, label=route_label(route)) for route, look in looks.items()]
     marks.append(Line2D([], [], **RING | {"linestyle": "-"}, linewidth=0.8, label="crosses direct GRPO"))
     marks.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1.2, label="as many labels"))
-    figure.suptitle(frontier.title, fontweight="bold", x=0.01, ha="left")
-    figure.legend(handles=marks, loc="outside lower center", ncols=2 if len(sets) == 1 else 3)
+    entitle(figure, frontier.title)
+    note = "Prompts and steps shrink with the labels; a raw teacher's bridge uses the prompts alone."
+    figure.legend(handles=marks, loc="outside lower center", ncols=2 if len(sets) == 1 else 3, title=note)
     plt.close(figure)
     return figure
 
@@ -79,11 +80,11 @@ def _looks(routes: list[str]) -> dict[str, Look]:
 
 
 def _accuracies(axes: plt.Axes, rows: pd.DataFrame, look: Look, frontier: Frontier) -> None:
-    """The curve; in SVG a point leads to the page of its runs."""
-    at = (rows["problems"] * 2**look.shift).to_numpy()
+    """The curve, its intervals beside it; in SVG a point leads to the page of its runs."""
+    at = rows["problems"].to_numpy()
     mean, low, high = (100 * rows[key].to_numpy() for key in ("accuracy", "low", "high"))
-    line = look.line | {"marker": ""}
-    axes.errorbar(at, mean, yerr=[mean - low, high - mean], **line, capsize=2, elinewidth=0.9, linewidth=1.4)
+    axes.plot(at, mean, **look.line | {"marker": ""}, linewidth=1.4)
+    axes.vlines(at * 2**look.shift, low, high, color=look.line["color"], linewidth=0.9)
     for place, height, row in zip(at, mean, rows.to_dict("records"), strict=True):
         page = run_page(point_of(row, frontier))
         axes.plot(place, height, color=look.line["color"], marker=look.line["marker"], url=page)

@@ -6,7 +6,7 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from s2d_lib.claims.bootstrap import bootstrap
-from s2d_lib.report.run_pages import parameter_table
+from s2d_lib.report.run_pages import markdown, parameter_table
 from s2d_lib.report.style import route_label
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.results.cost import ancestry, label_ledger
@@ -39,12 +39,12 @@ def model_card(bundle: Bundle, profile: str, checkpoint: str, seed: int) -> str:
         f"Stage `{resolved['stage']}`, {record['optimizer_steps']} optimiser steps.",
         parameter_table(resolved),
         "## Ancestry",
-        _markdown(_ancestry(bundle, checkpoint, seed)),
+        markdown(_ancestry(bundle, checkpoint, seed)),
         "## Labels",
         "Which model consumed which labels on the way; the total counts a problem that several runs used once.",
-        _markdown(label_ledger(bundle, checkpoint, seed)),
+        markdown(label_ledger(bundle, checkpoint, seed)),
         "## Evaluation",
-        _markdown(_shown(evaluation)),
+        markdown(_shown(evaluation)),
         "The 95% intervals are over problems, for the weights in this folder: they say nothing of another seed.",
         "## Licence",
         _licence(resolved["model"]["model"]),
@@ -142,7 +142,3 @@ def _shown(evaluation: pd.DataFrame) -> pd.DataFrame:
 def _versions(environment: dict) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     return f"Python {environment['python']}, {packages}; s2d at commit {json.dumps(environment['git'])}."
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    return table.to_markdown(index=False, disable_numparse=True)

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from s2d_lib.claims.fair import seeds_of
 from s2d_lib.report.run_pages import run_page
-from s2d_lib.report.style import BLACK, BROWN, GREEN, GREY, ORANGE, PURPLE, SKY, route_look, use_style
+from s2d_lib.report.style import BLACK, BROWN, GREEN, GREY, ORANGE, PURPLE, SKY, entitle, route_look, use_style
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.results.cost import own_line
 
@@ -84,8 +84,14 @@ def paths_figure(
         axes.set(xlabel="optimiser steps of the weights")
     for axes in grid[:, 0]:
         axes.set(ylabel=ylabel)
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=min(3, len(shown) or 1))
-    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    figure.legend(
+        shown.values(),
+        shown.keys(),
+        loc="outside lower center",
+        ncols=min(3, len(shown) or 1),
+        title="line: mean over seeds, band: their range, dotted: a stage ends",
+    )
+    entitle(figure, title)
     plt.close(figure)
     return figure
 

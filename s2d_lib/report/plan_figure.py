@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from s2d_lib.plan import Plan
 from s2d_lib.plan.gpus import gpu_named
 from s2d_lib.report.plan_tables import KIND, PARTS, cost_numbers, figure, memory_numbers
-from s2d_lib.report.style import BLACK, PALETTE, use_style
+from s2d_lib.report.style import BLACK, PALETTE, entitle, use_style
 
 
 def plan_figure(plan: Plan) -> Figure:
@@ -38,7 +38,7 @@ def plan_figure(plan: Plan) -> Figure:
     right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for axes in (left, right):
         axes.grid(axis="y", visible=False)
-    fig.suptitle(f"What profile {plan.profile} takes", fontweight="bold", x=0.01, ha="left")
+    entitle(fig, f"What profile {plan.profile} takes")
     plt.close(fig)
     return fig
 

@@ -23,6 +23,17 @@ def link(label: str, checkpoint: str, start: str = "") -> str:
     return f"[{label}]({start}{run_page(checkpoint)})"
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown without its index: text stays as it is, and columns of numbers stand at the right."""
+    text = table.astype(str).rename(columns=str).map(_cell).rename(columns=_cell)
+    sides = ["right" if len(text) and text[c].str.fullmatch(r"[-+\d.,]+").all() else "left" for c in text]
+    return text.to_markdown(index=False, disable_numparse=True, colalign=sides)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
 def write_run_pages(bundle: Bundle, profile: str, folder: Path) -> list[Path]:
     """Write the page of every checkpoint in the results and remove those of checkpoints that are there no more.
 
@@ -65,9 +76,7 @@ def page_text(bundle: Bundle, profile: str, checkpoint: str, seeds: list[int], c
         _relatives("Made from", ((WORDS[kind], name) for kind, name in resolved["parents"].items())),
         _relatives("Used by", (("", name) for name in children)),
         parameter_table(resolved),
-        pd.DataFrame([_row(seed, record) for seed, record in zip(seeds, records, strict=True)])
-        .fillna("")
-        .to_markdown(index=False, disable_numparse=True),
+        markdown(pd.DataFrame([_row(seed, record) for seed, record in zip(seeds, records, strict=True)]).fillna("")),
         "Steps, labeled problems, gradings, tokens and seconds are of this run alone; tables count those of the runs it is "
         "made from too.",
         f"Made by `s2d run --profile {profile} --checkpoint {checkpoint} --seed {seeds[0]}`, after the runs it is made from; "
@@ -87,9 +96,7 @@ def samples_table(bundle: Bundle, checkpoint: str) -> str:
     said = {name: rows[name].map(one_line) for name in ("set", "prompt", "completion", "answer")}
     table = pd.DataFrame(said | {"right": rows["correct"].map({True: "yes", False: "no"})})
     seed = rows["seed"].iloc[0]
-    return f"Samples of seed {seed}, one of each of the first problems:\n\n" + table.to_markdown(
-        index=False, disable_numparse=True
-    )
+    return f"Samples of seed {seed}, one of each of the first problems:\n\n{markdown(table)}"
 
 
 def one_line(text: str) -> str:
@@ -121,7 +128,7 @@ def parameter_table(resolved: dict) -> str:
     kept |= {"weights": (resolved["weights"] or "")[:12], "pool": resolved["problems"]["pool"], **resolved["params"]}
     kept |= {name: resolved[name] for name in ("sampling", "evaluation", "validation", "hardware") if name in resolved}
     rows = {name: _short(value) for name, value in kept.items() if value not in (None, "")}
-    return pd.DataFrame({"value": rows}).rename_axis("parameter").to_markdown(disable_numparse=True)
+    return markdown(pd.DataFrame(rows.items(), columns=["parameter", "value"]))
 
 
 def _short(value: object) -> str:

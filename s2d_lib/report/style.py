@@ -95,7 +95,7 @@ _TEACHER_MARKERS = dict(zip(
     ["sft_teacher", "raw_large_teacher", "sft_large_teacher", "rl_large_teacher", "rl_same_size",
      "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H", "sdpo_teacher", "srpo_teacher",
      "sft_own_teacher", "rl_small_teacher"],
-    [*"ov8hX<>p*^P", (4, 1, 0), "D"], strict=True,
+    [*"od8hX<>p*^P", (4, 1, 0), "D"], strict=True,
 ))  # fmt: skip
 # Paper B: label, colour and marker; what is done to one method keeps its colour.
 _SELF_DISTILLATION = {
@@ -155,6 +155,8 @@ def route_look(checkpoint: str) -> tuple[str, str]:
         case ["student", transfer, source, *end] if transfer in _TRANSFER_COLORS:
             last = end[-1] if end else ""
             shades = _TRANSFER_COLORS[transfer]
+            if source.startswith("raw_") and not end:  # as from the smaller raw teacher
+                shades = {"": ROUTE_COLORS.get(f"student.{transfer}.raw_teacher", shades[""])}
             return shades.get(last, shades[""]), _END_MARKERS.get(last) or _TEACHER_MARKERS.get(source, "o")
         case ["student", *_]:
             return VERMILLION, "o"
@@ -228,7 +230,7 @@ def save_figure(fig: "Figure", directory: str | Path, name: str) -> list[Path]:
     return paths
 
 
-CHARACTERS = 10.5
+CHARACTERS = 9.0
 """Of a bold title, in an inch."""
 
 

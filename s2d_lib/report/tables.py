@@ -9,7 +9,7 @@ import pandas as pd
 from s2d_lib.claims import Estimate, bootstrap
 from s2d_lib.claims.fair import accuracies, check_together, paired_accuracies, seeds_of
 from s2d_lib.errors import StudyError
-from s2d_lib.report.run_pages import link
+from s2d_lib.report.run_pages import link, markdown
 from s2d_lib.report.style import ROUTE_LABELS, route_label
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.results.cost import route_cost
@@ -116,7 +116,7 @@ def write_forms(
     A table of more than a page is a longtable in LaTeX; all need booktabs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"**{title}**\n\n{table.to_markdown(index=False)}\n" for title, table in (links or shown).items()]
+    parts = [f"**{title}**\n\n{markdown(table)}\n" for title, table in (links or shown).items()]
     lists = [f"**{title}**\n\n" + "".join(f"- {text}\n" for text in texts) for title, texts in (remarks or {}).items()]
     (folder / f"{name}.md").write_text("\n".join([*parts, f"{note}\n", *lists]), encoding="utf-8")
     latex = [_latex(table, title, note) for title, table in shown.items()]
@@ -140,9 +140,12 @@ def _latex_list(title: str, texts: list[str]) -> str:
     return "\n".join([*lines, "\\end{itemize}\n"])
 
 
-def _tex(text: str) -> str:
-    for character in "%_&#":
-        text = text.replace(character, f"\\{character}")
-    for word, symbol in {"->": r"$\rightarrow$", "<": "$<$", ">": "$>$"}.items():  # OT1 fonts have other signs there
-        text = text.replace(word, symbol)
-    return text
+_TEX = {character: f"\\{character}" for character in "%_&#${}"}
+_TEX |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+_TEX |= {"->": r"$\rightarrow$", "<": "$<$", ">": "$>$", "|": "$|$"}  # OT1 fonts have other signs there
+_SPECIAL = re.compile("|".join(re.escape(word) for word in sorted(_TEX, key=len, reverse=True)))
+
+
+def _tex(text: object) -> str:
+    """Text as LaTeX shows it, whatever stands in it."""
+    return _SPECIAL.sub(lambda found: _TEX[found[0]], str(text))

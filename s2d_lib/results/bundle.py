@@ -13,7 +13,7 @@ import pandas as pd
 
 from s2d_lib.errors import StudyError
 from s2d_lib.results import constant
-from s2d_lib.results.samples import COLUMNS, FILE, kept_samples, read_samples
+from s2d_lib.results.samples import COLUMNS, FILE, kept_samples, read_samples, write_samples
 from s2d_lib.runs import FinishedRun, write_json
 from s2d_lib.study.settings import MAIN
 
@@ -89,13 +89,15 @@ class Bundle:
 
 
 def read_evaluation(path: Path, decoding: str | None = MAIN) -> pd.DataFrame:
-    """Per-problem results of a decoding, or of all (None), then with a column `decoding` where there are several; the
-    samples' grades, such as `0110`, stay text.
+    """Per-problem results of a decoding, or of all (None), then with a column `decoding` where there are several. Names stay
+    names, a set called NA too, and the samples' grades, such as `0110`, stay text.
 
     Raises:
         StudyError: There is nothing of that decoding.
     """
-    table = pd.read_csv(path, dtype={"correct": str, "level": str, "problem": str})
+    texts = dict.fromkeys(("set", "problem", "level", "correct"), str)
+    later = {column: [""] for column in ("formed", "decoding")}  # empty in results from before they were measured
+    table = pd.read_csv(path, keep_default_na=False, na_values=later, dtype=texts)
     if decoding is None:
         return table
     of = table.pop("decoding").fillna(MAIN) if "decoding" in table else pd.Series(MAIN, table.index)
@@ -144,7 +146,7 @@ def collect(runs: list[FinishedRun], folder: Path) -> None:
         rows = rows[["seed", "checkpoint", *(c for c in rows if c not in ("seed", "checkpoint"))]]
         rows.to_csv(folder / "validation.csv.gz", index=False, float_format="%.5g", compression=GZIP)
     write_json(folder / "records.json", records)
-    kept_samples(runs).to_csv(folder / FILE, index=False)
+    write_samples(kept_samples(runs), folder / FILE)
     constant.collected_constant(runs).to_csv(folder / constant.FILE, index=False, float_format="%.6g")
     pd.concat(evaluations).to_csv(folder / "evaluation.csv.gz", index=False, float_format="%.6g", compression=GZIP)
 

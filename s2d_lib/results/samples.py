@@ -1,5 +1,6 @@
 """Some completions of every checkpoint as text, for readers: of its first seed, one each of a set's first problems."""
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,11 @@ def kept_samples(runs: Sequence[FinishedRun]) -> pd.DataFrame:
         parts.append(table.assign(seed=run.record["resolved"]["seed"], checkpoint=name)[COLUMNS])
     table = pd.concat(parts) if parts else pd.DataFrame(columns=COLUMNS)
     return table.assign(answer=table["answer"].map(shown_answer))
+
+
+def write_samples(table: pd.DataFrame, path: Path) -> None:
+    """Write samples with all text quoted: Python's csv before 3.13 leaves a carriage return bare, which ends a row."""
+    table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 
 def read_samples(path: Path) -> pd.DataFrame:

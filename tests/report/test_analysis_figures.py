@@ -2,7 +2,9 @@
 
 import pytest
 
+from s2d_lib.plan.architecture import architecture_of
 from s2d_lib.report.contrasts import contrasts
+from s2d_lib.report.cost_figure import cost_figure, route_flops
 from s2d_lib.report.differences import contrast_differences, differences_figure, table_differences
 from s2d_lib.report.figures import accuracy_figure, curves_figure, of_stages
 from s2d_lib.report.paths import path_of, paths_figure
@@ -91,3 +93,21 @@ def test_the_headlines_curves_are_those_of_its_own_routes(full):
     assert set(sparse.curves["checkpoint"]) == {"student.grpo", "teacher.rl"}
     (axes,) = curves_figure(sparse, "reward", "mean reward", "t").axes
     assert len(axes.get_legend().get_texts()) == 2
+
+
+def test_a_routes_flops_are_those_of_all_that_it_is_made_from(full):
+    own, teacher = (architecture_of(f"micro/{role}").multiplied for role in ("student", "teacher"))
+    spent = {"trained": 900, "sampled": 1200}  # tokens of every run that trains
+    grpo = lambda n: 6 * n * spent["trained"] + 2 * n * spent["sampled"]  # noqa: E731
+    assert route_flops(full.bundle, "student", 0) == 0
+    assert route_flops(full.bundle, "student.grpo", 0) == grpo(own)
+    stored = {n for n, s in full.bundle.records if s == 0 and n.startswith("teacher.rl.rollouts")}
+    warm = route_flops(full.bundle, "student.warm.rl_teacher", 0) - route_flops(full.bundle, stored.pop(), 0)
+    assert warm == grpo(own) + 2 * teacher * spent["trained"]  # the teacher scored what was trained on
+
+
+def test_every_route_stands_at_what_it_cost(full, tmp_path):
+    table = study_table(full, "headline")
+    figure = cost_figure(full.bundle, table.numbers, "micro-math", table.title)
+    assert [axes.get_xscale() for axes in figure.axes] == ["log"] * 3
+    assert svg_of(figure, tmp_path).count('xlink:href="runs/student.grpo.md"') == 3

@@ -95,7 +95,7 @@ def test_every_method_is_drawn_and_named(course):
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()] == ["sums", "tools"]
     assert len(figure.legends[0].texts) == 7
     inside = metrics_figure(course, course.checkpoints, "Inside")
-    assert [len(axes.lines) for axes in inside.axes] == [5, 0, 7, 0, 1, 7]
+    assert [len(axes.lines) for axes in inside.axes] == [5, 0, 7, 0, 1, 0]  # the last panel is empty
 
 
 def test_verdicts_of_the_committed_claims_on_a_made_up_truth(course, tmp_path):

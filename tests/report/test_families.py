@@ -38,10 +38,10 @@ def test_both_families_stand_side_by_side_each_with_its_own_pages(full, project,
     found, missing = families("micro-full", load_claims(), both)
     assert ([family.name for family in found], missing) == (["Qwen3", "Llama"], [])
     rows, pages = family_differences(found, "micro-full")
-    assert pages["Llama: MATH"] == "../micro-llama/"
+    assert pages["micro-llama: sorting-math"] == "../micro-llama/"
     bridge = rows.set_index("checkpoint").loc["student.bridge.rl_teacher"]
-    assert bridge["Llama: MATH published"] == pytest.approx(62.1 - 59.8)
-    assert bridge["Qwen3: MATH published"] == pytest.approx(79.3 - 75.9)
+    assert bridge["micro-llama: sorting-math published"] == pytest.approx(62.1 - 59.8)
+    assert bridge["micro-full: micro-math published"] == pytest.approx(79.3 - 75.9)
     assert family_numbers(found)["family"].tolist() == ["Qwen3"] * 6 + ["Llama"] * 6
     folder = both / "figures" / "micro-full"
     write_families(found, missing, folder)

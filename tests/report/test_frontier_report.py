@@ -147,7 +147,9 @@ def test_the_figure_has_two_panels_a_set_and_marks_the_crossings(tables, frontie
     crossed = tables[1][tables[1]["labels"].notna()]
     known = (crossed["low"] >= frontier.problems[0]) | (crossed["high"] <= frontier.problems[-1])
     assert len(crossed) > len(rings) == known.sum() > 0  # one that may lie anywhere is not drawn
-    assert all(len(axes.containers) == len(TRUE) for axes in figure.axes[: len(SETS)])  # every curve with its intervals
+    assert all(
+        len(axes.collections) == len(TRUE) for axes in figure.axes[: len(SETS)]
+    )  # every curve with its intervals
     assert all(path.stat().st_size for path in save_figure(figure, tmp_path, "frontier"))
     plt.close(figure)
 

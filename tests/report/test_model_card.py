@@ -62,8 +62,8 @@ def test_the_body_tells_the_whole_ancestry_the_ledger_and_intervals(results):
     rows = re.findall(r"^\| ([\w.]+) ", table, re.MULTILINE)[1:]
     assert rows == ancestry(results, CHECKPOINT, SEED)
     total = label_ledger(results, CHECKPOINT, SEED).iloc[-1]
-    assert re.search(rf"\| total .*\| {total['labeled problems']} ", text)
-    assert re.search(r"\| micro-math +\| 24 .*\| \d+\.\d \[\d+\.\d, \d+\.\d\]", text)
+    assert re.search(rf"\| total .*\| +{total['labeled problems']} ", text)
+    assert re.search(r"\| micro-math +\| +24 .*\| \d+\.\d \[\d+\.\d, \d+\.\d\]", text)
     assert re.search(
         r"learning_rate +\| " + str(results.records[CHECKPOINT, SEED]["resolved"]["params"]["learning_rate"]), text
     )

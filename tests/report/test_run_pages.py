@@ -26,7 +26,7 @@ def test_a_page_says_what_it_is_made_from_with_and_how(full, tmp_path):
     assert "Made from: the weights of [student.bridge.rl_teacher_1H](student.bridge.rl_teacher_1H.md)" in text
     assert re.search(r"learning_rate +\| " + str(record["resolved"]["params"]["learning_rate"]), text)
     assert record["hash"][:12] in text
-    assert re.search(r'<a id="seed-1"></a>1 .*\| 16 ', text)  # labeled problems of this run alone
+    assert re.search(r'<a id="seed-1"></a>1 .*\| +16 ', text)  # labeled problems of this run alone
     assert "s2d run --profile micro-full --checkpoint student.bridge.rl_teacher_1H.grpo_2H --seed 0" in text
     assert '"student.bridge.rl_teacher_1H.grpo_2H@<seed>"' in text
     parent = (tmp_path / run_page("student.bridge.rl_teacher_1H")).read_text()

@@ -1,10 +1,16 @@
 """Tables and costs from a small hand-made bundle with known answers."""
 
+import re
+import string
+
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.tables import linked, readable, table_of, write_forms
+from s2d_lib.report.run_pages import markdown
+from s2d_lib.report.tables import _tex, linked, readable, table_of, write_forms
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.results.cost import ancestry, route_cost
 from s2d_lib.study.page import Table
@@ -127,3 +133,24 @@ def test_readers_see_percent_with_the_interval(bundle):
     numbers = table_of(bundle, Table(title="t", rows=["bridge"]))
     (cell,) = readable(numbers, ["easy"])["easy, %"]
     assert cell.startswith("75.0 [")
+
+
+@given(st.text(string.printable))
+def test_latex_shows_every_text_as_it_is(text):
+    said = {f"\\{character}": character for character in "%_&#${}"}
+    said |= {r"\textbackslash{}": "\\", r"\textasciicircum{}": "^", r"\textasciitilde{}": "~"}
+    said |= {r"$\rightarrow$": "->", "$<$": "<", "$>$": ">", "$|$": "|"}
+    read = re.compile("|".join([*map(re.escape, said), r"[^%_&#${}\\^~<>|]"]))
+    words = [match[0] for match in read.finditer(_tex(text))]
+    assert "".join(words) == _tex(text)
+    assert "".join(said.get(word, word) for word in words) == text
+
+
+def test_markdown_keeps_text_as_it_is():
+    table = pd.DataFrame({"route | x": ["a|b", "1e5"], "tokens": ["2,148,222", "0010"]})
+    assert markdown(table).splitlines() == [
+        r"| route \| x   |    tokens |",
+        r"|:-------------|----------:|",
+        r"| a\|b         | 2,148,222 |",
+        r"| 1e5          |      0010 |",
+    ]
