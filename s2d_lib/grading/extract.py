@@ -13,8 +13,8 @@ _UNBRACED = re.compile(r"\s{0,20}((?:\\[A-Za-z]+(?:\{[^{}]*\})*|[^\s$\\])+)")
 _ANSWER_LINE = re.compile(r"\banswer[ \t]{0,8}[*_]{0,3}[ \t]{0,8}(?:is[ \t]{0,8})?[:\uff1a]", re.IGNORECASE)
 # A number, perhaps with what it counts, before a remark on it: 7 (since n = 3), 12 apples at 5 each.
 _REMARK = re.compile(
-    r"([^A-Za-z]*\d[^A-Za-z(]*?(?: [A-Za-z]+){0,2}?)[ ,;(]+(?:since|because|as|at(?! least| most)|for|where|when|each|which|"
-    r"altogether|approximately|in (?:all|total))(?![A-Za-z]).*"
+    r"((?=[^A-Za-z]*\d)[^A-Za-z(]{0,100}?(?: [A-Za-z]+){0,2}?)[ ,;(]+(?:since|because|as|at(?! least| most)|for|where|when|each|"
+    r"which|altogether|approximately|in (?:all|total))(?![A-Za-z]).*"
 )
 _MATH_SEGMENT = re.compile(r"(?<!\\)\$+([^$]+?)(?<!\\)\$+|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 

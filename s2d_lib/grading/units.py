@@ -51,7 +51,7 @@ sterling 1 £ pound GBP
 sterling 1/100 penny pence
 am 1 am a.m
 pm 1 pm p.m
-any 1 unit
+any 1 unit old long tall wide high deep
 """
 # What is counted: each is a unit of its own.
 _COUNTED = """
@@ -134,7 +134,7 @@ def _meanings(powers: list[tuple[str, int]]) -> Unit | None:
         for (dimension, each, one), (_, power) in zip(meanings, powers, strict=True):
             dimensions[dimension] += each * power
             size *= one**power
-        if "any" in dimensions:  # square units: of whatever
+        if "any" in dimensions:  # square units, years old: of whatever
             return None
         made.add((frozenset(dimensions.items()), size))
     return frozenset(made)
