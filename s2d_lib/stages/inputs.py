@@ -1,6 +1,7 @@
 """What a run reads, loaded and checked before anything is trained."""
 
 import gc
+import os
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.rollouts import Rollout, read_rollouts
 from s2d_lib.runs import FinishedRun, Run
+from s2d_lib.stages.content import keep_content
+from s2d_lib.stages.live import WORKER
 from s2d_lib.stages.trackers import check_tracker
 from s2d_lib.stages.weights import Weights, parent_weights, starting_weights, weights_of
 from s2d_lib.study import Resolved, lineage
@@ -71,10 +74,13 @@ def prepare(run: Run) -> Inputs:
         StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that overlaps an
             evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for, or too little
             memory; no package for the logging that is asked for; a stage or a batch that several processes can't share;
-            sampling by vLLM that can't be.
+            sampling by vLLM that can't be; a model or problems that are not what they were for a run before.
     """
     with run.phase("loading"):
-        return _load(run)
+        inputs = _load(run)
+        if WORKER not in os.environ:  # else the process that has started it knows
+            keep_content(run, inputs.problems)
+    return inputs
 
 
 def _load(run: Run) -> Inputs:
