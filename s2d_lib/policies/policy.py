@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from s2d_lib.errors import StudyError
@@ -18,6 +25,10 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.study.settings import Hardware, RoleModel
 
 disable_progress_bar()  # a bar for every file read or written drowns the training's own
+
+
+WITHOUT_A_FILE = {"use_cache": True, "output_attentions": False, "output_hidden_states": False}
+"""What transformers puts into a generation config, beside special tokens, where a model has no file of its own."""
 
 
 @dataclass
@@ -102,7 +113,8 @@ def load_policy(
 
     Raises:
         StudyError: Model not found, or one that only pickled weights or code of its own would load; a tokenizer without EOS
-            or pad or with both the same, no chat template where one is asked for; no GPU where one is asked for.
+            or pad or with both the same, or that ends prompts with EOS; further end tokens that would be dropped; no chat
+            template where one is asked for; no GPU where one is asked for.
     """
     configure_torch(hardware)
     source = str(place or model_place(spec.model))
@@ -121,7 +133,13 @@ def load_policy(
     if weights:
         spread = hardware.sampling_gpus > 1
         model = over_gpus(model, hardware.sampling_gpus) if spread else model.to(hardware.device)
-    return Policy(model, tokenizer, spec.chat)
+    policy = Policy(model, tokenizer, spec.chat)
+    if policy.prompt_ids(["?"])[0][-1:] == [tokenizer.eos_token_id]:
+        raise StudyError(
+            f"the tokenizer of {source!r} ends every prompt with its EOS, after which nothing is left to say: set "
+            "`add_eos_token` to false in its tokenizer_config.json, or correct its chat template."
+        )
+    return policy
 
 
 def _load_weights(source: str, adapters: Sequence[Path], dtype: torch.dtype) -> PreTrainedModel:
@@ -153,8 +171,23 @@ def _set_special_tokens(model: PreTrainedModel, tokenizer, spec: RoleModel, sour
             f"the profile asks for chat prompts but the tokenizer of {source!r} has no chat template: give the role one "
             "(`chat_template`), or set `chat: false`."
         )
-    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    further = sorted(_ends(model) - {tokenizer.eos_token_id})
+    if further and spec.eos_token is None:
+        raise StudyError(
+            f"{source!r} ends its answers at {tokenizer.convert_ids_to_tokens(further)} beside {tokenizer.eos_token!r}, and here "
+            "one token ends an answer: set `eos_token` for this role in the profile to the one that does."
+        )
+    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.config.update(special)
+    # Only the profile's parameters sample: a file's penalties, filters and beams would, in transformers' generate, join them.
+    special["bos_token_id"] = model.generation_config.bos_token_id
+    model.generation_config = GenerationConfig.from_model_config(special | WITHOUT_A_FILE)
+
+
+def _ends(model: PreTrainedModel) -> set[int]:
+    """The tokens at which a model's own files end an answer."""
+    ends = [config.eos_token_id for config in (model.config.get_text_config(), model.generation_config)]
+    return {token for end in ends if end is not None for token in (end if isinstance(end, list) else [end])}
 
 
 def save_policy(policy: Policy, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:

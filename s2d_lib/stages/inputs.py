@@ -1,6 +1,7 @@
 """What a run reads, loaded and checked before anything is trained."""
 
 import gc
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,8 @@ from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.rollouts import Rollout, read_rollouts
 from s2d_lib.rollouts.traces import read_traces
 from s2d_lib.runs import FinishedRun, Run
+from s2d_lib.stages.content import keep_content
+from s2d_lib.stages.live import WORKER
 from s2d_lib.stages.trackers import check_tracker
 from s2d_lib.stages.weights import Weights, parent_weights, starting_weights, weights_of
 from s2d_lib.study import Resolved, lineage
@@ -72,10 +75,14 @@ def prepare(run: Run) -> Inputs:
         StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that overlaps an
             evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for, or too little
             memory; no package for the logging that is asked for; a stage or a batch that several processes can't share;
-            sampling by vLLM that can't be; traces that are not there, or not of this pool or tokenizer.
+            sampling by vLLM that can't be; traces that are not there, or not of this pool or tokenizer; a model or problems
+            that are not what they were for a run before.
     """
     with run.phase("loading"):
-        return _load(run)
+        inputs = _load(run)
+        if WORKER not in os.environ:  # else the process that has started it knows
+            keep_content(run, inputs.problems)
+    return inputs
 
 
 def _load(run: Run) -> Inputs:

@@ -1,6 +1,7 @@
 """The micro families and loading: what is released is what its record says, and it is the architecture promised."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -12,11 +13,13 @@ from s2d_lib.policies.pair import check_pair
 from s2d_lib.policies.policy import load_policy, save_policy
 from s2d_lib.policies.release import make_base
 from s2d_lib.problems.micro import world_of
+from s2d_lib.problems.sources import load_problems
 from s2d_lib.problems.world import corpus
+from s2d_lib.rollouts import sample
 from s2d_lib.study import load_profile, resolve
 from s2d_lib.study.pretraining import MicroModel
 from s2d_lib.study.resolve import RELEASED, released_record
-from s2d_lib.study.settings import Hardware, RoleModel
+from s2d_lib.study.settings import Hardware, RoleModel, Sampling
 
 NAMES = ("student", "teacher")
 
@@ -105,6 +108,63 @@ def test_a_policy_survives_saving(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(policy.model.parameters(), again.model.parameters(), strict=True))
     assert again.tokenizer.get_vocab() == policy.tokenizer.get_vocab()
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.fixture
+def spoilt(tmp_path):
+    """The released student in a folder, with a file changed: (file, changes, role) loads it."""
+    folder = shutil.copytree(RELEASED / "student", tmp_path / "spoilt")
+
+    def load(file: str, changes: dict, **role):
+        path = folder / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        return load_policy(RoleModel(model=str(folder), **role), Hardware())
+
+    return load
+
+
+def test_only_the_profiles_parameters_sample(spoilt, tmp_path):
+    shaping = {
+        "repetition_penalty": 1.3,
+        "min_p": 0.2,
+        "no_repeat_ngram_size": 2,
+        "suppress_tokens": [5],
+        "num_beams": 4,
+    }
+    shaping |= {"temperature": 0.1, "top_k": 3, "max_length": 4, "forced_eos_token_id": 1, "bad_words_ids": [[7]]}
+    policy = spoilt("generation_config.json", shaping | {"do_sample": True})
+    plain = load_policy(RoleModel(model="micro/student"), Hardware())
+    assert policy.model.generation_config.to_dict() == plain.model.generation_config.to_dict()
+    problems = load_problems(resolve("micro", "student", 0).problems).evaluations["micro-math"][:4]
+    drawn = [
+        sample(p, problems, samples=4, sampling=Sampling(max_new_tokens=12, batch=8), seed=0) for p in (policy, plain)
+    ]
+    assert drawn[0] == drawn[1]
+    save_policy(policy, tmp_path / "model")
+    said = (tmp_path / "model" / "generation_config.json").read_text()
+    assert json.loads(said) == json.loads((RELEASED / "student" / "generation_config.json").read_text())
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_further_end_tokens_are_refused_until_a_role_says_which_one_ends_an_answer(spoilt, file):
+    with pytest.raises(StudyError, match=r"ends its answers at \['#'\] beside '<eos>'.*set `eos_token` for this role"):
+        spoilt(file, {"eos_token_id": [1, 4]})
+    policy = spoilt(file, {"eos_token_id": [1, 4]}, eos_token="<eos>")
+    assert policy.model.config.eos_token_id == policy.model.generation_config.eos_token_id == 1
+
+
+def test_a_tokenizer_that_appends_eos_is_refused(spoilt):
+    template = {
+        "type": "TemplateProcessing",
+        "special_tokens": {"<eos>": {"id": "<eos>", "ids": [1], "tokens": ["<eos>"]}},
+    }
+    template["single"] = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<eos>", "type_id": 0}}]
+    template["pair"] = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    with pytest.raises(StudyError, match=r"ends every prompt with its EOS.*`add_eos_token` to false"):
+        spoilt("tokenizer.json", {"post_processor": template})
+    chats = {"chat": True, "chat_template": "{{ messages[0].content }} {{ eos_token }}"}
+    with pytest.raises(StudyError, match="or correct its chat template"):
+        spoilt("tokenizer.json", {"post_processor": None}, **chats)
 
 
 @pytest.mark.parametrize("names", PAIRS.values())
