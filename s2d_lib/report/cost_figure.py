@@ -1,11 +1,15 @@
 """Accuracy against what a whole route cost: gradings, tokens sampled, FLOPs of training."""
 
+import contextlib
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from s2d_lib.claims.fair import seeds_of
+from s2d_lib.errors import StudyError
 from s2d_lib.plan.architecture import architecture_of
 from s2d_lib.plan.flops import forward_flops, training_flops
 from s2d_lib.plan.one_base import DENSE
@@ -54,10 +58,12 @@ def cost_figure(bundle: Bundle, numbers: pd.DataFrame, name: str, title: str) ->
         title: Of the figure.
     """
     use_style()
-    flops = [np.mean([route_flops(bundle, c, s) for s in seeds_of(bundle, c)]) for c in numbers["checkpoint"]]
-    numbers = numbers.assign(flops=flops)
-    figure, panels = plt.subplots(1, len(PANELS), sharey=True, figsize=(10.5, 4.8))
-    for axes, (cost, label) in zip(panels, PANELS.items(), strict=True):
+    with contextlib.suppress(StudyError):  # a model whose shape is not known: no panel
+        flops = [np.mean([route_flops(bundle, c, s) for s in seeds_of(bundle, c)]) for c in numbers["checkpoint"]]
+        numbers = numbers.assign(flops=flops)
+    shown = {cost: label for cost, label in PANELS.items() if cost in numbers}
+    figure, panels = plt.subplots(1, len(shown), sharey=True, figsize=(10.5, 4.8))
+    for axes, (cost, label) in zip(panels, shown.items(), strict=True):
         least = numbers.loc[numbers[cost] > 0, cost].min() if numbers[cost].any() else 1.0
         alike = numbers.groupby(cost)[cost]
         beside = SIDE ** (alike.cumcount() - (alike.transform("size") - 1) / 2)
@@ -68,12 +74,15 @@ def cost_figure(bundle: Bundle, numbers: pd.DataFrame, name: str, title: str) ->
             bars = axes.errorbar(shift * (row[cost] or least / 4), mean, yerr=[[mean - low], [high - mean]], **look)
             bars.lines[0].set_url(run_page(row["checkpoint"]))
         axes.set(xscale="log", xlabel=f"{label}, whole route")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         if (numbers[cost] == 0).any():
             axes.set_xlim(least / 8)
             axes.axvspan(least / 8, least / 2, color="#F2F2F2", zorder=0)
             axes.text(least / 4, 0.01, "0", transform=axes.get_xaxis_transform(), ha="center")
     panels[0].set(ylabel=f"{name}, accuracy in %", ylim=(0, 100))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     entitle(figure, title)
     plt.close(figure)
     return figure

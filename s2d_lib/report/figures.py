@@ -9,13 +9,14 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from s2d_lib.report.run_pages import run_page
-from s2d_lib.report.style import ROUTE_LABELS, entitle, route_label, route_look, use_style
+from s2d_lib.report.style import GREY, ROUTE_LABELS, entitle, route_label, route_look, use_style
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.results.cost import ancestry
 
 
 def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure:
-    """Accuracy of every row of a table, one panel a set: the mean with its 95% interval, and each seed as a dot.
+    """Accuracy of every row of a table, one panel a set: the mean with its 95% interval, and each seed as a dot;
+    dotted the untrained student, where it is a row.
 
     In an SVG beside the run pages, a mean leads to the page of its runs.
     """
@@ -35,6 +36,8 @@ def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure
             bars.lines[0].set_url(run_page(row["checkpoint"]))
             axes.annotate(f"{mean:.1f}", (mean, place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
         axes.set(title=name, xlabel="avg@16, %" if _samples(bundle, name) == 16 else f"avg@{_samples(bundle, name)}, %")
+        for untrained in numbers.loc[numbers["checkpoint"] == "student", name]:
+            axes.axvline(100 * untrained, color=GREY, linestyle=":", linewidth=1, zorder=0)
         axes.set_xlim(0, 100)
         axes.grid(axis="y", visible=False)
     panels[0][0].set_yticks(places, numbers["route"])
