@@ -21,6 +21,7 @@ from s2d_lib.study.page import Table
 CONSUMERS = {
     "itself": "labels: itself",
     "student": "labels: same-size teacher",
+    "small_teacher": "labels: small teacher",
     "teacher": "labels: teacher",
     "large_teacher": "labels: large teacher",
 }
@@ -93,7 +94,8 @@ class StudyTable:
     def costs(self) -> pd.DataFrame:
         """For readers: which model consumed how many labels, and what the whole route cost."""
         plain = readable(self.numbers, self.measured)
-        consumers = {c: [f"{value:,.0f}" for value in self.numbers[c]] for c in CONSUMERS.values() if c in self.numbers}
+        used = [c for c in CONSUMERS.values() if self.numbers[c].any()]
+        consumers = {c: [f"{value:,.0f}" for value in self.numbers[c]] for c in used}
         return plain[["route"]].assign(**consumers, **{name: plain[name] for name in COSTS_SHOWN})
 
     def write(self, folder: Path) -> None:

@@ -13,12 +13,12 @@ from tests.report.synthetic import write_bundle
 @pytest.mark.parametrize(
     ("checkpoint", "consumers"),
     [
-        ("student.grpo", [32, 0, 0, 0]),
-        ("student.bridge.rl_teacher", [0, 0, 32, 0]),
-        ("student.bridge.raw_teacher", [0, 0, 0, 0]),
-        ("student.bridge.rl_same_size", [0, 32, 0, 0]),
-        ("student.bridge.rl_large_teacher_1H.grpo_2H", [16, 0, 0, 16]),
-        ("teacher.rl", [32, 0, 0, 0]),
+        ("student.grpo", [32, 0, 0, 0, 0]),
+        ("student.bridge.rl_teacher", [0, 0, 0, 32, 0]),
+        ("student.bridge.raw_teacher", [0, 0, 0, 0, 0]),
+        ("student.bridge.rl_same_size", [0, 32, 0, 0, 0]),
+        ("student.bridge.rl_large_teacher_1H.grpo_2H", [16, 0, 0, 0, 16]),
+        ("teacher.rl", [32, 0, 0, 0, 0]),
     ],
 )
 def test_labels_are_counted_for_the_model_that_was_trained_on_them(full, checkpoint, consumers):
@@ -45,6 +45,7 @@ def test_a_row_has_accuracy_difference_published_figure_and_costs(full):
     assert shown.loc["direct GRPO", "MATH, published"] == "75.9"
     assert "not printed" not in shown.to_string()
     assert table.costs.set_index("route").loc["bridge, SFT teacher", "labels: teacher"] == "32"
+    assert "labels: small teacher" not in table.costs  # none was trained
 
 
 def test_what_the_paper_does_not_print_is_said(full):
