@@ -138,6 +138,7 @@ KINDS = {
     "powers of variables": [
         (r"\frac{1}{\sqrt{n}}", [r"\sqrt{1/n}", r"\frac{\sqrt n}{n}"], [r"\frac{1}{\sqrt{n+1}}"]),
         (r"\ln|x|", [], [r"\ln x"]),
+        (r"2\cdot3^{n}", [r"6\cdot3^{n-1}"], [r"6\cdot3^{n+1}"]),
         ("x", [], [r"\sqrt{x^2}", "|x|"]),
     ],
     "choices": [
