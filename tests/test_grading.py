@@ -138,6 +138,7 @@ KINDS = {
     "powers of variables": [
         (r"\frac{1}{\sqrt{n}}", [r"\sqrt{1/n}", r"\frac{\sqrt n}{n}"], [r"\frac{1}{\sqrt{n+1}}"]),
         (r"\ln|x|", [], [r"\ln x"]),
+        (r"2\cdot3^{n}", [r"6\cdot3^{n-1}"], [r"6\cdot3^{n+1}"]),
         ("x", [], [r"\sqrt{x^2}", "|x|"]),
     ],
     "choices": [
@@ -176,6 +177,9 @@ KINDS = {
         (r"\$0.50", ["50 cents", "0.5 dollars"], ["£0.50", "0.5 cents"]),
         (r"\frac{\pi}{2}\text{ hours}", [r"30\pi\text{ minutes}"], [r"\frac{\pi}{2}\text{ minutes}"]),
         ("9.8", [r"9.8\,\mathrm{m\,s^{-2}}", "9.8 m/s^2"], ["9.8m"]),
+        (r"1, 2\text{ cm}", ["1, 2", r"1\text{ cm and }2\text{ cm}"], [r"1, 2\text{ m}", r"1, 2\text{ s}"]),
+        ("10 years", ["10 years old"], ["10 months"]),
+        ("110", [r"100\times1.1"], [r"100\times1.100001"]),
         ("60 mph", ["60 miles per hour"], ["60 km/h"]),
         (r"5 \pmod 7", ["5", "5 mod 7", r"x \equiv 5 \pmod{7}"], [r"5 \pmod 8", "12"]),
     ],

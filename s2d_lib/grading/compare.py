@@ -144,7 +144,7 @@ def _decide(gold: Clean, pred: Clean) -> bool | None:
         return gold_text == pred_based[0] or gold_number.value == based_value(*pred_based)
     gold_list, pred_list = listing(gold_text), listing(pred_text)
     if gold_list and pred_list:
-        return _decide_lists(gold_list, pred_list)
+        return _decide_lists(gold_list, pred_list) if factor == 1 else False
     if (gold_number and pred_list and len(pred_list.items) > 1) or (gold_list and pred_number):
         return False
     return None if words(gold_text) == words(pred_text) else False

@@ -22,8 +22,8 @@ RECYCLE = 3
 IDLE_CHECK_S = 10.0
 
 DIGITS = 2_000  # for numbers that agree in their first 40
-POINTS = [(n, d) for n, d in ((3, 7), (-19, 11), (31, 13), (-5, 9), (64, 9), (125, 3), (-70, 3), (1070, 1), (-9**5, 2),
-                              (3 * 10**7, 1), (1, 90), (-1, 270))]  # fmt: skip
+POINTS = [(3, 7), (-19, 11), (31, 13), (-5, 9), (64, 9), (125, 3), (-70, 3), (2141, 2), (-9**5, 2),
+          (60001, 7), (1, 90), (-1, 270)]  # fmt: skip
 
 # Parsed once before the first fork: antlr builds its tables while parsing, and every child inherits them.
 WARM_UP = (
