@@ -44,6 +44,8 @@ def test_paper_bs_claims_are_all_there_and_about_methods_of_their_table():
     assert list(courses["micro-srpo"].claims) == [f"B{n}" for n in range(1, 9)]
     for spec in courses.values():
         moments = [m for claim in spec.claims.values() for c in claim.comparisons for m in c.better_first]
+        assert set(spec.stands_for) <= set(spec.profiles)
+        assert set(spec.stands_for.values()) <= set(load_published().problems["B"])
         named = {name for m in moments for name in (m.checkpoint, m.minus) if name}
         assert named <= set(study.tables[spec.table].rows)
         assert all(spec.table in load_profile(name).tables for name in spec.profiles)

@@ -15,6 +15,7 @@ from s2d_lib.report.contrasts import CONTRASTS, contrasts, write_contrasts
 from s2d_lib.report.course_ends import ends_table, write_ends
 from s2d_lib.report.families import families, write_families
 from s2d_lib.report.frontier import crossings_table, frontier_results, frontier_table, write_frontier
+from s2d_lib.report.premises import premises_table, write_premises
 from s2d_lib.report.study_table import open_results, study_table
 from s2d_lib.study import load_study, profile_names
 from tests.report.synthetic import project_with_results
@@ -43,10 +44,12 @@ def recomputed(profile: str, root: Path, folder: Path) -> Iterator[str]:
         write_frontier(frontier_table(found), crossings_table(found), found, folder, "")
         yield from ("frontier", "frontier_crossings")
     if "97_claims" in notebooks:
-        outcomes = evaluate(claims, load_study(root), results_of(profile, claims, root))
+        played = results_of(profile, claims, root)
+        outcomes = evaluate(claims, load_study(root), played)
         comparisons = comparisons_table(outcomes, load_published(root))
         write_claims(claims_table(outcomes, claims.claims, comparisons), comparisons, folder)
-        yield "claims"
+        write_premises(premises_table(played, claims, load_study(root)), folder)
+        yield from ("claims", "premises")
 
 
 def check(profile: str, root: Path, folder: Path) -> list[str]:
@@ -101,13 +104,19 @@ def test_every_table_and_the_claims_are_compared(drawn, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "column"),
-    [("table3", "micro-math low"), ("claims", "difference"), ("stage_3", "labels first"), ("families", "micro-aime")],
+    [
+        ("table3", "micro-math low"),
+        ("claims", "difference"),
+        ("premises", "before"),
+        ("stage_3", "labels first"),
+        ("families", "micro-aime"),
+    ],
 )
 def test_an_edited_number_is_found(drawn, tmp_path, name, column):
     path = drawn / "figures" / "micro-full" / f"{name}.csv"
     whole = path.read_text()
     table = pd.read_csv(path)
-    table.loc[2, column] += 1e-4
+    table.loc[table[column].first_valid_index(), column] += 1e-4
     table.to_csv(path, index=False, float_format="%.6f")
     try:
         with pytest.raises(AssertionError, match=name):
