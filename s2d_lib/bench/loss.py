@@ -54,8 +54,8 @@ def loss_cost(device: str = "cpu") -> pd.DataFrame:
         One row a case and contender: `setting` (tile or chunk it ran with), `seconds` (median over rounds), `over_trl`
         with `smallest` and `largest` (ratio to TRL within a round), `peak_mib` (beyond the inputs), `loss_error` and
         `gradient_error` (relative, against fp64 on the same inputs), `gflops` (least work of the case over the
-        seconds), `floor` (the seconds of that least work, at the rate of the machine's plain matmuls of these shapes,
-        over the seconds).
+        seconds), `floor` (the seconds of those products, each as one call of torch, over the seconds; above 1 where pieces
+        that stay in the cache are faster).
     """
     tables = [_case_cost(case, device) for case in (GPU_CASES if device == "cuda" else CPU_CASES)]
     return pd.concat(tables, ignore_index=True)

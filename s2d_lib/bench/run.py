@@ -52,7 +52,8 @@ def _loss(folder: Path, device: str = "cpu") -> str:
     note = (
         "One forward and backward pass; seconds are medians over interleaved rounds, over_trl the ratio to TRL within a "
         "round (median, smallest, largest), peak_mib is beyond the inputs, errors are relative and against fp64 on the same "
-        f"inputs, floor is the share of the machine's own matmul time for the least work. {about}. Made by `make bench`."
+        f"inputs, floor is the time of the same matrix products, each as one call of torch, over the seconds: no bound, a loss "
+        f"whose pieces stay in the cache can be faster. {about}. Made by `make bench`."
     )
     report.write_table(table, folder, name, note)
     save_figure(report.loss_plot(table), folder, name)

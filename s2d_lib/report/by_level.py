@@ -30,7 +30,7 @@ def by_level(bundle: Bundle, checkpoints: Sequence[str], name: str) -> pd.DataFr
         StudyError: A checkpoint was not evaluated on the set.
     """
     own = bundle.evaluation[bundle.evaluation["set"] == name]
-    levels = own.drop_duplicates("problem").set_index("problem")["level"].fillna("")
+    levels = own.drop_duplicates("problem").set_index("problem")["level"]
     always = bundle.constant[bundle.constant["set"] == name].set_index("level")["share"]
     rows = []
     for level in levels.unique():

@@ -117,7 +117,7 @@ def accuracy_histogram(run) -> Figure:
 def accuracy_by_level(run) -> pd.DataFrame:
     """Mean accuracy by the problems' level (chain length, or the source's own levels)."""
     results = _evaluation(run)
-    table = results.groupby(["set", results["level"].fillna("")], sort=False)["accuracy"].agg(["mean", "size"])
+    table = results.groupby(["set", "level"], sort=False)["accuracy"].agg(["mean", "size"])
     return table.rename(columns={"mean": "avg", "size": "problems"}).round(3).reset_index()
 
 

@@ -20,6 +20,14 @@ def svg_of(figure, folder) -> str:
     return (folder / "figure.svg").read_text()
 
 
+def test_a_title_is_shown_whole(full):
+    title = "What does a student learn from its own correct answers, beyond right and wrong?"
+    figure = accuracy_figure(full.bundle, study_table(full, "table4").numbers, title)
+    figure.draw_without_rendering()
+    assert figure.get_suptitle().replace("\n", " ") == title
+    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_points_of_accuracies_lead_to_their_runs(full, tmp_path):
     table = study_table(full, "table4")
     svg = svg_of(accuracy_figure(full.bundle, table.numbers, table.title), tmp_path)
@@ -34,6 +42,7 @@ def test_the_references_own_row_is_no_difference(full, tmp_path):
     figure = differences_figure(rows, table.sets, "t", {"micro-aime": "../other/"})
     first, second, published = figure.axes  # the third: a set of the paper's that no set stands for
     assert {line.get_marker() for line in published.lines[1:]} == {"D"}
+    assert first.get_xlim() == second.get_xlim()
     assert [text.get_text() for text in first.get_yticklabels()] == rows["label"].tolist()
     assert [line.get_marker() for line in first.lines].count("D") == len(rows)
     svg = svg_of(figure, tmp_path)

@@ -84,6 +84,13 @@ def test_curves_go_from_measurement_to_measurement(course):
     assert table.mean(axis=1).loc[[0.0, 0.25, 0.5, 1.0]].tolist() == pytest.approx([0.1, 0.35, 0.6, 0.9], abs=0.06)
 
 
+def test_a_method_is_drawn_as_far_as_its_steps_go_beyond_the_budget():
+    dear = dict.fromkeys(RISING, 100) | {"student.sdpo": 150}  # tokens a step
+    course = Course({"one": made_up(RISING, range(2), dear)}, list(RISING))
+    assert curves(course, "student.grpo").index[-1] == pytest.approx(1.0)
+    assert curves(course, "student.sdpo").index[-1] == pytest.approx(1.5)
+
+
 def test_metrics_are_means_of_every_twentieth(course):
     entropy = metric(course, "student.sdpo", "entropy").mean(axis=1).dropna()
     assert entropy.tolist() == pytest.approx(np.linspace(1, 2, 10).tolist())

@@ -17,6 +17,13 @@ def test_a_route_of_the_headline_keeps_its_look():
         assert route_look(name) == (ROUTE_COLORS[name], ROUTE_MARKERS[name])
 
 
+def test_the_colour_says_what_is_done_with_a_raw_teacher_whatever_its_size():
+    for transfer in ("bridge", "warm"):
+        assert (
+            route_look(f"student.{transfer}.raw_teacher")[0] == route_look(f"student.{transfer}.raw_large_teacher")[0]
+        )
+
+
 def test_stage_3_shows_as_a_shade_of_what_came_before_it_and_the_teacher_as_the_marker():
     bridge, fresh, replay = (route_look(f"student.bridge.rl_teacher_1H{end}") for end in ("", ".grpo_2H", ".replay_1H"))
     assert len({bridge[0], fresh[0], replay[0]}) == 3
