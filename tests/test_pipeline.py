@@ -12,6 +12,7 @@ import papermill
 import pytest
 import yaml
 
+from s2d_lib.provenance import file_hash
 from s2d_lib.study.load import deep_merge
 
 pytestmark = pytest.mark.slow
@@ -120,18 +121,20 @@ def test_a_run_made_again_reaches_the_table_and_only_what_it_changed_is_made_aga
     changed = {p.parent.name for p in before if p.stat().st_mtime_ns != before[p]}
     assert changed == {"student", "results"}  # which came out the same
     assert {name: (project / "figures" / "micro" / name).read_bytes() for name in FILES} == study["after_kill"]
-    record = folder / "teacher.rl" / "record.json"
-    as_made = record.read_text()
-    other = json.loads(as_made)
-    other["files"]["model/config.json"] = "of another teacher"
+    record, config = (folder / "teacher.rl" / name for name in ("record.json", "model/config.json"))
+    as_made = record.read_text(), config.read_text()
+    config.write_text(as_made[1] + "\n")  # another teacher
+    other = json.loads(as_made[0])
+    other["files"]["model/config.json"] = file_hash(config)
     record.write_text(json.dumps(other))
     try:
         status, output = run(project, "study", "--dry-run")
         collected = run(project, "results")
     finally:
-        record.write_text(as_made)
+        record.write_text(as_made[0])
+        config.write_text(as_made[1])
     assert "13 runs, 6 of them to make" in output
-    assert (collected[0], "is missing" in collected[1]) == (1, True)
+    assert (collected[0], "is missing" in collected[1]) == (1, True), collected
 
 
 def test_a_profiles_name_stays_text(project, study):
