@@ -5,8 +5,12 @@ import json
 import nbformat
 import papermill
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
+from s2d_lib.batch import strip_machine
 from s2d_lib.claims import load_claims
+from s2d_lib.errors import StudyError
+from s2d_lib.notebook import PARAMETERS, refuse_unknown_parameters
 from s2d_lib.report.analysis import ANALYSES, COURSES, analyses_of
 from s2d_lib.report.courses import complete
 from s2d_lib.report.study_table import open_results
@@ -65,6 +69,44 @@ def test_analysis_notebooks_are_committed_with_outputs_and_without_errors(root, 
             outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
             assert outputs, name
             assert not [o for o in outputs if o.output_type == "error"], name
+
+
+@pytest.fixture
+def shell():
+    """A kernel's shell."""
+    yield InteractiveShell.instance()
+    InteractiveShell.clear_instance()
+
+
+OWN = "profile = 'micro'\ncheckpoint = 'student'\nseed = 0\noverrides = {}"
+
+
+@pytest.mark.parametrize("cells_before", [0, 1, 9])
+@pytest.mark.parametrize("wrong", ["# Parameters\nsede = 3\n", OWN + "\nsede = 3"])
+def test_a_misspelt_parameter_is_refused_however_many_cells_were_run(shell, cells_before, wrong):
+    for cell in ["mine = 1"] * cells_before + [OWN, "import math", wrong, "x = math.pi"]:
+        shell.run_cell(cell, store_history=True)
+    with pytest.raises(StudyError, match=r"no parameter 'sede'; did you mean 'seed'\?"):
+        refuse_unknown_parameters(PARAMETERS)
+    for cell in [OWN, "sede = 3", "seed, other = 1, 2"]:  # put right, and variables of the user's own
+        shell.run_cell(cell, store_history=True)
+    refuse_unknown_parameters(PARAMETERS)
+
+
+def test_cleaning_touches_outputs_and_metadata_alone(tmp_path):
+    said = "<Model object at 0x7f0a12> of T_0a1b2_row"
+    cells = [nbformat.v4.new_markdown_cell(said), nbformat.v4.new_code_cell(f"print('{said}')")]
+    cells[1].outputs = [
+        nbformat.v4.new_output("stream", text=f"{said}\n{said} T_ffff0_ ü"),
+        nbformat.v4.new_output("stream"),
+    ]
+    cells[1].metadata = {"papermill": {"start_time": "now"}, "tags": []}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    strip_machine(tmp_path / "a.ipynb")
+    text, code = nbformat.read(tmp_path / "a.ipynb", as_version=4).cells
+    assert (text.source, code.source, code.metadata) == (said, f"print('{said}')", {})
+    line = "<Model> of T_table0_row"
+    assert code.outputs[0].text == f"{line}\n{line} T_table1_ ü"
 
 
 @pytest.mark.slow

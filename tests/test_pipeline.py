@@ -12,10 +12,12 @@ import papermill
 import pytest
 import yaml
 
+from s2d_lib.provenance import file_hash
 from s2d_lib.study.load import deep_merge
 
 pytestmark = pytest.mark.slow
 
+RUNS = "its runs"  # S2D_RUNS, from the project
 FILES = ("headline.csv", "headline.md", "headline.tex")
 
 
@@ -24,7 +26,7 @@ def project(tmp_path_factory):
     """A copy of the project whose micro profile takes seconds, with one seed."""
     from tests.conftest import ROOT, TINY
 
-    folder = tmp_path_factory.mktemp("project")
+    folder = tmp_path_factory.mktemp("a pröject's folder")
     for name in ("params", "notebooks"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder)
@@ -35,11 +37,11 @@ def project(tmp_path_factory):
 
 def command(project, *words):
     """How a user's command line starts s2d, in its own process group."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("S2D_")} | {"S2D_HOME": str(project)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("S2D_")}
     return subprocess.Popen(
         [sys.executable, "-m", "s2d_lib.cli", *words],
         cwd=project,
-        env=environment,
+        env=environment | {"S2D_HOME": ".", "S2D_RUNS": RUNS},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,7 +58,7 @@ def run(project, *words) -> tuple[int, str]:
 
 def finished(project) -> set[str]:
     """Run folders that are there."""
-    return {str(p.parent.relative_to(project)) for p in project.glob("runs/micro/seed-*/[!.]*/record.json")}
+    return {str(p.parent.relative_to(project)) for p in project.glob(f"{RUNS}/micro/seed-*/[!.]*/record.json")}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_the_study_survives_a_kill_and_nothing_finished_is_lost(project, study):
 
 
 def test_a_run_folder_holds_everything_about_the_run(project, study):
-    folder = project / "runs" / "micro" / "seed-0" / "student.bridge.rl_teacher"
+    folder = project / RUNS / "micro" / "seed-0" / "student.bridge.rl_teacher"
     assert {p.name for p in folder.iterdir()} == {
         "record.json", "resolved.json", "metrics.csv", "validation.csv", "samples.csv", "evaluation.csv", "notebook.ipynb",
         "model",
@@ -101,15 +103,48 @@ def test_a_run_folder_holds_everything_about_the_run(project, study):
 
 
 def test_run_again_there_is_nothing_to_do(project, study):
-    before = {p: p.stat().st_mtime_ns for p in project.glob("runs/micro/seed-0/*/record.json")}
+    before = {p: p.stat().st_mtime_ns for p in project.glob(f"{RUNS}/micro/seed-0/*/record.json")}
     status, output = run(project, "study")
     assert status == 0
     assert "Nothing to be done" in output
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
+def test_a_run_made_again_reaches_the_table_and_only_what_it_changed_is_made_again(project, study):
+    folder = project / RUNS / "micro" / "seed-0"
+    results = project / "figures" / "micro" / "results" / "records.json"
+    before = {p: p.stat().st_mtime_ns for p in [results, *folder.glob("*/record.json")]}
+    shutil.rmtree(folder / "student")
+    assert run(project, "run", "--checkpoint", "student")[0] == 0
+    status, output = run(project, "study")
+    assert status == 0, output
+    changed = {p.parent.name for p in before if p.stat().st_mtime_ns != before[p]}
+    assert changed == {"student", "results"}  # which came out the same
+    assert {name: (project / "figures" / "micro" / name).read_bytes() for name in FILES} == study["after_kill"]
+    record, config = (folder / "teacher.rl" / name for name in ("record.json", "model/config.json"))
+    as_made = record.read_text(), config.read_text()
+    config.write_text(as_made[1] + "\n")  # another teacher
+    other = json.loads(as_made[0])
+    other["files"]["model/config.json"] = file_hash(config)
+    record.write_text(json.dumps(other))
+    try:
+        status, output = run(project, "study", "--dry-run")
+        collected = run(project, "results")
+    finally:
+        record.write_text(as_made[0])
+        config.write_text(as_made[1])
+    assert "13 runs, 6 of them to make" in output
+    assert (collected[0], "is missing" in collected[1]) == (1, True), collected
+
+
+def test_a_profiles_name_stays_text(project, study):
+    (project / "params" / "2025.yaml").write_text("extends: micro\n")
+    status, output = run(project, "study", "--profile", "2025", "--dry-run")
+    assert (status, "13 of them to make" in output) == (0, True), output
+
+
 def test_made_again_from_nothing_the_table_is_the_same_byte_for_byte(project, study):
-    shutil.rmtree(project / "runs")
+    shutil.rmtree(project / RUNS)
     status, output = run(project, "study")
     assert status == 0, output
     assert {name: (project / "figures" / "micro" / name).read_bytes() for name in FILES} == study["after_kill"]
@@ -120,11 +155,11 @@ def test_figures_are_redrawn_from_the_compact_results_alone(project, study):
     drawn = {p.name: p.read_bytes() for p in folder.glob("headline.*")}
     for path in folder.glob("headline.*"):
         path.unlink()
-    (project / "runs").rename(project / "elsewhere")
+    (project / RUNS).rename(project / "elsewhere")
     try:
         status, output = run(project, "figures", "--profile", "micro")
     finally:
-        (project / "elsewhere").rename(project / "runs")
+        (project / "elsewhere").rename(project / RUNS)
     assert status == 0, output
     assert {p.name: p.read_bytes() for p in folder.glob("headline.*")} == drawn
     assert set(drawn) == {f"headline.{suffix}" for suffix in ("csv", "md", "tex", "png", "pdf", "svg")}
@@ -155,7 +190,7 @@ def test_an_ablation_is_a_few_lines_of_yaml_and_makes_only_what_is_new(project, 
     }  # fmt: skip
     declared["tables"]["headline"]["rows"].append(name)
     path.write_text(yaml.safe_dump(declared))
-    before = {p: p.stat().st_mtime_ns for p in project.glob("runs/micro/seed-0/*/record.json")}
+    before = {p: p.stat().st_mtime_ns for p in project.glob(f"{RUNS}/micro/seed-0/*/record.json")}
     status, output = run(project, "study")
     assert status == 0, output
     assert before == {p: p.stat().st_mtime_ns for p in before}
@@ -167,7 +202,9 @@ def test_an_ablation_is_a_few_lines_of_yaml_and_makes_only_what_is_new(project, 
     [
         (("study", "--profile", "mikro"), "error: unknown profile 'mikro'; did you mean 'micro'?"),
         (("run", "--checkpoint", "teachr"), "error: unknown checkpoint 'teachr'; did you mean 'teacher'?"),
+        (("study", "--cores", "0"), "error: --cores must be at least 1, given 0."),
         (("run", "--checkpoint", "student", "--overrides", "{"), "error: --overrides must be JSON"),
+        (("run", "--checkpoint", "student", "--overrides", '{"a": 1, "a": 2}'), "error: --overrides must be JSON"),
         (("run", "--checkpoint", "student.grpo", "--seed", "77"), "error: 'student.grpo' needs the run 'student'"),
         (("figures", "--profile", "smollm2-smoke"), "error: there are no results in figures/smollm2-smoke"),
     ],
@@ -182,7 +219,7 @@ def test_bad_input_is_one_sentence_and_a_failure(project, study, words, sentence
 
 
 def test_a_broken_run_folder_stops_the_study_with_the_remedy(project, study):
-    record = project / "runs" / "micro" / "seed-0" / "student" / "record.json"
+    record = project / RUNS / "micro" / "seed-0" / "student" / "record.json"
     whole = record.read_text()
     record.write_text(whole[:100])
     try:
@@ -196,7 +233,7 @@ def test_a_broken_run_folder_stops_the_study_with_the_remedy(project, study):
 @pytest.mark.parametrize("name", ["30_forward_kl_warmup", "31_opd", "50_evaluate"])
 def test_a_notebook_with_its_defaults_shows_the_finished_run(project, study, tmp_path, monkeypatch, name):
     monkeypatch.setenv("S2D_HOME", str(project))
-    monkeypatch.delenv("S2D_RUNS", raising=False)
+    monkeypatch.setenv("S2D_RUNS", RUNS)
     out = tmp_path / "out.ipynb"
     papermill.execute_notebook(project / "notebooks" / f"{name}.ipynb", out, kernel_name="python3", progress_bar=False)
     assert "is finished: showing" in out.read_text()

@@ -1,7 +1,9 @@
 """Warm kernels: the real server, papermill and a stage notebook; the same results as from a cold kernel."""
 
+import contextlib
 import os
 import sys
+import tempfile
 import time
 
 import nbformat
@@ -20,9 +22,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server():
-    """A server that has imported everything."""
-    with warm_kernels():
+def server(tmp_path_factory):
+    """A server that has imported everything, where temporary files have a path too long for a socket."""
+    folder = tmp_path_factory.mktemp("long" * 30)
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(tempfile, "tempdir", str(folder))
+        stack.enter_context(warm_kernels())
+        patch.undo()
         for _ in range(600):
             if kernel_name("cold") == KERNEL:
                 break

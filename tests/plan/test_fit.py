@@ -2,6 +2,7 @@
 
 import re
 
+import psutil
 import pytest
 import torch
 
@@ -38,6 +39,58 @@ def machine(monkeypatch):
         monkeypatch.setattr(host, "machine_memory", lambda: int(size * GB))
 
     return of
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limits"),
+    [
+        ("0::/job/step\n", {"job/step/memory.max": "max", "job/memory.max": "7000"}, [7000]),  # v2
+        ("0::/\n", {"memory.max": "5000"}, [5000]),  # v2 in a container
+        (
+            "9:cpu,cpuacct:/a\n4:memory:/docker/x\n",
+            {"memory/memory.limit_in_bytes": "6000"},
+            [6000],
+        ),  # v1 in a container
+        ("4:memory:/a/b\n", {f"memory/{at}memory.limit_in_bytes": n for at, n in (("a/b/", "8"), ("a/", "9"))}, [8, 9]),
+        (None, {}, []),
+    ],
+)
+def test_a_containers_limits_are_read(tmp_path, groups, files, limits):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    if groups is not None:
+        (tmp_path / "cgroup").write_text(groups)
+    assert host.cgroup_limits(tmp_path / "cgroup", tmp_path) == limits
+
+
+@pytest.mark.parametrize(
+    ("given", "mib"),
+    [
+        ({"SLURM_MEM_PER_NODE": "3"}, 3),
+        ({"SLURM_MEM_PER_CPU": "2", "SLURM_CPUS_ON_NODE": "4"}, 8),
+        ({"SLURM_MEM_PER_NODE": "0"}, None),
+        ({}, None),
+    ],
+)
+def test_the_smallest_of_machine_container_and_slurm_job_counts(monkeypatch, given, mib):
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(host, "cgroup_limits", lambda: [9 * GB])
+    assert host.machine_memory() == (mib * 2**20 if mib else min(9 * GB, psutil.virtual_memory().total))
+
+
+def test_of_a_gpu_counts_what_others_have_left(monkeypatch):
+    for name, says in {
+        "device_count": lambda: 1,
+        "mem_get_info": lambda number: (30 * GB, 80 * GB),
+        "memory_reserved": lambda number: 5 * GB,
+        "get_device_name": lambda number: "one",
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, says)
+    assert fit.visible_gpus() == [("one", 35 * GB)]
 
 
 def test_a_run_that_needs_more_than_a_gpu_has_is_refused_with_the_remedy(gpu):
