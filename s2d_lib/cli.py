@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     plan = commands.add_parser("plan", help="what a profile takes: tokens, FLOPs, GPU hours, memory, disk")
     plan.add_argument("--profile", default="qwen3")
-    plan.add_argument("--gpu", default="h100-80gb", help="a name in s2d_lib/plan/gpus.yaml")
+    plan.add_argument("--gpu", help="a name in s2d_lib/plan/gpus.yaml; without it the profile's `cluster.gpu`")
     plan.add_argument("--utilisation", type=float, default=0.4, help="share of the GPU's peak that is reached")
     plan.add_argument("--write", action="store_true", help="also write it into figures/<profile>/plan.*")
 

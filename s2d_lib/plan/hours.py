@@ -15,7 +15,7 @@ from s2d_lib.plan.flops import forward_flops, sampling_flops, training_flops
 from s2d_lib.plan.gpus import Gpu
 from s2d_lib.plan.memory import BYTES, kv_bytes
 from s2d_lib.plan.one_base import DENSE
-from s2d_lib.plan.tokens import counts
+from s2d_lib.plan.tokens import counts, validation_limit
 from s2d_lib.plan.trained import lora_of
 from s2d_lib.study import Resolved
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
@@ -82,7 +82,8 @@ def work_of(
 
     def sampled(sequences: int, at_once: int, use: Use | None) -> tuple[float, float]:
         by_vllm = use and run.sampling.by_vllm(use)
-        steps = run.sampling.max_new_tokens if padded and not by_vllm else lengths.completion
+        limit = run.sampling.max_new_tokens if use else validation_limit(run)
+        steps = limit if padded and not by_vllm else min(lengths.completion, limit)
         dtype = "float32" if trains and not by_vllm else run.hardware.dtype
         flops = sampling_flops(model, sequences, lengths.prompt, steps)
         weights = ceil(sequences / at_once) * BYTES[dtype] * model.parameters

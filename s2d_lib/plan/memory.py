@@ -17,7 +17,7 @@ from math import ceil
 
 from s2d_lib.plan.architecture import Architecture
 from s2d_lib.plan.one_base import DENSE
-from s2d_lib.plan.tokens import counts, samples_itself, size
+from s2d_lib.plan.tokens import counts, samples_itself, size, validation_limit
 from s2d_lib.plan.trained import lora_of, trained_parameters
 from s2d_lib.study import Resolved
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
@@ -124,7 +124,7 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
     engines = {"training": dtype} if samples_itself(run) else {}
     engines |= dict.fromkeys(_by_the_same_process(run), "float32")
     # Keys meet float32 rotations and values join them, so what trained weights cache is float32, under autocast too.
-    cache = kv_bytes(model, "float32")
+    cache, validated = kv_bytes(model, "float32"), lengths.prompt + validation_limit(run)
     return Memory(
         **_trained_weights(run, model),
         teacher=BYTES[dtype] * beside.parameters if beside else 0.0,
@@ -132,7 +132,7 @@ def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, 
         optimiser=8 * trained,
         activations=activations(model, dtype, rows, length, run.hardware.gradient_checkpointing) + head,
         kv_cache=_sampled_at_once(run) * length * cache,
-        validation=_validated_at_once(run) * length * max(cache, kv_bytes(beside, dtype) if beside else 0),
+        validation=_validated_at_once(run) * validated * max(cache, kv_bytes(beside, dtype) if beside else 0),
         gathered=_gathered(model, dtype, trained=True) + (_gathered(second, dtype) if second else 0.0),
         logits_avoided=4 * rows * run.sampling.max_new_tokens * model.vocabulary * (2 if dense else 1),
         **_engine(run, model, length, engines),

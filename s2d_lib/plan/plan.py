@@ -63,12 +63,12 @@ class Plan:
         return self.total("kept") + float(self.runs["scratch"].max()) + self.published
 
 
-def plan(profile: str, gpu: str = GPU, utilisation: float = UTILISATION, root: Path | None = None) -> Plan:
+def plan(profile: str, gpu: str | None = None, utilisation: float = UTILISATION, root: Path | None = None) -> Plan:
     """The plan of everything that `s2d study` would make of a profile.
 
     Args:
         profile: Name.
-        gpu: Name of a GPU in gpus.yaml.
+        gpu: Name of a GPU in gpus.yaml; None: that of the profile's `cluster`, else GPU.
         utilisation: Share of its peak FLOP/s and bandwidth that is reached, over 0 and at most 1.
         root: The project's folder.
 
@@ -77,7 +77,9 @@ def plan(profile: str, gpu: str = GPU, utilisation: float = UTILISATION, root: P
     """
     if isinstance(utilisation, bool) or not isinstance(utilisation, int | float) or not 0 < utilisation <= 1:
         raise StudyError(f"`utilisation` is a share of the GPU's peak, over 0 and at most 1, given {utilisation!r}.")
-    device, settings = gpu_named(gpu), load_profile(profile, root=root)
+    settings = load_profile(profile, root=root)
+    gpu = gpu or settings.cluster.gpu or GPU
+    device = gpu_named(gpu)
     seeds = dict.fromkeys(needed(profile, root), len(settings.seeds))
     for name in frontier(
         profile, root

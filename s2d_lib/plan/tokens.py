@@ -69,6 +69,11 @@ def samples_itself(run: Resolved) -> bool:
     return run.stage in ("sparse_rl", "self_distillation") or run.params.get("states") == "student"
 
 
+def validation_limit(run: Resolved) -> int:
+    """Longest completion of the validation, in tokens."""
+    return (run.validation and run.validation.max_new_tokens) or run.sampling.max_new_tokens
+
+
 def size(one: AnySet | Half | LabelBudget) -> int:
     """Problems of a set.
 

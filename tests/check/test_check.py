@@ -167,7 +167,7 @@ def test_fewer_gpus_than_processes_and_a_missing_accelerate_config_are_problems(
     text = "extends: llama3\nby_role: {teacher: {hardware: {accelerate: none.yaml}}}\n"
     (project / "params" / "spread.yaml").write_text(text)
     found = problems(hardware_check.check_gpus("spread"))
-    assert "2, but 'student.grpo' is given 8: lower hardware.processes or sampling_gpus" in found["number of GPUs"]
+    assert "2, but 'student' is given 8: lower hardware.processes or sampling_gpus" in found["number of GPUs"]
     assert "hardware.accelerate names none.yaml, which is not in" in found["accelerate"]
 
 
@@ -195,7 +195,7 @@ def test_the_machines_own_memory_is_held_against_what_gpu_runs_take_of_it(projec
     monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 1000 * 10**9)
     lacking = problems(hardware_check.check_machine("llama3"))
     assert list(lacking) == ["the machine's memory, sparse_rl of meta-llama/Llama-3.3-70B-Instruct"]
-    assert "of the machine's 1000.0, of which fsdp2-offload.yaml keeps 1128.9 GB there" in next(iter(lacking.values()))
+    assert "of the machine's 1000.0, of which fsdp2-offload.yaml keeps 1411.1 GB there" in next(iter(lacking.values()))
     monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 4000 * 10**9)
     (line,) = hardware_check.check_machine("llama3")
     assert line.ok

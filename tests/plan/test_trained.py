@@ -31,9 +31,10 @@ def of_adapters(stage: str, checkpoint: str, **changes):
 
 
 def test_only_adapters_have_gradients_and_an_optimiser():
-    run = of_adapters("sparse_rl", "student.grpo")
+    run = of_adapters("sparse_rl", "student.grpo", kl_coefficient=0.0)
     trained = trained_parameters(run, QWEN)
-    memory, whole = (memory_of(r, QWEN, None, LENGTHS) for r in (run, resolve("qwen3-single-gpu", "student.grpo", 0)))
+    of_whole = resolve("qwen3-single-gpu", "student.grpo", 0, {"stages": {"sparse_rl": {"kl_coefficient": 0.0}}})
+    memory, whole = (memory_of(r, QWEN, None, LENGTHS) for r in (run, of_whole))
     assert (memory.gradients, memory.optimiser) == (4 * trained, 8 * trained)
     assert memory.weights == whole.weights + 4 * trained
     assert memory.copies == whole.copies + 2 * trained

@@ -144,7 +144,7 @@ def test_at_a_budget_every_stage_passes_over_its_problems_as_often_as_over_the_w
         some = resolve("micro-full", f"{name}@64", 0).params
         changed = {"steps": math.ceil(whole["steps"] / 8), "warmup_steps": math.ceil(whole["warmup_steps"] / 8)}
         assert some == whole | changed  # 64 of 512 problems
-    unbounded = {"frontier": {"budgets": [64], "seeds": [0]}}
+    unbounded = {"frontier": {"budgets": [64], "seeds": [0]}, "problems": {"pools": {"full": {"limit": None}}}}
     with pytest.raises(StudyError, match=r"pool 'full', whose size is not known: give it a `limit`"):
         resolve("qwen3", "student.grpo@64", 0, unbounded)
 
