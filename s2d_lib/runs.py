@@ -250,8 +250,10 @@ class Run:
     def phase(self, name: str):
         """Count the time inside the block as a phase's."""
         began = time.perf_counter()
-        yield
-        self.spent(**{name: time.perf_counter() - began})
+        try:
+            yield
+        finally:
+            self.spent(**{name: time.perf_counter() - began})
 
     def finish(self) -> dict:
         """Write record.json and publish the folder; under `s2d run` the driver publishes.
