@@ -29,6 +29,7 @@ from s2d_lib.provenance import environment, file_hash, peak_memory_mb
 from s2d_lib.study import NOTEBOOKS, Resolved, lineage, project_root, resolve
 
 UNRECORDED = ("record.json", "notebook.ipynb", "facts.json")  # files of a run folder that its record does not hash
+READ, MODEL = "read", "the model"  # what a record says of content from outside the study, and of models in it
 LOGS = "logs"  # folder of an experiment tracker, unrecorded too: its viewer may write into it
 WRITER = ".writer"  # file of an unfinished folder: the process that writes there
 # Set by `s2d run`, which publishes the folder itself once the executed notebook lies in it too: that process, as `process`
@@ -73,10 +74,11 @@ class FinishedRun:
 
     @property
     def content(self) -> str:
-        """SHA-256 over what other runs read of this one: its model and rollouts (of a base run, what its record says of the
-        weights), not its evaluation, nor how long it took."""
-        read = {n: h for n, h in self.record["files"].items() if n == "rollouts.parquet" or n.startswith("model/")}
-        text = json.dumps([read, self.record.get("weights")], sort_keys=True)
+        """SHA-256 over what other runs read of this one: its model and rollouts, and the files of the role's model where it
+        was read (a base run has no other); not its evaluation, nor how long it took."""
+        own = {n: h for n, h in self.record["files"].items() if n == "rollouts.parquet" or n.startswith("model/")}
+        outside = {n: content for n, content in self.record.get(READ, {}).items() if n.startswith(MODEL)}
+        text = json.dumps([own, outside], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def path(self, name: str) -> Path:

@@ -1,7 +1,8 @@
 """What OPD is said to need of a teacher, measured: that it is good (C1), and near the student where the student goes (C2).
 
 C2 is measured on the student's own states, before the warmup and after it: the divergences between teacher and student, how
-many of their 16 likeliest tokens they share, and the variance of the implicit reward log p_T / p_S on the tokens sampled.
+many of their 16 likeliest tokens they share, and the variance of the implicit reward log p_T / p_S on the tokens sampled. These
+are means over tokens; whether the student can begin as its teacher does is measured on its own.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ QUANTITIES = {
     "reverse_kl/student_states": "KL(student, teacher), nats",
     "top16_overlap/student_states": "shared among the 16 likeliest tokens",
     "implicit_reward_variance/student_states": "variance of log p_T / p_S, nats squared",
+    "opening/teacher_states": "p_S of the first token of the teacher's answers",
 }
 """Column of the measurements while training -> what it is."""
 

@@ -1,7 +1,6 @@
 """What a run reads from outside the study, a model's files and problems: its content goes into the record, and what the
 runs before it have read must be the same, or their results could not be compared."""
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,11 @@ from s2d_lib.errors import StudyError
 from s2d_lib.policies.place import model_place
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems
-from s2d_lib.runs import Run, file_hash
+from s2d_lib.provenance import file_hash
+from s2d_lib.runs import MODEL, READ, Run
 from s2d_lib.stages.weights import parent_weights, starting_weights, weights_of
 
 FILES = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt")  # of a model: weights, tokenizer and configs
-FACT = "read"  # the record's name for it
 
 
 def keep_content(run: Run, problems: Problems) -> None:
@@ -29,20 +28,20 @@ def keep_content(run: Run, problems: Problems) -> None:
         StudyError: The run itself, in an earlier attempt or when it was finished, or one of its parents, has read something
             else under the same name.
     """
-    now = {f"the model {model!r}": model_content(model) for model in _models(run)}
+    now = {f"{MODEL} {model!r}": model_content(model) for model in _models(run)}
     sets = problems.evaluations | {"validation": problems.validation, f"pool {run.resolved.labels}": problems.pool}
     now |= {f"the problem set {name!r}": problems_content(some) for name, some in sets.items() if some}
     for folder, record in _before(run):
-        changed = [name for name, content in now.items() if record.get(FACT, {}).get(name, content) != content]
+        changed = [name for name, content in now.items() if record.get(READ, {}).get(name, content) != content]
         if changed:
-            what = _difference(record[FACT][changed[0]], now[changed[0]])
+            what = _difference(record[READ][changed[0]], now[changed[0]])
             raise StudyError(
                 f"{changed[0]} is not what it was for the run in {folder} ({what}): put the "
                 "old one back, give the new one a name or a profile of its own, or delete the runs that read the old one and "
                 "make them again."
             )
     if not run.finished:
-        run.facts[FACT] = now
+        run.facts[READ] = now
 
 
 def _models(run: Run) -> set[str]:
@@ -73,19 +72,13 @@ def model_content(model: str) -> dict[str, str]:
     a server's is nowhere to be read."""
     place = Path(model_place(model))
     if place.is_dir():
-        files = sorted(path for path in place.iterdir() if path.suffix in FILES)
-        return {path.name: _hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+        return {path.name: file_hash(path) for path in sorted(place.iterdir()) if path.suffix in FILES}
     ref = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model, repo_type="model"), "refs", "main")
-    return {"commit": ref.read_text().strip()} if ref.is_file() else {}
-
-
-@functools.cache
-def _hash(path: Path, size: int, changed: int) -> str:
-    """Once a process, as long as the file keeps its size and time stamp."""
-    return file_hash(path)
+    return {"commit": ref.read_text("utf-8").strip()} if ref.is_file() else {}
 
 
 def problems_content(problems: Sequence[Problem]) -> str:
-    """SHA-256 over the problems, wherever they were read from."""
-    rows = [json.dumps(asdict(problem), sort_keys=True, default=str) for problem in problems]
+    """SHA-256 over what the problems say, wherever they were read from."""
+    said = [{name: value for name, value in asdict(problem).items() if value} for problem in problems]
+    rows = [json.dumps(problem, sort_keys=True, default=str) for problem in said]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
