@@ -18,6 +18,7 @@ from s2d_lib.plan import plan
 from s2d_lib.plan.resources import resources
 from s2d_lib.report.graph_table import graph_summary, graph_table
 from s2d_lib.study import load_profile, load_study, profile_names, resolve
+from s2d_lib.study.graph import table_in
 from s2d_lib.study.load import deep_merge
 from tests.conftest import ROOT, TINY
 
@@ -49,9 +50,8 @@ def test_the_graph_of_every_profile_builds_has_no_cycle_and_shares_ancestors(run
     assert all(order[parent] < order[key] for key, job in found.items() for parent in job.parents)
     named = [(job.resolved.checkpoint, job.resolved.seed) for job in found.values()]
     assert len(set(named)) == len(named)  # one run, however many need it
-    assert {
-        (row, seed) for table in settings.tables for row in study.tables[table].rows for seed in settings.seeds
-    } <= {*named}
+    rows = {row for table in settings.tables for row in table_in(study, table, settings, name)[0].rows}
+    assert {(row, seed) for row in rows for seed in settings.seeds} <= {*named}
     children = [parent for job in found.values() for parent in job.parents]
     assert len(children) > len(set(children))
     assert {key for key, job in found.items() if job.resolved.stage == "base"} == {
