@@ -1,7 +1,6 @@
 """Other weights, tokenizers or problems under one name are told from the old ones, and nothing else is."""
 
 import json
-import os
 import shutil
 
 import pytest
@@ -88,14 +87,3 @@ def test_a_model_of_the_hub_is_its_commit(tmp_path, monkeypatch):
     ref.parent.mkdir(parents=True)
     ref.write_text("0123abc")
     assert content.model_content("some-org/some-model") == {"commit": "0123abc"}
-
-
-def test_a_file_is_hashed_once_until_it_changes(folder, monkeypatch):
-    read, hashed = content.file_hash, []
-    monkeypatch.setattr(content, "file_hash", lambda path: hashed.append(path.name) or read(path))
-    first = content.model_content(str(folder))
-    assert content.model_content(str(folder)) == first
-    assert len(hashed) == len(first)
-    os.utime(folder / "config.json", ns=(1, 1))
-    assert content.model_content(str(folder)) == first
-    assert hashed[len(first) :] == ["config.json"]
