@@ -128,6 +128,19 @@ def test_the_other_stages_that_sample_themselves(engines, runs, tiny, checkpoint
     assert all(len(engine.requests) == 2 for engine in engines.made)
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "make"), [("student.grpo", sparse_trainer), ("student.srpo", self_distillation_trainer)]
+)
+def test_top_k_and_the_cap_on_importance_weights_reach_what_samples(engines, runs, tiny, checkpoint, make):
+    capped = {name: {"importance_cap": 0.5} for name in ("sparse_rl", "self_distillation")}
+    _, trainer = trainer_of(checkpoint, make, deep_merge(tiny, {"sampling": {"top_k": 3}, "stages": capped}), "student")
+    two_steps(trainer)
+    assert [engine.requests[1].top_k for engine in engines.made] == [3, 3]
+    assert trainer.args.top_k == 3
+    for row in trainer.state.log_history[:2]:  # what this engine says and the model's own are the same: 1, over the cap
+        assert row["sampling/importance_sampling_ratio/max"] == 0.5
+
+
 def test_an_engine_of_other_weights_is_caught(engines, runs, tiny, monkeypatch):
     _, trainer = trainer_of("student.grpo", sparse_trainer, tiny, "student")
     made = Loaded.__init__

@@ -160,6 +160,26 @@ def test_grpo_is_trls_trainer(tmp_path):
         torch.testing.assert_close(weights[1][name], value, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["grpo", "srpo"])
+def test_importance_weights_multiply_grpos_losses_and_no_others(tmp_path, monkeypatch, method):
+    score = GRPOTrainer._generate_and_score_completions
+
+    def weighted(by):
+        def weigh(self, inputs):
+            batch = score(self, inputs)
+            return batch | {
+                "importance_sampling_ratio": torch.full_like(batch["completion_mask"], by, dtype=torch.float)
+            }
+
+        monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", weigh)
+        return outcome(trainer(tmp_path, method, MIXED, 16, config={"max_grad_norm": 1e9}))["gradients"][0]
+
+    once, twice, none = weighted(1.0), weighted(2.0), weighted(0.0)
+    torch.testing.assert_close(twice - once, once - none, rtol=1e-4, atol=1e-6)
+    assert (once - none).abs().max() > 1e-4
+    assert (none.abs().max() > 1e-4) == (method == "srpo")  # what its SDPO tokens have
+
+
 def test_srpo_with_every_rollout_correct_is_grpo_to_the_byte(tmp_path):
     rewards = [1, 1.5, 2, 1, 1, 1, 3, 1] * 2
     srpo = outcome(trainer(tmp_path, "srpo", rewards, 4, threshold=1))
