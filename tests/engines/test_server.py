@@ -18,6 +18,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.study.load import deep_merge
+from s2d_lib.study.settings import Decoding
 from s2d_lib.study.vllm import Vllm
 
 
@@ -134,7 +135,10 @@ def test_a_server_samples_as_the_rollouts_contract_says(behaviour, policy, probl
         run = open_at(url)
         with sampler(run, policy, "evaluation", problems) as sample:
             behaviour.requests.clear()
-            rollouts = sample(problems, samples=2, sampling=run.resolved.sampling, seed=3, top_p=0.9, show=False)
+            decoding = Decoding(top_p=0.9)
+            rollouts = sample(
+                problems, samples=2, sampling=run.resolved.sampling, seed=3, decoding=decoding, show=False
+            )
             asked = list(behaviour.requests)
     assert [(r.problem, r.sample) for r in rollouts] == [(p.id, i) for p in problems for i in range(2)]
     eos = policy.tokenizer.eos_token_id

@@ -16,7 +16,7 @@ from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.sparse_rl import sparse_rl
 from s2d_lib.study import load_profile, resolve
-from s2d_lib.study.settings import Hardware, RoleModel, Sampling
+from s2d_lib.study.settings import Decoding, Hardware, RoleModel, Sampling
 from s2d_lib.study.vllm import Vllm
 from tests.vllm.tokens import by_vllm, greedy
 
@@ -83,14 +83,14 @@ def test_samples_are_what_the_contract_says(engine, problems):
         assert eos not in r.ids[:-1]
         assert r.finished or len(r.ids) == 12
         assert r.text == policy.tokenizer.decode([i for i in r.ids if i != eos])
-    assert any(not r.finished for r in draw(0, temperature=2.0))
+    assert any(not r.finished for r in draw(0, decoding=Decoding(temperature=2.0)))
     assert draw(0) == rollouts != draw(1)
     assert len({r.ids for r in rollouts}) > len(problems)  # a problem's samples are several
     alone = sample_by(
         held, policy, problems[3:4], samples=3, sampling=Sampling(max_new_tokens=12, batch=16), seed=0, show=False
     )
     assert alone == rollouts[9:12]  # nor do they depend on what else is asked
-    assert len({r.ids for r in draw(0, top_p=1e-6)}) <= len(problems)
+    assert len({r.ids for r in draw(0, decoding=Decoding(top_p=1e-6))}) <= len(problems)
     with pytest.raises(StudyError, match=r"may take .* tokens, but vLLM's context is 64"):
         held.answer([[10] * 60], Request(samples=1, max_new_tokens=12))
 
