@@ -138,6 +138,7 @@ def _exact(rate: float, variance: float, problems: int, tail: float) -> tuple[fl
         size = mean * (1 - mean) / variance - 1
         return float(betaincinv(mean * size, (1 - mean) * size, share)) if size > 0 else float(share > 0.5)
 
+    variance = variance or rate * (1 - rate) / problems  # problems that are all alike are drawn alike, no more
     weight = 1 / (problems + 1)
     with_one = (1 - weight) ** 2 * variance + weight**2 * problems / (problems + 2)
     return quantile(rate, variance, tail), quantile((1 - weight) * rate + weight, with_one, 1 - tail)

@@ -153,7 +153,7 @@ def test_sdpos_splits_are_read_row_for_row(monkeypatch, domain, train, test):
     found = load_problems(ProblemSets(source="science", overlap="remove", **sets))
     # One question of the materials stands in both: it leaves the pool
     assert (len(found.pool), len(found.evaluations["test"])) == (train, test)
-    assert found.report["overlap"]["removed"] == (domain == "material")
+    assert found.report["pool"]["overlap"]["removed"] == (domain == "material")
     rows = load_rows(DATA / "sdpo" / f"{domain}-test.jsonl")
     read = [(p.prompt, p.system, p.answer) for p in found.evaluations["test"]]
     assert read == [(row["prompt"], row["system"], row["answer"]) for row in rows]

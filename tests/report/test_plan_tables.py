@@ -98,7 +98,7 @@ def test_the_figure_has_a_bar_for_every_kind(found):
 
 
 def test_the_command_prints_the_plan_and_says_how_sure_it_is(capsys, found, tmp_path, monkeypatch):
-    monkeypatch.setattr("s2d_lib.study.project_root", lambda: tmp_path)  # where it writes
+    monkeypatch.setattr("s2d_lib.cli.project_root", lambda: tmp_path)  # where it writes
     assert main(["plan", "--profile", "qwen3-single-gpu", "--gpu", "a100-80gb", "--utilisation", "0.3"]) == 0
     printed = capsys.readouterr().out
     assert "one a100-80gb at a utilisation of 0.3" in printed
