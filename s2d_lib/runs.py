@@ -11,6 +11,7 @@ which two have written parts.
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -387,7 +388,13 @@ def lock(final: Path):
 
 def process() -> str:
     """Name of this process: its machine, its number, and when it began (seconds since 1970)."""
-    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time()}"
+    return f"{platform.node()} {os.getpid()} {_began(os.getpid())}"
+
+
+@functools.cache
+def _began(number: int) -> float:
+    """Asked once: the answer moves when the machine's clock is set."""
+    return psutil.Process(number).create_time()
 
 
 def refuse_another_writer(unfinished: Path) -> None:

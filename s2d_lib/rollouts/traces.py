@@ -50,15 +50,20 @@ def read_traces(
     asked = {_words(problem.prompt, instruction): problem.id for problem in problems}
     answers: dict[str, list[tuple[str, list[int]]]] = {problem.id: [] for problem in problems}
     strangers, rows = [], load_rows(place, columns=["answers"])
-    for row in rows:
+    for number, row in enumerate(rows, 1):
+        texts, ids = row["answers"] or [], row.get("ids")
+        good = isinstance(texts, list) and all(isinstance(text, str) and text for text in texts)
+        if not good or (ids is not None and (len(ids) != len(texts) or not all(ids))):
+            raise StudyError(
+                f"row {number} of the traces in {name} must hold `answers`, a list of texts, and no `ids` or a list for each."
+            )
         prompt = row.get("prompt") or ""
         text = prompt if isinstance(prompt, str) else user_message(prompt) or ""
         problem = row.get("problem") or asked.get(_words(text, instruction))
         if problem not in answers:
             strangers.append(str(row.get("problem") or " ".join(text.split())[:40]))
             continue
-        texts = row["answers"] or []
-        answers[problem] += zip(texts, row.get("ids") or [None] * len(texts), strict=True)
+        answers[problem] += zip(texts, ids or [None] * len(texts), strict=True)
     if len(strangers) == len(rows):
         raise StudyError(
             f"none of the traces in {name} is about a problem of the label pool, the first about {strangers[0]!r}."
@@ -79,11 +84,13 @@ def _words(prompt: str, instruction: str) -> str:
 def _rollout(name: str, problem: str, number: int, text: str, ids, policy: Policy, longest: int | None) -> Rollout:
     tokenizer = policy.tokenizer
     if ids is None:
-        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     elif max(ids) >= len(tokenizer) or policy.decode([ids])[0].split() != text.split():
         raise StudyError(
             f"the token ids in {name} are of another tokenizer than that of the model to be trained, for which they do not "
             f"spell the answer to {problem!r}: leave out `ids`, and the texts are read."
         )
+    if ids[-1] != tokenizer.eos_token_id:  # else who learns from it would never end
+        ids = [*ids, tokenizer.eos_token_id]
     kept = tuple(ids[:longest])
     return Rollout(problem, number, kept, text, kept[-1] == tokenizer.eos_token_id)

@@ -15,6 +15,7 @@ from s2d_lib.policies.place import model_place
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems
 from s2d_lib.provenance import file_hash
+from s2d_lib.rollouts.traces import traces_place
 from s2d_lib.runs import MODEL, READ, Run
 from s2d_lib.stages.weights import parent_weights, starting_weights, weights_of
 
@@ -29,6 +30,8 @@ def keep_content(run: Run, problems: Problems) -> None:
             else under the same name.
     """
     now = {f"{MODEL} {model!r}": model_content(model) for model in _models(run)}
+    if name := run.resolved.traces:
+        now[f"the traces {name!r}"] = file_hash(traces_place(name))
     sets = problems.evaluations | {"validation": problems.validation, f"pool {run.resolved.labels}": problems.pool}
     now |= {f"the problem set {name!r}": problems_content(some) for name, some in sets.items() if some}
     for folder, record in _before(run):
@@ -63,7 +66,7 @@ def _before(run: Run) -> Iterator[tuple[Path, dict]]:
 
 def _difference(old: dict | str, new: dict | str) -> str:
     if isinstance(new, str):
-        return "other problems or answers"
+        return "other problems, answers or traces"
     return ", ".join(sorted({part for part, _ in old.items() ^ new.items()}))
 
 

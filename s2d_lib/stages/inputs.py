@@ -79,10 +79,7 @@ def prepare(run: Run) -> Inputs:
             that are not what they were for a run before.
     """
     with run.phase("loading"):
-        inputs = _load(run)
-        if WORKER not in os.environ:  # else the process that has started it knows
-            keep_content(run, inputs.problems)
-    return inputs
+        return _load(run)
 
 
 def _load(run: Run) -> Inputs:
@@ -96,6 +93,8 @@ def _load(run: Run) -> Inputs:
         refuse_what_cannot_be(resolved, starting_weights(run).place if served else None)
         refuse_what_does_not_fit(resolved, _beside(resolved))
     problems = load_problems(resolved.problems, resolved.labels)
+    if WORKER not in os.environ:  # else the process that has started it knows
+        keep_content(run, problems)
     if run.finished and run.path("model").is_dir():
         policy = load_policy(resolved.model, resolved.hardware, *weights_of(run))
         return Inputs(policy, problems, rollouts=_rollouts(run, policy, problems.pool))
@@ -167,6 +166,11 @@ def _short_prompts(resolved: Resolved, policy: Policy, problems: Problems) -> Pr
     prompts = policy.prompt_ids(problems.pool)
     kept = [problem for problem, ids in zip(problems.pool, prompts, strict=True) if len(ids) <= limit]
     dropped = len(prompts) - len(kept)
+    if dropped and not kept:
+        raise StudyError(
+            f"the prompts of all {dropped} problems of the label pool are longer than the {limit} tokens that "
+            f"{resolved.stage} takes: raise max_prompt_tokens."
+        )
     if dropped:
         print(f"{dropped} of {len(prompts)} problems are left out: their prompts are longer than {limit} tokens.")
     return replace(problems, pool=kept, report=problems.report | {"longer_prompts": dropped})

@@ -162,15 +162,15 @@ def pair_measures(
 
 def _top_overlap(hidden: dict[str, Tensor], heads: dict[str, dict], top: int = 16) -> float:
     """Sum over tokens of the share of the student's most likely tokens that are among the teacher's."""
-    # A scale or a softcap changes no order.
-    weights = {side: gathered(head[f"{side}_weight"]) for side, head in heads.items()}
+    # A scale or a softcap changes no order; in half precision many tokens would be as likely as others.
+    weights = {side: gathered(head[f"{side}_weight"]).float() for side, head in heads.items()}
     vocab = min(map(len, weights.values()))
     shared = 0.0
     for rows in torch.arange(len(hidden["student"])).split(256):
         best = []
         for side, weight in weights.items():
             bias = heads[side][f"{side}_bias"]
-            logits = linear(hidden[side][rows], weight, None if bias is None else gathered(bias))
+            logits = linear(hidden[side][rows].float(), weight, None if bias is None else gathered(bias).float())
             best.append(logits[:, :vocab].topk(min(top, vocab)).indices)
         shared += (best[0][:, :, None] == best[1][:, None, :]).any(-1).float().mean(-1).sum().item()
     return shared
