@@ -75,7 +75,7 @@ def test_problems_that_have_changed_are_refused_and_others_are_not(make, tiny, m
         world, "problems", lambda self, name, *a, **k: made(self, name, *a, **k)[: -1 if name == "micro-aime" else None]
     )
     with pytest.raises(
-        StudyError, match=r"the problem set 'micro-aime' is not what it was .*\(other problems or answers\)"
+        StudyError, match=r"the problem set 'micro-aime' is not what it was .*\(other problems, answers or traces\)"
     ):
         prepare(open_run("micro", "student.grpo", 0, tiny))
 
