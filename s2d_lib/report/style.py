@@ -95,7 +95,7 @@ _TEACHER_MARKERS = dict(zip(
     ["sft_teacher", "raw_large_teacher", "sft_large_teacher", "rl_large_teacher", "rl_same_size",
      "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H", "sdpo_teacher", "srpo_teacher",
      "sft_own_teacher", "rl_small_teacher"],
-    [*"od8hX<>p*^P", (4, 1, 0), "D"], strict=True,
+    [*"od8hX<>p*^P", "1", "H"], strict=True,
 ))  # fmt: skip
 # Paper B: label, colour and marker; what is done to one method keeps its colour.
 _SELF_DISTILLATION = {

@@ -140,6 +140,7 @@ def collect(runs: list[FinishedRun], folder: Path) -> None:
             validations.append(read_validation(run.path("validation.csv")).assign(**labels))
         records[f"{checkpoint}@{seed}"] = {k: v for k, v in run.record.items() if k != "files"}
     folder.mkdir(parents=True, exist_ok=True)
+    curves = curves or [pd.DataFrame(columns=["seed", "checkpoint", "step"])]  # base models alone
     pd.concat(curves).to_csv(folder / "curves.csv.gz", index=False, float_format="%.5g", compression=GZIP)
     if validations:
         rows = pd.concat(validations)
