@@ -16,7 +16,7 @@ covers it in 77% (seeds differ much) to 99.8% (not at all: the rest is then coun
 
 Where few problems carry a mean (nearly all answers are wrong, or nearly all right), what was drawn says too little of what
 was not, and the interval has no width when all answers are alike. Below EVENTS such problems, counted as Kish (1965) counts an
-effective sample size, the bounds are those of Clopper and Pearson instead, on the mean's own variance (Korn and Graubard
+effective sample size, the bounds are nearly those of Clopper and Pearson instead, on the mean's own variance (Korn and Graubard
 1998) and with one further problem added on the far side (Fay and Feuer 1997): at 0% of n problems exactly Clopper and
 Pearson's 1 - (tail)^(1/n). At true rates of 0.2 to 5% they cover in 92 to 100% of the cases, 96 to 99% on average (60 and 200
 problems, 1 to 5 seeds, intraclass correlations of 0.05 to 0.7), where resampling covers in 20 to 98%, 60 to 94% on average. A
