@@ -1,5 +1,8 @@
 """The micro families: transformers small enough to pretrain and post-train on a laptop, made once by notebook 10."""
 
+import copy
+import math
+
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -82,7 +85,8 @@ def pretrain(
     Raises:
         StudyError: When a document is longer than the context.
     """
-    documents = corpus(world, spec.steps * spec.batch, text.mix.model_dump(), text.slip, text.lengths, spec.seed)
+    count = spec.steps * spec.batch
+    documents = corpus(world, count, text.mix.model_dump(), text.slip, text.lengths, spec.seed, spec.hidden)
     dataset = [_padded(document, tokenizer) for document in documents]
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.01)
     # One step more than is taken: at its very end a one-cycle schedule can't be stepped again.
@@ -110,6 +114,76 @@ def pretrain(
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return [{"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row]
+
+
+SETTLING = 300  # steps
+SETTLING_RATE = 2.0e-3
+
+
+def settle(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: World, text: Corpus, spec: MicroModel
+) -> float:
+    """Give a pretrained model, in place, the opening that `spec` asks for, and leave all else it knows as it was.
+
+    The model is trained towards itself on right documents of the corpus, by the KL of its next-token distributions; only the
+    log-odds of the first word, any but `#` against `#`, are moved, by the same amount for all prompts. So a model is made
+    that guesses on nearly every prompt and still knows what it knew, which no share of documents could do below one in as many
+    as it reads.
+
+    Returns:
+        The opening on documents that it has not seen: sigmoid of the mean log-odds.
+
+    Raises:
+        StudyError: The opening was missed by more than a factor of two.
+    """
+    start = copy.deepcopy(model).requires_grad_(False)
+    usual = 1.0 - text.mix.guess / sum(text.mix.model_dump().values())
+    shift = _log_odds(spec.opening) - _log_odds(usual)
+    mark = tokenizer.convert_tokens_to_ids("#")
+    count = (SETTLING + 1) * spec.batch
+    documents = corpus(world, count, {"right": 1.0}, 0.0, text.lengths, spec.seed + 1, spec.hidden)
+    rows = [_padded(document, tokenizer) for document in documents]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=SETTLING_RATE, weight_decay=0.0)
+    rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, SETTLING)
+
+    def errors(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """KL of everything but the opening (nats, one a predicted word), and log-odds over what is asked, one a prompt."""
+        own, own_odds = _without(mark, model(batch["input_ids"]).logits, batch["labels"])
+        with torch.no_grad():
+            wanted, odds = _without(mark, start(batch["input_ids"]).logits, batch["labels"])
+        return (wanted.exp() * (wanted - own)).sum(-1), own_odds - odds - shift
+
+    for step in range(SETTLING):
+        kl, missed = errors(_shortest_batch(rows[step * spec.batch : (step + 1) * spec.batch]))
+        optimizer.zero_grad()
+        (kl.mean() + missed.square().mean() / 10).backward()
+        optimizer.step()
+        rate.step()
+    with torch.no_grad():
+        missed = errors(_shortest_batch(rows[-spec.batch :]))[1].mean().item()
+    if abs(missed) > math.log(2):
+        raise StudyError(
+            f"the opening {spec.opening:g} was missed by a factor of {math.exp(abs(missed)):.1f}: ask for one that is nearer to "
+            f"the corpus's {usual:.2g}, or leave it out."
+        )
+    return 1 / (1 + math.exp(-_log_odds(spec.opening) - missed))
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(probability) - math.log1p(-probability)
+
+
+def _without(mark: int, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the solution's words, at its first word among all words but `mark`, shape (words, vocabulary),
+    and log-odds of all these against `mark` there, shape (prompts,)."""
+    asked = labels[:, 1:] != -100
+    first = asked & (asked.cumsum(1) == 1)
+    opening = logits[:, :-1][first].log_softmax(-1)
+    others = opening.index_fill(-1, torch.tensor(mark), -torch.inf).logsumexp(-1)
+    logits = logits[:, :-1].masked_fill(
+        first[..., None] & (torch.arange(logits.shape[-1]) == mark), torch.finfo(logits.dtype).min / 2
+    )
+    return logits[asked].log_softmax(-1), others - opening[:, mark]
 
 
 def _padded(document: Document, tokenizer: PreTrainedTokenizerFast) -> dict:

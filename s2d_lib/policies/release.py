@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.micro_family import build_model, build_tokenizer, pretrain
+from s2d_lib.policies.micro_family import build_model, build_tokenizer, pretrain, settle
 from s2d_lib.policies.policy import Policy, configure_torch, save_policy
 from s2d_lib.problems.micro import world_of
 from s2d_lib.provenance import environment, file_hash
@@ -52,6 +52,7 @@ def make_base(
     model = build_model(tokenizer, spec)
     with tempfile.TemporaryDirectory() as scratch:
         curve = pretrain(model, tokenizer, world, text, spec, scratch, callbacks)
+    opening = settle(model, tokenizer, world, text, spec) if spec.opening else None
     final = folder / name
     beside = folder / f".{name}.unfinished"
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,7 @@ def make_base(
         "parameters": model.num_parameters(),
         "weights_sha256": file_hash(beside / "model.safetensors"),
         "loss": curve,
+        "opening": opening,
         "environment": environment(),
     }
     write_json(beside / "record.json", record)

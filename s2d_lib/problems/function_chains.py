@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from s2d_lib.errors import StudyError
 from s2d_lib.problems.world import Document, SpecialWords, World, zipf_shares
 
 
@@ -27,6 +28,7 @@ class ChainWorld(World):
     values: int
     zipf: float
     seed: int
+    withheld: float = 0.0  # share of the facts, drawn at random, that only sets which say so need
 
     special: ClassVar[SpecialWords] = SpecialWords(pad="<pad>", end="<eos>", unknown="<unk>")
     parts: ClassVar[str] = "functions"
@@ -42,6 +44,13 @@ class ChainWorld(World):
     def frequency(self) -> np.ndarray:
         """Probability of each function in ordinary use, shape (functions,)."""
         return zipf_shares(self.functions, self.zipf)
+
+    @cached_property
+    def kept_back(self) -> np.ndarray:
+        """Which facts are withheld, bool array of shape (functions, values)."""
+        rng = np.random.default_rng([self.seed, 1])
+        facts = rng.permutation(self.functions * self.values).reshape(self.functions, self.values)
+        return facts < round(self.withheld * facts.size)
 
     @property
     def words(self) -> list[str]:
@@ -74,6 +83,37 @@ class ChainWorld(World):
             words += [f"f{f}", f"v{value}"]
         return " ".join([*words, "#", f"v{value}"]), value
 
+    @staticmethod
+    def parsed(prompt: str) -> tuple[int, list[int]]:
+        """The start value and the functions of a prompt."""
+        start, *functions = (int(word[1:]) for word in prompt.split() if word != "?")
+        return start, functions
+
+    def withholds(self, prompt: str) -> bool:
+        """Whether a fact on the chain's way is withheld."""
+        value, functions = self.parsed(prompt)
+        for f in functions:
+            if self.kept_back[f, value]:
+                return True
+            value = int(self.table[f, value])
+        return False
+
+    def opening(self, prompt: str) -> str:
+        """The start value."""
+        return prompt.split()[0]
+
+    def hides(self, prompt: str, hidden: int) -> bool:
+        """Whether one of the `hidden` rarest functions is in the chain."""
+        if hidden >= self.functions:
+            raise StudyError(
+                f"`hidden: {hidden}` of {self.functions} functions leaves no problem to learn: hide fewer of them."
+            )
+        return max(self.parsed(prompt)[1]) >= self.functions - hidden
+
+    def guess(self, rng: np.random.Generator) -> str:
+        """Any value of the world in place of a solution."""
+        return f"# v{rng.integers(self.values)} {self.special.end}"
+
     def problem(self, rng: np.random.Generator, length: int, rare: bool) -> tuple[str, str]:
         """A chain and its final value."""
         start, functions = self.chain(rng, length, rare)
@@ -83,7 +123,6 @@ class ChainWorld(World):
         """A chain, worked or with a random value in place of its solution; a slip lands on a random value."""
         start, functions = self.chain(rng, length)
         if quality == "guess":
-            text = f"# v{rng.integers(self.values)}"
-        else:
-            text, _ = self.solution(start, functions, rng, slip if quality == "sloppy" else 0.0)
+            return Document(self.prompt(start, functions), self.guess(rng))
+        text, _ = self.solution(start, functions, rng, slip if quality == "sloppy" else 0.0)
         return Document(self.prompt(start, functions), f"{text} {self.special.end}")

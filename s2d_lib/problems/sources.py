@@ -94,8 +94,10 @@ def _micro(spec: ProblemSets) -> Problems:
 
 
 def _micro_set(world: World, name: str, spec: MicroSet, taken: set[str]) -> list[Problem]:
-    problems = world.problems(name, spec.count, spec.lengths, spec.rare, spec.seed, exclude=taken)
+    problems = world.problems(name, spec.count, spec.lengths, spec.rare, spec.seed, taken, spec.withheld)
     taken |= {problem.prompt for problem in problems}
+    if spec.opened:
+        problems = [replace(p, prompt=f"{p.prompt} {world.opening(p.prompt)}") for p in problems]
     return problems
 
 

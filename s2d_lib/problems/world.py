@@ -81,6 +81,26 @@ class World(ABC):
             slip: Chance that a step of a sloppy solution goes wrong.
         """
 
+    def withholds(self, prompt: str) -> bool:
+        """Whether the problem needs a fact that is withheld from ordinary sets; no world but chains withholds any."""
+        return False
+
+    def opening(self, prompt: str) -> str:
+        """The word that a worked solution begins with.
+
+        Raises:
+            StudyError: Worked solutions of this world begin as its guesses do.
+        """
+        raise StudyError(f"{type(self).__name__} has no opening of worked solutions: leave out `opened`.")
+
+    def hides(self, prompt: str, hidden: int) -> bool:
+        """Whether the problem needs one of the world's `hidden` rarest parts.
+
+        Raises:
+            StudyError: The world can't hide parts, or has no more than these.
+        """
+        raise StudyError(f"{type(self).__name__} can't hide {self.parts}: leave out `hidden`.")
+
     @property
     def reprompt_template(self) -> str:
         """How a prompt carries a given solution, over words of the vocabulary: what base models that were pretrained
@@ -112,9 +132,17 @@ class World(ABC):
         return prompt
 
     def problems(
-        self, name: str, count: int, lengths: list[int], rare: bool, seed: int, exclude: set[str] = frozenset()
+        self,
+        name: str,
+        count: int,
+        lengths: list[int],
+        rare: bool,
+        seed: int,
+        exclude: set[str] = frozenset(),
+        withheld: bool = False,
     ) -> list[Problem]:
-        """`count` distinct problems of the given lengths in equal shares, none of them asked by a prompt in `exclude`.
+        """`count` distinct problems of the given lengths in equal shares, none of them asked by a prompt in `exclude`; all of
+        them with a withheld fact, or none.
 
         Raises:
             StudyError: When a problem would need more parts than the world has, or the world is too small for `count`
@@ -133,7 +161,7 @@ class World(ABC):
                 break
             length = lengths[attempt % len(lengths)]
             prompt, answer = self.problem(rng, length, rare)
-            if self.same(prompt) not in taken:
+            if self.same(prompt) not in taken and self.withholds(prompt) == withheld:
                 taken.add(self.same(prompt))
                 found.append(Problem(f"{name}/{'-'.join(prompt.split()[:-1])}", prompt, answer, str(length)))
         if len(found) < count:
@@ -145,7 +173,7 @@ class World(ABC):
 
 
 def corpus(
-    world: World, count: int, mix: dict[str, float], slip: float, lengths: list[int], seed: int
+    world: World, count: int, mix: dict[str, float], slip: float, lengths: list[int], seed: int, hidden: int = 0
 ) -> list[Document]:
     """Pretraining text of mixed quality.
 
@@ -156,12 +184,19 @@ def corpus(
         slip: Chance that a step of a sloppy solution goes wrong.
         lengths: Of the problems, in equal shares.
         seed: Of the corpus.
+        hidden: How many of the world's rarest parts are never seen worked: whatever needs one of them is guessed.
+
+    Raises:
+        StudyError: The world can't hide so many parts.
     """
     rng = np.random.default_rng(seed)
     qualities = rng.choice(list(mix), size=count, p=np.array(list(mix.values())) / sum(mix.values()))
-    return [
-        world.reprompted(rng, int(length))
-        if quality == "reprompted"
-        else world.document(rng, int(length), str(quality), slip)
-        for quality, length in zip(qualities, rng.choice(lengths, size=count), strict=True)
-    ]
+
+    def document(quality: str, length: int) -> Document:
+        if quality == "reprompted":
+            return world.reprompted(rng, length)
+        found = world.document(rng, length, quality, slip)
+        return Document(found.prompt, world.guess(rng)) if hidden and world.hides(found.prompt, hidden) else found
+
+    lengths = rng.choice(lengths, size=count)
+    return [document(str(quality), int(length)) for quality, length in zip(qualities, lengths, strict=True)]

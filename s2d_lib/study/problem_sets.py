@@ -46,6 +46,10 @@ class MicroSet(Strict):
     lengths: list[PositiveInt] = Field(min_length=1)  # functions in a chain, symbols in a list: the world's `parts`
     rare: bool = False  # draw all functions or symbols equally often instead of by their frequency in the corpus
     seed: int = Field(ge=0)
+    # Every problem needs a fact that the world withholds from the other sets.
+    withheld: bool = Field(False, exclude_if=lambda value: not value)
+    # The prompt goes on with the first word of the worked solution: what does a model know, whatever it is used to say?
+    opened: bool = Field(False, exclude_if=lambda value: not value)
 
 
 class MicroProblems(ProblemSource):

@@ -12,6 +12,8 @@ class ChainWorldSpec(Strict):
     values: PositiveInt
     zipf: float = Field(ge=0)
     seed: int = Field(ge=0)
+    # Share of the facts that no problem uses but those of sets that say `withheld`: what is it that training forgets?
+    withheld: float = Field(0.0, ge=0, le=0.5, exclude_if=lambda value: not value)
 
 
 class SortingWorldSpec(Strict):
