@@ -27,7 +27,8 @@ try:
 except StudyError as error:
     sys.exit(f"error: {error}")
 
-TABLES = [f"{folder}/{table}.csv" for table in load_profile(profile).tables]
+SETTINGS = load_profile(profile)
+TABLES = [f"{folder}/map.csv"] if SETTINGS.map else [f"{folder}/{table}.csv" for table in SETTINGS.tables]
 # What a table is made of can also shrink (a seed less, a row less), which no newer run would tell.
 PARAMS = ["params/study.yaml", f"params/{profile}.yaml"]
 s2d = f"{shlex.quote(sys.executable)} -m s2d_lib.cli"
@@ -75,7 +76,7 @@ rule results:
         [job.marker for job in JOBS.values()],
         PARAMS,
     output:
-        f"{folder}/results/evaluation.csv.gz",
+        f"{folder}/results/{'points.csv' if SETTINGS.map else 'evaluation.csv.gz'}",
     shell:
         f"{s2d} results {named}"
 

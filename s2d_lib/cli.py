@@ -204,6 +204,8 @@ def _print_first_table(profile, folder):
     from s2d_lib.study import load_profile, load_study
 
     settings = load_profile(profile)
+    if settings.map:
+        return
     table, sets = settings.tables[0], list(settings.problems.evaluations)
     print(load_study().tables[table].title)
     print(markdown(readable(pd.read_csv(folder / f"{table}.csv"), sets)))
@@ -221,10 +223,11 @@ def _only_one(folder):
 
 
 def _results(chosen) -> int:
-    from s2d_lib.pipeline import blocks, regime_jobs, regime_trials
+    from s2d_lib.pipeline import blocks, placed_on_map, regime_jobs, regime_trials
     from s2d_lib.report.regime import write_regime
     from s2d_lib.report.trials import write_trials
     from s2d_lib.results.bundle import collect
+    from s2d_lib.results.map import collect_map
     from s2d_lib.runs import find_run
     from s2d_lib.study import load_profile, resolve
 
@@ -244,6 +247,10 @@ def _results(chosen) -> int:
         plain = [resolve(chosen.profile, name, seed) for name in regime.checkpoints for seed in regime.seeds]
         write_regime([runs[resolved.hash] for resolved in plain], folder / "regime.csv")
         write_trials([(trial, runs[trial.resolved.hash]) for trial in tried], folder / "trials.csv")
+    elif load_profile(chosen.profile).map:
+        whole = [block for block in placed_on_map(chosen.profile) if all(r.hash in runs for r in block[1].values())]
+        found = [(point, seed, runs[resolved.hash]) for seed, placed in whole for point, resolved in placed.items()]
+        collect_map(found, runs.values(), folder / "results")
     else:
         collect(list(runs.values()), folder / "results")
     return 0

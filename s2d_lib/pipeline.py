@@ -2,13 +2,14 @@
 
 import os
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import Run, find_run, runs_root, words_for
-from s2d_lib.study import Resolved, frontier, load_profile, needed, project_root, resolve
+from s2d_lib.study import Point, Resolved, frontier, load_profile, needed, points, project_root, resolve
 from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.self_distillation_params import METHODS
 
@@ -24,7 +25,7 @@ class Job:
     @property
     def rule(self) -> str:
         """Name of the Snakemake rule."""
-        hint = f"_{self.resolved.hash[:6]}" if self.resolved.overrides or self.elsewhere else ""
+        hint = f"_{self.resolved.hash[:8]}" if self.resolved.overrides or self.elsewhere else ""
         return f"{self.resolved.checkpoint.replace('.', '_').replace(AT, '_at_')}_seed_{self.resolved.seed}{hint}"
 
     @property
@@ -52,8 +53,8 @@ class Job:
 
 
 def blocks(profile: str) -> list[dict[str, Job]]:
-    """What a study comes in: the tables of one seed after the other, then the label frontier; jobs by their hash, parents
-    first. A job of an earlier block can stand in a later one again.
+    """What a study comes in: the tables of one seed after the other, then the label frontier, then the map part by part and
+    seed by seed; jobs by their hash, parents first. A job of an earlier block can stand in a later one again.
 
     Raises:
         StudyError: Bad parameters, or a broken run folder.
@@ -68,7 +69,22 @@ def blocks(profile: str) -> list[dict[str, Job]]:
         for seed in settings.frontier.seeds:
             for checkpoint in frontier(profile):
                 _add(resolve(profile, checkpoint, seed), found[-1])
+    for _, placed in placed_on_map(profile):
+        found.append({})
+        for resolved in placed.values():
+            _add(resolved, found[-1])
     return found
+
+
+def placed_on_map(profile: str) -> Iterator[tuple[int, dict[Point, Resolved]]]:
+    """The runs of a profile's map, part by part and seed by seed: a seed, and what stands at every point.
+
+    Raises:
+        StudyError: Bad parameters.
+    """
+    settings, asked = load_profile(profile), points(profile)
+    for part, seed in product(settings.map.parts if settings.map else (), settings.seeds):
+        yield seed, {p: resolve(profile, p.route, seed, p.overrides) for p in asked if p.part == part}
 
 
 def jobs(profile: str) -> dict[str, Job]:

@@ -45,12 +45,9 @@ def runs_root() -> Path:
 
 
 def seed_folder(resolved: Resolved) -> Path:
-    """Folder of a profile's seed. A run with overrides has a folder of its own, so that it never replaces the
-    study's; `<profile>@<hash of the overrides>`."""
-    label = resolved.profile
-    if resolved.overrides:
-        text = json.dumps(resolved.overrides, sort_keys=True)
-        label += "@" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    """Folder of a profile's seed. A run with overrides has a folder of its own, so that it never replaces the study's:
+    `<profile>@<hash of the run>`, the same whichever overrides lead to it."""
+    label = f"{resolved.profile}@{resolved.hash[:12]}" if resolved.overrides else resolved.profile
     return runs_root() / label / f"seed-{resolved.seed}"
 
 

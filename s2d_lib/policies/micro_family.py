@@ -116,19 +116,33 @@ def pretrain(
     return [{"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row]
 
 
-SETTLING = 300  # steps
-SETTLING_RATE = 2.0e-3
+SETTLING = {"steps": 300, "batch": 128, "learning_rate": 2.0e-3}
 
 
 def settle(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: World, text: Corpus, spec: MicroModel
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    world: World,
+    text: Corpus,
+    spec: MicroModel,
+    opening: float,
+    before: float | None = None,
 ) -> float:
-    """Give a pretrained model, in place, the opening that `spec` asks for, and leave all else it knows as it was.
+    """Give a pretrained model, in place, an opening, and leave all else it knows as it was.
 
     The model is trained towards itself on right documents of the corpus, by the KL of its next-token distributions; only the
     log-odds of the first word, any but `#` against `#`, are moved, by the same amount for all prompts. So a model is made
     that guesses on nearly every prompt and still knows what it knew, which no share of documents could do below one in as many
     as it reads.
+
+    Args:
+        model: Pretrained by `spec` on `text`.
+        tokenizer: Its own.
+        world: What both are about.
+        text: The corpus.
+        spec: The model's.
+        opening: What is asked for.
+        before: The opening that it has; by default what the corpus taught it.
 
     Returns:
         The opening on documents that it has not seen: sigmoid of the mean log-odds.
@@ -137,14 +151,15 @@ def settle(
         StudyError: The opening was missed by more than a factor of two.
     """
     start = copy.deepcopy(model).requires_grad_(False)
-    usual = 1.0 - text.mix.guess / sum(text.mix.model_dump().values())
-    shift = _log_odds(spec.opening) - _log_odds(usual)
+    before = before or 1.0 - text.mix.guess / sum(text.mix.model_dump().values())
+    shift = _log_odds(opening) - _log_odds(before)
     mark = tokenizer.convert_tokens_to_ids("#")
-    count = (SETTLING + 1) * spec.batch
+    steps, size, learning_rate = SETTLING.values()
+    count = (steps + 1) * size
     documents = corpus(world, count, {"right": 1.0}, 0.0, text.lengths, spec.seed + 1, spec.hidden)
     rows = [_padded(document, tokenizer) for document in documents]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=SETTLING_RATE, weight_decay=0.0)
-    rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, SETTLING)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+    rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
 
     def errors(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """KL of everything but the opening (nats, one a predicted word), and log-odds over what is asked, one a prompt."""
@@ -153,20 +168,20 @@ def settle(
             wanted, odds = _without(mark, start(batch["input_ids"]).logits, batch["labels"])
         return (wanted.exp() * (wanted - own)).sum(-1), own_odds - odds - shift
 
-    for step in range(SETTLING):
-        kl, missed = errors(_shortest_batch(rows[step * spec.batch : (step + 1) * spec.batch]))
+    for step in range(steps):
+        kl, missed = errors(_shortest_batch(rows[step * size : (step + 1) * size]))
         optimizer.zero_grad()
         (kl.mean() + missed.square().mean() / 10).backward()
         optimizer.step()
         rate.step()
     with torch.no_grad():
-        missed = errors(_shortest_batch(rows[-spec.batch :]))[1].mean().item()
+        missed = errors(_shortest_batch(rows[-size:]))[1].mean().item()
     if abs(missed) > math.log(2):
         raise StudyError(
-            f"the opening {spec.opening:g} was missed by a factor of {math.exp(abs(missed)):.1f}: ask for one that is nearer to "
-            f"the corpus's {usual:.2g}, or leave it out."
+            f"the opening {opening:g} was missed by a factor of {math.exp(abs(missed)):.1f}: ask for one that is nearer to "
+            f"{before:.2g}, which the model had."
         )
-    return 1 / (1 + math.exp(-_log_odds(spec.opening) - missed))
+    return 1 / (1 + math.exp(-_log_odds(opening) - missed))
 
 
 def _log_odds(probability: float) -> float:

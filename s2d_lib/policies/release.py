@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.micro_family import build_model, build_tokenizer, pretrain, settle
@@ -14,7 +14,8 @@ from s2d_lib.provenance import environment, file_hash
 from s2d_lib.runs import publish, write_json
 from s2d_lib.study import load_profile
 from s2d_lib.study.load import did_you_mean
-from s2d_lib.study.resolve import RELEASED
+from s2d_lib.study.pretraining import Resettled
+from s2d_lib.study.resolve import RELEASED, released_record
 
 
 def make_base(
@@ -45,21 +46,27 @@ def make_base(
     if name not in settings.pretraining.models:
         raise StudyError(f"unknown base model {name!r}; {did_you_mean(name, settings.pretraining.models)}")
     configure_torch(settings.hardware)
-    spec, text = settings.pretraining.models[name], settings.pretraining.corpus
+    asked, text = settings.pretraining.models[name], settings.pretraining.corpus
+    spec = settings.pretraining.models[asked.of] if isinstance(asked, Resettled) else asked
     text = text.model_copy(update={"mix": spec.mix or text.mix})
     world = world_of(settings.problems)
     tokenizer = build_tokenizer(world)
-    model = build_model(tokenizer, spec)
-    with tempfile.TemporaryDirectory() as scratch:
-        curve = pretrain(model, tokenizer, world, text, spec, scratch, callbacks)
-    opening = settle(model, tokenizer, world, text, spec) if spec.opening else None
+    if isinstance(asked, Resettled):
+        other = released_record(folder / asked.of)
+        curve, before = other["loss"], other["opening"]
+        model = AutoModelForCausalLM.from_pretrained(folder / asked.of)
+    else:
+        before, model = None, build_model(tokenizer, spec)
+        with tempfile.TemporaryDirectory() as scratch:
+            curve = pretrain(model, tokenizer, world, text, spec, scratch, callbacks)
+    opening = settle(model, tokenizer, world, text, spec, asked.opening, before) if asked.opening else None
     final = folder / name
     beside = folder / f".{name}.unfinished"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(beside, ignore_errors=True)  # of an attempt that was killed
     save_policy(Policy(model, tokenizer, chat=False), beside)
     record = {
-        "model": spec.model_dump(),
+        "model": asked.model_dump(),
         "corpus": text.model_dump(),
         "world": settings.problems.world.model_dump(),
         "parameters": model.num_parameters(),

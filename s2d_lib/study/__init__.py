@@ -1,12 +1,13 @@
 """The study: params/*.yaml as validated, resolved, hashed nodes of one graph. Knows no torch."""
 
-from s2d_lib.study.graph import NOTEBOOKS, frontier, needed
+from s2d_lib.study.graph import NOTEBOOKS, Point, frontier, needed, points
 from s2d_lib.study.load import load_profile, load_study, profile_names, project_root
 from s2d_lib.study.nodes import all_nodes, parents_of, rollouts_name
 from s2d_lib.study.resolve import Resolved, derive_seed, lineage, resolve
 
 __all__ = [
     "NOTEBOOKS",
+    "Point",
     "Resolved",
     "all_nodes",
     "derive_seed",
@@ -16,6 +17,7 @@ __all__ = [
     "load_study",
     "needed",
     "parents_of",
+    "points",
     "profile_names",
     "project_root",
     "resolve",

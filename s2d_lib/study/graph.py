@@ -1,9 +1,11 @@
 """The graph of runs: what a profile's tables need, and in which order it can be made."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from s2d_lib.errors import StudyError
-from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_root
+from s2d_lib.study.load import deep_merge, did_you_mean, load_profile, load_study, project_root
+from s2d_lib.study.map import Settings
 from s2d_lib.study.nodes import all_nodes, parents_in
 from s2d_lib.study.page import Checkpoint, Study, Table
 from s2d_lib.study.problem_sets import AT
@@ -92,6 +94,40 @@ def frontier(profile: str, root: Path | None = None) -> dict[str, list[str]]:
     routes, budgets = study.frontier.routes, settings.frontier.budgets
     wanted = [*routes, *(f"{route}{AT}{budget}" for budget in budgets for route in routes)]
     return _with_ancestors(dict.fromkeys(wanted, "the frontier"), profile, all_nodes(study, budgets), settings)
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One run that a part of a profile's map asks for, but for its seed.
+
+    Attributes:
+        part: Which.
+        cell: Its dials.
+        trial: Those of the route's trial.
+        route: The checkpoint.
+        overrides: All of them laid over each other, and over the profile.
+    """
+
+    part: str
+    cell: Settings
+    trial: Settings
+    route: str
+    overrides: dict
+
+
+def points(profile: str, root: Path | None = None) -> list[Point]:
+    """All points of a profile's map, part by part; none for a profile without a map."""
+    settings = load_profile(profile, root=root)
+    found: list[Point] = []
+    for name, part in settings.map.parts.items() if settings.map else ():
+        for cell in part.cells:
+            for route in part.routes:
+                for trial in part.trials(route):
+                    overrides: dict = {}
+                    for dial, value in (part.at | cell | trial).items():
+                        overrides = deep_merge(overrides, settings.map.dials[dial][value])
+                    found.append(Point(name, cell, trial, route, overrides))
+    return found
 
 
 def _with_ancestors(

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from s2d_lib.study.strict import Strict
 
@@ -45,8 +45,25 @@ class MicroModel(Strict):
     opening: float | None = Field(None, ge=1e-9, le=0.99, exclude_if=lambda value: value is None)
 
 
+class Resettled(Strict):
+    """A model of the same pretraining that knows the same as another and has another opening."""
+
+    of: str  # the other, made before it
+    opening: float = Field(ge=1e-9, le=0.99)
+
+
 class Pretraining(Strict):
     """How notebook 10 makes a micro family's base models."""
 
     corpus: Corpus
-    models: dict[str, MicroModel]
+    models: dict[str, MicroModel | Resettled]
+
+    @model_validator(mode="after")
+    def _made_before(self):
+        earlier: set[str] = set()
+        for name, spec in self.models.items():
+            if isinstance(spec, Resettled) and spec.of not in earlier:
+                raise ValueError(f"model {name!r} is made of {spec.of!r}, which must be a model above it")
+            if isinstance(spec, MicroModel):
+                earlier.add(name)
+        return self

@@ -30,6 +30,10 @@ class ProblemSource(Strict):
     split_seed: int = Field(
         0, ge=0
     )  # of the random halves of the pool `full`, 1H and 2H, and of its cuts to label budgets
+    # How many problems of the pool `full` have labels, and of how many the prompts are at hand: what stages that use labels,
+    # and all others, get of it. Drawn in one random order, so that fewer lie inside more. null: all of it.
+    labels: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)
+    prompts: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _halves_are_made_not_declared(self):

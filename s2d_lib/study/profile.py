@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, PositiveInt, create_model, model_validator
 
+from s2d_lib.study.map import Map
 from s2d_lib.study.page import Role, Stage
 from s2d_lib.study.pretraining import Pretraining
 from s2d_lib.study.problem_sets import Problems
@@ -89,6 +90,7 @@ class Profile(Strict):
     pretraining: Pretraining | None = None  # only of the micro family; read by notebook 10
     regime: Regime | None = None
     tables: list[str]  # which of the study's tables this profile makes
+    map: Map | None = None
     frontier: LabelBudgets | None = None
     # What the papers evaluate on -> the evaluation set that stands for it here. Only claims read it, so no run's hash
     # holds it: naming a set afterwards makes no run stale.

@@ -34,7 +34,8 @@ from s2d_lib.study.strict import Strict
 from s2d_lib.study.vllm import WHERE
 
 UNHASHED = {"profile": True, "overrides": True, "logging": True, "sampling": {"vllm": WHERE}}
-HALVED = ("sparse_rl", "teacher_sft", "self_distillation")
+LABELED = ("sparse_rl", "self_distillation")
+HALVED = (*LABELED, "teacher_sft")
 RELEASED = Path(__file__).parents[1] / "policies" / "micro"
 
 
@@ -150,7 +151,7 @@ def _resolve_node(
         world=getattr(settings.problems, "world", None),
         instruction=getattr(settings.problems, "instruction", ""),
         overlap=getattr(settings.problems, "overlap", "refuse"),
-        pool=_label_pool(node.labels, settings.problems, where),
+        pool=_label_pool(node, params, settings.problems, where),
         evaluations=settings.problems.evaluations,
         validation=settings.problems.validation if trains or apart else None,
     )
@@ -177,10 +178,19 @@ def _resolve_node(
     )
 
 
-def _label_pool(name: str | None, problems: Problems, where: str) -> AnySet | Half | LabelBudget | None:
+def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) -> AnySet | Half | LabelBudget | None:
+    name = node.labels
     if name is None:
         return None
     base, _, budget = name.partition(AT)
+    at_hand = problems.labels if node.stage in LABELED or params.get("filter") else problems.prompts
+    if at_hand and name == WHOLE:
+        budget = at_hand
+    elif at_hand:
+        raise StudyError(
+            f"{where}: `labels` and `prompts` cut the pool {WHOLE!r} only, not {name!r}: leave them out of `problems`, or this "
+            "checkpoint out of the study."
+        )
     if (base in HALVES or budget) and WHOLE not in problems.pools:
         raise StudyError(
             f"{where}: label pool {name!r} is cut from {WHOLE!r}, which is not declared: add it to `pools`."
