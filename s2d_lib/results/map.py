@@ -52,6 +52,7 @@ def collect_map(found: Iterable[tuple[Point, int, FinishedRun]], others: Iterabl
         others: Runs that these were made from: their cost counts too.
         folder: figures/<profile>/results.
     """
+    found = list(found)
     points = [
         {
             "part": point.part,
@@ -61,7 +62,7 @@ def collect_map(found: Iterable[tuple[Point, int, FinishedRun]], others: Iterabl
             "seed": seed,
             "run": run_name(run),
         }
-        for point, seed, run in (found := list(found))
+        for point, seed, run in found
     ]
     runs = {(run_name(run), run.record["resolved"]["seed"]): run for run in [*(r for *_, r in found), *others]}
     evaluations = [_counts(run).assign(run=name, seed=seed) for (name, seed), run in runs.items() if _evaluated(run)]
