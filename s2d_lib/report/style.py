@@ -65,6 +65,8 @@ _TRANSFERS = {
     "teacher_sample_sft": "teacher-sample SFT",
     "warm": "forward-KL warmup",
     "forward_kl_only": "forward KL only",
+    "opd_first": "OPD as long as the warmup",
+    "opd_restarted": "OPD begun anew",
 }
 _TEACHERS = {
     **{f"{kind}_{size}": f"{word} {size.replace('_', ' ')}" for size in ("small_teacher", "teacher", "large_teacher")

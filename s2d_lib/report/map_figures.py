@@ -1,0 +1,135 @@
+"""The map drawn: heat maps with the contour where nothing is gained, and lines along one dial."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+
+from s2d_lib.report.map import BEST, Chart, cell_page
+from s2d_lib.report.style import BLACK, GREY, entitle, route_label, route_look, use_style
+from s2d_lib.study.settings import MAIN
+
+DIVERGING = "PuOr_r"  # colour-blind safe; orange where the first of two is ahead
+REACH = 30.0  # points at which the colours end
+
+
+def heat_panel(
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, part: str, title: str, mark: tuple[str, str] | None = None
+) -> None:
+    """One heat map of differences in points, x and y in the order in which their values come.
+
+    Numbers whose interval holds zero are grey; the line is where the difference is zero, between the cells; every cell leads to
+    its runs; a ring stands where `mark` says.
+
+    Args:
+        axes: Where.
+        rows: With columns x, y, `difference`, `low`, `high` (shares) and `cell`.
+        x: Dial along the axis.
+        y: The other.
+        part: Of the map, for links.
+        title: Of the panel.
+        mark: Values of x and y.
+    """
+    columns, lines = list(dict.fromkeys(rows[x])), list(dict.fromkeys(rows[y]))
+    grid = 100 * rows.pivot(index=y, columns=x, values="difference").loc[lines, columns].to_numpy()
+    norm = TwoSlopeNorm(0.0, -REACH, REACH)
+    axes.imshow(np.clip(grid, -REACH, REACH), cmap=DIVERGING, norm=norm, aspect="auto", origin="lower")
+    if grid.min() < 0 < grid.max() and min(grid.shape) > 1:
+        axes.contour(grid, levels=[0.0], colors=BLACK, linewidths=1.4)
+    for row in rows.to_dict("records"):
+        place = columns.index(row[x]), lines.index(row[y])
+        clear = row["low"] > 0 or row["high"] < 0
+        text = axes.annotate(
+            f"{100 * row['difference']:+.0f}", place, ha="center", va="center", fontsize=8.5,
+            color=("white" if abs(100 * row["difference"]) > 0.65 * REACH else BLACK) if clear else "#8A8A8A",
+            fontweight="bold" if clear else "normal",
+        )  # fmt: skip
+        text.set_url(cell_page(part, row["cell"]))
+    if mark:
+        axes.plot(columns.index(mark[0]), lines.index(mark[1]), "o", markersize=22, markerfacecolor="none", color=BLACK)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(lines)), lines)
+    axes.set_title(title)
+    axes.grid(visible=False)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def dial_figure(
+    chart: Chart, part: str, routes: Sequence[str], title: str, xlabel: str, at: dict[str, str] | None = None
+) -> Figure:
+    """Accuracy of routes along one dial, one panel a set: means with 95% intervals at the main decoding; dotted untrained models
+    at their best decoding.
+
+    Args:
+        chart: The map.
+        part: Which.
+        routes: To be drawn.
+        title: Of the figure.
+        xlabel: Of the dial.
+        at: The other dials' values, where the part turns several.
+    """
+    use_style()
+    spec, sets = chart.parts[part], [name for name in chart.sets if name in ("micro-math", "micro-aime")]
+    (dial,) = [name for name in spec.across if name not in (at or {})]
+    figure, panels = plt.subplots(1, len(sets), sharey=True, figsize=(3.6 * len(sets) + 1.6, 3.7), squeeze=False)
+    places = np.arange(len(spec.across[dial]))
+    for axes, name in zip(panels[0], sets, strict=True):
+        for shift, route in zip(np.linspace(-0.12, 0.12, len(routes)), routes, strict=True):
+            color, marker = route_look(route)
+            cells = [(at or {}) | {dial: value} for value in spec.across[dial]]
+            cells = [{key: cell[key] for key in spec.across} for cell in cells]
+            untrained = chart.untrained(route)
+            found = [chart.estimate(part, cell, route, name, BEST if untrained else MAIN) for cell in cells]
+            mean, low, high = (100 * np.array([getattr(e, key) for e in found]) for key in ("mean", "low", "high"))
+            label = route_label(route) + (", untrained, at its best temperature" if untrained else "")
+            style = {"linestyle": ":", "linewidth": 1.4} if untrained else {"linestyle": "-"}
+            axes.errorbar(
+                places + shift,
+                mean,
+                yerr=[mean - low, high - mean],
+                color=color,
+                marker=marker,
+                capsize=2,
+                label=label,
+                **style,
+            )
+        axes.set(title=name, xlabel=xlabel, ylim=(0, 100))
+        axes.set_xticks(places, spec.across[dial])
+    panels[0][0].set_ylabel("accuracy, %")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center")
+    entitle(figure, title)
+    plt.close(figure)
+    return figure
+
+
+def warmup_figure(
+    chart: Chart, surfaces: dict[str, pd.DataFrame], words: dict[str, str], title: str, default: dict
+) -> Figure:
+    """What a warmup brings over OPD alone, one heat map a part.
+
+    Args:
+        chart: The map.
+        surfaces: Part -> its `surface`.
+        words: Part -> what its other dial is called.
+        title: Of the figure.
+        default: Part -> the value of that dial in our default regime, which has a quarter of warmup.
+    """
+    use_style()
+    figure, panels = plt.subplots(1, len(surfaces), figsize=(4.4 * len(surfaces), 3.8), squeeze=False)
+    for axes, (part, rows) in zip(panels[0], surfaces.items(), strict=True):
+        (dial,) = [name for name in chart.parts[part].across if name != "warmup"]
+        mark = ("1/4", default[part]) if part in default else None
+        heat_panel(axes, rows, "warmup", dial, part, words[part], mark)
+        axes.set(xlabel="share of warmup (1: forward KL only)", ylabel=words[part])
+        axes.set_title("")
+    note = "points over OPD only; bold: interval without zero; line: no difference; ring: default regime"
+    figure.supxlabel(note, fontsize=8.5, color=GREY)
+    entitle(figure, title)
+    plt.close(figure)
+    return figure
