@@ -7,6 +7,7 @@ every problem were right, at every decoding).
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -138,15 +139,22 @@ class MapResults:
         Raises:
             StudyError: Nothing was.
         """
-        rows = self.points.query("part == @part and cell == @cell and route == @route")
-        if rows.empty:
-            raise StudyError(f"the map has no {route!r} in the cell {cell!r} of part {part!r}.")
-        rows = rows.merge(self.runs[["run", "seed", "validation"]], on=["run", "seed"])
-        ends = (
-            rows.groupby("trial", sort=False)["validation"].mean().fillna(-1.0)
-        )  # base models have one trial and no end
-        chosen = rows[rows["trial"] == ends.idxmax()].sort_values("seed")
-        return ends.idxmax(), chosen[["run", "seed"]].to_records(index=False).tolist()
+        try:
+            return self._best[part, cell, route]
+        except KeyError:
+            raise StudyError(f"the map has no {route!r} in the cell {cell!r} of part {part!r}.") from None
+
+    @cached_property
+    def _best(self) -> dict[tuple[str, str, str], tuple[str, list[tuple[str, int]]]]:
+        rows = self.points.merge(self.runs[["run", "seed", "validation"]], on=["run", "seed"], validate="many_to_one")
+        found = {}
+        for place, own in rows.groupby(["part", "cell", "route"], sort=False):
+            ends = (
+                own.groupby("trial", sort=False)["validation"].mean().fillna(-1.0)
+            )  # a base model has no end, and one trial
+            chosen = own[own["trial"] == ends.idxmax()].sort_values("seed")
+            found[place] = ends.idxmax(), list(zip(chosen["run"], chosen["seed"].tolist(), strict=True))
+        return found
 
     def accuracy(self, runs: list[tuple[str, int]], name: str, decoding: str = MAIN) -> np.ndarray:
         """Share of right samples of every problem of a set, shape (runs, problems).
@@ -159,7 +167,7 @@ class MapResults:
             raise StudyError(f"the map has no results of {missing[0]!r} on {name!r} at decoding {decoding!r}.")
         return np.array([[DIGITS.index(digit) / at[key][0] for digit in at[key][1]] for key in runs])
 
-    @property
+    @cached_property
     def _by_run(self) -> dict:
         found: dict = {}
         for row in self.cells.itertuples():
