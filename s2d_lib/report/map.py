@@ -191,3 +191,21 @@ def _readable(rows: pd.DataFrame) -> pd.DataFrame:
         index=["route", "decoding"], columns="set", values="text"
     )
     return table[list(rows["set"].unique())].reset_index()
+
+
+def differences_table(chart: Chart, part: str, reference: str) -> pd.DataFrame:
+    """For readers: how far a part's other trained routes are ahead of one, cell by cell and set by set, points with intervals.
+
+    Args:
+        chart: The map.
+        part: Which.
+        reference: A route of it.
+    """
+    spec, rows = chart.parts[part], []
+    others = [route for route in spec.routes if route != reference and not chart.untrained(route)]
+    for cell in spec.cells:
+        for route in others:
+            found = {name: chart.difference(part, cell, route, reference, name) for name in chart.sets}
+            text = {name: f"{100 * e.mean:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]" for name, e in found.items()}
+            rows.append(cell | {"route": f"{route_label(route)} - {route_label(reference)}"} | text)
+    return pd.DataFrame(rows)

@@ -185,7 +185,12 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
     base, _, budget = name.partition(AT)
     at_hand = problems.labels if node.stage in LABELED or params.get("filter") else problems.prompts
     if at_hand and name == WHOLE:
-        budget = at_hand
+        size = _size_of_whole(problems, where)
+        if at_hand > size:
+            raise StudyError(
+                f"{where}: there can't be {at_hand} of the {size} problems of the pool {WHOLE!r}: enlarge it."
+            )
+        budget = at_hand if at_hand < size else ""
     elif at_hand:
         raise StudyError(
             f"{where}: `labels` and `prompts` cut the pool {WHOLE!r} only, not {name!r}: leave them out of `problems`, or this "
