@@ -223,6 +223,6 @@ def evaluate_curves(claims: Mapping[str, CurveClaim], course: Course) -> list[Cu
             values = [course.values(moment, measure, benchmark) for moment in (better, than)]
             scale = 100 if measure == "accuracy" else 1
             bounds = ((-1.0, 1.0) if better.minus else SHARE) if measure == "accuracy" else None
-            result = compare(*values, comparison.margin / scale, len(pairs), bounds)
+            result = compare(*values, comparison.margin / scale, bounds)
             found.append(CurveOutcome(name, better, than, measure, comparison.margin, benchmark, result))
     return found

@@ -93,6 +93,18 @@ class Courses(Strict):
     claims: dict[str, CurveClaim]
 
 
+class Prediction(Strict):
+    """What is expected of a part of the map before its runs."""
+
+    sentence: str
+    source: str  # a prediction of the paper, P1 to P3, another paper, or ours
+    part: Literal["A", "B", "C", "D", "E", "F"]
+    compares: list[str] = Field(min_length=1)  # checkpoints
+    of: str  # what is compared of them
+    where: dict[str, str] = Field(min_length=1)  # dial -> at which of its values
+    contradicted_by: str  # what would speak against it
+
+
 class Claims(Strict):
     """params/claims.yaml."""
 
@@ -101,4 +113,5 @@ class Claims(Strict):
     # Profile whose table it is -> the paper's family -> the profile that plays it.
     families: dict[str, dict[str, str]]
     claims: dict[str, Claim]
+    map: dict[str, Prediction] = Field(default_factory=dict)
     courses: dict[str, Courses] = Field(default_factory=dict)  # by the name of the folder in figures/

@@ -8,7 +8,7 @@ import numpy as np
 
 from s2d_lib.claims.bootstrap import SHARE, Estimate, Spread, spread
 
-Verdict = Literal["holds", "contradicted", "undecided", "not run", "no set"]
+Verdict = Literal["holds", "contradicted", "undecided", "not run", "no set", "premise absent"]
 
 ERROR = 0.05  # two-sided
 POWER = 0.8
@@ -24,7 +24,6 @@ class Compared:
         problem_error: Standard error of the difference over problems alone, as the paper gives it for accuracies.
         detectable: The smallest true difference that a study of this size finds with 80% power at two-sided 5%.
         verdict: Of this comparison alone.
-        refuted: Whether it is contradicted at the level that is corrected for the number of comparisons in its claim.
         seeds: How many seeds both sides have; with one, nothing is known of another training run and nothing decided.
         problems: How many problems both sides answered.
         spread: The distribution behind the interval.
@@ -35,7 +34,6 @@ class Compared:
     problem_error: float
     detectable: float
     verdict: Verdict
-    refuted: bool
     seeds: int
     problems: int
     spread: Spread
@@ -45,12 +43,17 @@ class Compared:
         """The chance that it comes out as `holds` in a study of this size, if the true difference is this (a share)."""
         return self.spread.power(difference + self.margin, ERROR) if self.seeds > 1 else 0.0
 
+    def refuted(self, comparisons: int) -> bool:
+        """Whether it is contradicted as one of so many comparisons, at 5% divided by their number (Bonferroni, which for the
+        question whether any is contradicted is the same as Holm)."""
+        corrected = self.spread.interval(1 - ERROR / comparisons)
+        return self.seeds > 1 and _verdict(corrected, self.margin) == "contradicted"
+
 
 def compare(
     better: np.ndarray,
     than: np.ndarray,
     margin: float = 0.0,
-    comparisons: int = 1,
     bounds: tuple[float, float] | None = SHARE,
 ) -> Compared:
     """Whether `better` is above `than`.
@@ -62,8 +65,6 @@ def compare(
         better: Mean correctness of what should be better, shape (seeds, problems).
         than: The same of what it is compared with.
         margin: How much worse it may be, a share.
-        comparisons: How many comparisons its claim has; the level of `refuted` is 5% divided by it (Bonferroni, which
-            for the question whether any is contradicted is the same as Holm).
         bounds: Of a value on either side; None where there are none.
 
     Raises:
@@ -79,7 +80,6 @@ def compare(
         problem_error=float(spread_of_problems / np.sqrt(problems)),
         detectable=distribution.detectable(ERROR, POWER),
         verdict=_verdict(estimate, margin) if seeds > 1 else "undecided",
-        refuted=seeds > 1 and _verdict(distribution.interval(1 - ERROR / comparisons), margin) == "contradicted",
         seeds=seeds,
         problems=problems,
         spread=distribution,
@@ -93,18 +93,27 @@ def _verdict(estimate: Estimate, margin: float) -> Verdict:
     return "contradicted" if estimate.high < -margin else "undecided"
 
 
-def claim_verdict(results: Sequence[Compared | None]) -> Verdict:
-    """Verdict of a claim from all its comparisons; None is one whose runs do not exist. Comparisons on sets that nothing
-    stands for are left out, and none that is left makes `no set`: whoever shows the verdict says which sets are missing.
+def claim_verdict(results: Sequence[Compared | None], absent: Sequence[bool] | None = None) -> Verdict:
+    """Verdict of a claim, or of one of its links, from all its comparisons; None is one whose runs do not exist. Comparisons on
+    sets that nothing stands for are left out, and none that is left makes `no set`: whoever shows the verdict says which sets
+    are missing.
 
     It holds when every comparison holds: an intersection-union test, whose error is at most that of one comparison
-    (Berger 1982). It is contradicted when any comparison is at the corrected level. While a comparison is missing, it
-    can still be contradicted, but not hold. Nothing is corrected for the number of claims.
+    (Berger 1982). It is contradicted when any comparison is, at a level corrected for their number, that has what the claim
+    presupposes. While a comparison is missing, it can still be contradicted, but not hold; and else it is `premise absent` when
+    one has not what is presupposed. Nothing is corrected for the number of claims.
+
+    Args:
+        results: Of the comparisons.
+        absent: Of each, whether a premise is measurably missing; none by default.
     """
     if not results:
         return "no set"
-    if any(result.refuted for result in results if result):
+    absent = absent or [False] * len(results)
+    if any(r.refuted(len(results)) for r, lacking in zip(results, absent, strict=True) if r and not lacking):
         return "contradicted"
     if None in results:
         return "not run"
+    if any(absent):
+        return "premise absent"
     return "holds" if all(result.verdict == "holds" for result in results) else "undecided"

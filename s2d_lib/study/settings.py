@@ -74,6 +74,14 @@ class Decoding(Strict):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: NonNegativeInt | None = Field(None, exclude_if=lambda value: not value)
 
+    @property
+    def words(self) -> str:
+        """What readers call it: `greedy`, `T 1` or `T 0.7, top-p 0.8, top-k 20`."""
+        if self.temperature == 0:
+            return "greedy"
+        limits = {"top-p": self.top_p if self.top_p < 1 else None, "top-k": self.top_k}
+        return ", ".join([f"T {self.temperature:g}", *(f"{name} {one:g}" for name, one in limits.items() if one)])
+
     @model_validator(mode="before")
     @classmethod
     def _greedy_is_one_sample(cls, content: Any) -> Any:

@@ -51,6 +51,13 @@ def test_paper_bs_claims_are_all_there_and_about_methods_of_their_table():
         assert all(spec.table in load_profile(name).tables for name in spec.profiles)
 
 
+def test_the_maps_predictions_are_about_the_study_and_say_what_would_contradict_them():
+    predictions = load_claims().map
+    assert {p.part for p in predictions.values()} == set("ABCDEF")
+    assert {name for p in predictions.values() for name in p.compares} <= set(load_study().checkpoints)
+    assert all(name.startswith(f"M{p.part}") for name, p in predictions.items())
+
+
 def test_every_difference_in_labels_by_design_has_its_reason():
     for claim in load_claims().claims.values():
         for comparison in claim.comparisons:
