@@ -6,7 +6,8 @@ tokens, versions of every run), samples.csv (some completions as text) and const
 """
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.results import constant
 from s2d_lib.results.samples import COLUMNS, FILE, kept_samples, read_samples, write_samples
 from s2d_lib.runs import FinishedRun, write_json
-from s2d_lib.study.settings import MAIN
+from s2d_lib.study.settings import MAIN, Evaluation
 
 CURVES = [
     "loss",
@@ -61,6 +62,8 @@ class Bundle:
             s2d_lib.stages.validation).
         samples: Some completions as text (see s2d_lib.results.samples).
         constant: The most frequent right answer by set and level (see s2d_lib.results.constant).
+        decoded: `evaluation` at every decoding, told apart by the column `decoding` (in words, the main one first); empty
+            where there is one only.
     """
 
     evaluation: pd.DataFrame
@@ -69,6 +72,7 @@ class Bundle:
     validation: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["seed", "checkpoint", "step"]))
     samples: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
     constant: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=constant.COLUMNS))
+    decoded: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["checkpoint", "set", "decoding"]))
 
     def accuracy(self, checkpoint: str, name: str) -> pd.DataFrame:
         """Mean correctness of every problem of a set: a row a seed, a column a problem.
@@ -81,6 +85,10 @@ class Bundle:
             raise StudyError(f"no results of {checkpoint!r} on {name!r}.")
         mean = rows["correct"].map(lambda bits: bits.count("1") / len(bits))
         return rows.assign(accuracy=mean).pivot(index="seed", columns="problem", values="accuracy")
+
+    def at(self, decoding: str) -> "Bundle":
+        """The same with the evaluation at another decoding (one of `decoded`)."""
+        return replace(self, evaluation=self.decoded[self.decoded["decoding"] == decoding].drop(columns="decoding"))
 
     @property
     def sets(self) -> list[str]:
@@ -98,12 +106,21 @@ def read_evaluation(path: Path, decoding: str | None = MAIN) -> pd.DataFrame:
     texts = dict.fromkeys(("set", "problem", "level", "correct"), str)
     later = {column: [""] for column in ("formed", "decoding")}  # empty in results from before they were measured
     table = pd.read_csv(path, keep_default_na=False, na_values=later, dtype=texts)
-    if decoding is None:
-        return table
-    of = table.pop("decoding").fillna(MAIN) if "decoding" in table else pd.Series(MAIN, table.index)
+    return table if decoding is None else _only(table, decoding, path)
+
+
+def _only(table: pd.DataFrame, decoding: str, path: Path) -> pd.DataFrame:
+    of = table["decoding"].fillna(MAIN) if "decoding" in table else pd.Series(MAIN, table.index)
     if not of.eq(decoding).any():
         raise StudyError(f"{path} has no results of decoding {decoding!r}; it has {', '.join(of.unique())}.")
-    return table[of == decoding].reset_index(drop=True)
+    return table[of == decoding].drop(columns="decoding", errors="ignore").reset_index(drop=True)
+
+
+def _in_words(table: pd.DataFrame, records: Iterable[dict]) -> pd.DataFrame:
+    """The results of several decodings, each called what it is instead of by the name that the profile gives it."""
+    evaluations = [Evaluation.model_validate(record["resolved"]["evaluation"]) for record in records]
+    words = {name: one.words for evaluation in evaluations for name, one in evaluation.decodings.items()}
+    return table.assign(decoding=table["decoding"].fillna(MAIN).map(words))
 
 
 def read_validation(path: Path) -> pd.DataFrame:
@@ -159,7 +176,9 @@ def read_bundle(folder: Path, decoding: str = MAIN) -> Bundle:
         StudyError: When it is not there or broken, or was not evaluated so.
     """
     try:
-        evaluation = read_evaluation(folder / "evaluation.csv.gz", decoding)
+        path = folder / "evaluation.csv.gz"
+        table = read_evaluation(path, None)
+        evaluation = _only(table, decoding, path)
         curves = pd.read_csv(folder / "curves.csv.gz")
         validation = folder / "validation.csv.gz"  # of a profile whose stages validate
         more = {"validation": read_validation(validation)} if validation.is_file() else {}
@@ -171,4 +190,5 @@ def read_bundle(folder: Path, decoding: str = MAIN) -> Bundle:
     except (OSError, ValueError) as error:
         raise StudyError(f"no readable results in {folder} ({error}): make them with `make study`.") from None
     records = {(name.rsplit("@", 1)[0], int(name.rsplit("@", 1)[1])): record for name, record in raw.items()}
+    more |= {"decoded": _in_words(table, raw.values())} if "decoding" in table else {}
     return Bundle(evaluation, curves, records, **more)

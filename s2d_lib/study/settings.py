@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_serializer, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_serializer, model_validator
 
 from s2d_lib.study.strict import Strict
 from s2d_lib.study.vllm import Use, Vllm
@@ -74,6 +74,14 @@ class Decoding(Strict):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: NonNegativeInt | None = Field(None, exclude_if=lambda value: not value)
 
+    @property
+    def words(self) -> str:
+        """What readers call it: `greedy`, `T 1` or `T 0.7, top-p 0.8, top-k 20`."""
+        if self.temperature == 0:
+            return "greedy"
+        limits = {"top-p": self.top_p if self.top_p < 1 else None, "top-k": self.top_k}
+        return ", ".join([f"T {self.temperature:g}", *(f"{name} {one:g}" for name, one in limits.items() if one)])
+
     @model_validator(mode="before")
     @classmethod
     def _greedy_is_one_sample(cls, content: Any) -> Any:
@@ -98,6 +106,9 @@ class Evaluation(Decoding):
     """
 
     also: dict[str, Decoding] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    # Further temperatures of base models alone, so that tables can show what an untrained model reaches at its best one. In
+    # no other run's resolved form.
+    untrained: list[PositiveFloat] = Field(default_factory=list, exclude_if=lambda value: not value)
 
     @model_validator(mode="before")
     @classmethod
@@ -117,12 +128,21 @@ class Evaluation(Decoding):
     def _names_differ(self):
         if MAIN in self.also:
             raise ValueError(f"`{MAIN}` is the evaluation's own decoding: name the one under `also` otherwise")
+        known = {one.words for one in (self, *self.also.values())}
+        if again := [t for t in self.untrained if self._at(t).words in known or self.untrained.count(t) > 1]:
+            raise ValueError(
+                f"`untrained` has temperature {again[0]:g}, at which every model is evaluated, or has it twice"
+            )
         return self
+
+    def _at(self, temperature: float) -> Decoding:
+        return Decoding(samples=self.samples, temperature=temperature)
 
     @property
     def decodings(self) -> dict[str, Decoding]:
         """All of them, the main one first."""
-        return {MAIN: self, **self.also}
+        untrained = map(self._at, self.untrained)
+        return {MAIN: self, **self.also, **{one.words: one for one in untrained}}
 
 
 class Validation(Strict):
