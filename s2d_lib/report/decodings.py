@@ -51,7 +51,9 @@ def beside_untrained(bundle: Bundle, rows: Sequence[str]) -> list[str]:
     """
     made = {name for name, _ in bundle.records}
     best = f"{STUDENT}{BEST}"
-    found = [best] if best in made and STUDENT not in rows and seeds_of(bundle, best) == seeds_of(bundle, rows[0]) else []
+    found = (
+        [best] if best in made and STUDENT not in rows and seeds_of(bundle, best) == seeds_of(bundle, rows[0]) else []
+    )
     for row in rows:
         found += [row, f"{row}{BEST}"] if f"{row}{BEST}" in made else [row]
     return found
