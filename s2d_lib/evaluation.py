@@ -82,7 +82,7 @@ def _evaluate(run: Run, inputs: Inputs, path: Path) -> None:
         part = per_problem(name, sets[name], rollouts, inputs.problems.grading)
         if label == MAIN:
             texts.append(_first_samples(name, sets[name], rollouts, part))
-        parts.append(part.assign(decoding=label) if resolved.evaluation.also else part)
+        parts.append(part.assign(decoding=label) if len(resolved.evaluation.decodings) > 1 else part)
     write_samples(pd.concat(texts), run.path("samples.csv"))
     write_csv(pd.concat(parts), path)
 

@@ -66,10 +66,10 @@ def test_further_decodings_stand_below_the_main_one_which_stays_as_it_was(make, 
     alone = plain.path("evaluation.csv").read_text()
     assert "decoding" not in alone
     also = {"warm": {"temperature": 1.0, "samples": 2}, "greedy": {"temperature": 0}}
-    run = make("student", overrides=deep_merge(tiny, {"evaluation": {"also": also}}))
+    run = make("student", overrides=deep_merge(tiny, {"evaluation": {"also": also, "untrained": [0.5]}}))
     path = run.path("evaluation.csv")
     table = read_evaluation(path, None)
-    assert table.groupby("decoding", sort=False).size().to_dict() == {"main": 10, "warm": 10, "greedy": 10}
+    assert table.groupby("decoding", sort=False).size().to_dict() == {"main": 10, "warm": 10, "greedy": 10, "T 0.5": 10}
     main, warm, greedy = (read_evaluation(path, name) for name in ("main", "warm", "greedy"))
     pd.testing.assert_frame_equal(main, read_evaluation(plain.path("evaluation.csv")))
     assert [set(part["correct"].str.len()) for part in (main, warm, greedy)] == [{4}, {2}, {1}]
@@ -79,5 +79,5 @@ def test_further_decodings_stand_below_the_main_one_which_stays_as_it_was(make, 
     bundle = read_bundle(path.parent / "bundle", "greedy")
     assert bundle.evaluation["correct"].tolist() == greedy["correct"].tolist()
     assert bundle.constant["problems"].sum() == 10
-    with pytest.raises(StudyError, match="no results of decoding 'cold'; it has main, warm, greedy"):
+    with pytest.raises(StudyError, match=r"no results of decoding 'cold'; it has main, warm, greedy, T 0\.5"):
         read_evaluation(path, "cold")

@@ -142,9 +142,14 @@ def check_evaluation(bundle: Bundle, better: str, than: str) -> None:
     Raises:
         StudyError: When they were not.
     """
-    first, second = (bundle.records[name, seeds_of(bundle, name)[0]]["resolved"] for name in (better, than))
-    if (first["evaluation"], first["sampling"]) != (second["evaluation"], second["sampling"]):
+    first, second = (_sampled(bundle.records[name, seeds_of(bundle, name)[0]]["resolved"]) for name in (better, than))
+    if first != second:
         raise StudyError(f"{better!r} and {than!r} were evaluated with different sampling: make their runs again.")
+
+
+def _sampled(resolved: dict) -> tuple[dict, dict]:
+    """How a run was sampled for evaluation, without the temperatures that only base models have beside it."""
+    return {key: value for key, value in resolved["evaluation"].items() if key != "untrained"}, resolved["sampling"]
 
 
 def budget(bundle: Bundle, checkpoint: str) -> Budget:

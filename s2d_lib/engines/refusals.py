@@ -41,7 +41,9 @@ def refuse_what_cannot_be(resolved: Resolved, *folders: Path | None) -> None:
     wanted, options, hardware = set(uses(resolved)), resolved.sampling.vllm, resolved.hardware
     if not wanted:
         return
-    warmest = max((resolved.evaluation if use == "evaluation" else resolved.sampling).temperature for use in wanted)
+    evaluated = resolved.evaluation.decodings.values() if "evaluation" in wanted else ()
+    trained = [resolved.sampling] if wanted - {"evaluation"} else []
+    warmest = max(how.temperature for how in (*evaluated, *trained))
     if warmest > HOTTEST:
         raise StudyError(
             f"vLLM takes temperatures up to {HOTTEST:g}, not {warmest:g}: lower it, or set `engine: transformers`."

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from s2d_lib.claims.bootstrap import bootstrap
+from s2d_lib.report.decodings import beside_untrained, with_best
 from s2d_lib.report.run_pages import one_line, run_page
 from s2d_lib.report.style import BLACK, entitle, route_label, route_look, use_style
 from s2d_lib.report.tables import write_forms
@@ -19,7 +20,7 @@ WIDTH = 0.7  # of a level's rows in the figure, in units of the distance between
 
 
 def by_level(bundle: Bundle, checkpoints: Sequence[str], name: str) -> pd.DataFrame:
-    """Accuracy of checkpoints on every level of one evaluation set.
+    """Accuracy of checkpoints on every level of one evaluation set, of untrained ones also at their best temperature there.
 
     Returns:
         One row a level and checkpoint: `level`, `problems`, `checkpoint`, `accuracy`, `low`, `high` (95% over seeds and
@@ -29,6 +30,8 @@ def by_level(bundle: Bundle, checkpoints: Sequence[str], name: str) -> pd.DataFr
     Raises:
         StudyError: A checkpoint was not evaluated on the set.
     """
+    bundle = with_best(bundle)
+    checkpoints = beside_untrained(bundle, checkpoints)
     own = bundle.evaluation[bundle.evaluation["set"] == name]
     levels = own.drop_duplicates("problem").set_index("problem")["level"]
     always = bundle.constant[bundle.constant["set"] == name].set_index("level")["share"]

@@ -13,6 +13,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.plan.architecture import architecture_of
 from s2d_lib.plan.flops import forward_flops, training_flops
 from s2d_lib.plan.one_base import DENSE
+from s2d_lib.report.decodings import with_best
 from s2d_lib.report.run_pages import run_page
 from s2d_lib.report.style import entitle, route_look, use_style
 from s2d_lib.results.bundle import Bundle
@@ -58,6 +59,7 @@ def cost_figure(bundle: Bundle, numbers: pd.DataFrame, name: str, title: str) ->
         title: Of the figure.
     """
     use_style()
+    bundle = with_best(bundle)
     with contextlib.suppress(StudyError):  # a model whose shape is not known: no panel
         flops = [np.mean([route_flops(bundle, c, s) for s in seeds_of(bundle, c)]) for c in numbers["checkpoint"]]
         numbers = numbers.assign(flops=flops)

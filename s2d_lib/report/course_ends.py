@@ -10,6 +10,7 @@ from s2d_lib.claims.bootstrap import bootstrap
 from s2d_lib.claims.fair import accuracies, check_together
 from s2d_lib.claims.published import AVERAGE
 from s2d_lib.claims.schema import Courses
+from s2d_lib.report.decodings import beside_untrained, with_best
 from s2d_lib.report.study_table import NOT_PRINTED, open_results
 from s2d_lib.report.style import route_label
 from s2d_lib.report.tables import write_forms
@@ -21,20 +22,22 @@ def ends_table(spec: Courses, root: Path | None = None) -> pd.DataFrame:
 
     Returns:
         One row a checkpoint of the group's table and benchmark (`all` first, the mean over their problems): `checkpoint`,
-        `benchmark`, `accuracy`, `low`, `high` (shares, 95% over seeds and problems).
+        `benchmark`, `accuracy`, `low`, `high` (shares, 95% over seeds and problems). The untrained one is a row also at its
+        best temperature on each benchmark, where all results know it.
 
     Raises:
         StudyError: Results are missing or do not belong together.
     """
-    results = {name: open_results(name, root) for name in spec.profiles}
-    checkpoints = load_study(root).tables[spec.table].rows
-    for found in results.values():
-        check_together(found.bundle, checkpoints)
+    bundles = {name: with_best(open_results(name, root).bundle) for name in spec.profiles}
+    listed = load_study(root).tables[spec.table].rows
+    checkpoints = min((beside_untrained(bundle, listed) for bundle in bundles.values()), key=len)
+    for bundle in bundles.values():
+        check_together(bundle, checkpoints)
     rows = []
     for checkpoint in checkpoints:
         each = {
-            name: np.concatenate([accuracies(r.bundle, checkpoint, s).to_numpy() for s in r.bundle.sets], axis=1)
-            for name, r in results.items()
+            name: np.concatenate([accuracies(bundle, checkpoint, s).to_numpy() for s in bundle.sets], axis=1)
+            for name, bundle in bundles.items()
         }
         for name, values in {"all": np.concatenate(list(each.values()), axis=1), **each}.items():
             found = bootstrap(values)

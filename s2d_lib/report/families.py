@@ -9,7 +9,7 @@ from s2d_lib.claims import Claims
 from s2d_lib.errors import StudyError
 from s2d_lib.report.claims import results_of
 from s2d_lib.report.study_table import StudyTable, study_table
-from s2d_lib.report.tables import linked, write_forms
+from s2d_lib.report.tables import write_forms
 from s2d_lib.study import load_study
 
 TABLE = "table8"
@@ -77,9 +77,9 @@ def write_families(found: list[Family], missing: list[str], folder: Path) -> Non
     shown, links = {}, {}
     for family in found:
         who = f"{family.name}, played by profile {family.profile}"
-        tables = {f"{who}: {family.table.title}": family.table.accuracies, f"{who}: costs": family.table.costs}
+        tables = family.table.shown(f"{who}: {family.table.title}", f"{who}: costs")
         start = "" if family.profile == folder.name else f"../{family.profile}/"
         shown |= tables
-        links |= {title: linked(table, family.table.numbers, start) for title, table in tables.items()}
+        links |= family.table.links(tables, start)
     note = " ".join([*missing, *dict.fromkeys(family.table.note for family in found)])
     write_forms(family_numbers(found), shown, folder, "families", note, links)

@@ -7,21 +7,32 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from s2d_lib.report.decodings import STUDENT, shared_decodings, with_best
 from s2d_lib.report.run_pages import run_page
-from s2d_lib.report.style import GREY, ROUTE_LABELS, entitle, route_label, route_look, use_style
+from s2d_lib.report.style import BEST, BLACK, GREY, ROUTE_LABELS, entitle, route_label, route_look, use_style
+from s2d_lib.report.tables import at_decoding
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.results.cost import ancestry
+
+MARKS = "sdv"  # of further decodings
+OPEN = {"color": BLACK, "markerfacecolor": "none", "markersize": 4, "markeredgewidth": 0.8}
 
 
 def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure:
     """Accuracy of every row of a table, one panel a set: the mean with its 95% interval, and each seed as a dot;
-    dotted the untrained student, where it is a row.
+    dotted the untrained student, where it is a row, at its best temperature, if that is known. Where the table has several
+    decodings, small open marks show the means at the further ones.
 
     In an SVG beside the run pages, a mean leads to the page of its runs.
     """
     use_style()
-    sets = bundle.sets
+    bundle = with_best(bundle)
+    sets, further = (
+        bundle.sets,
+        shared_decodings(bundle, [c for c in numbers["checkpoint"] if not c.endswith(BEST)])[1:],
+    )
     figure, panels = plt.subplots(
         1, len(sets), sharey=True, figsize=(3.4 * len(sets) + 2.0, 0.36 * len(numbers) + 1.3), squeeze=False
     )
@@ -35,12 +46,18 @@ def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure
             bars = axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt=marker, color=color, capsize=3)
             bars.lines[0].set_url(run_page(row["checkpoint"]))
             axes.annotate(f"{mean:.1f}", (mean, place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+            for mark, decoding in zip(MARKS, further, strict=False):
+                axes.plot(100 * row[at_decoding(name, decoding)], place, mark, **OPEN)
         axes.set(title=name, xlabel="avg@16, %" if _samples(bundle, name) == 16 else f"avg@{_samples(bundle, name)}, %")
-        for untrained in numbers.loc[numbers["checkpoint"] == "student", name]:
+        at_best = numbers["checkpoint"] == f"{STUDENT}{BEST}"
+        for untrained in numbers.loc[at_best if at_best.any() else numbers["checkpoint"] == STUDENT, name]:
             axes.axvline(100 * untrained, color=GREY, linestyle=":", linewidth=1, zorder=0)
         axes.set_xlim(0, 100)
         axes.grid(axis="y", visible=False)
     panels[0][0].set_yticks(places, numbers["route"])
+    if further:
+        marks = [Line2D([], [], marker=mark, linewidth=0, **OPEN) for mark, _ in zip(MARKS, further, strict=False)]
+        figure.legend(marks, further, loc="outside lower right", ncols=len(further))
     entitle(figure, title)
     plt.close(figure)
     return figure

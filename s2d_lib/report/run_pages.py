@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from s2d_lib.report.style import route_label
+from s2d_lib.report.decodings import by_decoding
+from s2d_lib.report.style import BEST, route_label
 from s2d_lib.results.bundle import Bundle
 
 PAGES = "runs"
@@ -16,7 +17,7 @@ WORDS = {"from": "the weights of", "teacher": "the teacher", "rollouts": "the st
 
 def run_page(checkpoint: str) -> str:
     """Where a checkpoint's page lies, as seen from the tables and figures beside it."""
-    return f"{PAGES}/{checkpoint}.md"
+    return f"{PAGES}/{checkpoint.removesuffix(BEST)}.md"
 
 
 def link(label: str, checkpoint: str, start: str = "") -> str:
@@ -78,6 +79,7 @@ def page_text(bundle: Bundle, profile: str, checkpoint: str, seeds: list[int], c
         _relatives("Used by", (("", name) for name in children)),
         parameter_table(resolved),
         markdown(pd.DataFrame([_row(seed, record) for seed, record in zip(seeds, records, strict=True)]).fillna("")),
+        decodings_table(bundle, checkpoint),
         "Steps, labeled problems, gradings, tokens and seconds are of this run alone; tables count those of the runs it is "
         "made from too.",
         f"Made by `s2d run --profile {named} --checkpoint {checkpoint} --seed {seeds[0]}`, after the runs it is made from; "
@@ -87,6 +89,12 @@ def page_text(bundle: Bundle, profile: str, checkpoint: str, seeds: list[int], c
         samples_table(bundle, checkpoint),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def decodings_table(bundle: Bundle, checkpoint: str) -> str:
+    """Its accuracy at every decoding as a table; empty where there is one only."""
+    rows = by_decoding(bundle, checkpoint)
+    return "" if rows.empty else f"At every decoding, 95% intervals over seeds and problems:\n\n{markdown(rows)}"
 
 
 def samples_table(bundle: Bundle, checkpoint: str) -> str:

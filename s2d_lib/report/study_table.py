@@ -1,7 +1,7 @@
 """A table of the study with results: accuracies and differences beside the published ones, and who consumed the labels."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ import pandas as pd
 from s2d_lib.claims import Published, Results, load_claims, load_published
 from s2d_lib.claims.fair import seeds_of
 from s2d_lib.report.analysis import so_far
-from s2d_lib.report.style import route_label
-from s2d_lib.report.tables import linked, readable, table_of, write_forms
+from s2d_lib.report.decodings import best_note, shared_decodings, with_best, with_untrained
+from s2d_lib.report.style import BEST, interval, route_label
+from s2d_lib.report.tables import at_decoding, linked, readable, table_of, write_forms
 from s2d_lib.results.bundle import Bundle, read_bundle
 from s2d_lib.results.cost import ancestry, own_line
 from s2d_lib.study import load_profile, load_study, project_root
@@ -38,9 +39,11 @@ def open_results(profile: str, root: Path | None = None) -> Results:
         StudyError: When there are none, or they are broken.
     """
     root = root or project_root()
-    bundle = read_bundle(root / "figures" / profile / "results")
-    settings = so_far(profile, load_profile(profile, root=root), load_study(root), bundle.records)
-    return Results(profile, settings, bundle)
+    bundle, settings = read_bundle(root / "figures" / profile / "results"), load_profile(profile, root=root)
+    untrained = root / "figures" / (settings.untrained_results or "") / "results"
+    if settings.untrained_results and untrained.is_dir():
+        bundle = with_untrained(bundle, read_bundle(untrained))
+    return Results(profile, so_far(profile, settings, load_study(root), bundle.records), bundle)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class StudyTable:
             of the paper's sets, by the profile's name where one stands for it, `<set> published` (points against the reference),
             `<set> published accuracy`, `<set> published error` (as printed; NaN where it is not) and `<set> published source`.
             A profile that plays none of the paper's families has no published columns.
+        measured: The evaluation sets, in order.
+        decodings: Those that all rows have, if they have several.
         meant: Evaluation set -> what the paper evaluates on, as far as the profile names it.
         note: What to say under it.
     """
@@ -61,15 +66,10 @@ class StudyTable:
     name: str
     title: str
     numbers: pd.DataFrame
+    measured: list[str]
+    decodings: list[str]
     meant: dict[str, str]
     note: str
-
-    @property
-    def measured(self) -> list[str]:
-        """The evaluation sets, in order."""
-        return [
-            c.removesuffix(" low") for c in self.numbers if c.endswith(" low") and not c.endswith(" difference low")
-        ]
 
     @property
     def sets(self) -> list[str]:
@@ -91,6 +91,22 @@ class StudyTable:
         return plain[kept]
 
     @property
+    def at_decodings(self) -> pd.DataFrame:
+        """For readers: the accuracies at every decoding, all rows at the first one before those at the next; its index is that
+        of the numbers."""
+        rows = self.numbers[~self.numbers["checkpoint"].str.endswith(BEST)]
+        parts = []
+        for decoding in self.decodings:
+            part = rows[["route"]].assign(decoding=decoding)
+            for name in self.measured:
+                column = at_decoding(name, decoding)
+                part[f"{name}, %"] = [
+                    interval(*row) for row in rows[[column, f"{column} low", f"{column} high"]].to_numpy()
+                ]
+            parts.append(part)
+        return pd.concat(parts)
+
+    @property
     def costs(self) -> pd.DataFrame:
         """For readers: which model consumed how many labels, and what the whole route cost."""
         plain = readable(self.numbers, self.measured)
@@ -100,9 +116,17 @@ class StudyTable:
 
     def write(self, folder: Path) -> None:
         """Write csv, md and tex into figures/<profile>."""
-        shown = {self.title: self.accuracies, "What these routes cost, and who consumed the labels": self.costs}
-        links = {title: linked(table, self.numbers) for title, table in shown.items()}
-        write_forms(self.numbers, shown, folder, self.name, self.note, links)
+        shown = self.shown(self.title, "What these routes cost, and who consumed the labels")
+        write_forms(self.numbers, shown, folder, self.name, self.note, self.links(shown))
+
+    def shown(self, title: str, costs: str) -> dict[str, pd.DataFrame]:
+        """All that readers are shown, by title: of the accuracies, and of the costs."""
+        further = {f"{title} At every decoding": self.at_decodings} if self.decodings else {}
+        return {title: self.accuracies, **further, costs: self.costs}
+
+    def links(self, shown: dict[str, pd.DataFrame], start: str = "") -> dict[str, pd.DataFrame]:
+        """The same with links to run pages; `start` as in `linked`."""
+        return {title: linked(table, self.numbers.loc[table.index], start) for title, table in shown.items()}
 
 
 def study_table(results: Results, name: str, root: Path | None = None) -> StudyTable:
@@ -113,7 +137,8 @@ def study_table(results: Results, name: str, root: Path | None = None) -> StudyT
     """
     bundle = results.bundle
     spec, missing = table_in(load_study(root), name, results.profile, results.name)
-    numbers = table_of(bundle, spec)
+    numbers, decodings = table_of(bundle, spec), shared_decodings(bundle, spec.rows)
+    spec, bundle = spec.model_copy(update={"rows": list(numbers["checkpoint"])}), with_best(bundle)
     spent = pd.DataFrame([labels_by_consumer(bundle, checkpoint) for checkpoint in spec.rows])
     published = published_columns(results, spec, load_published(root), family_of(results.name, root))
     sources = dict.fromkeys(s for c in published if c.endswith("source") for s in published[c] if s != NOT_PRINTED)
@@ -121,8 +146,10 @@ def study_table(results: Results, name: str, root: Path | None = None) -> StudyT
         name,
         spec.title,
         pd.concat([numbers, spent, published], axis=1),
+        bundle.sets,
+        decodings,
         meant_by(results),
-        note_of(results, spec, sources, missing),
+        note_of(replace(results, bundle=bundle), spec, sources, missing),
     )
 
 
@@ -187,7 +214,7 @@ def note_of(results: Results, spec: Table, sources: Iterable[str], missing: Sequ
     """What stands under a table whose rows of the roles `missing` the profile can't make."""
     samples = results.profile.evaluation.samples
     against = f", to {route_label(spec.reference)}" if spec.reference else ""
-    seeds = seeds_of(results.bundle, spec.rows[0])
+    seeds, best = seeds_of(results.bundle, spec.rows[0]), best_note(results.bundle, spec.rows)
     printed = (
         f" Published: percent{' (difference' + against + ')' if against else ''}, from {'; '.join(sources)}. {SCALES}"
     )
@@ -196,7 +223,7 @@ def note_of(results: Results, spec: Table, sources: Iterable[str], missing: Sequ
     return (
         f"Profile {results.name}, seeds {seeds}, avg@{samples}, 95% intervals over seeds and problems; differences in "
         f"points{against}, paired by seed and problem.{printed if sources else ''} Labels are distinct labeled problems over "
-        f"the whole route, by the model that was trained on them. {without}Made by `make study PROFILE={results.name}`."
+        f"the whole route, by the model that was trained on them. {best}{without}Made by `make study PROFILE={results.name}`."
     )
 
 

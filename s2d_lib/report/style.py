@@ -111,12 +111,26 @@ _SELF_DISTILLATION = {
 _END_MARKERS = {"grpo": "P", "srpo": "P", "topk_tail": "d", "sampled_token": "H"}
 
 
+BEST = f"{AT}best"
+"""Ends the name of a base model at its best temperature (see s2d_lib.report.decodings)."""
+
+
+def interval(mean: float, low: float, high: float, signed: bool = False) -> str:
+    """A share with its interval as percent; a row that has none is the reference."""
+    if mean != mean:
+        return "reference"
+    sign = "+" if signed else ""
+    return f"{100 * mean:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
 def route_label(checkpoint: str) -> str:
     """What a reader sees where routes from several teachers stand side by side: `bridge, RL teacher (1H), GRPO on 2H`.
 
     Names that the study's pattern (student.<transfer>.<teacher>[_1H][.<Stage 3>]) does not cover are looked up in
     ROUTE_LABELS, or shown as they are; a label budget (`student.grpo@64`) is said behind the name.
     """
+    if checkpoint.endswith(BEST):
+        return f"{route_label(checkpoint.removesuffix(BEST))}, at its best temperature"
     checkpoint, _, budget = checkpoint.partition(AT)
     if budget:
         return f"{route_label(checkpoint)}, {budget} labels"

@@ -9,8 +9,9 @@ import pandas as pd
 from s2d_lib.claims import Estimate, bootstrap
 from s2d_lib.claims.fair import accuracies, check_together, paired_accuracies, seeds_of
 from s2d_lib.errors import StudyError
+from s2d_lib.report.decodings import beside_untrained, shared_decodings, with_best
 from s2d_lib.report.run_pages import link, markdown
-from s2d_lib.report.style import ROUTE_LABELS, route_label
+from s2d_lib.report.style import BEST, ROUTE_LABELS, interval, route_label
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.results.cost import route_cost
 from s2d_lib.study.page import Table
@@ -33,7 +34,8 @@ def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
     Returns:
         `checkpoint`, `route`, `seeds`; for each evaluation set `<set>`, `<set> low`, `<set> high` (95% interval over
         seeds and problems) and, with a reference, `<set> difference` and its interval (NaN in the reference's own
-        row); costs as means over seeds.
+        row); costs as means over seeds; where all rows have several decodings, `<set> at <decoding>` and its interval.
+        Untrained models are rows at their best temperature too (see s2d_lib.report.decodings), where the results know it.
 
     Raises:
         StudyError: When a checkpoint or a seed of it is missing from the results, or what they hold under its name does
@@ -44,14 +46,18 @@ def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
             raise StudyError(
                 f"table {table.title!r}: the results hold no run of {checkpoint!r}; make it with `make study`."
             )
-    check_together(bundle, list(dict.fromkeys([*table.rows, *filter(None, [table.reference])])))
-    return pd.DataFrame(_rows(bundle, table))
+    bundle = with_best(bundle)
+    rows = beside_untrained(bundle, table.rows)
+    check_together(bundle, list(dict.fromkeys([*rows, *filter(None, [table.reference])])))
+    return pd.DataFrame(_rows(bundle, table, rows))
 
 
-def _rows(bundle: Bundle, table: Table) -> Iterator[dict]:
+def _rows(bundle: Bundle, table: Table, rows: list[str]) -> Iterator[dict]:
     # The short names say no teacher where only one is meant; a table with others has the long ones throughout.
-    labels = ROUTE_LABELS if set(table.rows) <= set(ROUTE_LABELS) else {name: route_label(name) for name in table.rows}
-    for checkpoint in table.rows:
+    short = ROUTE_LABELS if set(table.rows) <= set(ROUTE_LABELS) else {}
+    labels = {name: short.get(name, route_label(name)) for name in rows}
+    decodings = {decoding: bundle.at(decoding) for decoding in shared_decodings(bundle, table.rows)}
+    for checkpoint in rows:
         seeds = seeds_of(bundle, checkpoint)
         row: dict = {"checkpoint": checkpoint, "route": labels[checkpoint], "seeds": len(seeds)}
         for name in bundle.sets:
@@ -62,11 +68,20 @@ def _rows(bundle: Bundle, table: Table) -> Iterator[dict]:
                 pair = paired_accuracies(bundle, checkpoint, table.reference, name)
                 row |= _columns(f"{name} difference", bootstrap(*pair))
         costs = pd.DataFrame([route_cost(bundle, checkpoint, seed) for seed in seeds]).mean()
-        yield row | {COSTS[name]: round(value) for name, value in costs.items()}
+        row |= {COSTS[name]: round(value) for name, value in costs.items()}
+        for decoding, at in decodings.items() if not checkpoint.endswith(BEST) else ():
+            for name in bundle.sets:
+                row |= _columns(at_decoding(name, decoding), bootstrap(accuracies(at, checkpoint, name).to_numpy()))
+        yield row
 
 
 def _columns(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.mean, f"{name} low": estimate.low, f"{name} high": estimate.high}
+
+
+def at_decoding(name: str, decoding: str) -> str:
+    """The column of an evaluation set at a further decoding."""
+    return f"{name} at {decoding}"
 
 
 def linked(shown: pd.DataFrame, numbers: pd.DataFrame, start: str = "") -> pd.DataFrame:
@@ -85,20 +100,13 @@ def readable(numbers: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
     """The same table for readers: percent with intervals in brackets, costs with thousands separators."""
     out = pd.DataFrame({"route": numbers["route"]})
     for name in sets:
-        out[f"{name}, %"] = [_interval(*row) for row in numbers[[name, f"{name} low", f"{name} high"]].to_numpy()]
+        out[f"{name}, %"] = [interval(*row) for row in numbers[[name, f"{name} low", f"{name} high"]].to_numpy()]
         if f"{name} difference" in numbers:
             columns = [f"{name} difference", f"{name} difference low", f"{name} difference high"]
-            out[f"{name}, difference"] = [_interval(*row, signed=True) for row in numbers[columns].to_numpy()]
+            out[f"{name}, difference"] = [interval(*row, signed=True) for row in numbers[columns].to_numpy()]
     for name in COSTS.values():
         out[name] = [f"{value:,}" for value in numbers[name]]
     return out
-
-
-def _interval(mean: float, low: float, high: float, signed: bool = False) -> str:
-    if mean != mean:
-        return "reference"
-    sign = "+" if signed else ""
-    return f"{100 * mean:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
 
 
 def write_forms(

@@ -95,6 +95,9 @@ class Profile(Strict):
     # What the papers evaluate on -> the evaluation set that stands for it here. Only claims read it, so no run's hash
     # holds it: naming a set afterwards makes no run stale.
     stands_for: dict[str, str] = Field(default_factory=dict)
+    # A profile whose results hold this one's base models at further decodings, for the rows at their best temperature, where
+    # more decodings here would make every run stale. Only tables and figures read it, likewise.
+    untrained_results: str | None = None
     lengths: Lengths | None = None  # only the planner reads it, likewise
     cluster: Cluster = Cluster()  # only what a scheduler is asked for, likewise
 

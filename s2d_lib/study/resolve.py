@@ -168,7 +168,9 @@ def _resolve_node(
         params=params,
         problems=problems,
         sampling=settings.sampling,
-        evaluation=settings.evaluation,
+        evaluation=settings.evaluation
+        if node.stage == "base"
+        else settings.evaluation.model_copy(update={"untrained": []}),
         validation=settings.validation if trains else None,
         hardware=settings.hardware_of(node.stage, role),
         logging=settings.logging,

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_serializer, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_serializer, model_validator
 
 from s2d_lib.study.strict import Strict
 from s2d_lib.study.vllm import Use, Vllm
@@ -106,6 +106,9 @@ class Evaluation(Decoding):
     """
 
     also: dict[str, Decoding] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    # Further temperatures of base models alone, so that tables can show what an untrained model reaches at its best one. In
+    # no other run's resolved form.
+    untrained: list[PositiveFloat] = Field(default_factory=list, exclude_if=lambda value: not value)
 
     @model_validator(mode="before")
     @classmethod
@@ -125,12 +128,21 @@ class Evaluation(Decoding):
     def _names_differ(self):
         if MAIN in self.also:
             raise ValueError(f"`{MAIN}` is the evaluation's own decoding: name the one under `also` otherwise")
+        known = {one.words for one in (self, *self.also.values())}
+        if again := [t for t in self.untrained if self._at(t).words in known or self.untrained.count(t) > 1]:
+            raise ValueError(
+                f"`untrained` has temperature {again[0]:g}, at which every model is evaluated, or has it twice"
+            )
         return self
+
+    def _at(self, temperature: float) -> Decoding:
+        return Decoding(samples=self.samples, temperature=temperature)
 
     @property
     def decodings(self) -> dict[str, Decoding]:
         """All of them, the main one first."""
-        return {MAIN: self, **self.also}
+        untrained = map(self._at, self.untrained)
+        return {MAIN: self, **self.also, **{one.words: one for one in untrained}}
 
 
 class Validation(Strict):

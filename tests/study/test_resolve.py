@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2d_lib.errors import StudyError
+from s2d_lib.plan.tokens import counts
 from s2d_lib.study import derive_seed, load_study, needed, resolve
+from s2d_lib.study.settings import Evaluation
 
 
 def headline() -> list[str]:
@@ -119,3 +122,27 @@ def test_a_teachers_rollouts_and_those_who_train_on_them_see_the_same_pool(label
     rollouts = resolve("qwen3", f"teacher.rl{suffix}.rollouts.{labels}", 0)
     assert rollouts.problems.validation is not None  # drawn from the pool's own dataset, so taken out of the pool
     assert rollouts.problems == resolve("qwen3", f"student.warm.rl_teacher{suffix}", 0).problems
+
+
+def test_further_temperatures_of_untrained_models_are_in_no_run_that_trains():
+    over = {"evaluation": {"untrained": [0.25, 0.5]}}
+    base, trained = (resolve("micro", name, 0, over) for name in ("student", "student.grpo"))
+    assert list(base.evaluation.decodings) == ["main", "T 0.25", "T 0.5"]
+    assert trained.evaluation == resolve("micro", "student.grpo", 0).evaluation
+    for run in (trained, resolve("micro", "student", 0)):
+        assert "untrained" not in run.model_dump()["evaluation"]
+    assert (counts(base).tested, counts(resolve("micro", "student.grpo", 0, over)).tested) == (3 * 16 * 300, 16 * 300)
+
+
+@pytest.mark.parametrize("untrained", [[1.0], [0.5, 0.5]])
+def test_a_temperature_is_evaluated_once(untrained):
+    with pytest.raises(
+        StudyError, match=r"`untrained` has temperature .*, at which every model is evaluated, or has it twice"
+    ):
+        resolve("micro", "student", 0, {"evaluation": {"untrained": untrained}})
+
+
+def test_decodings_are_called_what_they_are():
+    also = {"greedy": {"temperature": 0}, "t1": {}}
+    evaluation = Evaluation.model_validate({"temperature": 0.7, "top_p": 0.8, "top_k": 20, "also": also})
+    assert [one.words for one in evaluation.decodings.values()] == ["T 0.7, top-p 0.8, top-k 20", "greedy", "T 1"]
