@@ -50,12 +50,13 @@ def whole(tmp_path, root, monkeypatch):
     return tmp_path
 
 
-def test_every_route_of_the_papers_tables_is_declared_and_in_a_table_or_above_a_row_of_one():
+def test_every_route_is_declared_and_in_a_table_or_on_the_map_or_above_one_that_is():
     study = load_study()
     assert set(study.checkpoints) >= ROUTES
     assert set(study.tables) >= set(TABLES)
     nodes, above = all_nodes(study), set()
     waiting = [row for table in study.tables.values() for row in table.rows] + study.frontier.routes
+    waiting += [route for part in load_profile("map").map.parts.values() for route in part.routes]
     while waiting:
         name = waiting.pop()
         above.add(name)
