@@ -16,7 +16,7 @@ from s2d_lib.report.tables import at_decoding
 from s2d_lib.results.bundle import Bundle
 from s2d_lib.results.cost import ancestry
 
-MARKS = "sdv"  # of further decodings
+MARKS = "sdv^<>"  # of further decodings
 OPEN = {"color": BLACK, "markerfacecolor": "none", "markersize": 4, "markeredgewidth": 0.8}
 
 
@@ -29,10 +29,8 @@ def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure
     """
     use_style()
     bundle = with_best(bundle)
-    sets, further = (
-        bundle.sets,
-        shared_decodings(bundle, [c for c in numbers["checkpoint"] if not c.endswith(BEST)])[1:],
-    )
+    sets, decodings = bundle.sets, shared_decodings(bundle, [c for c in numbers["checkpoint"] if not c.endswith(BEST)])
+    further = dict(zip(MARKS, decodings[1:], strict=False))
     figure, panels = plt.subplots(
         1, len(sets), sharey=True, figsize=(3.4 * len(sets) + 2.0, 0.36 * len(numbers) + 1.3), squeeze=False
     )
@@ -46,7 +44,7 @@ def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure
             bars = axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt=marker, color=color, capsize=3)
             bars.lines[0].set_url(run_page(row["checkpoint"]))
             axes.annotate(f"{mean:.1f}", (mean, place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
-            for mark, decoding in zip(MARKS, further, strict=False):
+            for mark, decoding in further.items():
                 axes.plot(100 * row[at_decoding(name, decoding)], place, mark, **OPEN)
         axes.set(title=name, xlabel="avg@16, %" if _samples(bundle, name) == 16 else f"avg@{_samples(bundle, name)}, %")
         at_best = numbers["checkpoint"] == f"{STUDENT}{BEST}"
@@ -56,8 +54,9 @@ def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure
         axes.grid(axis="y", visible=False)
     panels[0][0].set_yticks(places, numbers["route"])
     if further:
-        marks = [Line2D([], [], marker=mark, linewidth=0, **OPEN) for mark, _ in zip(MARKS, further, strict=False)]
-        figure.legend(marks, further, loc="outside lower right", ncols=len(further))
+        handles = [Line2D([], [], marker="o", linewidth=0, color=GREY)]
+        handles += [Line2D([], [], marker=mark, linewidth=0, **OPEN) for mark in further]
+        figure.legend(handles, decodings, loc="outside lower right", ncols=len(handles))
     entitle(figure, title)
     plt.close(figure)
     return figure

@@ -94,8 +94,7 @@ class StudyTable:
     def at_decodings(self) -> pd.DataFrame:
         """For readers: the accuracies at every decoding, all rows at the first one before those at the next; its index is that
         of the numbers."""
-        rows = self.numbers[~self.numbers["checkpoint"].str.endswith(BEST)]
-        parts = []
+        rows, parts = self._plain, []
         for decoding in self.decodings:
             part = rows[["route"]].assign(decoding=decoding)
             for name in self.measured:
@@ -109,10 +108,16 @@ class StudyTable:
     @property
     def costs(self) -> pd.DataFrame:
         """For readers: which model consumed how many labels, and what the whole route cost."""
-        plain = readable(self.numbers, self.measured)
-        used = [c for c in CONSUMERS.values() if self.numbers[c].any()]
-        consumers = {c: [f"{value:,.0f}" for value in self.numbers[c]] for c in used}
+        numbers = self._plain
+        plain = readable(numbers, self.measured)
+        used = [c for c in CONSUMERS.values() if numbers[c].any()]
+        consumers = {c: [f"{value:,.0f}" for value in numbers[c]] for c in used}
         return plain[["route"]].assign(**consumers, **{name: plain[name] for name in COSTS_SHOWN})
+
+    @property
+    def _plain(self) -> pd.DataFrame:
+        """The numbers without the rows of untrained models at their best temperature."""
+        return self.numbers[~self.numbers["checkpoint"].str.endswith(BEST)]
 
     def write(self, folder: Path) -> None:
         """Write csv, md and tex into figures/<profile>."""
