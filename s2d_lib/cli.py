@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     check = commands.add_parser("check", help="validate a profile and all that it needs here, without training")
     check.add_argument("--profile", default="micro")
+    check.add_argument("--pair", metavar="CHECKPOINT", help="does OPD pay for this checkpoint's student and teacher?")
+    check.add_argument("--seed", type=int, default=0, help="of the pair's runs")
+    check.add_argument("--prompts", type=int, default=32, help="of the label pool, for the pair")
 
     plan = commands.add_parser("plan", help="what a profile takes: tokens, FLOPs, GPU hours, memory, disk")
     plan.add_argument("--profile", default="qwen3")
@@ -273,6 +276,8 @@ def _bench(chosen) -> int:
 
 
 def _check(chosen) -> int:
+    if chosen.pair:
+        return _check_pair(chosen)
     from s2d_lib.check import check
 
     problems = 0
@@ -280,6 +285,16 @@ def _check(chosen) -> int:
         print(line, flush=True)
         problems += not line.ok
     return 1 if problems else 0
+
+
+def _check_pair(chosen) -> int:
+    from s2d_lib.check.pair import read_pair
+    from s2d_lib.report.run_pages import markdown
+    from s2d_lib.study import resolve
+
+    pair = read_pair(resolve(chosen.profile, chosen.pair, chosen.seed), chosen.prompts)
+    print(markdown(pair.table), pair, sep="\n\n")
+    return 0
 
 
 def _plan(chosen) -> int:

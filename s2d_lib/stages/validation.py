@@ -7,14 +7,14 @@ import pandas as pd
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from torch.nn.functional import linear
 from transformers import TrainerCallback
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from s2d_lib.grading import grade_many
-from s2d_lib.losses import linear_divergence
-from s2d_lib.losses.inputs import gathered
-from s2d_lib.losses.token_log_probs import token_log_probs
+from s2d_lib.losses import kl_divergence
+from s2d_lib.losses.inputs import Inputs as LossInputs
+from s2d_lib.losses.inputs import prepare
+from s2d_lib.losses.sampled import log_probs_of
 from s2d_lib.policies.adapters import plain
 from s2d_lib.policies.policy import Policy
 from s2d_lib.policies.sharing import back_into_shards, from_first
@@ -23,11 +23,9 @@ from s2d_lib.results.bundle import read_validation, write_csv
 from s2d_lib.rollouts import Rollout, completion_states, sample
 from s2d_lib.rollouts.undisturbed import evaluating, undisturbed
 from s2d_lib.runs import Run
-from s2d_lib.stages.heads import alone, head_arguments
+from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.study import derive_seed
-
-KINDS = {"forward_kl": 0.0, "reverse_kl": 1.0}  # divergences, by their beta
 
 
 class Validation(TrainerCallback):
@@ -110,11 +108,45 @@ class Validation(TrainerCallback):
         return {f"{kind}/{states}": value for kind, value in values.items()}
 
 
-@torch.no_grad()
 def pair_measures(
     student: Policy, teacher: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], batch: int
 ) -> dict[str, float]:
     """How far a student is from its teacher at the states of some rollouts: paper A's condition C2, measured.
+
+    Args:
+        student: As in `token_measures`, like all others.
+        teacher: Likewise.
+        problems: Likewise.
+        rollouts: Likewise.
+        batch: Likewise.
+
+    Returns:
+        Means over the rollouts' tokens of what `token_measures` finds: `forward_kl`, `reverse_kl` and `top16_overlap`.
+        `implicit_reward_variance`, of log p_T / p_S on the tokens themselves (nats squared; the reward of OPD's policy
+        gradient, paper A v4). And `opening`, the mean of p_S of the rollouts' first tokens: that a student can't begin as its
+        teacher does is lost in a mean over tokens.
+    """
+    found = token_measures(student, teacher, problems, rollouts, batch)
+    means = {kind: found[kind].mean().item() for kind in ("forward_kl", "reverse_kl", "top16_overlap")}
+    reward = (found["teacher"] - found["student"]).var(correction=0).item()
+    opening = found["student"][first_tokens(rollouts)].exp().mean().item()
+    return means | {"implicit_reward_variance": reward, "opening": opening}
+
+
+def first_tokens(rollouts: Sequence[Rollout]) -> np.ndarray:
+    """The places of the rollouts' first tokens in what `token_measures` returns."""
+    return np.cumsum([0, *(len(r.ids) for r in rollouts[:-1])])
+
+
+TOP = 16
+SUPPORT = 0.99
+
+
+@torch.no_grad()
+def token_measures(
+    student: Policy, teacher: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], batch: int
+) -> dict[str, Tensor]:
+    """What a student and its teacher say at every token of some rollouts, at temperature 1.
 
     Args:
         student: p_S.
@@ -124,56 +156,47 @@ def pair_measures(
         batch: Rollouts at a time.
 
     Returns:
-        At temperature 1, means over the rollouts' tokens: `forward_kl` KL(p_T || p_S) and `reverse_kl` KL(p_S || p_T) over
-        the whole vocabulary (nats); `top16_overlap`, the share of p_S's 16 most likely tokens that are among p_T's
-        (arXiv 2604.13016); `implicit_reward_variance`, of log p_T / p_S on the tokens themselves (nats squared; the
-        reward of OPD's policy gradient, paper A v4). And `opening`, the mean of p_S of the rollouts' first tokens: that a
-        student can't begin as its teacher does is lost in a mean over tokens.
+        One value a token, (tokens,), one rollout after the other: `student` and `teacher`, log p_S and log p_T of the token
+        itself; `forward_kl` KL(p_T || p_S) and `reverse_kl` KL(p_S || p_T) over the whole vocabulary (nats); `top16_overlap`,
+        the share of p_S's 16 most likely tokens that are among p_T's (arXiv 2604.13016); `student_mass`, the sum of p_S over
+        the teacher's support, which is the fewest of p_T's most likely tokens that hold 99 % of it, and at most 16; and
+        `teacher_mass`, the sum of p_T over the student's support.
     """
     prompt_ids = dict(zip((p.id for p in problems), student.prompt_ids(problems), strict=True))
     sides = {"student": student, "teacher": teacher}
     heads = {side: head_arguments(side, policy.model) for side, policy in sides.items()}
     parts = [v for head in heads.values() for name, v in head.items() if name.endswith(("_weight", "_bias"))]
-    sums, rewards, openings = dict.fromkeys((*KINDS, "top16_overlap"), 0.0), [], []
+    found = []
     for start in range(0, len(rollouts), batch):
-        part = rollouts[start : start + batch]
-        hidden = {side: _evaluated(policy, prompt_ids, part) for side, policy in sides.items()}
-        tokens = torch.tensor([token for r in part for token in r.ids], device=hidden["student"].device)
-        with maybe_gather_lm_head_ctx(*parts):  # of ZeRO-3; FSDP2's the losses gather themselves
-            for kind, beta in KINDS.items():
-                states = {f"{side}_hidden": h for side, h in hidden.items()}
-                sums[kind] += (
-                    linear_divergence(**states, beta=beta, **heads["student"], **heads["teacher"])
-                    .per_token.sum()
-                    .item()
-                )
-            said = {
-                side: token_log_probs(h, tokens=tokens, **alone(heads[side])).log_probs for side, h in hidden.items()
-            }
-            sums["top16_overlap"] += _top_overlap(hidden, heads)
-        rewards.append(said["teacher"] - said["student"])
-        starts = np.cumsum([0, *(len(r.ids) for r in part[:-1])])
-        openings.append(said["student"][starts].exp())
-    reward = torch.cat(rewards)
-    means = {kind: value / len(reward) for kind, value in sums.items()}
-    spread = {"implicit_reward_variance": reward.var(correction=0).item(), "opening": torch.cat(openings).mean().item()}
-    return means | spread
+        some = rollouts[start : start + batch]
+        states = {f"{side}_hidden": _evaluated(policy, prompt_ids, some) for side, policy in sides.items()}
+        tokens = torch.tensor([token for r in some for token in r.ids], device=states["student_hidden"].device)
+        with maybe_gather_lm_head_ctx(*parts):  # of ZeRO-3; FSDP2's `prepare` gathers itself
+            inputs = prepare(**states, temperature=1.0, weights=None, **heads["student"], **heads["teacher"])
+            found += [_of_chunk(inputs, part, tokens[part]) for part in inputs.chunks()]
+    return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
 
-def _top_overlap(hidden: dict[str, Tensor], heads: dict[str, dict], top: int = 16) -> float:
-    """Sum over tokens of the share of the student's most likely tokens that are among the teacher's."""
-    # A scale or a softcap changes no order; in half precision many tokens would be as likely as others.
-    weights = {side: gathered(head[f"{side}_weight"]).float() for side, head in heads.items()}
-    vocab = min(map(len, weights.values()))
-    shared = 0.0
-    for rows in torch.arange(len(hidden["student"])).split(256):
-        best = []
-        for side, weight in weights.items():
-            bias = heads[side][f"{side}_bias"]
-            logits = linear(hidden[side][rows].float(), weight, None if bias is None else gathered(bias).float())
-            best.append(logits[:, :vocab].topk(min(top, vocab)).indices)
-        shared += (best[0][:, :, None] == best[1][:, None, :]).any(-1).float().mean(-1).sum().item()
-    return shared
+def _of_chunk(inputs: LossInputs, part: slice, tokens: Tensor) -> dict[str, Tensor]:
+    log_s, log_t = (
+        log_probs_of(inputs, head, head.hidden[part], head.weight, head.bias)
+        for head in (inputs.student, inputs.teacher)
+    )
+    top_s, top_t = (log_p.topk(min(TOP, inputs.vocab)) for log_p in (log_s, log_t))
+
+    def mass(of: Tensor, top: torch.return_types.topk) -> Tensor:
+        held = top.values.exp()
+        return (of.gather(-1, top.indices).exp() * (held.cumsum(-1) - held < SUPPORT)).sum(-1)
+
+    return {
+        "student": log_s.gather(-1, tokens[:, None])[:, 0],
+        "teacher": log_t.gather(-1, tokens[:, None])[:, 0],
+        "forward_kl": kl_divergence(log_t, log_s),
+        "reverse_kl": kl_divergence(log_s, log_t),
+        "top16_overlap": (top_s.indices[:, :, None] == top_t.indices[:, None, :]).any(-1).float().mean(-1),
+        "student_mass": mass(log_s, top_t),
+        "teacher_mass": mass(log_t, top_s),
+    }
 
 
 def _evaluated(policy: Policy, prompt_ids: dict[str, list[int]], rollouts: Sequence[Rollout]) -> Tensor:

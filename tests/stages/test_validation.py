@@ -18,7 +18,7 @@ from s2d_lib.rollouts.undisturbed import undisturbed
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.sparse_rl import sparse_rl
-from s2d_lib.stages.validation import Validation, pair_measures
+from s2d_lib.stages.validation import Validation, pair_measures, token_measures
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 
@@ -38,7 +38,7 @@ def test_the_measures_of_a_pair_are_those_of_the_reference(policies):
     student, teacher, problems, sampling = policies
     rollouts = sample(teacher, problems, samples=2, sampling=sampling, seed=1, show=False)
     prompts = {p.id: p.prompt for p in problems}
-    by_token, openings = [], []
+    by_token, openings, masses = [], [], []
     for rollout in rollouts:  # one at a time, from logits: no padding, no chunks
         prompt = student.tokenizer(prompts[rollout.problem])["input_ids"]
         ids = torch.tensor([[*prompt, *rollout.ids]])
@@ -49,10 +49,25 @@ def test_the_measures_of_a_pair_are_those_of_the_reference(policies):
         reward = (log_t - log_s)[range(len(rollout.ids)), rollout.ids]
         by_token.append(torch.stack([kl_divergence(log_t, log_s), kl_divergence(log_s, log_t), overlap, reward]))
         openings.append(log_s[0, rollout.ids[0]].exp().item())
+        masses += [(_mass(s, t), _mass(t, s)) for s, t in zip(log_s.exp(), log_t.exp(), strict=True)]
     table = torch.cat(by_token, dim=1).numpy()
     expected = [*table[:3].mean(axis=1), table[3].var(), np.mean(openings)]
     found = pair_measures(student, teacher, problems, rollouts, batch=3)
     assert [found[kind] for kind in MEASURES] == pytest.approx(expected, rel=1e-4)
+    found = token_measures(student, teacher, problems, rollouts, batch=3)
+    assert torch.stack([found["student_mass"], found["teacher_mass"]], 1).numpy() == pytest.approx(
+        np.array(masses), abs=1e-4
+    )
+
+
+def _mass(p, of):
+    """Of p, on the fewest of the other's likeliest tokens that hold 99 % of it, at most 16."""
+    support, held = [], 0.0
+    for token in of.argsort(descending=True)[:16].tolist():
+        if held < 0.99:
+            support.append(token)
+            held += of[token].item()
+    return p[support].sum().item()
 
 
 def test_a_model_is_no_way_from_itself(policies):

@@ -1,0 +1,123 @@
+"""`s2d check --pair` on pairs whose answer is known: students that are the teacher, but for what their heads make rare."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from s2d_lib.check.pair import SAMPLES, measure, read_pair, reading
+from s2d_lib.cli import main
+from s2d_lib.errors import StudyError
+from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.problems.sources import load_problems
+from s2d_lib.rollouts import sample
+from s2d_lib.study import resolve
+
+
+@pytest.fixture(scope="module")
+def known():
+    """The released teacher, problems, and how to sample."""
+    run = resolve("micro", "student.warm.raw_teacher", 0)
+    teacher = load_policy(resolve("micro", "teacher", 0).model, run.hardware)
+    return teacher, load_problems(run.problems).pool[:24], run.sampling
+
+
+def shifted(policy: Policy, word: str, by: float) -> Policy:
+    """The policy with other log-odds of one word, everywhere."""
+    model = copy.deepcopy(policy.model)
+    head = torch.nn.Linear(*reversed(model.lm_head.weight.shape))
+    bias = torch.zeros(len(head.weight))
+    bias[policy.tokenizer.convert_tokens_to_ids(word)] = by
+    head.weight, head.bias = model.lm_head.weight, torch.nn.Parameter(bias)
+    model.lm_head = head
+    return Policy(model, policy.tokenizer, policy.chat)
+
+
+def test_a_teacher_has_nothing_to_teach_itself(known):
+    teacher, problems, sampling = known
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    pair = measure(teacher, teacher, problems, "exact", sampling, seed=1)
+    assert torch.rand(1) == expected  # no stream has noticed
+    assert pair.verdict == "this teacher has nothing to teach"
+    for side in ("teacher", "student"):
+        numbers = pair.numbers[side]
+        assert numbers[["top16_overlap", "forward_kl", "reverse_kl"]].tolist() == pytest.approx([1, 0, 0], abs=1e-6)
+        assert numbers["student_mass"] == numbers["teacher_mass"] > 0.9
+        assert numbers[["lost", "lost_at_first", "lost_later"]].tolist() == [0, 0, 0]
+        assert numbers["sampled"] < numbers["passed"] <= numbers["greedy"] == 1
+
+
+def test_a_student_that_guesses_nearly_always_learns_by_opd_and_one_that_always_does_needs_a_warmup(known):
+    teacher, problems, sampling = known
+    rare, never = (
+        measure(shifted(teacher, "#", by), teacher, problems, "exact", sampling, seed=1) for by in (4.0, 20.0)
+    )
+    assert (rare.verdict, never.verdict) == ("OPD at once", "a short warmup first")
+    assert rare.numbers.loc["greedy", "student"] < 0.2
+    assert rare.numbers.loc["lost", "teacher"] == 0
+    answers = sample(teacher, problems, samples=SAMPLES, sampling=sampling, seed=1, show=False)
+    worked = np.mean([not r.text.startswith("#") for r in answers])
+    assert never.numbers.loc["lost_at_first", "teacher"] == pytest.approx(worked)
+    assert never.numbers.loc["opening", "teacher"] < rare.numbers.loc["opening", "teacher"]
+
+
+def test_a_gap_of_knowledge_is_seen_where_both_begin_alike(known):
+    teacher, problems, sampling = known
+    pair = measure(shifted(teacher, "f0", -20.0), teacher, problems, "exact", sampling, seed=1)
+    assert pair.verdict == "a short warmup first"
+    answers = sample(teacher, problems, samples=SAMPLES, sampling=sampling, seed=1, show=False)
+    needs_it = np.mean(["f0" in r.text.split() for r in answers])
+    assert pair.numbers.loc["lost_later", "teacher"] == pytest.approx(needs_it)
+    assert pair.numbers.loc["lost_at_first", "teacher"] == 0
+    assert pair.numbers.loc["opening", "teacher"] > 0.3
+    assert pair.numbers.loc["lost", "student"] == 0  # its own answers never go there
+
+
+@pytest.mark.parametrize(
+    ("greedy", "sampled", "lost", "verdict"),
+    [
+        (1.0, 0.9, 0.1, "OPD at once"),
+        (1.0, 0.9, 0.11, "a short warmup first"),
+        (0.0, 0.1, 1.0, "this teacher has nothing to teach"),  # worse than the student
+        (0.5, 0.5, 0.0, "this teacher has nothing to teach"),  # the student is as good at its own best
+    ],
+)
+def test_the_reading_compares_both_at_their_best_and_then_asks_for_the_reach(greedy, sampled, lost, verdict):
+    half = np.arange(20) % 2.0
+    rewards = {
+        "teacher": {"sampled": np.full(20, sampled), "greedy": np.full(20, greedy)},
+        "student": {"sampled": np.zeros(20), "greedy": half},
+    }
+    assert reading({"lost": lost, "lost_at_first": lost, "lost_later": 0.0}, rewards)[0] == verdict
+
+
+def test_the_command_reads_base_models_without_a_run(runs, capsys):
+    assert main(["check", "--pair", "student.warm.raw_teacher", "--prompts", "16"]) == 0
+    said = capsys.readouterr().out
+    assert "16 likeliest tokens (33% by chance)" in said
+    assert said.splitlines()[-1].startswith(
+        "this teacher has nothing to teach: the teacher's best reward (100%, greedy)"
+    )
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "overrides", "sentence"),
+    [
+        ("student.grpo", {}, "has no teacher, or only a file of traces"),
+        ("teacher.sft", {"roles": {"outside": {"model": None, "traces": "x.jsonl"}}}, "only a file of traces"),
+        ("student.opd_only.rl_teacher", {}, r"needs the run 'teacher.rl' .* which does not exist yet: make it with"),
+        ("student.warm.raw_teacher", {"roles": {"teacher": {"model": "micro/llama-teacher"}}}, "in their vocabularies"),
+    ],
+)
+def test_what_is_no_pair_gets_a_sentence(runs, checkpoint, overrides, sentence):
+    with pytest.raises(StudyError, match=sentence):
+        read_pair(resolve("micro", checkpoint, 0, overrides))
+
+
+def test_one_prompt_has_no_interval(runs):
+    with pytest.raises(StudyError, match="at least 2 prompts, given 1"):
+        read_pair(resolve("micro", "student.warm.raw_teacher", 0), prompts=1)
