@@ -48,7 +48,7 @@ def make_base(
     spec, text = settings.pretraining.models[name], settings.pretraining.corpus
     text = text.model_copy(update={"mix": spec.mix or text.mix})
     world = world_of(settings.problems)
-    tokenizer = build_tokenizer(world)
+    tokenizer = build_tokenizer(world, spec.split)
     model = build_model(tokenizer, spec)
     with tempfile.TemporaryDirectory() as scratch:
         curve = pretrain(model, tokenizer, world, text, spec, scratch, callbacks)
