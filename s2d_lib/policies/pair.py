@@ -57,8 +57,8 @@ def check_words(teacher: Policy, texts: Iterable[str]) -> None:
     """
     if word := unwritable(teacher, texts):
         raise StudyError(
-            f"student and teacher can't be aligned: the teacher's tokenizer has no tokens for {word!r}, which stands in the prompts "
-            "or is what the student may say; take a teacher that can read it."
+            f"student and teacher can't be aligned: the teacher's tokenizer has no tokens for {word!r}, which stands in the "
+            "prompts or is what the student may say; take a teacher that can read it."
         )
 
 
