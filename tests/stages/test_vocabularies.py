@@ -27,14 +27,17 @@ from s2d_lib.stages.gold import read
 from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.teacher_sample_sft import likeliest
-from s2d_lib.study import load_profile, resolve
+from s2d_lib.study import lineage, load_profile, load_study, resolve
+from s2d_lib.study.graph import table_in
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Hardware, RoleModel
+from s2d_lib.study.several_processes import refuse_what_is_not_shared
 
 PROFILES = ("micro", "micro-llama", "micro-arithmetic", "micro-selection", "micro-conversion", "micro-tool-calls")
 WORLDS = {profile: world_of(load_profile(profile).problems) for profile in PROFILES}
 TOKENIZERS = {profile: [build_tokenizer(world, split) for split in (False, True)] for profile, world in WORLDS.items()}
 WORDS, PIECES = TOKENIZERS["micro"]
+SPLIT = {"split_teacher": {"model": "micro/teacher"}}
 
 
 @given(st.data(), st.sampled_from(PROFILES))
@@ -115,7 +118,7 @@ def gold_trainer(make, overrides):
 
 @pytest.mark.slow
 def test_in_a_shared_vocabulary_gold_is_the_jsd_and_of_a_model_with_itself_nothing(make, tiny):
-    trainer, inputs, batch = gold_trainer(make, playing(tiny, split_teacher="micro/teacher"))
+    trainer, inputs, batch = gold_trainer(make, deep_merge(tiny, {"roles": SPLIT}))
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
     hidden, heads = {}, {}
@@ -222,3 +225,30 @@ def test_the_likeliest_answer_of_each_problem_is_kept():
         Rollout(p, i, (1,), "", True, lp) for p, i, lp in [("b", 0, -2), ("b", 1, -1), ("a", 0, -3), ("b", 2, -1)]
     ]
     assert [(r.problem, r.sample) for r in likeliest(rollouts)] == [("b", 1), ("a", 0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"stages": {"opd": {"estimator": "gold"}}}, "states student, beta between 0 and 1"),
+        ({"stages": {"teacher_sample_sft": {"answers": "first"}}}, "Input should be 'all' or 'likeliest'"),
+    ],
+)
+def test_what_can_not_be_compared_by_text_is_refused_by_the_parameters(changes, sentence):
+    with pytest.raises(StudyError, match=sentence):
+        resolve("micro", "student.grpo", 0, changes)
+    run = resolve("micro", "student.gold.split_teacher", 0, {"hardware": {"processes": 2}, "roles": SPLIT})
+    with pytest.raises(StudyError, match="estimator gold is one process's"):
+        refuse_what_is_not_shared(run)
+
+
+def test_a_profile_with_the_role_makes_the_table_and_any_other_hash_is_what_it_was():
+    without = load_profile("micro").model_copy(update={"tables": ["vocabularies"]})
+    assert not [row for row in table_in(load_study(), "vocabularies", without, "micro")[0].rows if "split" in row]
+    runs = lineage("micro", "student.seq_kd.split_teacher", 0, {"roles": SPLIT})
+    assert runs["student.seq_kd.split_teacher"].parents == {
+        "from": "student",
+        "teacher": "split_teacher.rl",
+        "rollouts": "split_teacher.rl.rollouts.full",
+    }
+    assert "answers" not in resolve("micro", "student.teacher_sample_sft.rl_teacher", 0).params
