@@ -66,11 +66,12 @@ def folder(spec: RoleModel) -> Path:
     return Path(found["config.json"]).parent
 
 
-def pairs(profile: str) -> list[tuple[RoleModel, RoleModel]]:
-    """The students and teachers that some run brings together, each pair of different models once."""
+def pairs(profile: str, texts: bool = True) -> list[tuple[RoleModel, RoleModel]]:
+    """The students and teachers that some run brings together, each pair of different models once; without `texts` those of
+    runs that need more of the teacher than its text."""
     runs, found = resolved_runs(profile), []
     for run in runs.values():
-        if "teacher" in run.parents and run.stage != "teacher_rollouts":
+        if "teacher" in run.parents and run.stage != "teacher_rollouts" and (texts or not run.by_text):
             pair = (run.model, runs[run.parents["teacher"]].model)
             if pair[0] != pair[1] and pair not in found:
                 found.append(pair)
@@ -87,7 +88,7 @@ def check_tokenizers(profile: str) -> Iterator[Line]:
         except StudyError:
             yield Line(about, "can't be compared before both models are here.", ok=False)
             continue
-        from s2d_lib.policies.pair import check_pair
+        from s2d_lib.policies.pair import check_pair, share_vocabulary
         from s2d_lib.policies.policy import load_policy
 
         try:
@@ -95,8 +96,12 @@ def check_tokenizers(profile: str) -> Iterator[Line]:
                 load_policy(spec, hardware, None if spec.gguf_file else place, weights=False)
                 for spec, place in zip((student, teacher), places, strict=True)
             )
-            check_pair(one, other)
+            found = "agree on vocabulary, EOS, pad, chat template and head size"
+            if not share_vocabulary(one, other) and (student, teacher) not in pairs(profile, texts=False):
+                found = "share no vocabulary, and what is transferred is text"
+            else:
+                check_pair(one, other)
         except StudyError as error:
             yield Line(about, str(error), ok=False)
         else:
-            yield Line(about, "agree on vocabulary, EOS, pad, chat template and head size")
+            yield Line(about, found)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.optim.lr_scheduler import OneCycleLR
 from transformers import (
     AutoConfig,
@@ -23,15 +23,28 @@ from s2d_lib.problems.world import Document, World, corpus
 from s2d_lib.study.pretraining import Corpus, MicroModel
 
 HEAD_SIZE = 32  # the smallest that vLLM serves; it need not divide the width
-CONTEXT = 64  # tokens: the longest reprompt and its answer
+CONTEXT = 64  # tokens: the longest reprompt and its answer; of split words twice as many
 
 
-def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """Word-level tokenizer over the world's words; EOS and pad are distinct tokens."""
+def build_tokenizer(world: World, split: bool = False) -> PreTrainedTokenizerFast:
+    """Tokenizer over the world's words; EOS and pad are distinct tokens.
+
+    Args:
+        world: Whose words.
+        split: Whether a character is a token, so that `v17` is `v`, `##1`, `##7` (## goes on with a word): the same texts in
+            another vocabulary. Else a word is one.
+    """
     special = world.special
-    vocabulary = {word: i for i, word in enumerate(world.words)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token=special.unknown))
+    pieces = world.words
+    if split:
+        content = [word for word in world.words if word not in special]
+        pieces = dict.fromkeys([*special, *(w[0] for w in content), *(f"##{c}" for w in content for c in w[1:])])
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    model = models.WordPiece if split else models.WordLevel
+    core = Tokenizer(model(vocabulary, unk_token=special.unknown))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if split:
+        core.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=special.end,
@@ -39,7 +52,7 @@ def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
         unk_token=special.unknown,
         padding_side="left",
         clean_up_tokenization_spaces=False,
-        model_max_length=CONTEXT,
+        model_max_length=2 * CONTEXT if split else CONTEXT,
     )
 
 
@@ -55,7 +68,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, spec: MicroModel) -> PreTrai
         num_key_value_heads=spec.heads,
         head_dim=HEAD_SIZE,
         intermediate_size=spec.mlp,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=tokenizer.model_max_length,
         initializer_range=spec.init,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -203,16 +216,16 @@ def _without(mark: int, logits: torch.Tensor, labels: torch.Tensor) -> tuple[tor
 
 def _padded(document: Document, tokenizer: PreTrainedTokenizerFast) -> dict:
     prompt, solution = tokenizer(list(document))["input_ids"]
-    length = len(prompt) + len(solution)
-    if length > CONTEXT:
+    length, context = len(prompt) + len(solution), tokenizer.model_max_length
+    if length > context:
         raise StudyError(
-            f"a document of {length} tokens is longer than the micro models' context of {CONTEXT}: lower the corpus's "
+            f"a document of {length} tokens is longer than the micro models' context of {context}: lower the corpus's "
             f"`lengths` (it asks {' '.join(document.prompt.split()[:8])} ...)."
         )
     # Right padding under a causal mask is never attended to by a real token, so no attention mask is needed.
-    tokens = np.full(CONTEXT, tokenizer.pad_token_id)
+    tokens = np.full(context, tokenizer.pad_token_id)
     tokens[:length] = prompt + solution
-    labels = np.full(CONTEXT, -100)
+    labels = np.full(context, -100)
     labels[len(prompt) : length] = solution
     return {"input_ids": tokens, "labels": labels, "length": length}
 

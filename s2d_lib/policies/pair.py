@@ -1,7 +1,14 @@
-"""Do a student and a teacher speak the same tokens? Asked before any training."""
+"""Do a student and a teacher speak the same tokens, or at least the same words? Asked before any training."""
+
+from collections.abc import Iterable
 
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import Policy
+
+
+def share_vocabulary(student: Policy, teacher: Policy) -> bool:
+    """Whether a token id means the same in both."""
+    return student.tokenizer.get_vocab() == teacher.tokenizer.get_vocab()
 
 
 def check_pair(student: Policy, teacher: Policy) -> None:
@@ -15,12 +22,13 @@ def check_pair(student: Policy, teacher: Policy) -> None:
     """
     s, t = student.tokenizer, teacher.tokenizer
     difference = None
-    if s.get_vocab() != t.get_vocab():
+    if not share_vocabulary(student, teacher):
         only_student = sorted(set(s.get_vocab()) - set(t.get_vocab()))[:3]
         only_teacher = sorted(set(t.get_vocab()) - set(s.get_vocab()))[:3]
         difference = (
             f"their vocabularies ({len(s)} and {len(t)} tokens; only the student's: {only_student}, only the teacher's: "
-            f"{only_teacher}): take a teacher of the student's family"
+            f"{only_teacher}): take a teacher of the student's family, or one way that goes by text: stage "
+            "teacher_sample_sft, or opd with estimator gold and beta 0.5"
         )
     elif s.eos_token != t.eos_token:
         difference = f"the EOS token ({s.eos_token!r} and {t.eos_token!r}): set `eos_token` of one role in the profile"
@@ -39,3 +47,26 @@ def check_pair(student: Policy, teacher: Policy) -> None:
         )
     if difference:
         raise StudyError(f"student and teacher can't be bridged, they differ in {difference}.")
+
+
+def check_words(teacher: Policy, texts: Iterable[str]) -> None:
+    """A teacher can read texts that came from elsewhere.
+
+    Raises:
+        StudyError: Naming the first word that it can't.
+    """
+    if word := unwritable(teacher, texts):
+        raise StudyError(
+            f"student and teacher can't be aligned: the teacher's tokenizer has no tokens for {word!r}, which stands in the "
+            "prompts or is what the student may say; take a teacher that can read it."
+        )
+
+
+def unwritable(policy: Policy, texts: Iterable[str]) -> str | None:
+    """The first word of the texts that the policy's tokenizer has no tokens for but the one for unknown words."""
+    words = list(dict.fromkeys(word for text in texts for word in text.split()))
+    unknown = policy.tokenizer.unk_token_id
+    if unknown is None or not words:
+        return None
+    read = policy.tokenizer(words, add_special_tokens=False)["input_ids"]
+    return next((word for word, ids in zip(words, read, strict=True) if unknown in ids), None)

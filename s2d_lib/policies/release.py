@@ -50,7 +50,7 @@ def make_base(
     spec = settings.pretraining.models[asked.of] if isinstance(asked, Resettled) else asked
     text = text.model_copy(update={"mix": spec.mix or text.mix})
     world = world_of(settings.problems)
-    tokenizer = build_tokenizer(world)
+    tokenizer = build_tokenizer(world, spec.split)
     if isinstance(asked, Resettled):
         other = released_record(folder / asked.of)
         curve, before = other["loss"], other["opening"]

@@ -25,6 +25,7 @@ CONSUMERS = {
     "small_teacher": "labels: small teacher",
     "teacher": "labels: teacher",
     "large_teacher": "labels: large teacher",
+    "split_teacher": "labels: split teacher",
 }
 """Which model consumed labels on the way to a checkpoint -> column: its own weights, or a teacher by its role."""
 

@@ -67,11 +67,15 @@ _TRANSFERS = {
     "forward_kl_only": "forward KL only",
     "opd_first": "OPD as long as the warmup",
     "opd_restarted": "OPD begun anew",
+    "seq_kd": "sequence-level SFT",
+    "gold": "GOLD",
 }
+_SIZES = ("small_teacher", "teacher", "large_teacher", "split_teacher")
 _TEACHERS = {
-    **{f"{kind}_{size}": f"{word} {size.replace('_', ' ')}" for size in ("small_teacher", "teacher", "large_teacher")
+    **{f"{kind}_{size}": f"{word} {size.replace('_', ' ')}" for size in _SIZES
        for kind, word in (("raw", "raw"), ("sft", "SFT"), ("rl", "RL"))},
     "rl_same_size": "same-size RL teacher",
+    "split_teacher": "RL split teacher",
     "sft_own_teacher": "teacher after SFT on its own right answers",
     "sdpo_teacher": "SDPO teacher",
     "srpo_teacher": "SRPO teacher",
@@ -92,12 +96,14 @@ _TRANSFER_COLORS = {
     "teacher_sample_sft": {"": GREEN, "grpo_2H": "#00503A"},
     "warm": {"": ORANGE},
     "forward_kl_only": {"": BROWN},
+    "seq_kd": {"": "#00503A"},
+    "gold": {"": PURPLE},
 }
 _TEACHER_MARKERS = dict(zip(
     ["sft_teacher", "raw_large_teacher", "sft_large_teacher", "rl_large_teacher", "rl_same_size",
      "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H", "sdpo_teacher", "srpo_teacher",
-     "sft_own_teacher", "rl_small_teacher"],
-    [*"od8hX<>p*^P", "1", "H"], strict=True,
+     "sft_own_teacher", "rl_small_teacher", "split_teacher", "rl_split_teacher"],
+    [*"od8hX<>p*^P", "1", "H", "2", "2"], strict=True,
 ))  # fmt: skip
 # Paper B: label, colour and marker; what is done to one method keeps its colour.
 _SELF_DISTILLATION = {
@@ -143,7 +149,7 @@ def route_label(checkpoint: str) -> str:
             return "cold GRPO on 2H"
         case ["outside"]:
             return "outside model"
-        case ["small_teacher" | "teacher" | "large_teacher", *end] if len(end) < 2:
+        case [size, *end] if size in _SIZES and len(end) < 2:
             return _teacher_label(_source(checkpoint))
     return ROUTE_LABELS.get(checkpoint, checkpoint)
 
@@ -176,8 +182,8 @@ def route_look(checkpoint: str) -> tuple[str, str]:
             return shades.get(last, shades[""]), _END_MARKERS.get(last) or _TEACHER_MARKERS.get(source, "o")
         case ["student", *_]:
             return VERMILLION, "o"
-        case ["teacher" | "large_teacher" | "small_teacher" as size, *_]:
-            colors = {"teacher": BLACK, "large_teacher": BROWN, "small_teacher": OLIVE}
+        case [size, *_] if size in _SIZES:
+            colors = {"teacher": BLACK, "large_teacher": BROWN, "small_teacher": OLIVE, "split_teacher": GREY}
             return colors[size], _TEACHER_MARKERS.get(_source(checkpoint), "o")
         case ["outside"]:
             return WINE, "o"

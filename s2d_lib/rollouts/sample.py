@@ -1,7 +1,7 @@
 """One way to sample: completions of prompts from a policy, with their token ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from tqdm.auto import tqdm
@@ -23,6 +23,7 @@ class Rollout:
         ids: Token ids, EOS included where the completion ended by itself.
         text: Decoded without special tokens.
         finished: False where the length limit cut it off.
+        log_prob: Of a stored one: nats of the whole completion under who made it, at temperature 1.
     """
 
     problem: str
@@ -30,6 +31,7 @@ class Rollout:
     ids: tuple[int, ...]
     text: str
     finished: bool
+    log_prob: float | None = field(default=None, compare=False)
 
 
 def sample(

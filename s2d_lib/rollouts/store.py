@@ -65,5 +65,6 @@ def read_rollouts(path: Path) -> tuple[list[Rollout], dict]:
         raise StudyError(f"{path} lacks the columns {sorted(missing)}: delete its run and make it again.")
     how = json.loads((table.schema.metadata or {}).get(b"s2d", b"{}"))
     return [
-        Rollout(r["problem"], r["sample"], tuple(r["ids"]), r["text"], r["finished"]) for r in table.to_pylist()
+        Rollout(r["problem"], r["sample"], tuple(r["ids"]), r["text"], r["finished"], r["log_prob"])
+        for r in table.to_pylist()
     ], how

@@ -7,9 +7,11 @@ each answer, are taken where they are given, if it is that tokenizer's text that
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from s2d_lib.errors import StudyError
+from s2d_lib.policies.pair import unwritable
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.competition import bare_prompt, user_message
@@ -75,6 +77,28 @@ def read_traces(
         for problem, given in answers.items()
         for number, (text, ids) in enumerate(given)
     ]
+
+
+def by_text(rollouts: Sequence[Rollout], policy: Policy) -> list[Rollout]:
+    """A teacher's rollouts in the tokens of a student of another vocabulary, EOS where they ended by themselves.
+
+    Those with a word that the student has no tokens for are left out: a sampling teacher may spell a word that is none.
+
+    Raises:
+        StudyError: They are more than half; naming the first such word.
+    """
+    tokenizer = policy.tokenizer
+    strange = [unwritable(policy, [r.text]) for r in rollouts]
+    left_out = sum(map(bool, strange))
+    if 2 * left_out > len(rollouts):
+        raise StudyError(
+            f"student and teacher can't be aligned: in {left_out} of {len(rollouts)} rollouts of the teacher is a word for which "
+            f"the student's tokenizer has no tokens, the first {next(filter(None, strange))!r}; take a student that can write it."
+        )
+    kept = [r for r, word in zip(rollouts, strange, strict=True) if word is None]
+    ids = tokenizer([r.text for r in kept], add_special_tokens=False)["input_ids"]
+    end = (tokenizer.eos_token_id,)
+    return [replace(r, ids=(*read, *end * r.finished)) for r, read in zip(kept, ids, strict=True)]
 
 
 def _words(prompt: str, instruction: str) -> str:

@@ -5,6 +5,7 @@ student's own rollouts) and which divergence.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 import torch
@@ -158,8 +159,20 @@ def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
             f"{run.resolved.checkpoint!r} has {len(rows)} rows to train on but one optimiser step takes {params.batch}: "
             "lower `batch` or enlarge the pool or its rollouts."
         )
+    common = trainer_arguments(run, params)
+    with run.phase("loading"):
+        targets = None if params.teacher_targets == "recompute" else kept_targets(run, inputs)
+    if params.estimator == "gold":
+        from s2d_lib.stages.gold import GoldTrainer, span_loss  # they build on this file
+
+        asked = inputs.teacher.prompt_ids(inputs.problems.pool)
+        loss = span_loss(policy, inputs.teacher, sampling.temperature, beta=params.beta, **common)
+        kind = partial(GoldTrainer, teacher=inputs.teacher, prompts=asked, span_loss=loss)
+    else:
+        model = inputs.teacher.model if targets is None else None
+        kind = partial(DenseTrainer, teacher_model=model, divergence=_divergence(params), targets=targets)
     config = DistillationConfig(
-        **trainer_arguments(run, params),
+        **common,
         beta=params.beta,
         max_completion_length=sampling.max_new_tokens,
         temperature=sampling.temperature,
@@ -169,17 +182,12 @@ def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
         **vllm_arguments(run, policy, inputs.problems.pool),
     )
     prompts = params.batch // params.group_size
-    with run.phase("loading"):
-        targets = None if params.teacher_targets == "recompute" else kept_targets(run, inputs)
-    trainer = DenseTrainer(
+    trainer = kind(
         model=policy.model,
-        teacher_model=inputs.teacher.model if targets is None else None,
         args=config,
         train_dataset=scheduled(rows, prompts, params.steps, run_seed(run, "order"), copies=params.group_size),
         processing_class=policy.tokenizer,
         peft_config=lora_config(policy.model, params.lora),
-        divergence=_divergence(params),
-        targets=targets,
     )
     check_syncs(trainer, run, policy, inputs.problems.pool)
     return trainer
@@ -197,7 +205,7 @@ def _rows(run: Run, inputs: Inputs) -> list[dict]:
     """What one pass over the data is: a row a problem, or a row a stored teacher rollout."""
     policy = inputs.policy
     if run.resolved.params["states"] == "student":
-        return [{"prompt": policy.prompt(p)} for p in inputs.problems.pool]
+        return [{"prompt": policy.prompt(p), "problem": i} for i, p in enumerate(inputs.problems.pool)]
     prompts = {p.id: policy.prompt(p) for p in inputs.problems.pool}
     return [
         {"prompt": prompts[r.problem], "completion_ids": list(r.ids), "rollout": i}

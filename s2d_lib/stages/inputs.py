@@ -11,13 +11,13 @@ from s2d_lib.errors import StudyError
 from s2d_lib.plan.fit import refuse_what_does_not_fit
 from s2d_lib.plan.one_base import teacher_of
 from s2d_lib.policies.adapters import on_shared_base
-from s2d_lib.policies.pair import check_pair
+from s2d_lib.policies.pair import check_pair, check_words, share_vocabulary
 from s2d_lib.policies.policy import Policy, configure_torch, load_policy
 from s2d_lib.policies.sharing import check_sharing
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.rollouts import Rollout, read_rollouts
-from s2d_lib.rollouts.traces import read_traces
+from s2d_lib.rollouts.traces import by_text, read_traces
 from s2d_lib.runs import FinishedRun, Run
 from s2d_lib.stages.content import keep_content
 from s2d_lib.stages.live import WORKER
@@ -109,7 +109,7 @@ def _load(run: Run) -> Inputs:
     rollouts, teacher = _rollouts(run, policy, problems.pool), None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
         teacher = _teacher(run, policy, start, hardware)
-        check_pair(policy, teacher)
+        rollouts = _aligned(run, policy, teacher, problems.pool, rollouts)
     return Inputs(policy, problems, teacher, rollouts)
 
 
@@ -129,6 +129,21 @@ def _rollouts(run: Run, policy: Policy, pool: list[Problem]) -> list[Rollout] | 
     return [r for r in read_rollouts(run.parent("rollouts").path("rollouts.parquet"))[0] if r.problem in asked]
 
 
+def _aligned(
+    run: Run, policy: Policy, teacher: Policy, pool: list[Problem], rollouts: list[Rollout] | None
+) -> list[Rollout] | None:
+    """The rollouts in the policy's tokens, once it and its teacher are found to fit each other as the stage needs it."""
+    if share_vocabulary(policy, teacher) or not run.resolved.by_text:
+        check_pair(policy, teacher)
+        return rollouts
+    said = policy.decode([[token] for token in range(len(policy.tokenizer))]) if rollouts is None else []
+    check_words(teacher, [*(problem.prompt for problem in pool), *said])
+    if rollouts is not None:
+        given, rollouts = len(rollouts), by_text(rollouts, policy)
+        run.facts["by_text"] = {"rollouts": given, "left_out": given - len(rollouts)}
+    return rollouts
+
+
 def _until_trained(hardware: Hardware) -> Hardware:
     """Where models lie that are going to be trained: whole, and where processes will share them not on a GPU, which may be too
     small for that."""
@@ -141,8 +156,8 @@ def _until_trained(hardware: Hardware) -> Hardware:
 def _teacher(run: Run, student: Policy, start: Weights, hardware: Hardware) -> Policy:
     """The teacher; on the student's base model where both are adapters over the same one, which then is held once."""
     resolved, spec, weights = run.resolved, _model_of(run.parent("teacher")), parent_weights(run, "teacher")
-    # Stages of next-token loss never run the teacher, but train on its token ids: the pair must fit all the same.
-    needed = resolved.stage not in ("teacher_sample_sft", "teacher_sft")
+    # Stages of next-token loss never run the teacher, but train on its token ids or its text, which the tokenizers decide.
+    needed = not resolved.next_token
     if needed and resolved.stage_params.lora and spec == resolved.model and weights.place == start.place:
         model = on_shared_base(student.model, weights.adapters, start.adapters)
         return Policy(model, student.tokenizer, student.chat)

@@ -1,10 +1,16 @@
-"""Teacher-sample SFT: hard-label next-token training on the teacher's rollouts, right or wrong (paper A's control)."""
+"""Teacher-sample SFT: hard-label next-token training on the teacher's rollouts, right or wrong (paper A's control).
+
+It needs no more of a teacher than its text, so it is a way also from one of another vocabulary (s2d_lib.rollouts.traces.by_text).
+"""
+
+from dataclasses import replace
 
 import pandas as pd
 from trl import SFTConfig, SFTTrainer
 
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.adapters import lora_config
+from s2d_lib.rollouts import Rollout
 from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
@@ -24,14 +30,26 @@ class SampleTrainer(Clocked, SFTTrainer):
 
 @in_processes
 def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
-    """Train `inputs.policy` on the stored teacher rollouts' tokens; only completion tokens carry loss.
+    """Train `inputs.policy` on the stored teacher rollouts' tokens; only completion tokens carry loss. With `answers: likeliest`
+    on one rollout a problem.
 
     Returns:
         Metrics of every optimiser step. The run keeps the model and the metrics.
     """
     if (done := finished_metrics(run)) is not None:
         return done
+    if run.resolved.stage_params.answers == "likeliest":
+        inputs = replace(inputs, rollouts=likeliest(inputs.rollouts))
     return train_on_samples(run, inputs, sample_trainer(run, inputs))
+
+
+def likeliest(rollouts: list[Rollout]) -> list[Rollout]:
+    """Of each problem the rollout that its teacher finds likeliest, the first of equals; problems in their order."""
+    best: dict[str, Rollout] = {}
+    for r in rollouts:
+        if r.problem not in best or r.log_prob > best[r.problem].log_prob:
+            best[r.problem] = r
+    return list(best.values())
 
 
 def train_on_samples(run: Run, inputs: Inputs, trainer: SampleTrainer, **facts: object) -> pd.DataFrame:

@@ -44,7 +44,8 @@ class Validation(TrainerCallback):
         self.run, self.inputs, self.path = run, inputs, run.path("validation.csv")
         own = run.resolved.validation.model_dump(include={"batch", "max_new_tokens"})
         self.sampling = run.resolved.sampling.model_copy(update=own)
-        self.teacher = inputs.teacher if run.resolved.stage in ("forward_kl", "opd") else None
+        compared = run.resolved.stage in ("forward_kl", "opd") and run.resolved.params["estimator"] != "gold"
+        self.teacher = inputs.teacher if compared else None
         self.rows: list[dict] = []
         self.teacher_states: list[Rollout] = []
 

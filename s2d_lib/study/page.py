@@ -16,7 +16,7 @@ Stage = Literal[
     "teacher_sample_sft",
     "self_distillation",
 ]
-Role = Literal["student", "teacher", "large_teacher", "small_teacher", "outside"]
+Role = Literal["student", "teacher", "large_teacher", "small_teacher", "split_teacher", "outside"]
 
 
 class Checkpoint(Strict):

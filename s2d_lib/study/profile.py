@@ -51,8 +51,9 @@ class LabelBudgets(Strict):
 
 
 class Refined(Strict):
-    """What differs of `hardware` and `cluster`, key by key."""
+    """What differs of `sampling`, `hardware` and `cluster`, key by key."""
 
+    sampling: dict[str, object] = Field(default_factory=dict)
     hardware: dict[str, object] = Field(default_factory=dict)
     cluster: dict[str, object] = Field(default_factory=dict)
 
@@ -60,7 +61,7 @@ class Refined(Strict):
 RefinedRole = create_model(
     "RefinedRole",
     __base__=Refined,
-    __doc__="What differs for a role's model: of `hardware` and `cluster` in all its runs, of the stages that train it.",
+    __doc__="What differs for a role's model: of the three blocks in all its runs, of the stages that train it.",
     **{stage: (dict[str, object], Field(default_factory=dict)) for stage in get_args(TrainedStage)},
 )
 
@@ -78,9 +79,9 @@ class Profile(Strict):
     hardware: Hardware = Hardware()
     logging: Logging = "none"  # a viewer's files of a training's metrics, in the run's folder; no run's hash holds it
     stages: Stages
-    # Refines `hardware` and `cluster` for the runs of a stage, base models' and teacher rollouts' among them.
+    # Refines `sampling`, `hardware` and `cluster` for the runs of a stage, base models' and teacher rollouts' among them.
     by_stage: dict[Stage, Refined] = Field(default_factory=dict)
-    # Refines `stages` for the model that trains, and after `by_stage` `hardware` and `cluster` for the one that a run is of.
+    # Refines `stages` for the model that trains, and after `by_stage` the three for the one that a run is of.
     by_role: dict[Role, RefinedRole] = Field(default_factory=dict)
     by_method: dict[Method, dict[str, object]] = Field(
         default_factory=dict
@@ -136,14 +137,18 @@ class Profile(Strict):
         """What a scheduler is asked for, likewise."""
         return Cluster.model_validate(self._refined("cluster", stage, role))
 
-    def _refined(self, block: Literal["hardware", "cluster"], stage: str, role: str) -> dict:
+    def sampling_of(self, stage: str, role: str) -> Sampling:
+        """How the runs of a stage sample that are of a role's model, likewise."""
+        return Sampling.model_validate(self._refined("sampling", stage, role))
+
+    def _refined(self, block: Literal["sampling", "hardware", "cluster"], stage: str, role: str) -> dict:
         refinements = (self.by_stage.get(stage, Refined()), self.by_role.get(role, RefinedRole()))
         return getattr(self, block).model_dump() | getattr(refinements[0], block) | getattr(refinements[1], block)
 
     @model_validator(mode="after")
     def _refinements_fit_their_stages(self):
         for role, refined in self.by_role.items():
-            for stage in refined.model_fields_set - {"hardware", "cluster"}:
+            for stage in refined.model_fields_set - set(Refined.model_fields):
                 STAGE_PARAMS[stage].model_validate(self.stage_settings(stage, role))
         type(self.stages.sparse_rl).model_validate(self.stage_settings("sparse_rl", "student", goes_on=True))
         for method in self.by_method:
@@ -156,6 +161,7 @@ class Profile(Strict):
     def _refinements_fit_their_blocks(self):
         for stage in (*self.by_stage, "base"):
             for role in self.roles:
+                self.sampling_of(stage, role)
                 self.hardware_of(stage, role)
                 self.cluster_of(stage, role)
         return self

@@ -70,6 +70,16 @@ class Resolved(Strict):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
+    def next_token(self) -> bool:
+        """Whether it trains on stored answers, whose model is never run."""
+        return self.stage in ("teacher_sample_sft", "teacher_sft")
+
+    @property
+    def by_text(self) -> bool:
+        """Whether it needs no more of a teacher than text, so that one of another vocabulary will do."""
+        return self.next_token or self.params.get("estimator") == "gold"
+
+    @property
     def stage_params(self) -> SparseRL | SelfDistillation | Distillation | Training | TeacherRollouts | None:
         """The stage's hyperparameters as their own type."""
         model = STAGE_PARAMS.get(self.stage)
@@ -167,7 +177,7 @@ def _resolve_node(
         labels=node.labels,
         params=params,
         problems=problems,
-        sampling=settings.sampling,
+        sampling=settings.sampling_of(node.stage, role),
         evaluation=settings.evaluation
         if node.stage == "base"
         else settings.evaluation.model_copy(update={"untrained": []}),

@@ -41,6 +41,14 @@ class TeacherSFT(Training):
     )
 
 
+class TeacherSampleSFT(Training):
+    """Next-token training on a teacher's stored answers, right or wrong."""
+
+    # Which of them: all samples, or of each problem the one that the teacher finds likeliest, the best guess at its mode
+    # (sequence-level distillation; Kim and Rush, arXiv 1606.07947, search it with a beam).
+    answers: Literal["all", "likeliest"] = Field("all", exclude_if=lambda value: value == "all")
+
+
 class GroupRelative(Training):
     """Training on groups of rollouts of one prompt, each compared with the others."""
 
@@ -103,7 +111,8 @@ class Distillation(Training):
 
     states: Literal["teacher", "student"]  # whose rollouts supply the states
     beta: float = Field(ge=0, le=1)  # 0 forward KL, 1 reverse KL, between: generalised JSD
-    estimator: Literal["full", "topk_tail", "sampled_token"] = "full"
+    # gold is for a teacher of another vocabulary (s2d_lib.stages.gold); the others compare one.
+    estimator: Literal["full", "topk_tail", "sampled_token", "gold"] = "full"
     # Only for topk_tail: tokens kept apart from the tail bucket, the most likely ones of the model whose states they are.
     top_k: PositiveInt | None = None
     # The student's own rollouts of one prompt in one optimiser step; `batch` counts rollouts.
@@ -128,6 +137,11 @@ class Distillation(Training):
         if self.estimator == "sampled_token" and (self.states != "student" or self.beta != 1):
             raise ValueError(
                 "estimator sampled_token is reverse KL on the student's own samples: states student, beta 1"
+            )
+        if self.estimator == "gold" and (self.states != "student" or self.beta in (0, 1)):
+            # Of two vocabularies it compares only what both have, whose masses differ: no KL, which would fall below 0
+            raise ValueError(
+                "estimator gold is a JSD on the student's own samples: states student, beta between 0 and 1"
             )
         return self
 

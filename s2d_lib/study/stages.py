@@ -1,7 +1,7 @@
 """The `stages` block of a profile: which hyperparameters each stage has."""
 
 from s2d_lib.study.self_distillation_params import SelfDistillation
-from s2d_lib.study.stage_params import Distillation, SparseRL, TeacherRollouts, TeacherSFT, Training
+from s2d_lib.study.stage_params import Distillation, SparseRL, TeacherRollouts, TeacherSampleSFT, TeacherSFT
 from s2d_lib.study.strict import Strict
 
 STAGE_PARAMS = {
@@ -9,7 +9,7 @@ STAGE_PARAMS = {
     "teacher_sft": TeacherSFT,
     "forward_kl": Distillation,
     "opd": Distillation,
-    "teacher_sample_sft": Training,
+    "teacher_sample_sft": TeacherSampleSFT,
     "teacher_rollouts": TeacherRollouts,
     "self_distillation": SelfDistillation,
 }
@@ -23,6 +23,6 @@ class Stages(Strict):
     teacher_sft: TeacherSFT
     forward_kl: Distillation
     opd: Distillation
-    teacher_sample_sft: Training
+    teacher_sample_sft: TeacherSampleSFT
     teacher_rollouts: TeacherRollouts
     self_distillation: SelfDistillation | None = None  # a profile without it makes no checkpoints of that stage

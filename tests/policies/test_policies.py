@@ -182,7 +182,7 @@ def test_models_of_two_families_do_not():
 @pytest.mark.parametrize(
     ("change", "sentence", "remedy"),
     [
-        (lambda p: p.tokenizer.add_tokens(["new"]), "their vocabularies", "take a teacher of the student's family"),
+        (lambda p: p.tokenizer.add_tokens(["new"]), "their vocabularies", "opd with estimator gold and beta 0.5"),
         (
             lambda p: setattr(p.tokenizer, "eos_token", "#"),
             "the EOS token",

@@ -146,6 +146,7 @@ class Killed(BaseException):
     """Stands for the process dying at some point of training."""
 
 
+HALF_OF_BOTH = {stage: {"steps": 2} for stage in ("forward_kl", "opd")}
 SHARED = {"stages": {"sparse_rl": {"steps_per_sampling": 2, "kl_coefficient": 0.1}}}
 
 
@@ -156,6 +157,10 @@ SHARED = {"stages": {"sparse_rl": {"steps_per_sampling": 2, "kl_coefficient": 0.
         ("student.grpo", SHARED),
         ("student.bridge.raw_teacher", {}),
         ("student.teacher_sample_sft.rl_teacher", {}),
+        (
+            "student.gold.split_teacher",
+            {"roles": {"split_teacher": {"model": "micro/teacher"}}, "stages": HALF_OF_BOTH},
+        ),
     ],
 )
 def test_an_interrupted_run_ends_in_the_same_bytes(make, tiny, monkeypatch, checkpoint, changes):

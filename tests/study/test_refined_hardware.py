@@ -1,4 +1,4 @@
-"""`hardware` and `cluster` by stage and by role."""
+"""`sampling`, `hardware` and `cluster` by stage and by role."""
 
 import pytest
 
@@ -42,6 +42,10 @@ def test_only_the_runs_that_are_refined_have_another_hash():
     ("over", "sentence"),
     [
         ({"by_role": {"student": {"hardware": {"procezzes": 1}}}}, "unknown parameter 'procezzes'"),
+        (
+            {"by_role": {"student": {"sampling": {"max_new_tokens": 0}}}},
+            "max_new_tokens: Input should be greater than 0",
+        ),
         ({"by_role": {"student": {"opdd": {}}}}, "unknown parameter 'by_role.student.opdd'"),
         ({"by_stage": {"opd": {"cluster": {"hours": -1}}}}, "hours: Input should be greater than 0"),
         ({"by_stage": {"base": {"hardware": {"accelerate": "fsdp2.yaml"}}}}, "raise `processes`, or leave it out"),

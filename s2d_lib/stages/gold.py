@@ -1,0 +1,132 @@
+"""GOLD: on-policy distillation from a teacher of another vocabulary, by TRL's experimental loss (read from release 1.16).
+
+Both models read the text of the student's rollouts, each in its own tokens. Wherever both end a token at the same place of
+the text, EOS included, a span ends, for instance the student's `v17` and the teacher's `v`, `##1`, `##7`. Of every span the
+loss compares two vectors: a model's distribution at the span's last token, times the probabilities that it gave to the span's
+tokens before (`bayesian` in TRL: its other way leaves an answer's first token out). Entries of tokens that both vocabularies
+spell alike are compared by a generalised JSD, the others sorted by size, as nothing says which belong together, by their L1
+distance; their weights are the shares of such tokens in the teacher's vocabulary.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from trl.experimental.gold import GOLDConfig
+from trl.experimental.gold.gold_trainer import ULDLoss
+from trl.experimental.utils import encode_with_byte_offsets, is_byte_level_tokenizer
+
+from s2d_lib.policies.policy import Policy
+from s2d_lib.stages.distillation import DenseTrainer
+from s2d_lib.stages.parts import by_length
+
+
+class Read(NamedTuple):
+    """Prompts and texts in one tokenizer's tokens. All but the first two are of the last T positions, those of the texts and
+    the one before."""
+
+    prompt_and_text: Tensor  # (B, L)
+    attention: Tensor  # (B, L)
+    ids: Tensor  # (B, T)
+    labels: Tensor  # (B, T), -100 where no text's token is
+    offsets: Tensor  # (B, T, 2), bytes of the text from its beginning
+
+
+def span_loss(student: Policy, teacher: Policy, temperature: float, **options) -> ULDLoss:
+    """TRL's loss with `options` of its GOLDConfig; made before a trainer's own config, whose accelerator another would reset."""
+    config = GOLDConfig(
+        use_uld_loss=True,
+        uld_use_hybrid_loss=True,
+        uld_token_merge_strategy="bayesian",
+        uld_skip_student_eos=False,  # when to end is a part of what is learned
+        uld_skip_teacher_eos=False,
+        uld_student_temperature=temperature,
+        uld_teacher_temperature=temperature,
+        **options,
+    )
+    return ULDLoss(config, student.tokenizer, teacher.tokenizer, student.model.device)
+
+
+class GoldTrainer(DenseTrainer):
+    """The dense trainer with TRL's loss over spans, on rows that have a `problem` column: their place among the prompts."""
+
+    def __init__(self, *args, teacher: Policy, prompts: list[list[int]], span_loss: ULDLoss, **kwargs):
+        """`prompts` are the problems', in the teacher's tokens."""
+        super().__init__(*args, divergence=None, **kwargs)
+        self.teacher, self.prompts, self.span_loss = teacher, prompts, span_loss
+
+    def _generate_and_score_completions(self, inputs):
+        batch = super()._generate_and_score_completions(inputs)
+        batch["problem"] = torch.tensor([row["problem"] for row in inputs])
+        return batch
+
+    def _compute_loss(self, unwrapped_student, inputs, num_items_in_batch):
+        """TRL's means, over a row's spans and then over rows: those of the optimiser step, whose parts add up."""
+        rows = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        parts = [self.part_loss(unwrapped_student, part) for part in by_length(inputs)]
+        losses, entropies, tokens = (torch.stack(values) for values in zip(*parts, strict=True))
+        self._agreed = torch.zeros(2, device=losses.device)  # no token of one is one of the other's
+        return losses.sum() / rows, entropies.sum(), tokens.sum()
+
+    def part_loss(self, unwrapped_student, inputs):
+        """Loss summed over the rows, the student's entropy (nats) summed over its tokens, and their number."""
+        tokenizer, teacher = self.processing_class, self.teacher
+        said = [row[kept] for row, kept in zip(inputs["completion_ids"], inputs["completion_mask"].bool(), strict=True)]
+        asked = [
+            row[kept].tolist() for row, kept in zip(inputs["prompt_ids"], inputs["prompt_mask"].bool(), strict=True)
+        ]
+        texts = tokenizer.batch_decode(said, skip_special_tokens=True)
+        ended = [bool((row == tokenizer.eos_token_id).any()) for row in said]
+        own = read(tokenizer, asked, texts, ended, self.accelerator.device)
+        theirs = read(
+            teacher.tokenizer, [self.prompts[i] for i in inputs["problem"]], texts, ended, teacher.model.device
+        )
+        with self.accelerator.autocast():
+            logits = _logits(unwrapped_student, own)
+            with torch.no_grad():
+                wanted = _logits(teacher.model.eval(), theirs).to(logits.device)
+        loss = self.span_loss(
+            logits, wanted, own.labels, theirs.labels, own.ids, theirs.ids, own.offsets, theirs.offsets
+        )
+        with torch.no_grad():
+            log_probs = logits[:, :-1].log_softmax(-1)[own.labels[:, 1:] != -100]
+            entropy = -(log_probs.exp() * log_probs).sum()
+        return loss.squeeze() * len(texts), entropy, torch.tensor(len(log_probs), device=logits.device)
+
+
+def _logits(model, text: Read) -> Tensor:
+    said = model(text.prompt_and_text, attention_mask=text.attention, use_cache=False, logits_to_keep=text.ids.shape[1])
+    return said.logits.float()
+
+
+def read(tokenizer, prompts: list[list[int]], texts: list[str], ended: list[bool], device) -> Read:
+    """Prompts given as tokens, and texts, with EOS behind those that ended by themselves; padded as TRL's trainer pads."""
+    rows = []
+    for (ids, offsets), text, end in zip(_with_offsets(tokenizer, texts), texts, ended, strict=True):
+        close = len(text.encode())
+        rows.append(([*ids, tokenizer.eos_token_id], [*offsets, (close, close)]) if end else (ids, offsets))
+    before = [torch.tensor(ids, dtype=torch.long) for ids in prompts]
+    after = [torch.tensor(ids, dtype=torch.long) for ids, _ in rows]
+    where = [torch.tensor(offsets, dtype=torch.long).reshape(-1, 2) for _, offsets in rows]
+
+    def padded(left: list[Tensor], right: list[Tensor], value: int) -> Tensor:
+        sides = ((left, "left"), (right, "right"))
+        sides = [pad_sequence(some, batch_first=True, padding_value=value, padding_side=side) for some, side in sides]
+        return torch.cat(sides, dim=1).to(device)
+
+    ids = padded(before, after, tokenizer.pad_token_id)
+    attention = padded(*([torch.ones_like(row) for row in some] for some in (before, after)), 0)
+    labels = padded([torch.full_like(row, -100) for row in before], after, -100)
+    offsets = padded([row.new_zeros(len(row), 2) for row in before], where, 0)
+    kept = max(map(len, after)) + 1
+    return Read(ids, attention, ids[:, -kept:], labels[:, -kept:], offsets[:, -kept:])
+
+
+def _with_offsets(tokenizer, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """Token ids of each text and which of its bytes each stands for."""
+    if is_byte_level_tokenizer(tokenizer.backend_tokenizer):
+        return encode_with_byte_offsets(tokenizer.backend_tokenizer, texts)
+    found = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    rows = zip(found["input_ids"], found["offset_mapping"], texts, strict=True)
+    return [(ids, [tuple(len(text[:at].encode()) for at in span) for span in spans]) for ids, spans, text in rows]
