@@ -51,6 +51,8 @@ def accuracy_figure(bundle: Bundle, numbers: pd.DataFrame, title: str) -> Figure
         for untrained in numbers.loc[at_best if at_best.any() else numbers["checkpoint"] == STUDENT, name]:
             axes.axvline(100 * untrained, color=GREY, linestyle=":", linewidth=1, zorder=0)
         axes.set_xlim(0, 100)
+        if further:
+            axes.set_ylim(-0.6, len(numbers) - 0.4)
         axes.grid(axis="y", visible=False)
     panels[0][0].set_yticks(places, numbers["route"])
     if further:
