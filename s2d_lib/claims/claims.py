@@ -1,6 +1,6 @@
 """A file of claims against the results of the profiles that play the paper's model families."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from s2d_lib.claims.fair import (
@@ -11,6 +11,7 @@ from s2d_lib.claims.fair import (
     seeds_of,
     unequal_budgets,
 )
+from s2d_lib.claims.premises import Measured, Premises
 from s2d_lib.claims.schema import Claim, Claims, Comparison
 from s2d_lib.claims.verdict import Compared, Verdict, compare
 from s2d_lib.errors import StudyError
@@ -46,6 +47,7 @@ class Outcome:
         missing: Why not.
         budgets: Label budgets of both sides, when there is a result.
         reason: Why they may differ; empty when they do not.
+        premises: What it presupposes, measured, when there is a result.
     """
 
     claim: str
@@ -60,13 +62,20 @@ class Outcome:
     missing: str = ""
     budgets: tuple[Budget, Budget] | None = None
     reason: str = ""
+    premises: tuple[Measured, ...] = ()
 
     @property
-    def verdict(self) -> Verdict:
-        """Of this comparison; without a result it says whether a set or a run is missing."""
+    def by_numbers(self) -> Verdict:
+        """The verdict on this comparison, whatever it presupposes; without a result whether a set or a run is missing."""
         if self.result:
             return self.result.verdict
         return "no set" if self.profile and not self.evaluation else "not run"
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of this comparison: nothing is tested where a premise is missing."""
+        absent = any(premise.state == "absent" for premise in self.premises)
+        return "premise absent" if absent else self.by_numbers
 
 
 def evaluate(claims: Claims, study: Study, results: Mapping[str, Results]) -> list[Outcome]:
@@ -81,32 +90,46 @@ def evaluate(claims: Claims, study: Study, results: Mapping[str, Results]) -> li
         StudyError: When a claim names a checkpoint that the study lacks, a profile gives a set a meaning that no claim
             knows, or a comparison would be unfair (s2d_lib.claims.fair).
     """
-    for name, claim in claims.claims.items():
-        for checkpoint in (c for comparison in claim.comparisons for c in comparison.better_first):
+    named = {
+        f"claim {name!r}": [c for comparison in claim.comparisons for c in comparison.better_first]
+        for name, claim in claims.claims.items()
+    }
+    for name, premise in claims.premises.items():
+        minus = [c.minus for c in premise.conditions if c.minus not in (None, "base")]
+        named[f"premise {name!r}"] = [*premise.of, *minus]
+    for what, checkpoints in named.items():
+        for checkpoint in checkpoints:
             if checkpoint not in study.checkpoints:
                 hint = did_you_mean(checkpoint, study.checkpoints)
-                raise StudyError(f"claim {name!r} is about {checkpoint!r}, which study.yaml does not declare; {hint}")
+                raise StudyError(f"{what} is about {checkpoint!r}, which study.yaml does not declare; {hint}")
     for found in results.values():
         for meant in found.profile.stands_for:
             if meant not in claims.sets:
                 hint = did_you_mean(meant, claims.sets)
                 raise StudyError(f"profile {found.name!r}: stands_for.{meant} is unknown in claims.yaml; {hint}")
-    return [outcome for name, claim in claims.claims.items() for outcome in _of_claim(name, claim, claims, results)]
-
-
-def _of_claim(name: str, claim: Claim, claims: Claims, results: Mapping[str, Results]) -> list[Outcome]:
-    planned = [
-        (comparison, Outcome(name, claim.family, better, than, meant, comparison.margin))
-        for comparison in claim.comparisons
-        for better, than in comparison.pairs()
-        for meant in comparison.sets
+    asked = {f: Premises(claims.premises, r.bundle, r.profile.stands_for) for f, r in results.items()}
+    return [
+        _made(plan, comparison, claim, claims, results.get(claim.family), asked.get(claim.family))
+        for name, claim in claims.claims.items()
+        for comparison, plan in _planned(name, claim)
     ]
-    found = results.get(claim.family)
-    count = sum(found is None or plan.meant in found.profile.stands_for for _, plan in planned)
-    return [_made(comparison, plan, count, claims, found) for comparison, plan in planned]
 
 
-def _made(comparison: Comparison, plan: Outcome, count: int, claims: Claims, found: Results | None) -> Outcome:
+def _planned(name: str, claim: Claim) -> Iterator[tuple[Comparison, Outcome]]:
+    for comparison in claim.comparisons:
+        for better, than in comparison.pairs():
+            for meant in comparison.sets:
+                yield comparison, Outcome(name, claim.family, better, than, meant, comparison.margin)
+
+
+def _made(
+    plan: Outcome,
+    comparison: Comparison,
+    claim: Claim,
+    claims: Claims,
+    found: Results | None,
+    premises: Premises | None,
+) -> Outcome:
     """The planned comparison with its result, or with what it lacks."""
     if found is None:
         return replace(plan, missing=f"no results of a profile that plays the {plan.family} family")
@@ -123,7 +146,10 @@ def _made(comparison: Comparison, plan: Outcome, count: int, claims: Claims, fou
         budgets = budget(found.bundle, plan.better), budget(found.bundle, plan.than)
         reasons = {"labels": comparison.unequal_labels, "gradings": comparison.unequal_gradings}
         reason = unequal_budgets(*budgets, claims.gradings_tolerance, reasons)
+        names = claim.premises if comparison.premises is None else comparison.premises
+        asked = premises.of(names, (plan.better, plan.than), plan.evaluation)
     except StudyError as error:
         where = f"claim {plan.claim!r}, {plan.better} against {plan.than} on {plan.evaluation}"
         raise StudyError(f"{where}: {error}") from None
-    return replace(plan, result=compare(*values, plan.margin / 100, count), budgets=budgets, reason=reason)
+    result = compare(*values, plan.margin / 100)
+    return replace(plan, result=result, budgets=budgets, reason=reason, premises=asked)

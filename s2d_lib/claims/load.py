@@ -12,19 +12,28 @@ def load_claims(root: Path | None = None) -> Claims:
     """The validated params/claims.yaml. Its checkpoints are checked against the study when it is evaluated.
 
     Raises:
-        StudyError: When it is broken, or a claim is about a set or a model family that the file does not declare.
+        StudyError: When it is broken, or a claim is about a set, a model family or a premise that the file does not declare.
     """
     path = (root or project_root()) / "params" / "claims.yaml"
     claims = validated(Claims, read_yaml(path), path.name)
     families = {family for played in claims.families.values() for family in played}
+    named = [
+        (f"premise {name!r}", "set", condition.set, claims.sets)
+        for name, premise in claims.premises.items()
+        for condition in premise.conditions
+        if condition.set
+    ]
     for name, claim in claims.claims.items():
-        if claim.family not in families:
-            hint = did_you_mean(claim.family, families)
-            raise StudyError(f"{path.name}: claim {name!r} is about family {claim.family!r}, not in `families`; {hint}")
-        for meant in (meant for comparison in claim.comparisons for meant in comparison.sets):
-            if meant not in claims.sets:
-                hint = did_you_mean(meant, claims.sets)
-                raise StudyError(f"{path.name}: claim {name!r} is about set {meant!r}, not in `sets`; {hint}")
+        who = f"claim {name!r}"
+        named.append((who, "family", claim.family, families))
+        for premises in (claim.premises, *(comparison.premises or () for comparison in claim.comparisons)):
+            named += [(who, "premise", premise, claims.premises) for premise in premises]
+        named += [(who, "set", meant, claims.sets) for comparison in claim.comparisons for meant in comparison.sets]
+    place = {"set": "sets", "family": "families", "premise": "premises"}
+    for who, kind, word, declared in named:
+        if word not in declared:
+            hint = did_you_mean(word, declared)
+            raise StudyError(f"{path.name}: {who} is about {kind} {word!r}, not in `{place[kind]}`; {hint}")
     return claims
 
 

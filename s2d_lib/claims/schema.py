@@ -8,6 +8,34 @@ from pydantic import Field, field_validator, model_validator
 from s2d_lib.study.strict import Strict
 
 
+class Condition(Strict):
+    """A bound on what is measured of a checkpoint: its accuracy, a base model's at the decoding where it is best, or a column of
+    validation.csv before its first step."""
+
+    measure: str = "accuracy"
+    set: str | None = None  # a set, by what the papers call it; none: that of the comparison
+    minus: str | None = None  # a checkpoint whose accuracy is taken off; `base`: the model it was trained from
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self):
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("a condition has one bound, `at_least` or `at_most`")
+        if self.measure != "accuracy" and (self.set or self.minus):
+            raise ValueError(f"`set` and `minus` are of accuracies, but the measure is {self.measure}")
+        return self
+
+
+class Premise(Strict):
+    """What a claim presupposes; where it is measurably missing, the claim is not tested."""
+
+    sentence: str
+    source: str  # where the paper says it, or ours
+    of: list[str] = Field(min_length=1)  # checkpoints; asked of those that the compared routes were made from
+    conditions: list[Condition] = Field(min_length=1)
+
+
 class Comparison(Strict):
     """Checkpoints of which each should be better than the next, on every set named."""
 
@@ -16,6 +44,7 @@ class Comparison(Strict):
     margin: float = Field(0.0, ge=0)  # points by which the better one may be worse: `at least as good`, not `better`
     unequal_labels: str = ""  # why routes of different label budgets are compared; without it they are refused
     unequal_gradings: str = ""  # the same for how often an answer was graded against a label
+    premises: list[str] | None = None  # what it presupposes, where that is not what its claim does
 
     @model_validator(mode="after")
     def _nothing_twice(self):
@@ -35,6 +64,7 @@ class Claim(Strict):
     sentence: str
     source: str  # where the paper says it
     family: str  # which of the paper's model families it is about
+    premises: list[str] = Field(default_factory=list)  # what its comparisons presuppose
     comparisons: list[Comparison] = Field(min_length=1)
 
 
@@ -112,6 +142,7 @@ class Claims(Strict):
     gradings_tolerance: float = Field(ge=0, lt=1)  # share of the larger number by which gradings may differ
     # Profile whose table it is -> the paper's family -> the profile that plays it.
     families: dict[str, dict[str, str]]
+    premises: dict[str, Premise] = Field(default_factory=dict)
     claims: dict[str, Claim]
     map: dict[str, Prediction] = Field(default_factory=dict)
     courses: dict[str, Courses] = Field(default_factory=dict)  # by the name of the folder in figures/

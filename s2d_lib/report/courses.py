@@ -1,5 +1,6 @@
 """Paper B's methods over the course of training: tables and figures on budgets that all of them have."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,7 @@ HOURS = 10  # of training, the whole budget of paper B
 
 
 def comparisons_table(outcomes: Sequence[CurveOutcome], spec: Courses, published: Published) -> pd.DataFrame:
-    """All numbers, one row a comparison, as `s2d_lib.report.claims.claims_figure` wants them.
+    """All numbers, one row a comparison, as `s2d_lib.report.claims_figure.claims_figure` wants them.
 
     Returns:
         `claim`, `better`, `than` (checkpoints), `benchmark` (`all`, or one), `meant` (empty), `label`, `measure`, `unit`;
@@ -252,7 +253,7 @@ def comparisons_table(outcomes: Sequence[CurveOutcome], spec: Courses, published
         holding (percent, of accuracies); `published` with its `low`, `high` and `published verdict`: of two methods' best
         within as many hours; `verdict`, `refuted`, `missing` (nothing ever is).
     """
-    rows = []
+    rows, counted = [], Counter(outcome.claim for outcome in outcomes)
     for outcome in outcomes:
         unit, scale = UNITS[outcome.measure]
         result, what = outcome.result, _printed(outcome, spec)
@@ -284,7 +285,7 @@ def comparisons_table(outcomes: Sequence[CurveOutcome], spec: Courses, published
                 if what
                 else "not printed",
                 "verdict": result.verdict,
-                "refuted": result.refuted,
+                "refuted": result.refuted(counted[outcome.claim]),
                 "missing": "",
             }
         )

@@ -5,17 +5,16 @@ many of their 16 likeliest tokens they share, and the variance of the implicit r
 are means over tokens; whether the student can begin as its teacher does is measured on its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from s2d_lib.claims import Claims, Estimate, Results, bootstrap
+from s2d_lib.claims import Claims, Estimate, Outcome, Results, bootstrap
 from s2d_lib.claims.fair import accuracies, seeds_of
+from s2d_lib.claims.premises import while_training
 from s2d_lib.report.style import route_label
 from s2d_lib.report.tables import write_forms
-from s2d_lib.results.bundle import Bundle
 from s2d_lib.study.page import Study
 
 QUANTITIES = {
@@ -59,19 +58,10 @@ def _rows(found: Results, warmup: str, teacher: str) -> list[dict]:
     return [
         shared
         | {"quantity": column}
-        | _columns("before", measured(found.bundle, warmup, column, 0))
-        | _columns("after", measured(found.bundle, warmup, column, -1))
+        | _columns("before", while_training(found.bundle, warmup, column, 0))
+        | _columns("after", while_training(found.bundle, warmup, column, -1))
         for column in QUANTITIES
     ]
-
-
-def measured(bundle: Bundle, warmup: str, column: str, place: int) -> Estimate:
-    """Mean over seeds at the first (0) or last (-1) measurement, with its 95% interval; NaN where it was not measured."""
-    rows = bundle.validation[bundle.validation["checkpoint"] == warmup].sort_values("step")
-    values = rows.groupby("seed").nth(place).get(column, pd.Series(dtype=float)).dropna().to_numpy()
-    if len(values) > 1:
-        return bootstrap(values[:, None], bounds=None)
-    return Estimate(float(values[0]) if len(values) else np.nan, np.nan, np.nan)
 
 
 def _columns(name: str, estimate: Estimate) -> dict[str, float]:
@@ -103,3 +93,36 @@ def write_premises(numbers: pd.DataFrame, folder: Path) -> None:
     """Write premises.csv, premises.md and premises.tex."""
     title = "What the predictions rest on: the teacher's reward (C1) and its distance from the student (C2)"
     write_forms(numbers, {title: readable_premises(numbers)}, folder, "premises", NOTE)
+
+
+def asked_table(outcomes: Sequence[Outcome], claims: Claims) -> pd.DataFrame:
+    """What claims presuppose, for readers: a row a premise, profile and checkpoint that was asked."""
+    asked = {(o.profile, m.premise, m.checkpoint, m.evaluation, m.condition): m for o in outcomes for m in o.premises}
+    order = list(claims.premises)
+    rows = []
+    for (profile, name, checkpoint, *_), measured in sorted(asked.items(), key=lambda item: order.index(item[0][1])):
+        premise, condition, estimate = claims.premises[name], measured.condition, measured.estimate
+        accuracy = condition.measure == "accuracy"
+        scale, unit = (100, " points" if measured.minus else "%") if accuracy else (1, "")
+        what = [f"{condition.measure} before the first step"]
+        if accuracy:
+            minus = f" minus that of {route_label(measured.minus)}" if measured.minus else ""
+            what = [f"accuracy on {measured.evaluation or condition.set}{minus}"]
+            what += [f"decoding of {route_label(side)}: {decoding}" for side, decoding in measured.decodings.items()]
+        bounds = {"at least": condition.at_least, "at most": condition.at_most}
+        value = [] if estimate is None else [scale * v for v in (estimate.mean, estimate.low, estimate.high)]
+        rows.append(
+            {
+                "premise": f"{name}: {premise.sentence}",
+                "source": premise.source,
+                "profile": profile,
+                "of": route_label(checkpoint),
+                "measured": "; ".join(what),
+                "value": "{:.3g} [{:.3g}, {:.3g}]".format(*value) if value else "",
+                "bound": " ".join(
+                    f"{word} {scale * bound:g}{unit}" for word, bound in bounds.items() if bound is not None
+                ),
+                "state": measured.state,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,21 +1,28 @@
 """Claims as tables and picture, and what a route's models consumed of the labels."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from s2d_lib.claims import Published, evaluate
+from s2d_lib.claims import Published, evaluate, load_claims
 from s2d_lib.errors import StudyError
 from s2d_lib.report.claims import (
-    claims_figure,
     claims_table,
     comparisons_table,
+    judged_at,
+    links_table,
+    predictions_table,
     readable_claims,
     readable_comparisons,
+    readable_links,
     results_of,
     verdict_words,
     write_claims,
 )
+from s2d_lib.report.claims_figure import claims_figure
+from s2d_lib.report.premises import asked_table
 from s2d_lib.report.style import route_label, save_figure
 from s2d_lib.results.cost import label_ledger, route_cost
 from tests.claims.conftest import bundle, claims, results, study  # noqa: F401
@@ -34,10 +41,25 @@ PUBLISHED = Published.model_validate(
 
 
 @pytest.fixture
-def tables(claims, study, results):  # noqa: F811
-    outcomes = evaluate(claims, study, results)
+def outcomes(claims, study, results):  # noqa: F811
+    return evaluate(claims, study, results)
+
+
+@pytest.fixture
+def tables(claims, outcomes):  # noqa: F811
     comparisons = comparisons_table(outcomes, PUBLISHED)
     return claims_table(outcomes, claims.claims, comparisons), comparisons
+
+
+@pytest.fixture
+def write(claims, outcomes):  # noqa: F811
+    """Writes a claims' and a comparisons' table with all that stands between them."""
+
+    def written(summary, comparisons, folder, note=""):
+        links = links_table(outcomes, comparisons_table(outcomes, PUBLISHED))
+        write_claims(summary, links, asked_table(outcomes, claims), comparisons, folder, note)
+
+    return written
 
 
 def test_numbers_of_every_comparison(tables):
@@ -70,7 +92,7 @@ def test_every_verdict_has_its_chance(tables):
     assert shown["chance to hold"].str.match("at most|$").all()
 
 
-def test_a_missing_set_is_said_wherever_its_claim_is_shown(tables, tmp_path):
+def test_a_missing_set_is_said_wherever_its_claim_is_shown(tables, tmp_path, write):
     claims, comparisons = tables  # noqa: F811
     missing = "no set stands for AIME 2024 in profile micro"
     changed = comparisons.copy()
@@ -79,12 +101,70 @@ def test_a_missing_set_is_said_wherever_its_claim_is_shown(tables, tmp_path):
     summary = claims.assign(**{"no set": [1, 0, 0, 0, 0], "missing": [missing, *claims["missing"][1:]]})
     assert readable_claims(summary)["here"].tolist()[0] == "holds, as far as there are sets"
     assert readable_comparisons(changed).iloc[1][["set", "here", "remark"]].tolist() == ["AIME 2024", "no set", missing]
-    write_claims(summary, changed, tmp_path)
+    write(summary, changed, tmp_path)
     assert (tmp_path / "claims.md").read_text().count(missing) == 2
     figure = claims_figure(summary, changed, "Claims")
     assert len(figure.axes) == 1
     assert figure.legends[0].get_title().get_text().startswith(f"* {missing}")
     assert "holds*" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_every_link_of_a_chain_has_its_verdict_and_its_chance(tables, outcomes, write, tmp_path):
+    links = links_table(outcomes, tables[1])
+    chain = links[links["claim"] == "C3"]
+    assert chain[["better", "than", "verdict"]].to_numpy().tolist() == [
+        ["bridge", "student.grpo", "holds"],
+        ["student.grpo", "bridge.raw", "holds"],
+    ]
+    assert chain["chance"].tolist() == tables[1].loc[tables[1]["claim"] == "C3", "chance"].tolist()
+    shown = readable_links(links)
+    assert shown["chance to hold"].str.startswith("at most").tolist() == [True, *[False] * 5]  # C1 is on two sets
+    write(*tables, tmp_path)
+    numbers = pd.read_csv(tmp_path / "claims.csv")
+    assert numbers["link verdict"].tolist() == [
+        "holds",
+        "holds",
+        "contradicted",
+        "holds",
+        "holds",
+        "not run",
+        "not run",
+    ]
+    assert numbers["link chance"].tolist()[:2] == pytest.approx([numbers["chance"][:2].min()] * 2)
+
+
+def test_an_absent_premise_stands_beside_what_the_numbers_say(claims, study, results, tmp_path):  # noqa: F811
+    room = {"sentence": "Room.", "source": "ours", "of": ["student"], "conditions": [{"at_most": -1.0}]}
+    content = claims.model_dump() | {"premises": {"room": room}}
+    content["claims"]["C2"]["premises"] = ["room"]
+    asking, bundle = type(claims).model_validate(content), results["Qwen3"].bundle  # noqa: F811
+    untrained = bundle.evaluation[bundle.evaluation["checkpoint"] == "bridge"].assign(checkpoint="student")
+    evaluation = pd.concat([bundle.evaluation, untrained])
+    found = {"Qwen3": replace(results["Qwen3"], bundle=replace(bundle, evaluation=evaluation))}
+    outcomes = evaluate(asking, study, found)
+    comparisons = comparisons_table(outcomes, PUBLISHED)
+    summary, asked = claims_table(outcomes, asking.claims, comparisons), asked_table(outcomes, asking)
+    second = summary.iloc[1]
+    assert (second["verdict"], second["by numbers"]) == ("premise absent", "contradicted")
+    assert readable_claims(summary)["here"][1] == "premise absent (numbers alone: contradicted)"
+    told = readable_comparisons(comparisons).iloc[2]
+    assert told["here"] == "premise absent (numbers alone: contradicted)"
+    assert told["remark"].endswith("premise room absent")
+    assert asked[["premise", "bound", "state"]].to_numpy().tolist() == [["room: Room.", "at most -100%", "absent"]]
+    assert "decoding of base student: the only one" in asked["measured"][0]
+    write_claims(summary, links_table(outcomes, comparisons), asked, comparisons, tmp_path, judged_at(found))
+    text = (tmp_path / "claims.md").read_text()
+    assert "What the claims presuppose" in text
+    assert text.endswith("Claims are judged at the profile's main decoding: T 1 (micro).\n")
+    markers = [line.get_marker() for line in claims_figure(summary, comparisons, "Claims").axes[0].get_lines()]
+    assert markers.count("v") == 1
+
+
+def test_what_is_expected_of_the_map_is_shown_whole():
+    table = predictions_table(load_claims())
+    assert len(table) == len(load_claims().map)
+    assert (table != "").all(axis=None)
+    assert "contradicted by" in table
 
 
 @pytest.mark.parametrize(
@@ -99,8 +179,8 @@ def test_only_a_narrow_interval_is_level(verdict, ends, words):
     assert verdict_words(verdict, *ends) == words
 
 
-def test_the_three_forms(tables, tmp_path):
-    write_claims(*tables, tmp_path, "Made up.")
+def test_the_three_forms(tables, tmp_path, write):
+    write(*tables, tmp_path, "Made up.")
     numbers = pd.read_csv(tmp_path / "claims.csv")
     assert numbers["claim verdict"].tolist()[:3] == ["holds", "holds", "contradicted"]
     text = (tmp_path / "claims.md").read_text()
@@ -109,12 +189,12 @@ def test_the_three_forms(tables, tmp_path):
     assert "raw uses none" in text
     assert text.endswith("Made up.\n")
     tex = (tmp_path / "claims.tex").read_text()
-    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 3
 
 
-def test_more_than_a_page_is_a_longtable(tables, tmp_path):
+def test_more_than_a_page_is_a_longtable(tables, tmp_path, write):
     claims, comparisons = tables  # noqa: F811
-    write_claims(claims, pd.concat([comparisons] * 6), tmp_path)
+    write(claims, pd.concat([comparisons] * 6), tmp_path)
     assert (tmp_path / "claims.tex").read_text().count(r"\begin{longtable}") == 1
 
 
@@ -148,10 +228,10 @@ def test_only_profiles_that_exist_have_results(claims, full, tmp_path, root):  #
         results_of("macro", claims, tmp_path)
 
 
-def test_routes_lead_to_their_runs_and_to_those_of_another_profile(tables, tmp_path):
+def test_routes_lead_to_their_runs_and_to_those_of_another_profile(tables, tmp_path, write):
     claims, comparisons = tables  # noqa: F811
     other = comparisons.assign(profile=["micro", "elsewhere", *comparisons["profile"][2:]])
-    write_claims(claims, other, tmp_path / "micro")
+    write(claims, other, tmp_path / "micro")
     text = (tmp_path / "micro" / "claims.md").read_text()
     assert "| [bridge](runs/bridge.md) " in text
     assert "[bridge](../elsewhere/runs/bridge.md)" in text

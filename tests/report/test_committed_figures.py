@@ -10,12 +10,12 @@ from s2d_lib.claims import evaluate, load_claims, load_published
 from s2d_lib.claims.moments import evaluate_curves
 from s2d_lib.report import courses
 from s2d_lib.report.analysis import analyses_of
-from s2d_lib.report.claims import claims_table, comparisons_table, results_of, write_claims
+from s2d_lib.report.claims import claims_table, comparisons_table, links_table, results_of, write_claims
 from s2d_lib.report.contrasts import CONTRASTS, contrasts, write_contrasts
 from s2d_lib.report.course_ends import ends_table, write_ends
 from s2d_lib.report.families import families, write_families
 from s2d_lib.report.frontier import crossings_table, frontier_results, frontier_table, write_frontier
-from s2d_lib.report.premises import premises_table, write_premises
+from s2d_lib.report.premises import asked_table, premises_table, write_premises
 from s2d_lib.report.study_table import open_results, study_table
 from s2d_lib.study import load_study, profile_names
 from tests.report.synthetic import project_with_results
@@ -47,7 +47,8 @@ def recomputed(profile: str, root: Path, folder: Path) -> Iterator[str]:
         played = results_of(profile, claims, root)
         outcomes = evaluate(claims, load_study(root), played)
         comparisons = comparisons_table(outcomes, load_published(root))
-        write_claims(claims_table(outcomes, claims.claims, comparisons), comparisons, folder)
+        summary, links = claims_table(outcomes, claims.claims, comparisons), links_table(outcomes, comparisons)
+        write_claims(summary, links, asked_table(outcomes, claims), comparisons, folder)
         write_premises(premises_table(played, claims, load_study(root)), folder)
         yield from ("claims", "premises")
 

@@ -6,7 +6,8 @@ import pytest
 from s2d_lib.claims import load_claims, load_published
 from s2d_lib.claims.moments import Course, evaluate_curves
 from s2d_lib.errors import StudyError
-from s2d_lib.report.claims import claims_figure, claims_table
+from s2d_lib.report.claims import claims_table
+from s2d_lib.report.claims_figure import claims_figure
 from s2d_lib.report.courses import (
     budgets_table,
     comparisons_table,

@@ -7,13 +7,13 @@ from s2d_lib.report.disagreements import disagreements
 NAN = float("nan")
 COMPARISONS = pd.DataFrame(
     [
-        {"claim": "holds", "verdict": "holds", "difference": 3.0, "margin": 0.0, "published": 2.0},
-        {"claim": "small", "verdict": "undecided", "difference": 0.2, "margin": 0.0, "published": NAN},
-        {"claim": "other", "verdict": "undecided", "difference": -0.2, "margin": 0.0, "published": 1.0},
-        {"claim": "within", "verdict": "undecided", "difference": -0.2, "margin": 1.5, "published": NAN},
-        {"claim": "against", "verdict": "contradicted", "difference": -4.0, "margin": 0.0, "published": NAN},
-        {"claim": "none", "verdict": "not run", "difference": None, "margin": 0.0, "published": 1.0},
-        {"claim": "unset", "verdict": "no set", "difference": None, "margin": 0.0, "published": 1.0},
+        {"claim": "holds", "by numbers": "holds", "difference": 3.0, "margin": 0.0, "published": 2.0},
+        {"claim": "small", "by numbers": "undecided", "difference": 0.2, "margin": 0.0, "published": NAN},
+        {"claim": "other", "by numbers": "undecided", "difference": -0.2, "margin": 0.0, "published": 1.0},
+        {"claim": "within", "by numbers": "undecided", "difference": -0.2, "margin": 1.5, "published": NAN},
+        {"claim": "against", "by numbers": "contradicted", "difference": -4.0, "margin": 0.0, "published": NAN},
+        {"claim": "none", "by numbers": "not run", "difference": None, "margin": 0.0, "published": 1.0},
+        {"claim": "unset", "by numbers": "no set", "difference": None, "margin": 0.0, "published": 1.0},
     ]
 )
 
