@@ -46,8 +46,9 @@ class Chart:
 
     @property
     def decodings(self) -> list[str]:
-        """Names of the decodings, the main one first."""
-        return list(self.results.cells["decoding"].unique())
+        """Names of the decodings of all runs, the main one first; untrained models have more."""
+        counts = self.results.cells.groupby("decoding", sort=False).size()
+        return list(counts[counts == counts[MAIN]].index)
 
     def runs(self, part: str, cell: dict[str, str], route: str) -> tuple[str, list[tuple[str, int]]]:
         """A route's best trial in a cell, and its runs (see MapResults.best_trial)."""
@@ -58,7 +59,8 @@ class Chart:
         decoding with the highest mean on this very set, which favours it."""
         _, runs = self.runs(part, cell, route)
         if decoding == BEST:
-            return max((self.results.accuracy(runs, name, one) for one in self.decodings), key=np.mean)
+            at = self.results.cells.loc[self.results.cells["run"] == runs[0][0], "decoding"].unique()
+            return max((self.results.accuracy(runs, name, one) for one in at), key=np.mean)
         return self.results.accuracy(runs, name, decoding)
 
     def estimate(self, part: str, cell: dict[str, str], route: str, name: str, decoding: str = MAIN) -> Estimate:
