@@ -117,7 +117,7 @@ def surface(chart: Chart, part: str, name: str, decoding: str = MAIN) -> pd.Data
 
     Args:
         chart: The map.
-        part: One across `warmup` and another dial.
+        part: One across another dial and one of shares, whose name begins with `warmup`.
         name: Of the evaluation set.
         decoding: Of both.
 
@@ -126,13 +126,13 @@ def surface(chart: Chart, part: str, name: str, decoding: str = MAIN) -> pd.Data
         `high` and the `cell`.
     """
     spec = chart.parts[part]
-    (dial,) = [other for other in spec.across if other != "warmup"]
+    dial, share_dial = sorted(spec.across, key=lambda name: name.startswith("warmup"))
     rows = []
     for value in spec.across[dial]:
-        ways = [(share, BRIDGE) for share in spec.across["warmup"]] + [("1", FORWARD)]
+        ways = [(share, BRIDGE) for share in spec.across[share_dial]] + [("1", FORWARD)]
         for share, route in ways:
             cell = {
-                key: value if key == dial else share if share != "1" else spec.across["warmup"][0]
+                key: value if key == dial else share if share != "1" else spec.across[share_dial][0]
                 for key in spec.across
             }
             found = chart.difference(part, cell, route, OPD, name, decoding)
@@ -147,12 +147,12 @@ def apart_table(chart: Chart, part: str) -> pd.DataFrame:
     """How far teacher and student are apart before OPD begins, by the dials of a part's cells: what BEFORE names, means over
     seeds (conditions C1 and C2)."""
     facts = chart.results.runs.set_index(["run", "seed"])
-    rows = []
+    rows = {}
     for cell in chart.parts[part].cells:
         _, runs = chart.runs(part, cell, OPD)
-        measured = facts.loc[runs].filter(regex="_states$").mean()
-        rows.append(cell | measured.to_dict())
-    return pd.DataFrame(rows).drop_duplicates(ignore_index=True)
+        own = {dial: value for dial, value in cell.items() if not dial.startswith("warmup")}
+        rows[settings_text(own)] = own | facts.loc[runs].filter(regex="_states$").mean().to_dict()
+    return pd.DataFrame(rows.values())
 
 
 def read_cell(text: str) -> str:
