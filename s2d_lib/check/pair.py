@@ -192,13 +192,12 @@ def reading(on_teacher: dict[str, float], rewards: dict[str, dict[str, np.ndarra
     values = {side: rewards[side][best[side]] for side in rewards}
     gain = bootstrap(values["teacher"][None], values["student"][None])
     said = (
-        f"the teacher's best reward ({values['teacher'].mean():.0%}, {best['teacher']}) is {100 * gain.mean:+.0f} "
-        f"[{100 * gain.low:.0f}, {100 * gain.high:.0f}] points from the student's ({values['student'].mean():.0%}, "
-        f"{best['student']})"
+        f"the teacher's best reward ({values['teacher'].mean():.0%}, {best['teacher']}) less the student's "
+        f"({values['student'].mean():.0%}, {best['student']}) is {100 * gain.mean:+.0f} "
+        f"[{100 * gain.low:.0f}, {100 * gain.high:.0f}] points"
     )
     if gain.low <= 0:
-        prompts = len(values["teacher"])
-        return "this teacher has nothing to teach", f"{said}, not clearly above it on {prompts} prompts"
+        return "this teacher has nothing to teach", f"{said}, not clearly more on {len(values['teacher'])} prompts"
     far = (
         f"{on_teacher['lost']:.0%} of the teacher's answers are out of the student's reach (the limit is {LOST:.0%}), "
         f"{on_teacher['lost_at_first']:.0%} at the first token and {on_teacher['lost_later']:.0%} behind it"
