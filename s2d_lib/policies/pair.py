@@ -27,7 +27,7 @@ def check_pair(student: Policy, teacher: Policy) -> None:
         only_teacher = sorted(set(t.get_vocab()) - set(s.get_vocab()))[:3]
         difference = (
             f"their vocabularies ({len(s)} and {len(t)} tokens; only the student's: {only_student}, only the teacher's: "
-            f"{only_teacher}): take a teacher of the student's family, or one way that goes by text: stage "
+            f"{only_teacher}): take a teacher of the student's family, or go by text, with stage "
             "teacher_sample_sft, or opd with estimator gold and beta 0.5"
         )
     elif s.eos_token != t.eos_token:

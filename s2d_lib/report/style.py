@@ -102,8 +102,8 @@ _TRANSFER_COLORS = {
 _TEACHER_MARKERS = dict(zip(
     ["sft_teacher", "raw_large_teacher", "sft_large_teacher", "rl_large_teacher", "rl_same_size",
      "rl_teacher_1H", "rl_large_teacher_1H", "sft_teacher_1H", "sft_large_teacher_1H", "sdpo_teacher", "srpo_teacher",
-     "sft_own_teacher", "rl_small_teacher", "split_teacher", "rl_split_teacher"],
-    [*"od8hX<>p*^P", "1", "H", "2", "2"], strict=True,
+     "sft_own_teacher", "rl_small_teacher", "split_teacher", "rl_split_teacher", "raw_split_teacher"],
+    [*"od8hX<>p*^P", "1", "H", "2", "2", "3"], strict=True,
 ))  # fmt: skip
 # Paper B: label, colour and marker; what is done to one method keeps its colour.
 _SELF_DISTILLATION = {

@@ -68,7 +68,7 @@ def test_a_student_and_a_teacher_of_two_families_are_told_apart(project):
     found = problems(check("mixed"))
     assert list(found) == ["tokenizers of micro/student and micro/llama-teacher"]
     assert "they differ in their vocabularies" in next(iter(found.values()))
-    assert next(iter(found.values())).endswith("): take a teacher of the student's family.")
+    assert next(iter(found.values())).endswith("or opd with estimator gold and beta 0.5.")
 
 
 def test_only_pairs_that_some_run_brings_together_are_compared():

@@ -22,6 +22,10 @@ from s2d_lib.study.resolve import RELEASED, released_record
 from s2d_lib.study.settings import Hardware, RoleModel, Sampling
 
 NAMES = ("student", "teacher")
+BY_TEXT = (
+    "take a teacher of the student's family, or go by text, with stage teacher_sample_sft, or opd with estimator gold and "
+    "beta 0.5"
+)
 
 
 FAMILIES = {"micro": NAMES, "micro-llama": ("llama-student", "llama-teacher")}
@@ -182,7 +186,7 @@ def test_models_of_two_families_do_not():
 @pytest.mark.parametrize(
     ("change", "sentence", "remedy"),
     [
-        (lambda p: p.tokenizer.add_tokens(["new"]), "their vocabularies", "opd with estimator gold and beta 0.5"),
+        (lambda p: p.tokenizer.add_tokens(["new"]), "their vocabularies", BY_TEXT),
         (
             lambda p: setattr(p.tokenizer, "eos_token", "#"),
             "the EOS token",

@@ -202,7 +202,9 @@ def test_what_can_not_be_aligned_is_refused_by_its_first_word(make, tiny, split,
 
 def test_the_refusal_of_another_vocabulary_names_the_ways_by_text(split):
     student, teacher = (load_policy(RoleModel(model=model), Hardware()) for model in ("micro/student", split))
-    with pytest.raises(StudyError, match=r"their vocabularies .* stage teacher_sample_sft, or opd with estimator gold"):
+    with pytest.raises(
+        StudyError, match=r"vocabularies .* by text, with stage teacher_sample_sft, or opd with estimator gold"
+    ):
         check_pair(student, teacher)
     check_words(teacher, ["v3 f1 ?"])
     with pytest.raises(StudyError, match="no tokens for 'w3'"):
