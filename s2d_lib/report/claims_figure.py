@@ -138,7 +138,7 @@ def _headlines(axes: plt.Axes, claims: pd.DataFrame, comparisons: pd.DataFrame) 
     style = {"transform": across, "va": "center", "fontsize": 8, "zorder": 3}
     places = _places(claims, comparisons)
     wide = axes.figure.get_figwidth()
-    chance, here, printed = (1 - inches / wide for inches in (0.1, 1.15, 2.25))
+    chance, here, printed = (1 - inches / wide for inches in (0.1, 1.15, 2.4))
 
     def say(x: float, place: int, text: str, **more) -> None:
         axes.text(x, place, text, ha="right", **style, **more).set_in_layout(False)

@@ -102,6 +102,7 @@ def asked_table(outcomes: Sequence[Outcome], claims: Claims) -> pd.DataFrame:
     rows = []
     for (profile, name, checkpoint, *_), measured in sorted(asked.items(), key=lambda item: order.index(item[0][1])):
         premise, condition, estimate = claims.premises[name], measured.condition, measured.estimate
+        said = bool(rows) and rows[-1]["premise"] == name
         accuracy = condition.measure == "accuracy"
         scale, unit = (100, " points" if measured.minus else "%") if accuracy else (1, "")
         what = [f"{condition.measure} before the first step"]
@@ -113,8 +114,8 @@ def asked_table(outcomes: Sequence[Outcome], claims: Claims) -> pd.DataFrame:
         value = [] if estimate is None else [scale * v for v in (estimate.mean, estimate.low, estimate.high)]
         rows.append(
             {
-                "premise": f"{name}: {premise.sentence}",
-                "source": premise.source,
+                "premise": name,
+                "it says": "" if said else f"{premise.sentence} ({premise.source})",
                 "profile": profile,
                 "of": route_label(checkpoint),
                 "measured": "; ".join(what),

@@ -150,7 +150,9 @@ def test_an_absent_premise_stands_beside_what_the_numbers_say(claims, study, res
     told = readable_comparisons(comparisons).iloc[2]
     assert told["here"] == "premise absent (numbers alone: contradicted)"
     assert told["remark"].endswith("premise room absent")
-    assert asked[["premise", "bound", "state"]].to_numpy().tolist() == [["room: Room.", "at most -100%", "absent"]]
+    assert asked[["premise", "it says", "bound", "state"]].to_numpy().tolist() == [
+        ["room", "Room. (ours)", "at most -100%", "absent"]
+    ]
     assert "decoding of base student: the only one" in asked["measured"][0]
     write_claims(summary, links_table(outcomes, comparisons), asked, comparisons, tmp_path, judged_at(found))
     text = (tmp_path / "claims.md").read_text()
