@@ -53,7 +53,7 @@ def test_the_graph_of_every_profile_builds_has_no_cycle_and_shares_ancestors(run
     rows = {row for table in settings.tables for row in table_in(study, table, settings, name)[0].rows}
     assert {(row, seed) for row in rows for seed in settings.seeds} <= {*named}
     children = [parent for job in found.values() for parent in job.parents]
-    assert len(children) > len(set(children))
+    assert len(children) > len(set(children)) or not children  # of base models alone
     assert {key for key, job in found.items() if job.resolved.stage == "base"} == {
         key for key, job in found.items() if not job.parents
     }
