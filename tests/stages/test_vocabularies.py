@@ -5,7 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -40,6 +40,7 @@ WORDS, PIECES = TOKENIZERS["micro"]
 SPLIT = {"split_teacher": {"model": "micro/teacher"}}
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.data(), st.sampled_from(PROFILES))
 def test_both_vocabularies_spell_every_text_of_a_world_alike(data, profile):
     world = WORLDS[profile]
