@@ -5,7 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -40,6 +40,7 @@ WORDS, PIECES = TOKENIZERS["micro"]
 SPLIT = {"split_teacher": {"model": "micro/teacher"}}
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.data(), st.sampled_from(PROFILES))
 def test_both_vocabularies_spell_every_text_of_a_world_alike(data, profile):
     world = WORLDS[profile]
@@ -239,7 +240,8 @@ def test_the_likeliest_answer_of_each_problem_is_kept():
 def test_what_can_not_be_compared_by_text_is_refused_by_the_parameters(changes, sentence):
     with pytest.raises(StudyError, match=sentence):
         resolve("micro", "student.grpo", 0, changes)
-    run = resolve("micro", "student.gold.split_teacher", 0, {"hardware": {"processes": 2}, "roles": SPLIT})
+    halves = {"stages": {"opd": {"micro_batch": 128}}}
+    run = resolve("micro", "student.gold.split_teacher", 0, {"hardware": {"processes": 2}, "roles": SPLIT} | halves)
     with pytest.raises(StudyError, match="estimator gold is one process's"):
         refuse_what_is_not_shared(run)
 
