@@ -1,5 +1,6 @@
 """The map drawn: heat maps with the contour where nothing is gained, and lines along one dial."""
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -15,6 +16,7 @@ from s2d_lib.study.settings import MAIN
 
 DIVERGING = "PuOr_r"  # colour-blind safe; orange where the first of two is ahead
 REACH = 30.0  # points at which the colours end
+NOISE = 1.0  # points around zero between which a contour would only follow noise
 
 
 def heat_panel(
@@ -22,7 +24,7 @@ def heat_panel(
 ) -> None:
     """One heat map of differences in points, x and y in the order in which their values come.
 
-    Numbers whose interval holds zero are grey; the line is where the difference is zero, between the cells; every cell leads to
+    Numbers whose interval holds zero are grey; lines are where one is a point ahead, between the cells; every cell leads to
     its runs; a ring stands where `mark` says.
 
     Args:
@@ -38,8 +40,9 @@ def heat_panel(
     grid = 100 * rows.pivot(index=y, columns=x, values="difference").loc[lines, columns].to_numpy()
     norm = TwoSlopeNorm(0.0, -REACH, REACH)
     axes.imshow(np.clip(grid, -REACH, REACH), cmap=DIVERGING, norm=norm, aspect="auto", origin="lower")
-    if grid.min() < 0 < grid.max() and min(grid.shape) > 1:
-        axes.contour(grid, levels=[0.0], colors=BLACK, linewidths=1.4)
+    edges = [edge for edge in (-NOISE, NOISE) if grid.min() < edge < grid.max()]
+    if edges and min(grid.shape) > 1:
+        axes.contour(grid, levels=edges, colors=BLACK, linewidths=1.4, linestyles="-")
     for row in rows.to_dict("records"):
         place = columns.index(row[x]), lines.index(row[y])
         clear = row["low"] > 0 or row["high"] < 0
@@ -128,8 +131,8 @@ def warmup_figure(
         heat_panel(axes, rows, "warmup", dial, part, words[part], mark)
         axes.set(xlabel="share of warmup (1: forward KL only)", ylabel=words[part])
         axes.set_title("")
-    note = "points over OPD only; bold: interval without zero; line: no difference; ring: default regime"
-    figure.supxlabel(note, fontsize=8.5, color=GREY)
+    note = "points over OPD only; bold: interval without zero; line: one point ahead; ring: the default regime's value"
+    figure.supxlabel(textwrap.fill(note, 62 * len(surfaces)), fontsize=8.5, color=GREY)
     entitle(figure, title)
     plt.close(figure)
     return figure
