@@ -25,9 +25,9 @@ CONSUMERS = {
     "small_teacher": "labels: small teacher",
     "teacher": "labels: teacher",
     "large_teacher": "labels: large teacher",
-    "split_teacher": "labels: split teacher",
 }
-"""Which model consumed labels on the way to a checkpoint -> column: its own weights, or a teacher by its role."""
+"""Which model consumed labels on the way to a checkpoint -> column: its own weights, or a teacher by its role (a teacher with
+another tokenizer counts as the teacher)."""
 
 NOT_PRINTED = "not printed"
 COSTS_SHOWN = ("labeled problems", "gradings", "own steps", "all steps", "tokens sampled", "tokens trained on")
@@ -171,7 +171,7 @@ def labels_by_consumer(bundle: Bundle, checkpoint: str) -> dict[str, float]:
         own, used = own_line(bundle, checkpoint, seed), {who: set() for who in CONSUMERS}
         for name in ancestry(bundle, checkpoint, seed):
             record = bundle.records[name, seed]
-            who = "itself" if name in own else record["resolved"]["role"]
+            who = "itself" if name in own else record["resolved"]["role"].replace("split_teacher", "teacher")
             if "label_use" in record:
                 used[who] |= set(record["label_use"]["problems"])
         counts.append([len(problems) for problems in used.values()])

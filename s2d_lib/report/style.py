@@ -93,6 +93,8 @@ _ENDS = {
 _TRANSFER_COLORS = {
     "bridge": {"": BLUE, "grpo": "#003B5C", "srpo": "#4B2E83", "grpo_2H": "#003B5C", "replay_1H": "#80B8D8"},
     "opd_only": {"": PURPLE, "grpo_2H": "#7A3A60"},
+    "opd_first": {"": "#E3B5CF"},
+    "opd_restarted": {"": "#5E3C99"},
     "teacher_sample_sft": {"": GREEN, "grpo_2H": "#00503A"},
     "warm": {"": ORANGE},
     "forward_kl_only": {"": BROWN},

@@ -61,7 +61,7 @@ def read_trials(path: Path) -> pd.DataFrame:
     return table
 
 
-def choose(trials: pd.DataFrame, by: Literal["end", "mean"] = "end") -> pd.DataFrame:
+def choose(trials: pd.DataFrame, by: Literal["end", "mean"] = "end", up_to: float | None = None) -> pd.DataFrame:
     """The choice for every stage and role.
 
     Where a stage is tried on several checkpoints or profiles, a pair counts by its mean over them.
@@ -69,6 +69,7 @@ def choose(trials: pd.DataFrame, by: Literal["end", "mean"] = "end") -> pd.DataF
     Args:
         trials: As `read_trials` gives them.
         by: What of its curve a trial counts by.
+        up_to: The highest learning rate that can be chosen.
 
     Returns:
         One row a stage and role: `stage`, `role`, `learning_rate`, `steps`, `accuracy` (where it ends, or its mean), `tried`.
@@ -78,10 +79,11 @@ def choose(trials: pd.DataFrame, by: Literal["end", "mean"] = "end") -> pd.DataF
         worth = tried.groupby(["profile", "checkpoint", "learning_rate", "steps"])["accuracy"].agg(
             "last" if by == "end" else "mean"
         )
-        worth = worth.groupby(["learning_rate", "steps"]).mean()
+        every = worth.groupby(["learning_rate", "steps"]).mean()
+        worth = every.loc[:up_to] if up_to else every
         rate, _ = worth.idxmax()
         steps = int((worth[rate] >= worth.max() - WITHIN).idxmax())  # the index is sorted, so it is the fewest
-        names = [" or ".join(f"{v:g}" for v in worth.index.unique(level)) for level in worth.index.names]
+        names = [" or ".join(f"{v:g}" for v in every.index.unique(level)) for level in every.index.names]
         row = {"stage": stage, "role": role, "learning_rate": rate, "steps": steps, "accuracy": worth[rate, steps]}
         rows.append(row | {"tried": f"rates {names[0]}; {names[1]} steps"})
     return pd.DataFrame(rows)

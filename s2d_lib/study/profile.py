@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from pydantic import Field, PositiveInt, create_model, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, create_model, model_validator
 
 from s2d_lib.study.map import Map
 from s2d_lib.study.page import Role, Stage
@@ -39,6 +39,8 @@ class Regime(Strict):
     # By what of its validation curve a trial counts: where it ends, or the mean of the whole. Where what a method does late
     # is a question of the study, and one ends at nothing at every rate, its end can't choose between them.
     count_by: Literal["end", "mean"] = "end"
+    # Higher rates are tried and shown but not chosen, where what they cost is not in the validation problems.
+    rates_up_to: PositiveFloat | None = None
     # Other profiles on which the same trials are made, where one rate has to serve all of them; a pair counts by its mean.
     also_on: list[str] = Field(default_factory=list)
 

@@ -62,6 +62,14 @@ def test_a_stage_tried_on_two_checkpoints_counts_by_their_mean(tmp_path):
     assert (row["learning_rate"], row["steps"]) == (2e-3, 50)
 
 
+def test_a_rate_above_the_bound_is_not_chosen(tmp_path):
+    trials = curves(tmp_path, ("a", 1e-3, [0.5, 0.6]), ("a", 2e-3, [0.5, 0.9]))
+    assert choose(trials, up_to=1e-3).iloc[0].to_dict() | {"tried": ""} == choose(
+        trials[trials["learning_rate"] == 1e-3]
+    ).iloc[0].to_dict() | {"tried": ""}
+    assert "0.001 or 0.002" in choose(trials, up_to=1e-3).iloc[0]["tried"]
+
+
 def regimes() -> list[str]:
     """Profiles that choose their own rates and steps."""
     return [name for name in profile_names() if load_profile(name).regime]
@@ -74,7 +82,7 @@ def test_the_profile_has_what_was_chosen(root, profile):
         assert not (root / "figures" / profile / "results").exists(), "results of a profile whose regime is not frozen"
         pytest.skip(f"the trials of profile {profile} have not been run")
     settings = load_profile(profile)
-    assert misfits(choose(read_trials(path), settings.regime.count_by), settings) == []
+    assert misfits(choose(read_trials(path), settings.regime.count_by, settings.regime.rates_up_to), settings) == []
 
 
 def test_a_profile_that_has_something_else_is_told_so(tmp_path):
