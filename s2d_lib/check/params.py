@@ -2,7 +2,7 @@
 
 from s2d_lib.check.line import Line
 from s2d_lib.errors import StudyError
-from s2d_lib.study import Resolved, frontier, load_profile, needed, resolve
+from s2d_lib.study import Resolved, frontier, lineage, load_profile, needed, points, resolve
 from s2d_lib.study.several_processes import refuse_what_is_not_shared
 
 
@@ -18,14 +18,19 @@ def check_params(profile: str) -> Line:
         except StudyError as error:
             return Line("parameters", f"{name}: {error}", ok=False)
     settings = load_profile(profile)
-    return Line("parameters", f"{len(runs)} checkpoints of {len(settings.tables)} tables resolve")
+    parts = f" and {len(settings.map.parts)} parts of a map" if settings.map else ""
+    return Line("parameters", f"{len(runs)} checkpoints of {len(settings.tables)} tables{parts} resolve")
 
 
 def resolved_runs(profile: str) -> dict[str, Resolved]:
-    """Every checkpoint that the profile's tables and frontier need, for its first seed.
+    """Every checkpoint that the profile's tables, frontier and map need, for its first seed.
 
     Raises:
         StudyError: Bad parameters.
     """
     seed = load_profile(profile).seeds[0]
-    return {name: resolve(profile, name, seed) for name in {**needed(profile), **frontier(profile)}}
+    found = {name: resolve(profile, name, seed) for name in {**needed(profile), **frontier(profile)}}
+    for point in points(profile):
+        for name, run in lineage(profile, point.route, seed, point.overrides).items():
+            found[f"{name}@{run.hash[:8]}"] = run
+    return found

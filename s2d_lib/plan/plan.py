@@ -17,7 +17,7 @@ from s2d_lib.plan.one_base import taught_by, teacher_of
 from s2d_lib.plan.per_gpu import fullest, held_by_each, moment_of
 from s2d_lib.plan.phases import gpus_of, phases_of, reserved_hours
 from s2d_lib.plan.tokens import assumed_lengths, counts
-from s2d_lib.study import Resolved, frontier, load_profile, needed, resolve
+from s2d_lib.study import Resolved, frontier, lineage, load_profile, needed, points, resolve
 from s2d_lib.study.settings import Lengths
 
 GPU, UTILISATION = "h100-80gb", 0.4
@@ -86,14 +86,19 @@ def plan(profile: str, gpu: str | None = None, utilisation: float = UTILISATION,
     ):  # its runs without a budget are those of the tables, where the seeds are the same
         seeds[name] = len({*settings.seeds, *settings.frontier.seeds} if name in seeds else settings.frontier.seeds)
     resolved = {name: resolve(profile, name, settings.seeds[0], root=root) for name in seeds}
+    planned = {run.hash: (name, run, resolved, seeds[name]) for name, run in resolved.items()}
+    for point in points(profile, root):
+        line = lineage(profile, point.route, settings.seeds[0], point.overrides, root)
+        for name, run in line.items():
+            planned.setdefault(run.hash, (f"{name}@{run.hash[:8]}", run, line, len(settings.seeds)))
     lengths = assumed_lengths(settings)
     rows = [
-        {"checkpoint": name, "stage": run.stage, "role": run.role, "model": run.model.model, "seeds": seeds[name]}
-        | {"taught by": taught_by(run, resolved) or ""}
-        | row(run, teacher_of(run, resolved), lengths, device, utilisation)
-        for name, run in resolved.items()
+        {"checkpoint": name, "stage": run.stage, "role": run.role, "model": run.model.model, "seeds": times}
+        | {"taught by": taught_by(run, line) or ""}
+        | row(run, teacher_of(run, line), lengths, device, utilisation)
+        for name, run, line, times in planned.values()
     ]
-    models = {run.model.model for run in resolved.values()}
+    models = {run.model.model for _, run, _, _ in planned.values()}
     return Plan(
         profile,
         gpu,

@@ -33,7 +33,7 @@ def test_a_profiles_sets_are_disjoint_and_as_large_as_declared(name):
     sets = {**loaded.evaluations, "pool": loaded.pool, "validation": loaded.validation}
     assert {key: len(found) for key, found in sets.items()} == {
         **{key: one.count for key, one in declared.evaluations.items()},
-        "pool": declared.pools["full"].count,
+        "pool": declared.labels or declared.pools["full"].count,
         "validation": declared.validation.count,
     }
     world = world_of(declared)
