@@ -23,7 +23,8 @@ def check_params(profile: str) -> Line:
 
 
 def resolved_runs(profile: str) -> dict[str, Resolved]:
-    """Every checkpoint that the profile's tables, frontier and map need, for its first seed.
+    """Every checkpoint that the profile's tables, frontier and map need, for its first seed; of those that a map needs in
+    several forms, one.
 
     Raises:
         StudyError: Bad parameters.
@@ -32,5 +33,5 @@ def resolved_runs(profile: str) -> dict[str, Resolved]:
     found = {name: resolve(profile, name, seed) for name in {**needed(profile), **frontier(profile)}}
     for point in points(profile):
         for name, run in lineage(profile, point.route, seed, point.overrides).items():
-            found[f"{name}@{run.hash[:8]}"] = run
+            found.setdefault(name, run)
     return found
