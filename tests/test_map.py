@@ -14,14 +14,14 @@ from tests.test_pipeline import run
 pytestmark = pytest.mark.slow
 
 MAP = {
-    "seeds": [0, 1],
+    "seeds": [0],
     "problems": TINY["problems"] | {"labels": 8, "prompts": 12},
     "map": {
         "dials": {"warmup": {"1/2": {"stages": {"forward_kl": {"steps": 2}, "opd": {"steps": 2}}}}},
         "parts": {
             "opening": {
                 "title": "When?",
-                "across": {"opening": ["0.6", "1e-8"], "warmup": ["1/4", "1/2"]},
+                "across": {"opening": ["0.6"], "warmup": ["1/4", "1/2"]},
                 "routes": {route: {} for route in ("student", OPD, BRIDGE, FORWARD)},
             }
         },
@@ -31,7 +31,7 @@ MAP = {
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A copy of the project whose map has four cells and runs of a second."""
+    """A copy of the project whose map has two cells and runs of a second."""
     folder = tmp_path_factory.mktemp("project")
     for name in ("params", "notebooks"):
         shutil.copytree(ROOT / name, folder / name)
@@ -48,9 +48,9 @@ def test_a_map_is_made_and_drawn_and_made_only_once(project):
     code, output = run(project, "study", "--profile", "map")
     assert code == 0, output
     points = pd.read_csv(project / "figures/map/results/points.csv")
-    assert len(points) == 2 * 4 * 4
-    # Of each opening once, whatever the share of warmup: the student, OPD only, forward KL only
-    assert points["run"].nunique() == 2 * (3 + 2)
+    assert len(points) == 2 * 4
+    # Once, whatever the share of warmup: the student, OPD only, forward KL only
+    assert points["run"].nunique() == 3 + 2
     table = pd.read_csv(project / "figures/map/map.csv")
     assert set(table["decoding"]) == {"main", "t1", "greedy", "best"}
     assert (project / "figures/map/warmup_micro-math.svg").is_file()
