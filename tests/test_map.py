@@ -17,7 +17,7 @@ MAP = {
     "seeds": [0],
     "problems": TINY["problems"] | {"labels": 8, "prompts": 12},
     "map": {
-        "dials": {"warmup": {"1/2": {"stages": {"forward_kl": {"steps": 2}, "opd": {"steps": 2}}}}},
+        "dials": {"warmup": {"1/2": {"stages": {"forward_kl": {"steps": 2}, "opd": {"steps": 6}}}}},
         "parts": {
             "opening": {
                 "title": "When?",

@@ -127,7 +127,7 @@ def warmup_figure(
     figure, panels = plt.subplots(1, len(surfaces), figsize=(4.4 * len(surfaces), 3.8), squeeze=False)
     for axes, (part, rows) in zip(panels[0], surfaces.items(), strict=True):
         (dial,) = [name for name in chart.parts[part].across if not name.startswith("warmup")]
-        mark = ("1/4", default[part]) if part in default else None
+        mark = ("1/4", default[part]) if default.get(part) in set(rows[dial]) else None
         heat_panel(axes, rows, "warmup", dial, part, words[part], mark)
         axes.set(xlabel="share of warmup (1: forward KL only)", ylabel=words[part])
         axes.set_title("")

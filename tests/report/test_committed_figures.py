@@ -15,9 +15,11 @@ from s2d_lib.report.contrasts import CONTRASTS, contrasts, write_contrasts
 from s2d_lib.report.course_ends import ends_table, write_ends
 from s2d_lib.report.families import families, write_families
 from s2d_lib.report.frontier import crossings_table, frontier_results, frontier_table, write_frontier
+from s2d_lib.report.map import Chart, cells_table
 from s2d_lib.report.premises import asked_table, premises_table, write_premises
 from s2d_lib.report.study_table import open_results, study_table
-from s2d_lib.study import load_study, profile_names
+from s2d_lib.results.map import read_map
+from s2d_lib.study import load_profile, load_study, profile_names
 from tests.report.synthetic import project_with_results
 
 TOLERANCE = 1e-6
@@ -25,6 +27,12 @@ TOLERANCE = 1e-6
 
 def recomputed(profile: str, root: Path, folder: Path) -> Iterator[str]:
     """Write every table that a profile's results give into `folder`; yields their names."""
+    if chart := load_profile(profile, root=root).map:
+        found = Chart(chart, read_map(root / "figures" / profile / "results"), load_study(root))
+        folder.mkdir()
+        cells_table(found).to_csv(folder / "map.csv", index=False, float_format="%.5f")
+        yield "map"
+        return
     results, claims = open_results(profile, root), load_claims(root)
     for name in results.profile.tables:
         study_table(results, name, root).write(folder)
