@@ -3,12 +3,14 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 import yaml
 
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import Job
-from s2d_lib.study import frontier, load_profile, load_study, needed, resolve
+from s2d_lib.results.map import settings_text
+from s2d_lib.study import frontier, load_profile, load_study, needed, points, resolve
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.nodes import all_nodes, parents_of
@@ -207,7 +209,22 @@ def test_committed_results_are_those_of_the_committed_parameters(root):
     folders = [path.parent for path in root.glob("figures/*/results")]
     assert folders
     for folder in folders:
+        if load_profile(folder.name).map:
+            continue
         records = json.loads((folder / "results" / "records.json").read_text())
         for name, record in records.items():
             checkpoint, seed = name.rsplit("@", 1)
             assert resolve(folder.name, checkpoint, int(seed)).hash == record["hash"], name
+
+
+def test_the_committed_map_is_of_the_committed_parameters(root):
+    """Every place of it is the run that the profile asks for there."""
+    placed = pd.read_csv(root / "figures" / "map" / "results" / "points.csv", dtype=str, keep_default_na=False)
+    committed = {tuple(row[:5]): row[5] for row in placed.itertuples(index=False)}
+    asked = {}
+    for point in points("map"):
+        for seed in ("0", "1", "2"):
+            key = (point.part, settings_text(point.cell), point.route, settings_text(point.trial), seed)
+            if key in committed:
+                asked[key] = f"{point.route}@{resolve('map', point.route, int(seed), point.overrides).hash[:8]}"
+    assert asked == committed
