@@ -119,9 +119,10 @@ def regime_jobs(profile: str) -> dict[str, Job]:
 class Trial:
     """One pair of learning rate and length, tried on one run."""
 
-    stage: str  # or stage_3, or a method of self-distillation
+    stage: str  # or stage_3, bridge, or a method of self-distillation
     learning_rate: float
     steps: int  # of the stage, as the profile would have them
+    warmup: float | None  # share of a bridge's steps that is forward_kl's
     resolved: Resolved
 
 
@@ -136,15 +137,18 @@ def regime_trials(profile: str) -> list[Trial]:
     found = []
     for name, block in product([profile, *regime.also_on], regime.trials):
         plain = resolve(name, block.checkpoint, regime.seeds[0])
-        for rate, steps in product(block.learning_rates, block.steps):
+        for rate, steps, share in product(block.learning_rates, block.steps, block.warmups or [None]):
             tried: dict = {"learning_rate": rate, "steps": steps}
             place = {"by_role": {plain.role: {block.stage: tried}}}
             if block.stage == "stage_3":
                 place = {"stage_3": tried}
             elif block.stage in METHODS:
                 place = {"by_method": {block.stage: tried}}
+            elif share:
+                parts = {"forward_kl": round(share * steps), "opd": steps - round(share * steps)}
+                place = {"by_role": {plain.role: {stage: tried | {"steps": own} for stage, own in parts.items()}}}
             resolved = resolve(name, block.checkpoint, regime.seeds[0], place)
-            found.append(Trial(block.stage, rate, steps, plain if plain.hash == resolved.hash else resolved))
+            found.append(Trial(block.stage, rate, steps, share, plain if plain.hash == resolved.hash else resolved))
     return found
 
 

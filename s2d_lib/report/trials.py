@@ -1,9 +1,9 @@
 """Rates and steps of every stage, chosen before the study by the stage's own validation curve; the same rule for all.
 
-Each pair of learning rate and length is tried once, on the regime's first seed, and counts by the accuracy on validation
-problems where it ends, or by its mean over training where the profile says so (`regime.count_by`). The rate is the one of
-the best run; the steps are the fewest that, at this rate, come within a point of the best. No evaluation set and no
-comparison of routes has a say.
+Each pair of learning rate and length (of a bridge also each share of warmup) is tried once, on the regime's first seed, and
+counts by the accuracy on validation problems where it ends, or by its mean over training where the profile says so
+(`regime.count_by`). The rate and share are those of the best run; the steps are the fewest that, with these, come within a
+point of the best. No evaluation set and no comparison of routes has a say.
 """
 
 from pathlib import Path
@@ -26,9 +26,10 @@ WITHIN = 0.01  # of accuracy: what more steps must be worth
 def write_trials(tried: list[tuple[Trial, FinishedRun]], path: Path) -> None:
     """Write the validation curves of the tried runs.
 
-    One row a measurement: `profile`, `checkpoint`, `stage` (`stage_3` where sparse RL goes on from a trained checkpoint), `role`,
-    `learning_rate`, `steps` (tried: of a whole pool, of which a run on half of the labels takes half, and of the stage
-    alone, to which a control may add another's), `step` (of the run), `accuracy`.
+    One row a measurement: `profile`, `checkpoint`, `stage` (`stage_3` where sparse RL goes on from a trained checkpoint, `bridge`
+    where both of its stages are tried at once), `role`, `learning_rate`, `steps` (tried: of a whole pool, of which a run on half
+    of the labels takes half, and of the stage alone, to which a control may add another's), `warmup` (share of a bridge's
+    steps), `step` (of the run), `accuracy`.
     """
     parts = []
     for trial, run in tried:
@@ -39,6 +40,7 @@ def write_trials(tried: list[tuple[Trial, FinishedRun]], path: Path) -> None:
             "role": trial.resolved.role,
             "learning_rate": trial.learning_rate,
             "steps": trial.steps,
+            "warmup": trial.warmup or 0.0,
         }
         rows = pd.read_csv(run.path("validation.csv"))[["step", "accuracy"]]
         parts.append(rows.assign(**place)[[*place, "step", "accuracy"]])
@@ -58,7 +60,7 @@ def read_trials(path: Path) -> pd.DataFrame:
     table = pd.read_csv(path)
     if "profile" not in table:  # of one profile alone
         table.insert(0, "profile", path.parent.name)
-    return table
+    return table if "warmup" in table else table.assign(warmup=0.0)  # no bridge was tried as a whole
 
 
 def choose(trials: pd.DataFrame, by: Literal["end", "mean"] = "end", up_to: float | None = None) -> pd.DataFrame:
@@ -72,20 +74,21 @@ def choose(trials: pd.DataFrame, by: Literal["end", "mean"] = "end", up_to: floa
         up_to: The highest learning rate that can be chosen.
 
     Returns:
-        One row a stage and role: `stage`, `role`, `learning_rate`, `steps`, `accuracy` (where it ends, or its mean), `tried`.
+        One row a stage and role: `stage`, `role`, `learning_rate`, `steps`, `warmup` (0 but of a bridge), `accuracy` (where it
+        ends, or its mean), `tried`.
     """
     rows = []
     for (stage, role), tried in trials.groupby(["stage", "role"], sort=False):
-        worth = tried.groupby(["profile", "checkpoint", "learning_rate", "steps"])["accuracy"].agg(
-            "last" if by == "end" else "mean"
-        )
-        every = worth.groupby(["learning_rate", "steps"]).mean()
+        place = ["learning_rate", "warmup", "steps"]
+        runs = tried.groupby(["profile", "checkpoint", *place])["accuracy"]
+        every = runs.agg("last" if by == "end" else "mean").groupby(place).mean()
         worth = every.loc[:up_to] if up_to else every
-        rate, _ = worth.idxmax()
-        steps = int((worth[rate] >= worth.max() - WITHIN).idxmax())  # the index is sorted, so it is the fewest
-        names = [" or ".join(f"{v:g}" for v in every.index.unique(level)) for level in every.index.names]
-        row = {"stage": stage, "role": role, "learning_rate": rate, "steps": steps, "accuracy": worth[rate, steps]}
-        rows.append(row | {"tried": f"rates {names[0]}; {names[1]} steps"})
+        rate, share, _ = worth.idxmax()
+        steps = int((worth[rate, share] >= worth.max() - WITHIN).idxmax())  # the index is sorted, so it is the fewest
+        names = [" or ".join(f"{v:g}" for v in every.index.unique(level)) for level in place]
+        row = {"stage": stage, "role": role, "learning_rate": rate, "steps": steps, "warmup": share}
+        text = f"rates {names[0]}; {names[2]} steps" + (f"; {names[1]} of them warmup" if share else "")
+        rows.append(row | {"accuracy": worth[rate, share, steps], "tried": text})
     return pd.DataFrame(rows)
 
 
@@ -93,15 +96,23 @@ def misfits(choice: pd.DataFrame, settings: Profile) -> list[str]:
     """Where a profile does not have what was chosen, one sentence each."""
     found = []
     for row in choice.to_dict("records"):
-        if row["stage"] in METHODS:
-            own = settings.stage_settings("self_distillation", row["role"], method=row["stage"])
-        elif row["stage"] == "stage_3":
-            own = settings.stage_settings("sparse_rl", row["role"], goes_on=True)
+        stage, role, asked = row["stage"], row["role"], {name: row[name] for name in ("learning_rate", "steps")}
+        if stage in METHODS:
+            own = settings.stage_settings("self_distillation", role, method=stage)
+        elif stage == "stage_3":
+            own = settings.stage_settings("sparse_rl", role, goes_on=True)
+        elif stage == "bridge":
+            parts = [settings.stage_settings(name, role) for name in ("forward_kl", "opd")]
+            steps = sum(part["steps"] for part in parts)
+            own = parts[0] | {"steps": steps, "warmup": parts[0]["steps"] / steps}
+            asked |= {"warmup": row["warmup"]}
         else:
-            own = settings.stage_settings(row["stage"], row["role"])
-        for name in ("learning_rate", "steps"):
-            if own[name] != row[name]:
-                found.append(f"{row['stage']} of {row['role']}: {name} is {own[name]}, chosen was {row[name]}")
+            own = settings.stage_settings(stage, role)
+        found += [
+            f"{stage} of {role}: {name} is {own[name]}, chosen was {value}"
+            for name, value in asked.items()
+            if own[name] != value
+        ]
     return found
 
 
@@ -117,16 +128,20 @@ def trials_figure(trials: pd.DataFrame, choice: pd.DataFrame) -> Figure:
         axes.set_visible(False)
     for axes, ((profile, checkpoint, stage, role), part) in zip(grid.flat, panels, strict=False):
         row = choice[(choice["stage"] == stage) & (choice["role"] == role)].iloc[0]
-        for color, (rate, runs) in zip(PALETTE, part.groupby("learning_rate"), strict=False):
-            for steps, curve in runs.groupby("steps"):
-                taken = (rate, steps) == (row["learning_rate"], row["steps"])
-                label = f"{rate:g}" if steps == runs["steps"].max() else None
+        split = stage == "bridge"
+        for color, (tried, runs) in zip(PALETTE, part.groupby("warmup" if split else "learning_rate"), strict=False):
+            for (rate, steps), curve in runs.groupby(["learning_rate", "steps"]):
+                taken = (rate, steps) == (row["learning_rate"], row["steps"]) and (not split or tried == row["warmup"])
+                label = f"{tried:g}" if steps == runs["steps"].max() else None
                 axes.plot(curve["step"], 100 * curve["accuracy"], color=color, linewidth=1, label=label)
                 end = curve.iloc[-1]
                 axes.plot(end["step"], 100 * end["accuracy"], "o", color=color, markersize=8 if taken else 3)
         where = f"{profile}, {checkpoint}" if several else checkpoint
-        axes.set_title(f"{where}\n{row['learning_rate']:g}, {row['steps']} steps", fontsize=8)
-        axes.legend(title="rate", fontsize=6, title_fontsize=6, ncols=3, loc="lower right")
+        chosen = f"{row['learning_rate']:g}, {row['steps']} steps" + (f", {row['warmup']:g} warmup" if split else "")
+        axes.set_title(f"{where}\n{chosen}", fontsize=8)
+        axes.legend(
+            title="share of warmup" if split else "rate", fontsize=6, title_fontsize=6, ncols=3, loc="lower right"
+        )
         axes.set(xlabel="optimiser step", ylim=(0, 100))
         if axes.get_subplotspec().is_first_col():
             axes.set(ylabel="validation accuracy, %")

@@ -25,9 +25,20 @@ class Trials(Strict):
     checkpoint: (
         str  # the run they are tried on; where it takes the steps of several stages, those of the others are added
     )
-    stage: TrainedStage | Literal["stage_3"] | Method
+    stage: (
+        TrainedStage | Literal["stage_3", "bridge"] | Method
+    )  # bridge: forward_kl and opd as one, the steps those of both
     steps: list[PositiveInt] = Field(min_length=1)
     learning_rates: list[float] = Field(min_length=1)
+    warmups: list[float] = Field(default_factory=list)  # shares of a bridge's steps that are forward_kl's
+
+    @model_validator(mode="after")
+    def _a_bridge_is_split(self):
+        if (self.stage == "bridge") != bool(self.warmups) or not all(0 < share < 1 for share in self.warmups):
+            raise ValueError(
+                "`warmups` are shares above 0 and under 1 of the steps of stage `bridge`: give both or neither"
+            )
+        return self
 
 
 class Regime(Strict):

@@ -70,6 +70,27 @@ def test_a_rate_above_the_bound_is_not_chosen(tmp_path):
     assert "0.001 or 0.002" in choose(trials, up_to=1e-3).iloc[0]["tried"]
 
 
+def test_a_bridge_is_chosen_with_its_share_of_warmup(tmp_path):
+    place = {
+        "checkpoint": "student.bridge.rl_teacher",
+        "stage": "bridge",
+        "role": "student",
+        "learning_rate": 1e-3,
+        "steps": 200,
+    }
+    ends = {0.25: 0.5, 0.5: 0.7, 0.75: 0.6}
+    rows = [place | {"warmup": share, "step": 150, "accuracy": end} for share, end in ends.items()]
+    pd.DataFrame(rows).to_csv(tmp_path / "trials.csv", index=False)
+    choice = choose(read_trials(tmp_path / "trials.csv"))
+    row = choice.iloc[0]
+    assert (row["warmup"], row["steps"], row["accuracy"]) == (0.5, 200, 0.7)
+    assert row["tried"] == "rates 0.001; 200 steps; 0.25 or 0.5 or 0.75 of them warmup"
+    (found,) = misfits(choice, load_profile("map", {"stages": {"forward_kl": {"steps": 50}, "opd": {"steps": 150}}}))
+    assert found == "bridge of student: warmup is 0.25, chosen was 0.5"
+    (axes,) = [axes for axes in trials_figure(read_trials(tmp_path / "trials.csv"), choice).axes if axes.get_visible()]
+    assert axes.get_legend().get_title().get_text() == "share of warmup"
+
+
 def regimes() -> list[str]:
     """Profiles that choose their own rates and steps."""
     return [name for name in profile_names() if load_profile(name).regime]
