@@ -8,7 +8,7 @@ import pandas as pd
 
 from s2d_lib.claims.bootstrap import Estimate, bootstrap
 from s2d_lib.report.run_pages import markdown
-from s2d_lib.report.style import route_label
+from s2d_lib.report.style import interval, route_label
 from s2d_lib.results.map import MapResults, settings_of, settings_text
 from s2d_lib.study.map import Map, Part
 from s2d_lib.study.page import Study
@@ -43,6 +43,11 @@ class Chart:
     def sets(self) -> list[str]:
         """Names of the evaluation sets."""
         return list(self.results.cells["set"].unique())
+
+    @property
+    def main_sets(self) -> list[str]:
+        """Those that are like the pool, easy and hard; the others ask what has been forgotten."""
+        return [name for name in self.sets if not name.startswith("known-")]
 
     @property
     def decodings(self) -> list[str]:
@@ -193,6 +198,27 @@ def _readable(rows: pd.DataFrame) -> pd.DataFrame:
         index=["route", "decoding"], columns="set", values="text"
     )
     return table[list(rows["set"].unique())].reset_index()
+
+
+def routes_table(chart: Chart, part: str) -> pd.DataFrame:
+    """For readers: accuracy of all routes of a part in percent, with 95% intervals over seeds and problems, a column a cell and
+    main set; untrained models once more at the temperature that suits them best there.
+
+    Args:
+        chart: The map.
+        part: Which.
+    """
+    spec, rows = chart.parts[part], []
+    for route in spec.routes:
+        for decoding in (MAIN, BEST) if chart.untrained(route) else (MAIN,):
+            name = route_label(route) + (", at its best temperature" if decoding == BEST else "")
+            found = {
+                f"{read_cell(settings_text(cell))}: {one}": chart.estimate(part, cell, route, one, decoding)
+                for cell in spec.cells
+                for one in chart.main_sets
+            }
+            rows.append({"route": name} | {key: interval(e.mean, e.low, e.high) for key, e in found.items()})
+    return pd.DataFrame(rows)
 
 
 def differences_table(chart: Chart, part: str, reference: str) -> pd.DataFrame:

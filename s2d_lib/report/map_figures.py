@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,9 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from s2d_lib.report.map import BEST, Chart, cell_page
+from s2d_lib.report.map import BEST, Chart, cell_page, read_cell
 from s2d_lib.report.style import BLACK, GREY, entitle, route_label, route_look, use_style
+from s2d_lib.results.map import settings_text
 from s2d_lib.study.settings import MAIN
 
 DIVERGING = "PuOr_r"  # colour-blind safe; orange where the first of two is ahead
@@ -77,7 +80,7 @@ def dial_figure(
         at: The other dials' values, where the part turns several.
     """
     use_style()
-    spec, sets = chart.parts[part], [name for name in chart.sets if name in ("micro-math", "micro-aime")]
+    spec, sets = chart.parts[part], chart.main_sets
     (dial,) = [name for name in spec.across if name not in (at or {})]
     figure, panels = plt.subplots(1, len(sets), sharey=True, figsize=(3.6 * len(sets) + 1.6, 3.7), squeeze=False)
     places = np.arange(len(spec.across[dial]))
@@ -106,6 +109,61 @@ def dial_figure(
     panels[0][0].set_ylabel("accuracy, %")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
+    entitle(figure, title)
+    plt.close(figure)
+    return figure
+
+
+def cells_figure(chart: Chart, part: str, title: str) -> Figure:
+    """Accuracy of every route of a part, a panel a cell: means with 95% intervals, filled on the set like the pool, open on the
+    hard one; dotted where the untrained student is at its best temperature.
+
+    Every mean leads to its cell's runs.
+
+    Args:
+        chart: The map.
+        part: Which.
+        title: Of the figure.
+    """
+    use_style()
+    spec = chart.parts[part]
+    routes = list(spec.routes)
+    places = dict(zip(routes, range(len(routes) - 1, -1, -1), strict=True))
+    figure, panels = plt.subplots(
+        1, len(spec.cells), sharey=True, figsize=(3.4 * len(spec.cells) + 2.0, 0.42 * len(routes) + 1.6), squeeze=False
+    )
+    for axes, cell in zip(panels[0], spec.cells, strict=True):
+        for (name, shift, face), route in product(
+            zip(chart.main_sets, (0.13, -0.17), (None, "white"), strict=False), routes
+        ):
+            color, marker = route_look(route)
+            found = chart.estimate(part, cell, route, name)
+            mean, low, high = (100 * value for value in (found.mean, found.low, found.high))
+            spread = [[mean - low], [high - mean]]
+            bars = axes.errorbar(mean, places[route] + shift, None, spread, marker, color=color, capsize=2, mfc=face)
+            bars.lines[0].set_url(cell_page(part, settings_text(cell)))
+            if face is None:
+                axes.annotate(
+                    f"{mean:.0f}",
+                    (mean, places[route] + shift),
+                    (0, 4),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8,
+                )
+        best = chart.estimate(part, cell, "student", chart.main_sets[0], BEST).mean
+        axes.axvline(100 * best, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
+        axes.set(
+            title=read_cell(settings_text(cell)), xlabel="accuracy, %", xlim=(0, 103), ylim=(-0.6, len(routes) - 0.4)
+        )
+        axes.grid(axis="y", visible=False)
+    panels[0][0].set_yticks(list(places.values()), [route_label(route) for route in routes])
+    marks = [Line2D([], [], marker="o", linewidth=0, color=BLACK, mfc=face) for face in (BLACK, "white")][
+        : len(chart.main_sets)
+    ]
+    marks.append(Line2D([], [], linestyle=":", color=GREY))
+    labels = [*chart.main_sets, f"untrained student, at its best temperature on {chart.main_sets[0]}"]
+    figure.legend(marks, labels, loc="outside lower right", ncols=3)
     entitle(figure, title)
     plt.close(figure)
     return figure

@@ -5,8 +5,19 @@ import pandas as pd
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.map import BEST, BRIDGE, FORWARD, OPD, Chart, cell_page, cells_table, surface, write_pages
-from s2d_lib.report.map_figures import dial_figure, warmup_figure
+from s2d_lib.report.map import (
+    BEST,
+    BRIDGE,
+    FORWARD,
+    OPD,
+    Chart,
+    cell_page,
+    cells_table,
+    routes_table,
+    surface,
+    write_pages,
+)
+from s2d_lib.report.map_figures import cells_figure, dial_figure, warmup_figure
 from s2d_lib.results.map import DIGITS, MapResults, settings_of, settings_text
 from s2d_lib.study import load_profile, load_study, points, resolve
 from s2d_lib.study.map import Map
@@ -98,6 +109,16 @@ def test_figures_link_their_cells(chart):
     links = [text.get_url() for axes in figure.axes for text in axes.texts]
     assert links == [cell_page("opening", cell) for cell in rows["cell"]]
     assert dial_figure(chart, "opening", ["student", OPD], "Routes", "opening", {"warmup": "1/4"}).axes
+
+
+def test_all_routes_stand_side_by_side_in_a_figure_and_a_table(chart):
+    figure = cells_figure(chart, "opening", "Ends")
+    cells = CHART.parts["opening"].cells
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == [f"opening {cell['opening']}, warmup {cell['warmup']}" for cell in cells]
+    table = routes_table(chart, "opening")
+    assert len(table) == len(ROUTES) + 1  # the untrained student stands twice
+    assert table.iloc[1]["opening wide, warmup 1/4: micro-math"].startswith("20.0 [")
 
 
 def test_what_is_not_there_is_said():
