@@ -226,13 +226,13 @@ def _only_one(folder):
 
 
 def _results(chosen) -> int:
-    from s2d_lib.pipeline import blocks, placed_on_map, regime_jobs, regime_trials
+    from s2d_lib.pipeline import blocks, placed_on_map, regime_jobs, regime_runs, regime_trials
     from s2d_lib.report.regime import write_regime
     from s2d_lib.report.trials import write_trials
     from s2d_lib.results.bundle import collect
     from s2d_lib.results.map import collect_map
     from s2d_lib.runs import find_run
-    from s2d_lib.study import load_profile, resolve
+    from s2d_lib.study import load_profile
 
     runs: dict = {}
     for block in [regime_jobs(chosen.profile)] if chosen.regime else blocks(chosen.profile):
@@ -247,8 +247,8 @@ def _results(chosen) -> int:
     folder = project_root() / "figures" / chosen.profile
     if chosen.regime:
         regime, tried = load_profile(chosen.profile).regime, regime_trials(chosen.profile)
-        plain = [resolve(chosen.profile, name, seed) for name in regime.checkpoints for seed in regime.seeds]
-        write_regime([runs[resolved.hash] for resolved in plain], folder / "regime.csv")
+        checked = [run for seed in regime.seeds for run in regime_runs(chosen.profile, seed)]
+        write_regime([(cell, runs[resolved.hash]) for cell, resolved in checked], folder / "regime.csv")
         write_trials([(trial, runs[trial.resolved.hash]) for trial in tried], folder / "trials.csv")
     elif load_profile(chosen.profile).map:
         whole = [block for block in placed_on_map(chosen.profile) if all(r.hash in runs for r in block[1].values())]

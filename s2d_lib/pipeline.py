@@ -10,6 +10,7 @@ from pathlib import Path
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import Run, find_run, runs_root, words_for
 from s2d_lib.study import Point, Resolved, frontier, load_profile, needed, points, project_root, resolve
+from s2d_lib.study.map import settings_text
 from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.self_distillation_params import METHODS
 
@@ -108,11 +109,22 @@ def regime_jobs(profile: str) -> dict[str, Job]:
         raise StudyError(f"profile {profile!r} has no `regime` block.")
     found: dict[str, Job] = {}
     for seed in regime.seeds:
-        for checkpoint in regime.checkpoints:
-            _add(resolve(profile, checkpoint, seed), found)
+        for _, resolved in regime_runs(profile, seed):
+            _add(resolved, found)
     for trial in regime_trials(profile):
         _add(trial.resolved, found, elsewhere=trial.resolved.profile != profile)
     return found
+
+
+def regime_runs(profile: str, seed: int) -> list[tuple[str, Resolved]]:
+    """What a profile's regime check looks at on one seed: its checkpoints, and the parts of its map; with each the dials of its
+    cell, empty for none."""
+    regime = load_profile(profile).regime
+    plain = [("", resolve(profile, checkpoint, seed)) for checkpoint in regime.checkpoints]
+    placed = [point for point in points(profile) if point.part in regime.parts]
+    return plain + [
+        (settings_text(point.cell), resolve(profile, point.route, seed, point.overrides)) for point in placed
+    ]
 
 
 @dataclass(frozen=True)

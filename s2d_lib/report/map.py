@@ -9,8 +9,8 @@ import pandas as pd
 from s2d_lib.claims.bootstrap import Estimate, bootstrap
 from s2d_lib.report.run_pages import markdown
 from s2d_lib.report.style import interval, route_label
-from s2d_lib.results.map import MapResults, settings_of, settings_text
-from s2d_lib.study.map import Map, Part
+from s2d_lib.results.map import MapResults
+from s2d_lib.study.map import Map, Part, settings_of, settings_text
 from s2d_lib.study.page import Study
 from s2d_lib.study.settings import MAIN
 

@@ -5,7 +5,7 @@ it ended on validation problems, how far teacher and student were apart before i
 every problem were right, at every decoding).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.results.bundle import GZIP, read_evaluation, read_validation, write_csv
 from s2d_lib.runs import FinishedRun
 from s2d_lib.study import Point
+from s2d_lib.study.map import settings_text
 from s2d_lib.study.settings import MAIN
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # right samples of a problem, one digit: at most 35 samples
@@ -33,16 +34,6 @@ BEFORE = (
 def run_name(run: FinishedRun) -> str:
     """A run's name on the map: its checkpoint and the start of its hash."""
     return f"{run.name}@{run.record['hash'][:8]}"
-
-
-def settings_text(settings: Mapping[str, str]) -> str:
-    """Dials and their values as one word, `opening=0.03,labels=16`."""
-    return ",".join(f"{dial}={value}" for dial, value in settings.items())
-
-
-def settings_of(text: str) -> dict[str, str]:
-    """The dials of `settings_text`."""
-    return dict(word.split("=", 1) for word in text.split(",")) if text else {}
 
 
 def collect_map(found: Iterable[tuple[Point, int, FinishedRun]], others: Iterable[FinishedRun], folder: Path) -> None:

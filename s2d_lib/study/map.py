@@ -1,6 +1,6 @@
 """The map of a profile: the same routes once more in every cell of a grid of dials, each with the same number of trials."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 
 from pydantic import Field, model_validator
@@ -9,6 +9,16 @@ from s2d_lib.study.strict import Strict
 
 Settings = dict[str, str]
 """Dial -> the name of one of its values."""
+
+
+def settings_text(settings: Mapping[str, str]) -> str:
+    """Dials and their values as one word, `opening=0.03,labels=16`."""
+    return ",".join(f"{dial}={value}" for dial, value in settings.items())
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """The dials of `settings_text`."""
+    return dict(word.split("=", 1) for word in text.split(",")) if text else {}
 
 
 class Part(Strict):

@@ -45,7 +45,8 @@ class Regime(Strict):
     """Runs on seeds of their own, made before the study: is the setting fit for the question, and at which rates?"""
 
     seeds: list[int] = Field(min_length=1)
-    checkpoints: list[str]
+    checkpoints: list[str] = Field(default_factory=list)
+    parts: list[str] = Field(default_factory=list)  # of the profile's map, made on these seeds as well
     trials: list[Trials] = Field(default_factory=list)
     # By what of its validation curve a trial counts: where it ends, or the mean of the whole. Where what a method does late
     # is a question of the study, and one ends at nothing at every rate, its end can't choose between them.

@@ -18,9 +18,9 @@ from s2d_lib.report.map import (
     write_pages,
 )
 from s2d_lib.report.map_figures import cells_figure, dial_figure, warmup_figure
-from s2d_lib.results.map import DIGITS, MapResults, settings_of, settings_text
+from s2d_lib.results.map import DIGITS, MapResults
 from s2d_lib.study import load_profile, load_study, points, resolve
-from s2d_lib.study.map import Map
+from s2d_lib.study.map import Map, settings_of, settings_text
 
 DIALS = {
     "opening": {"wide": {}, "narrow": {"seeds": [7]}},

@@ -17,9 +17,9 @@ from s2d_lib.report.map_labels import (
     prompts_figure,
     readable_labels,
 )
-from s2d_lib.results.map import DIGITS, MapResults, settings_text
+from s2d_lib.results.map import DIGITS, MapResults
 from s2d_lib.study import load_study
-from s2d_lib.study.map import Map
+from s2d_lib.study.map import Map, settings_text
 
 BUDGETS = ["4", "16", "64"]
 ROUTES = {route: {} for route in (GRPO, "teacher.rl", BRIDGE)}
