@@ -54,6 +54,7 @@ def test_a_map_is_made_and_drawn_and_made_only_once(project):
     table = pd.read_csv(project / "figures/map/map.csv")
     assert set(table["decoding"]) == {"main", "t1", "greedy", "best"}
     assert (project / "figures/map/warmup_micro-math.svg").is_file()
+    assert (project / "figures/map/temperature.svg").is_file()
     code, output = run(project, "study", "--profile", "map")
     assert code == 0
     assert "Nothing to be done" in output
