@@ -50,7 +50,7 @@ rule all:
         f"{folder}/regime.csv" if config.get("regime") else TABLES,
 
 
-# Seeds one after the other, then the frontier: what is finished when a long study is interrupted is whole seeds.
+# Seeds one after the other: what is finished when a long study is interrupted is whole seeds.
 for place, (key, job) in enumerate(JOBS.items()):
 
     rule:

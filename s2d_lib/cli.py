@@ -45,9 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = commands.add_parser("results", help="collect finished runs into figures/<profile>/results")
     results.add_argument("--profile", default="micro")
     results.add_argument("--regime", action="store_true", help="of the regime check")
-    results.add_argument(
-        "--so-far", action="store_true", help="whole seeds, and the frontier if it is whole; drop the rest"
-    )
+    results.add_argument("--so-far", action="store_true", help="whole seeds, of a map part by part; drop the rest")
 
     figures = commands.add_parser("figures", help="redraw figures from committed results")
     figures.add_argument("--profile", help="only this profile's; all by default")

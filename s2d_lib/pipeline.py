@@ -9,9 +9,8 @@ from pathlib import Path
 
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import Run, find_run, runs_root, words_for
-from s2d_lib.study import Point, Resolved, frontier, load_profile, needed, points, project_root, resolve
+from s2d_lib.study import Point, Resolved, load_profile, needed, points, project_root, resolve
 from s2d_lib.study.map import settings_text
-from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.self_distillation_params import METHODS
 
 
@@ -27,7 +26,7 @@ class Job:
     def rule(self) -> str:
         """Name of the Snakemake rule."""
         hint = f"_{self.resolved.hash[:8]}" if self.resolved.overrides or self.elsewhere else ""
-        return f"{self.resolved.checkpoint.replace('.', '_').replace(AT, '_at_')}_seed_{self.resolved.seed}{hint}"
+        return f"{self.resolved.checkpoint.replace('.', '_')}_seed_{self.resolved.seed}{hint}"
 
     @property
     def command(self) -> str:
@@ -54,22 +53,17 @@ class Job:
 
 
 def blocks(profile: str) -> list[dict[str, Job]]:
-    """What a study comes in: the tables of one seed after the other, then the label frontier, then the map part by part and
-    seed by seed; jobs by their hash, parents first. A job of an earlier block can stand in a later one again.
+    """What a study comes in: the tables of one seed after the other, then the map part by part and seed by seed; jobs by
+    their hash, parents first. A job of an earlier block can stand in a later one again.
 
     Raises:
         StudyError: Bad parameters, or a broken run folder.
     """
-    settings, found = load_profile(profile), []
-    for seed in settings.seeds:
+    found = []
+    for seed in load_profile(profile).seeds:
         found.append({})
         for checkpoint in needed(profile):
             _add(resolve(profile, checkpoint, seed), found[-1])
-    if settings.frontier:
-        found.append({})
-        for seed in settings.frontier.seeds:
-            for checkpoint in frontier(profile):
-                _add(resolve(profile, checkpoint, seed), found[-1])
     for _, placed in placed_on_map(profile):
         found.append({})
         for resolved in placed.values():

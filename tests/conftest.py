@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 
 TINY = {
     "problems": {
+        "labels": None,
+        "prompts": None,
         "pools": {"full": {"count": 16, "lengths": [2], "seed": 1}},
         "evaluations": {
             "micro-math": {"count": 6, "lengths": [2], "seed": 2},
@@ -53,6 +55,9 @@ TINY = {
     "stage_3": {"steps": 4},
 }
 """Overrides of the micro profile that make every stage take seconds."""
+
+HEADLINE = {"tables": ["headline"], "map": None}
+"""Overrides of the micro profile that make the headline table of its default student instead of the ends of the map."""
 
 
 @pytest.fixture

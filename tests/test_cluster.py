@@ -20,7 +20,7 @@ from s2d_lib.report.graph_table import graph_summary, graph_table
 from s2d_lib.study import load_profile, load_study, profile_names, resolve
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.load import deep_merge
-from tests.conftest import ROOT, TINY
+from tests.conftest import HEADLINE, ROOT, TINY
 
 HAS_SLURM, HAS_KUBERNETES = (
     importlib.util.find_spec(f"snakemake_executor_plugin_{name}") is not None for name in ("slurm", "kubernetes")
@@ -188,7 +188,7 @@ def test_slurm_is_asked_for_what_a_run_needs_and_makes_it(project, tmp_path):
         (commands / name).write_text(script + "\n")
         (commands / name).chmod(0o755)
     micro, page = (project / "params" / name for name in ("micro.yaml", "study.yaml"))
-    one = {**TINY, "seeds": [0], "cluster": {"partition": "short"}}
+    one = {**TINY, **HEADLINE, "seeds": [0], "cluster": {"partition": "short"}}
     micro.write_text(yaml.safe_dump(deep_merge(yaml.safe_load(micro.read_text()), one)))
     declared = yaml.safe_load(page.read_text())
     declared["tables"]["headline"] |= {"rows": ["student", "student.grpo"], "reference": "student.grpo"}

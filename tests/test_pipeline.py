@@ -24,14 +24,14 @@ FILES = ("headline.csv", "headline.md", "headline.tex")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A copy of the project whose micro profile takes seconds, with one seed."""
-    from tests.conftest import ROOT, TINY
+    from tests.conftest import HEADLINE, ROOT, TINY
 
     folder = tmp_path_factory.mktemp("a pröject's folder")
     for name in ("params", "notebooks"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder)
     profile = folder / "params" / "micro.yaml"
-    profile.write_text(yaml.safe_dump(deep_merge(yaml.safe_load(profile.read_text()), {**TINY, "seeds": [0]})))
+    profile.write_text(yaml.safe_dump(deep_merge(yaml.safe_load(profile.read_text()), {**TINY, **HEADLINE, "seeds": [0]})))
     return folder
 
 

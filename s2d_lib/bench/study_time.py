@@ -6,7 +6,6 @@ from matplotlib.figure import Figure
 
 from s2d_lib.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from s2d_lib.results.bundle import Bundle
-from s2d_lib.study.problem_sets import AT
 
 # In the order of a job: starting papermill, starting the kernel and importing, reading parents, rollouts in training,
 # forward and backward passes with the optimiser's update, accuracy while training, avg@k, and writing, plotting and all else.
@@ -24,15 +23,13 @@ PHASES = {
 
 def study_time(bundle: Bundle) -> pd.DataFrame:
     """Seconds of every phase (see PHASES) of a run, by stage and the role of the model that trains, on the machine that made
-    them; without the label frontier's runs, which are the same stages on fewer problems.
+    them.
 
     Returns:
         Index: stage and role; `runs`, then the phases, each a mean over the runs. The last row is all of them.
     """
     rows = []
-    for (checkpoint, _), record in bundle.records.items():
-        if AT in checkpoint:
-            continue
+    for record in bundle.records.values():
         phases, resolved = record.get("phases", {}), record["resolved"]
         inside = sum(seconds for name, seconds in phases.items() if name not in ("papermill", "imports"))
         what = f"{resolved['stage']}, {resolved['role']}"

@@ -19,7 +19,7 @@ def check_problems(profile: str) -> Iterator[Line]:
     evaluation sets, as a run would do it."""
     specs = {}
     for run in resolved_runs(profile).values():
-        if run.problems.pool:  # of a half or a cut to a label budget the whole, so that it is loaded once
+        if run.problems.pool:  # of a half or a cut the whole, so that it is loaded once
             whole = WHOLE if isinstance(run.problems.pool, Half | LabelBudget) else run.labels
             specs[whole] = run.problems.model_copy(update={"pool": sets(run.problems)[0]})
     datasets = {one.file: one for spec in specs.values() for one in sets(spec) if hasattr(one, "dataset")}

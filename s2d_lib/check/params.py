@@ -2,7 +2,7 @@
 
 from s2d_lib.check.line import Line
 from s2d_lib.errors import StudyError
-from s2d_lib.study import Resolved, frontier, lineage, load_profile, needed, points, resolve
+from s2d_lib.study import Resolved, lineage, load_profile, needed, points, resolve
 from s2d_lib.study.several_processes import refuse_what_is_not_shared
 
 
@@ -23,14 +23,14 @@ def check_params(profile: str) -> Line:
 
 
 def resolved_runs(profile: str) -> dict[str, Resolved]:
-    """Every checkpoint that the profile's tables, frontier and map need, for its first seed; of those that a map needs in
+    """Every checkpoint that the profile's tables and map need, for its first seed; of those that a map needs in
     several forms, one.
 
     Raises:
         StudyError: Bad parameters.
     """
     seed = load_profile(profile).seeds[0]
-    found = {name: resolve(profile, name, seed) for name in {**needed(profile), **frontier(profile)}}
+    found = {name: resolve(profile, name, seed) for name in needed(profile)}
     for point in points(profile):
         for name, run in lineage(profile, point.route, seed, point.overrides).items():
             found.setdefault(name, run)

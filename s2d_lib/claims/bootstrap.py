@@ -150,21 +150,19 @@ SHARE = (0.0, 1.0)  # bounds of an accuracy
 def bootstrap(
     accuracy: np.ndarray,
     against: np.ndarray | None = None,
-    level: float = 0.95,
     bounds: tuple[float, float] | None = SHARE,
 ) -> Estimate:
-    """Mean accuracy, or mean paired difference, with its interval over seeds and problems.
+    """Mean accuracy, or mean paired difference, with its 95% interval over seeds and problems.
 
     Args:
         accuracy: Mean correctness, shape (seeds, problems), or what else there is one value of a seed and unit of.
         against: The same of what it is compared with, same seeds and problems in the same order.
-        level: Of the interval.
         bounds: Of a value; None where there are none.
 
     Raises:
         StudyError: When the two do not have the same seeds and problems, or there is one problem and one seed.
     """
-    return spread(accuracy, against, bounds).interval(level)
+    return spread(accuracy, against, bounds).interval()
 
 
 def spread(
@@ -212,7 +210,7 @@ def _ordinary(values: np.ndarray, bounds: tuple[float, float] | None) -> Spread:
     mean = values.mean()
     of_problem = values.mean(axis=0) - mean
     if seeds == 1:
-        return Spread(float(mean), problem_weights(problems) @ of_problem, 0.0, 0, bounds)
+        return Spread(float(mean), _problem_weights(problems) @ of_problem, 0.0, 0, bounds)
     of_seed = values.mean(axis=1) - mean
     if problems == 1:
         scale = float(np.sqrt((of_seed**2).sum() / (seeds - 1) / seeds))
@@ -223,12 +221,12 @@ def _ordinary(values: np.ndarray, bounds: tuple[float, float] | None) -> Spread:
     rest_square = (rest**2).sum() / ((seeds - 1) * (problems - 1))
     # Observed problem effects contain their share of the rest, which the seeds' part already counts.
     own = np.sqrt(max(problem_square - rest_square, 0) / problem_square) if problem_square else 0.0
-    draws = problem_weights(problems) @ (own * of_problem)
+    draws = _problem_weights(problems) @ (own * of_problem)
     return Spread(float(mean), draws, float(np.sqrt(seed_square / (seeds * problems))), seeds - 1, bounds)
 
 
 @lru_cache(maxsize=4)
-def problem_weights(problems: int) -> np.ndarray:
+def _problem_weights(problems: int) -> np.ndarray:
     """Weights of the problems in every draw, shape (draws, problems): problems - 1 of them drawn with replacement, so
     that the variance over draws is the unbiased one (McCarthy and Snowden 1985)."""
     generator = np.random.default_rng(0)

@@ -11,7 +11,6 @@ from s2d_lib.plan.memory import memory_of
 from s2d_lib.plan.one_base import teacher_of
 from s2d_lib.plan.tokens import assumed_lengths, counts
 from s2d_lib.study import Resolved, load_profile
-from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.settings import Lengths
 
 
@@ -48,14 +47,10 @@ class Calibration:
         return highest.set_axis(["planned", "recorded"], axis="columns").reset_index()
 
     def ratios(self) -> pd.DataFrame:
-        """Recorded by predicted tokens of every run that has any: `stage`, `kind` (sampled or trained), `ratio`.
-
-        Without the label frontier's cuts of the pool: a run on a few problems is over before its completions have the length
-        that the task takes.
-        """
-        parts, whole = [], self.runs[~self.runs["checkpoint"].str.contains(AT)]
+        """Recorded by predicted tokens of every run that has any: `stage`, `kind` (sampled or trained), `ratio`."""
+        parts = []
         for kind in ("sampled", "trained"):
-            rows = whole[whole[kind] > 0]
+            rows = self.runs[self.runs[kind] > 0]
             parts.append(
                 pd.DataFrame({"stage": rows["stage"], "kind": kind, "ratio": rows[f"{kind} recorded"] / rows[kind]})
             )

@@ -17,7 +17,7 @@ from s2d_lib.plan.one_base import taught_by, teacher_of
 from s2d_lib.plan.per_gpu import fullest, held_by_each, moment_of
 from s2d_lib.plan.phases import gpus_of, phases_of, reserved_hours
 from s2d_lib.plan.tokens import assumed_lengths, counts
-from s2d_lib.study import Resolved, frontier, lineage, load_profile, needed, points, resolve
+from s2d_lib.study import Resolved, lineage, load_profile, needed, points, resolve
 from s2d_lib.study.settings import Lengths
 
 GPU, UTILISATION = "h100-80gb", 0.4
@@ -80,25 +80,20 @@ def plan(profile: str, gpu: str | None = None, utilisation: float = UTILISATION,
     settings = load_profile(profile, root=root)
     gpu = gpu or settings.cluster.gpu or GPU
     device = gpu_named(gpu)
-    seeds = dict.fromkeys(needed(profile, root), len(settings.seeds))
-    for name in frontier(
-        profile, root
-    ):  # its runs without a budget are those of the tables, where the seeds are the same
-        seeds[name] = len({*settings.seeds, *settings.frontier.seeds} if name in seeds else settings.frontier.seeds)
-    resolved = {name: resolve(profile, name, settings.seeds[0], root=root) for name in seeds}
-    planned = {run.hash: (name, run, resolved, seeds[name]) for name, run in resolved.items()}
+    resolved = {name: resolve(profile, name, settings.seeds[0], root=root) for name in needed(profile, root)}
+    planned = {run.hash: (name, run, resolved) for name, run in resolved.items()}
     for point in points(profile, root):
         line = lineage(profile, point.route, settings.seeds[0], point.overrides, root)
         for name, run in line.items():
-            planned.setdefault(run.hash, (f"{name}@{run.hash[:8]}", run, line, len(settings.seeds)))
+            planned.setdefault(run.hash, (f"{name}@{run.hash[:8]}", run, line))
     lengths = assumed_lengths(settings)
     rows = [
-        {"checkpoint": name, "stage": run.stage, "role": run.role, "model": run.model.model, "seeds": times}
-        | {"taught by": taught_by(run, line) or ""}
+        {"checkpoint": name, "stage": run.stage, "role": run.role, "model": run.model.model}
+        | {"seeds": len(settings.seeds), "taught by": taught_by(run, line) or ""}
         | row(run, teacher_of(run, line), lengths, device, utilisation)
-        for name, run, line, times in planned.values()
+        for name, run, line in planned.values()
     ]
-    models = {run.model.model for _, run, _, _ in planned.values()}
+    models = {run.model.model for _, run, _ in planned.values()}
     return Plan(
         profile,
         gpu,

@@ -1,4 +1,4 @@
-"""Parts of problem sets: a label pool's random halves, fewer labels for the label frontier, train and test.
+"""Parts of problem sets: a label pool's random halves, fewer labels or prompts of it, train and test.
 
 Which problems a part holds depends on their ids and the seed, not on their order in a file.
 """
@@ -47,8 +47,8 @@ def _budget(pool: list[Problem], part: LabelBudget) -> set[str]:
     """The first problems of one random order, so that a smaller budget lies inside a larger one."""
     if part.labels >= len(pool):
         raise StudyError(
-            f"the label budget {part.labels} is not below the {len(pool)} problems of the pool 'full': drop it from the "
-            "profile's frontier, whose last point is the whole pool in any case."
+            f"`labels` or `prompts` ask for {part.labels} problems of the pool 'full', which has {len(pool)} in the end: leave "
+            "it out of `problems`, or lower it."
         )
     return set(_shuffled(pool, "budgets", part.seed)[: part.labels])
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from s2d_lib.claims import Claims
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.page import Study
-from s2d_lib.study.problem_sets import AT
 from s2d_lib.study.profile import Profile
 
 
@@ -19,7 +18,6 @@ class Analysis:
         writes: Tables of study.yaml whose files it writes; no other notebook writes them.
         reads: Further tables whose checkpoints it shows.
         families: Whether it needs the profile to have a table of model families in claims.yaml.
-        frontier: Whether it needs the profile to have a label frontier.
         committed: The profile whose results the notebook itself is committed with; others get an executed copy.
     """
 
@@ -27,7 +25,6 @@ class Analysis:
     writes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     families: bool = False
-    frontier: bool = False
     committed: str = "micro-full"
 
 
@@ -41,7 +38,6 @@ ANALYSES = (
     Analysis("93_student_rl", writes=("table4", "table5", "table6")),
     Analysis("94_placement", writes=("table7",)),
     Analysis("95_families", families=True),
-    Analysis("96_label_frontier", frontier=True),
     Analysis("97_claims", families=True),
     Analysis("70_language_model", writes=("same_size",), committed="smollm2"),
     Analysis("99_crossing", writes=("crossing",), committed="micro-crossing"),
@@ -52,7 +48,7 @@ COURSES = "98_self_distillation"
 
 
 def so_far(name: str, settings: Profile, study: Study, records: Collection[tuple[str, int]]) -> Profile:
-    """The profile with only those tables, and the frontier only if, the results hold all runs of.
+    """The profile with only those tables that the results hold all runs of.
 
     A long study can so be looked at, and its results committed, before it is finished.
 
@@ -69,14 +65,8 @@ def so_far(name: str, settings: Profile, study: Study, records: Collection[tuple
     def complete(rows: Sequence[str]) -> bool:
         return all(seeds.get(row) and seeds[row] == seeds[rows[0]] for row in rows)
 
-    frontier = settings.frontier
-    if frontier:
-        points = [
-            f"{route}{end}" for route in study.frontier.routes for end in ("", *(f"{AT}{b}" for b in frontier.budgets))
-        ]
-        frontier = frontier if all(set(frontier.seeds) <= seeds.get(point, set()) for point in points) else None
     tables = [table for table in settings.tables if complete(table_in(study, table, settings, name)[0].rows)]
-    return settings.model_copy(update={"tables": tables, "frontier": frontier})
+    return settings.model_copy(update={"tables": tables})
 
 
 def analyses_of(name: str, profile: Profile, claims: Claims) -> tuple[list[Analysis], list[str]]:
@@ -92,7 +82,6 @@ def analyses_of(name: str, profile: Profile, claims: Claims) -> tuple[list[Analy
         for analysis in ANALYSES
         if {*analysis.writes, *analysis.reads} <= set(profile.tables)
         and (name in claims.families or not analysis.families)
-        and (profile.frontier or not analysis.frontier)
     ]
     written = {table for analysis in chosen for table in analysis.writes}
     return chosen, [table for table in profile.tables if table not in written]

@@ -108,10 +108,8 @@ def role_of(study: Study, checkpoint: str) -> str:
 
 
 def routes_of(study: Study) -> list[str]:
-    """Checkpoints that are the end of a route, as declared: a table or the frontier lists them, or nothing is made from
-    them."""
+    """Checkpoints that are the end of a route, as declared: a table lists them, or nothing is made from them."""
     listed = {row for table in study.tables.values() for row in table.rows}
-    listed.update(study.frontier.routes if study.frontier else ())
     used = {parent for node in study.checkpoints.values() for parent in (node.from_, node.teacher)}
     return [name for name in study.checkpoints if name in listed or name not in used]
 
@@ -122,12 +120,12 @@ def route_map(study: Study) -> pd.DataFrame:
     Returns:
         One row a route: `route` (its checkpoint), `label` (for readers), `ends in` (the role of the model), `stages` (in
         words, over its ancestry), `teacher` (whose signal the deployed weights learn from), `labels upstream`, `labels
-        downstream` (pools; empty for none), `tables` (names in study.yaml, `frontier` among them) and `numbers` (those of
-        the paper's tables among these).
+        downstream` (pools; empty for none), `tables` (names in study.yaml) and `numbers` (those of the paper's tables among
+        these).
     """
     rows = []
     for name in routes_of(study):
-        tables = _tables(study, name)
+        tables = [table for table, listed in study.tables.items() if name in listed.rows]
         rows.append(
             {
                 "route": name,
@@ -141,11 +139,6 @@ def route_map(study: Study) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _tables(study: Study, checkpoint: str) -> list[str]:
-    tables = [name for name, table in study.tables.items() if checkpoint in table.rows]
-    return tables + (["frontier"] if study.frontier and checkpoint in study.frontier.routes else [])
 
 
 def table_number(name: str) -> str:

@@ -6,32 +6,27 @@ import pandas as pd
 
 from s2d_lib.report.tables import write_forms
 from s2d_lib.results.bundle import Bundle
-from s2d_lib.study.problem_sets import AT
-
-FRONTIER = "label frontier, all stages"
 
 
 def study_cost(bundle: Bundle) -> pd.DataFrame:
     """Runs, time, optimiser steps and tokens, each run once however many rows it serves.
 
     Returns:
-        One row a stage, then the frontier's runs at less than the whole pool, then `all`: `stage`, `runs`, `process hours`
-        (each process took the threads that its profile says), `optimiser steps`, `tokens sampled` in training and rollouts,
-        `tokens trained on`.
+        One row a stage, then `all`: `stage`, `runs`, `process hours` (each process took the threads that its profile says),
+        `optimiser steps`, `tokens sampled` in training and rollouts, `tokens trained on`.
     """
     rows = [
         {
-            "stage": FRONTIER if AT in name else record["resolved"]["stage"],
+            "stage": record["resolved"]["stage"],
             "runs": 1,
             "process hours": record["seconds"] / 3600,
             "optimiser steps": record.get("optimizer_steps", 0),
             "tokens sampled": record.get("sampled", {}).get("tokens", 0),
             "tokens trained on": record.get("trained_tokens", 0),
         }
-        for (name, _), record in bundle.records.items()
+        for record in bundle.records.values()
     ]
     table = pd.DataFrame(rows).groupby("stage", sort=False).sum().reset_index()
-    table = table.sort_values("stage", key=lambda stages: stages == FRONTIER, kind="stable")
     return pd.concat([table, pd.DataFrame([{"stage": "all", **table.drop(columns="stage").sum()}])], ignore_index=True)
 
 

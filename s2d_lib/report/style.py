@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 
-from s2d_lib.study.problem_sets import AT
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -119,7 +117,7 @@ _SELF_DISTILLATION = {
 _END_MARKERS = {"grpo": "P", "srpo": "P", "topk_tail": "d", "sampled_token": "H"}
 
 
-BEST = f"{AT}best"
+BEST = "@best"
 """Ends the name of a base model at its best temperature (see s2d_lib.report.decodings)."""
 
 
@@ -135,13 +133,10 @@ def route_label(checkpoint: str) -> str:
     """What a reader sees where routes from several teachers stand side by side: `bridge, RL teacher (1H), GRPO on 2H`.
 
     Names that the study's pattern (student.<transfer>.<teacher>[_1H][.<Stage 3>]) does not cover are looked up in
-    ROUTE_LABELS, or shown as they are; a label budget (`student.grpo@64`) is said behind the name.
+    ROUTE_LABELS, or shown as they are.
     """
     if checkpoint.endswith(BEST):
         return f"{route_label(checkpoint.removesuffix(BEST))}, at its best temperature"
-    checkpoint, _, budget = checkpoint.partition(AT)
-    if budget:
-        return f"{route_label(checkpoint)}, {budget} labels"
     if checkpoint in _SELF_DISTILLATION:
         return _SELF_DISTILLATION[checkpoint][0]
     match checkpoint.split("."):
@@ -169,8 +164,8 @@ def _source(checkpoint: str) -> str:
 
 
 def route_look(checkpoint: str) -> tuple[str, str]:
-    """Colour (hex) and marker of a checkpoint, the same at every label budget; no two of the study's share both."""
-    checkpoint, _, _ = checkpoint.partition(AT)
+    """Colour (hex) and marker of a checkpoint; no two of the study's share both."""
+    checkpoint = checkpoint.removesuffix(BEST)
     if checkpoint in ROUTE_COLORS:
         return ROUTE_COLORS[checkpoint], ROUTE_MARKERS[checkpoint]
     if checkpoint in _SELF_DISTILLATION:

@@ -18,7 +18,7 @@ from s2d_lib.provenance import file_hash
 from s2d_lib.rollouts.traces import traces_place
 from s2d_lib.runs import MODEL, READ, Run
 from s2d_lib.stages.weights import parent_weights, starting_weights, weights_of
-from s2d_lib.study.problem_sets import AT, LabelBudget
+from s2d_lib.study.problem_sets import LabelBudget
 
 FILES = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt")  # of a model: weights, tokenizer and configs
 
@@ -34,8 +34,8 @@ def keep_content(run: Run, problems: Problems) -> None:
     if name := run.resolved.traces:
         now[f"the traces {name!r}"] = file_hash(traces_place(name))
     pool, cut = f"pool {run.resolved.labels}", run.resolved.problems.pool
-    if isinstance(cut, LabelBudget) and AT not in pool:  # a teacher may know fewer labels than there are prompts
-        pool += f"{AT}{cut.labels}"
+    if isinstance(cut, LabelBudget):  # a teacher may know fewer labels than there are prompts
+        pool += f"@{cut.labels}"
     sets = problems.evaluations | {"validation": problems.validation, pool: problems.pool}
     now |= {f"the problem set {name!r}": problems_content(some) for name, some in sets.items() if some}
     for folder, record in _before(run):

@@ -1,6 +1,6 @@
 """The study: params/*.yaml as validated, resolved, hashed nodes of one graph. Knows no torch."""
 
-from s2d_lib.study.graph import NOTEBOOKS, Point, frontier, needed, points
+from s2d_lib.study.graph import NOTEBOOKS, Point, needed, points
 from s2d_lib.study.load import load_profile, load_study, profile_names, project_root
 from s2d_lib.study.nodes import all_nodes, parents_of, rollouts_name
 from s2d_lib.study.resolve import Resolved, derive_seed, lineage, resolve
@@ -11,7 +11,6 @@ __all__ = [
     "Resolved",
     "all_nodes",
     "derive_seed",
-    "frontier",
     "lineage",
     "load_profile",
     "load_study",

@@ -7,8 +7,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.study.load import deep_merge, did_you_mean, load_profile, load_study, project_root
 from s2d_lib.study.map import Settings
 from s2d_lib.study.nodes import all_nodes, parents_in
-from s2d_lib.study.page import Checkpoint, Study, Table
-from s2d_lib.study.problem_sets import AT
+from s2d_lib.study.page import Study, Table
 from s2d_lib.study.profile import Profile
 
 NOTEBOOKS = {
@@ -35,15 +34,31 @@ def needed(profile: str, root: Path | None = None) -> dict[str, list[str]]:
     """
     root = root or project_root()
     study, settings = load_study(root), load_profile(profile, root=root)
-    wanted: dict[str, str] = {}
+    nodes, order = all_nodes(study), {}
+
+    def visit(name: str, table: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise StudyError(f"study.yaml: {' needs '.join([*path[path.index(name) :], name])}, which is a cycle.")
+        if name in order:
+            return
+        if (role := nodes[name].role) not in {None, *settings.roles}:
+            raise StudyError(
+                f"profile {profile!r} can't make table {table!r}, which needs {name!r}: add a model for role {role!r} under "
+                "`roles`, or drop it."
+            )
+        parents = list(parents_in(name, nodes, settings.roles).values())
+        for parent in parents:
+            visit(parent, table, (*path, name))
+        order[name] = parents
+
     for table in settings.tables:
         if table not in study.tables:
             raise StudyError(
                 f"profile {profile!r} lists table {table!r}, which study.yaml lacks; {did_you_mean(table, study.tables)}"
             )
-        rows = table_in(study, table, settings, profile)[0].rows
-        wanted |= {row: f"table {table!r}" for row in rows if row not in wanted}
-    return _with_ancestors(wanted, profile, all_nodes(study), settings)
+        for row in table_in(study, table, settings, profile)[0].rows:
+            visit(row, table, ())
+    return order
 
 
 def table_in(study: Study, name: str, settings: Profile, profile: str) -> tuple[Table, list[str]]:
@@ -75,25 +90,6 @@ def table_in(study: Study, name: str, settings: Profile, profile: str) -> tuple[
             "`roles`, or drop it."
         )
     return table.model_copy(update={"rows": rows}), list(dict.fromkeys(missing.values()))
-
-
-def frontier(profile: str, root: Path | None = None) -> dict[str, list[str]]:
-    """Likewise, what the profile's label frontier needs: its routes at every budget, and without one (all labels).
-
-    Empty for a profile without a frontier.
-
-    Raises:
-        StudyError: Likewise.
-    """
-    root = root or project_root()
-    study, settings = load_study(root), load_profile(profile, root=root)
-    if settings.frontier is None:
-        return {}
-    if study.frontier is None:
-        raise StudyError(f"profile {profile!r} has a `frontier`, but study.yaml declares no routes for one.")
-    routes, budgets = study.frontier.routes, settings.frontier.budgets
-    wanted = [*routes, *(f"{route}{AT}{budget}" for budget in budgets for route in routes)]
-    return _with_ancestors(dict.fromkeys(wanted, "the frontier"), profile, all_nodes(study, budgets), settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,29 +124,3 @@ def points(profile: str, root: Path | None = None) -> list[Point]:
                         overrides = deep_merge(overrides, settings.map.dials[dial][value])
                     found.append(Point(name, cell, trial, route, overrides))
     return found
-
-
-def _with_ancestors(
-    wanted: dict[str, str], profile: str, nodes: dict[str, Checkpoint], settings: Profile
-) -> dict[str, list[str]]:
-    """`wanted`: checkpoint -> what needs it, for the error."""
-    order: dict[str, list[str]] = {}
-
-    def visit(name: str, what: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise StudyError(f"study.yaml: {' needs '.join([*path[path.index(name) :], name])}, which is a cycle.")
-        if name in order:
-            return
-        if (role := nodes[name].role) not in {None, *settings.roles}:
-            raise StudyError(
-                f"profile {profile!r} can't make {what}, which needs {name!r}: add a model for role {role!r} under "
-                "`roles`, or drop it."
-            )
-        parents = list(parents_in(name, nodes, settings.roles).values())
-        for parent in parents:
-            visit(parent, what, (*path, name))
-        order[name] = parents
-
-    for name, what in wanted.items():
-        visit(name, what, ())
-    return order

@@ -148,10 +148,6 @@ def _study(path: Path, *version: int) -> Study:
             if row not in study.checkpoints:
                 hint = did_you_mean(row, study.checkpoints)
                 raise StudyError(f"{path.name}: table {name!r} lists {row!r}, which is not declared; {hint}")
-    for route in study.frontier.routes if study.frontier else ():
-        if route not in study.checkpoints:
-            hint = did_you_mean(route, study.checkpoints)
-            raise StudyError(f"{path.name}: the frontier lists {route!r}, which is not declared; {hint}")
     return study
 
 

@@ -1,10 +1,8 @@
-"""The nodes of the study's graph: declared checkpoints, rollouts that several share, and routes at a label budget."""
+"""The nodes of the study's graph: declared checkpoints, and rollouts that several share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from s2d_lib.errors import StudyError
 from s2d_lib.study.page import Checkpoint, Study
-from s2d_lib.study.problem_sets import AT, WHOLE
 from s2d_lib.study.settings import RoleModel
 
 USES_ROLLOUTS = ("forward_kl", "teacher_sample_sft")
@@ -15,25 +13,11 @@ def rollouts_name(teacher: str, labels: str) -> str:
     return f"{teacher}.rollouts.{labels}"
 
 
-def all_nodes(study: Study, budgets: Iterable[int] = ()) -> dict[str, Checkpoint]:
-    """Every node by its name.
-
-    Args:
-        study: The page.
-        budgets: Label budgets at which the frontier's routes exist once more.
-
-    Returns:
-        The study's checkpoints; for each budget the frontier's routes and what they are made from; and, for every teacher
-        and pool that some stage needs rollouts of, their run.
-
-    Raises:
-        StudyError: When a frontier route uses another pool than `full`.
-    """
+def all_nodes(study: Study) -> dict[str, Checkpoint]:
+    """Every node by its name: the study's checkpoints and, for every teacher and pool that some stage needs rollouts of,
+    their run."""
     nodes = dict(study.checkpoints)
-    for budget in budgets:
-        for name in _trained_for(study, study.frontier.routes if study.frontier else ()):
-            nodes[f"{name}{AT}{budget}"] = at_budget(name, budget, study)
-    for node in list(nodes.values()):
+    for node in study.checkpoints.values():
         if teacher := rollouts_of(node):
             nodes[rollouts_name(teacher, node.labels)] = Checkpoint(
                 stage="teacher_rollouts",
@@ -42,37 +26,6 @@ def all_nodes(study: Study, budgets: Iterable[int] = ()) -> dict[str, Checkpoint
                 about=f"rollouts of {teacher} on the label pool {node.labels}, sampled once",
             )
     return nodes
-
-
-def at_budget(name: str, budget: int, study: Study) -> Checkpoint:
-    """A checkpoint made with `budget` labeled problems: its pool and those of all it is made from are cut to them.
-
-    Raises:
-        StudyError: When it uses another pool than `full`.
-    """
-    node = study.checkpoints[name]
-    if node.labels != WHOLE:
-        raise StudyError(
-            f"study.yaml: the frontier's routes are cut to a label budget, so they use the pool {WHOLE!r} only; {name!r} "
-            f"uses {node.labels!r}."
-        )
-    cut = lambda parent: parent and parent + ("" if study.checkpoints[parent].stage == "base" else f"{AT}{budget}")  # noqa: E731
-    about = f"{name} with {budget} labeled problems"
-    changes = {"labels": f"{node.labels}{AT}{budget}", "from_": cut(node.from_), "teacher": cut(node.teacher)}
-    return node.model_copy(update=changes | {"about": about})
-
-
-def _trained_for(study: Study, routes: Iterable[str]) -> list[str]:
-    """The routes and all that they are made from, base models excepted."""
-    found: dict[str, None] = {}
-    waiting = list(routes)
-    while waiting:
-        name = waiting.pop()
-        node = study.checkpoints[name]
-        if node.stage != "base" and name not in found:
-            found[name] = None
-            waiting += filter(None, (node.from_, node.teacher))
-    return list(found)
 
 
 def rollouts_of(node: Checkpoint) -> str | None:

@@ -1,4 +1,4 @@
-"""params/study.yaml: every checkpoint of the papers once, and the tables and the frontier made of them."""
+"""params/study.yaml: every checkpoint of the papers once, and the tables made of them."""
 
 from typing import Annotated, Literal
 
@@ -71,16 +71,8 @@ class Table(Strict):
         return self
 
 
-class Frontier(Strict):
-    """Routes that are made once more for each of a profile's label budgets (see s2d_lib.study.nodes.at_budget)."""
-
-    title: str
-    routes: list[str]
-
-
 class Study(Strict):
-    """params/study.yaml: every checkpoint once, and the tables and the frontier made of them."""
+    """params/study.yaml: every checkpoint once, and the tables made of them."""
 
     checkpoints: dict[Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9_.]*$")], Checkpoint]
     tables: dict[str, Table]
-    frontier: Frontier | None = None

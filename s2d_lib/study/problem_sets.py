@@ -19,8 +19,6 @@ WHOLE = "full"
 """The label pool that holds all labeled problems."""
 HALVES = ("1H", "2H")
 """Label pools that every profile has: the random halves of its pool `full`."""
-AT = "@"
-"""Between a pool's or a checkpoint's name and a label budget: `student.grpo@64` learns from the pool `full@64`."""
 
 
 class ProblemSource(Strict):
@@ -29,7 +27,7 @@ class ProblemSource(Strict):
     pools: dict[str, Strict]
     split_seed: int = Field(
         0, ge=0
-    )  # of the random halves of the pool `full`, 1H and 2H, and of its cuts to label budgets
+    )  # of the random halves of the pool `full`, 1H and 2H, and of its cuts by `labels` and `prompts`
     # How many problems of the pool `full` have labels, and of how many the prompts are at hand: what stages that use labels,
     # and all others, get of it. Drawn in one random order, so that fewer lie inside more. null: all of it.
     labels: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)

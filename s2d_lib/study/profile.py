@@ -57,13 +57,6 @@ class Regime(Strict):
     also_on: list[str] = Field(default_factory=list)
 
 
-class LabelBudgets(Strict):
-    """The label frontier: at which budgets, under the whole pool, its routes are made, and on which of the seeds."""
-
-    budgets: list[PositiveInt] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
-
-
 class Refined(Strict):
     """What differs of `sampling`, `hardware` and `cluster`, key by key."""
 
@@ -106,7 +99,6 @@ class Profile(Strict):
     regime: Regime | None = None
     tables: list[str]  # which of the study's tables this profile makes
     map: Map | None = None
-    frontier: LabelBudgets | None = None
     # What the papers evaluate on -> the evaluation set that stands for it here. Only claims read it, so no run's hash
     # holds it: naming a set afterwards makes no run stale.
     stands_for: dict[str, str] = Field(default_factory=dict)
@@ -188,8 +180,7 @@ class Profile(Strict):
 
     @model_validator(mode="after")
     def _regime_on_its_own_seeds(self):
-        studied = {*self.seeds, *(self.frontier.seeds if self.frontier else ())}
-        if self.regime and studied & set(self.regime.seeds):
+        if self.regime and set(self.seeds) & set(self.regime.seeds):
             raise ValueError("regime.seeds must not be seeds of the study: what is chosen on them would be tuned to it")
         return self
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_r
 from s2d_lib.study.nodes import all_nodes, parents_in, traces_of
 from s2d_lib.study.page import Checkpoint, Role, Stage
 from s2d_lib.study.problem_sets import (
-    AT,
     HALVES,
     WHOLE,
     AnySet,
@@ -107,7 +105,7 @@ def lineage(
         raise StudyError(f"`seed` must be a whole number of at least 0, given {seed!r}.")
     study = load_study(root)
     settings = load_profile(profile, overrides, root)
-    nodes = all_nodes(study, settings.frontier.budgets if settings.frontier else ())
+    nodes = all_nodes(study)
     memo: dict[str, Resolved] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> Resolved:
@@ -194,26 +192,24 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
     name = node.labels
     if name is None:
         return None
-    base, _, budget = name.partition(AT)
     at_hand = problems.labels if node.stage in LABELED or params.get("filter") else problems.prompts
-    if at_hand and name == WHOLE:
+    if at_hand and name != WHOLE:
+        raise StudyError(
+            f"{where}: `labels` and `prompts` cut the pool {WHOLE!r} only, not {name!r}: leave them out of `problems`, or this "
+            "checkpoint out of the study."
+        )
+    if (name in HALVES or at_hand) and WHOLE not in problems.pools:
+        raise StudyError(
+            f"{where}: label pool {name!r} is cut from {WHOLE!r}, which is not declared: add it to `pools`."
+        )
+    if at_hand:
         size = _size_of_whole(problems, where)
         if at_hand > size:
             raise StudyError(
                 f"{where}: there can't be {at_hand} of the {size} problems of the pool {WHOLE!r}: enlarge it."
             )
-        budget = at_hand if at_hand < size else ""
-    elif at_hand:
-        raise StudyError(
-            f"{where}: `labels` and `prompts` cut the pool {WHOLE!r} only, not {name!r}: leave them out of `problems`, or this "
-            "checkpoint out of the study."
-        )
-    if (base in HALVES or budget) and WHOLE not in problems.pools:
-        raise StudyError(
-            f"{where}: label pool {name!r} is cut from {WHOLE!r}, which is not declared: add it to `pools`."
-        )
-    if budget:
-        return LabelBudget(labels=int(budget), of=problems.pools[WHOLE], seed=problems.split_seed)
+        if at_hand < size:
+            return LabelBudget(labels=at_hand, of=problems.pools[WHOLE], seed=problems.split_seed)
     if name in HALVES:
         return Half(half=name, of=problems.pools[WHOLE], seed=problems.split_seed)
     if name not in problems.pools:
@@ -229,9 +225,6 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
     and 2H as in the whole pool, so that routes that split their labels between two models spend as many gradings as
     routes that don't. So does teacher SFT, which passes as often over half of the answers. Other stages on prompts alone
     keep their steps.
-
-    At a label budget every stage passes over its problems as often as over the whole pool, prompts alone or not: with the
-    whole pool's steps on a few problems, each route would end under the untrained model.
     """
     if node.stage == "base":
         return {}
@@ -249,10 +242,6 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
         own["steps"] = sum(params(stage, {})["steps"] for stage in node.steps_of)
     if node.stage in HALVED and node.labels in HALVES:
         own["steps"] = (own["steps"] + 1) // 2
-    _, _, budget = (node.labels or "").partition(AT)
-    if budget and "steps" in own:
-        share = int(budget) / _size_of_whole(settings.problems, where)
-        own |= {name: math.ceil(own[name] * share) for name in ("steps", "warmup_steps")}
     return own
 
 
@@ -261,7 +250,7 @@ def _size_of_whole(problems: Problems, where: str) -> int:
     size = next((n for name in ("count", "size", "limit") if (n := getattr(whole, name, None))), None)
     if size is None:
         raise StudyError(
-            f"{where}: a label budget is a share of the pool {WHOLE!r}, whose size is not known: give it a `limit`."
+            f"{where}: `labels` and `prompts` cut the pool {WHOLE!r}, whose size is not known: give it a `limit`."
         )
     return size
 

@@ -65,7 +65,7 @@ def test_a_smaller_label_budget_lies_inside_a_larger_one(count, seed, data):
 
 def test_a_budget_that_is_the_whole_pool_or_more_is_refused():
     part = LabelBudget(labels=8, of=MicroSet(count=8, lengths=[1], seed=0), seed=0)
-    with pytest.raises(StudyError, match="the label budget 8 is not below the 8 problems of the pool 'full': drop it"):
+    with pytest.raises(StudyError, match="ask for 8 problems of the pool 'full', which has 8 in the end: leave it out"):
         cut(problems(8), part)
 
 

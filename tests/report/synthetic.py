@@ -66,12 +66,11 @@ def write_bundle(bundle: Bundle, folder: Path) -> None:
 
 def project_with_results(folder: Path, bundle: Bundle, profile: str, tables=TABLES) -> Path:
     """A project's folder with the real params and notebooks, and this bundle as the results of a profile that makes these
-    tables and no label frontier."""
+    tables."""
     for name in ("params", "notebooks"):
         shutil.copytree(ROOT / name, folder / name)
     path = folder / "params" / f"{profile}.yaml"
-    settings = yaml.safe_load(path.read_text()) | {"tables": list(tables)}
-    path.write_text(yaml.safe_dump({key: value for key, value in settings.items() if key != "frontier"}))
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"tables": list(tables)}))
     write_bundle(bundle, folder / "figures" / profile / "results")
     return folder
 

@@ -14,7 +14,6 @@ from s2d_lib.report.claims import claims_table, comparisons_table, links_table, 
 from s2d_lib.report.contrasts import CONTRASTS, contrasts, write_contrasts
 from s2d_lib.report.course_ends import ends_table, write_ends
 from s2d_lib.report.families import families, write_families
-from s2d_lib.report.frontier import crossings_table, frontier_results, frontier_table, write_frontier
 from s2d_lib.report.map import Chart, cells_table
 from s2d_lib.report.premises import asked_table, premises_table, write_premises
 from s2d_lib.report.study_table import open_results, study_table
@@ -47,10 +46,6 @@ def recomputed(profile: str, root: Path, folder: Path) -> Iterator[str]:
     if "95_families" in notebooks:
         write_families(*families(profile, claims, root), folder)
         yield "families"
-    if "96_label_frontier" in notebooks:
-        found = frontier_results(results.bundle, load_study(root), results.profile, profile)
-        write_frontier(frontier_table(found), crossings_table(found), found, folder, "")
-        yield from ("frontier", "frontier_crossings")
     if "97_claims" in notebooks:
         played = results_of(profile, claims, root)
         outcomes = evaluate(claims, load_study(root), played)

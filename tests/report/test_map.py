@@ -176,3 +176,6 @@ def test_more_labels_than_problems_are_refused():
         resolve("map", "student.grpo", 0, {"problems": {"labels": 4096}})
     with pytest.raises(StudyError, match="cut the pool 'full' only, not '1H'"):
         resolve("map", "teacher.rl_1H", 0)
+    unbounded = {"labels": 64, "pools": {"full": {"limit": None}}}
+    with pytest.raises(StudyError, match=r"cut the pool 'full', whose size is not known: give it a `limit`"):
+        resolve("qwen3", "student.grpo", 0, {"problems": unbounded})

@@ -59,7 +59,7 @@ def words(figure) -> list[str]:
 def test_every_row_of_a_table_and_whatever_else_ends_in_nothing_is_a_route(study):
     routes = routes_of(study)
     rows = {row for table in study.tables.values() for row in table.rows}
-    assert rows | set(study.frontier.routes) <= set(routes)
+    assert rows <= set(routes)
     assert "student.warm.rl_teacher_1H" not in routes  # stands in no table and is only a part of other routes
     made_from = {name for route in routes for line in lines_of(study, route) for name in line}
     assert made_from == set(study.checkpoints)  # so every checkpoint is in the map
@@ -102,7 +102,6 @@ def test_labels_upstream_and_downstream_teacher_and_tables(study):
     )
     assert half["label"] == route_label("student.bridge.rl_teacher_1H.grpo_2H")
     assert rows.loc["student.grpo", ["labels upstream", "labels downstream"]].tolist() == ["", "full"]
-    assert "frontier" in rows.loc["student.grpo", "tables"]
     assert rows.loc["student.bridge.raw_teacher", ["labels upstream", "labels downstream"]].tolist() == ["", ""]
     assert rows.loc["student.bridge.rl_same_size", ["labels upstream", "labels downstream"]].tolist() == ["full", ""]
     teacher = rows.loc["teacher.rl"]

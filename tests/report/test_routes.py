@@ -34,9 +34,8 @@ def test_labels_say_teacher_half_and_stage_3():
     assert route_label("student.bridge.sft_large_teacher_1H.grpo_2H") == "bridge, SFT large teacher (1H), GRPO on 2H"
     assert route_label("large_teacher.rl_1H") == "RL large teacher (1H)"
     assert route_label("student.bridge.rl_teacher.grpo") == "bridge, RL teacher, GRPO on all labels"
-    assert route_label("teacher.rl@64") == "RL teacher, 64 labels"
-    assert route_look("student.grpo@8") == route_look("student.grpo")
     assert route_label("large_teacher") == "raw large teacher"
+    assert route_look("student@best") == route_look("student")
     assert route_label("student.bridge.rl_teacher.topk_tail") == "bridge, RL teacher, top-k estimator"
 
 

@@ -1,7 +1,6 @@
 """The one page: every route of paper A is declared, and a profile makes the tables for which it has the models."""
 
 import json
-import math
 
 import pandas as pd
 import pytest
@@ -10,7 +9,7 @@ import yaml
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import Job
 from s2d_lib.results.map import settings_text
-from s2d_lib.study import frontier, load_profile, load_study, needed, points, resolve
+from s2d_lib.study import load_profile, load_study, needed, points, resolve
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.nodes import all_nodes, parents_of
@@ -45,9 +44,8 @@ def whole(tmp_path, root, monkeypatch):
     (tmp_path / "params" / "study.yaml").write_text((root / "params" / "study.yaml").read_text())
     profile = yaml.safe_load((root / "params" / "micro.yaml").read_text())
     roles = {role: {"model": "micro/teacher"} for role in ("large_teacher", "small_teacher")}
-    more = {"roles": roles, "tables": TABLES}
+    more = {"roles": roles, "tables": TABLES, "map": None, "problems": {"labels": None, "prompts": None}}
     (tmp_path / "params" / "micro.yaml").write_text(yaml.safe_dump(deep_merge(profile, more)))
-    (tmp_path / "params" / "micro-full.yaml").write_text((root / "params" / "micro-full.yaml").read_text())
     monkeypatch.setenv("S2D_HOME", str(tmp_path))
     return tmp_path
 
@@ -57,7 +55,7 @@ def test_every_route_is_declared_and_in_a_table_or_on_the_map_or_above_one_that_
     assert set(study.checkpoints) >= ROUTES
     assert set(study.tables) >= set(TABLES)
     nodes, above = all_nodes(study), set()
-    waiting = [row for table in study.tables.values() for row in table.rows] + study.frontier.routes
+    waiting = [row for table in study.tables.values() for row in table.rows]
     waiting += [route for part in load_profile("map").map.parts.values() for route in part.routes]
     while waiting:
         name = waiting.pop()
@@ -114,48 +112,6 @@ def test_sparse_rl_that_goes_on_from_a_trained_checkpoint_has_stage_3s_own_setti
     assert rate("student.bridge.rl_teacher_1H.grpo_2H") == rate("student.bridge.rl_teacher.grpo") == 1.0e-5
     assert rate("student.grpo") == rate("student.grpo_2H") != 1.0e-5
     assert rate("student.bridge.rl_teacher") != 1.0e-5
-
-
-def test_the_frontier_is_its_routes_at_every_budget_with_all_they_are_made_from():
-    nodes, budgets = frontier("micro-full"), load_profile("micro-full").frontier.budgets
-    some = resolve("micro-full", f"student.bridge.rl_teacher@{budgets[0]}", 0)
-    assert some.parents == {
-        "from": f"student.warm.rl_teacher@{budgets[0]}",
-        "teacher": f"teacher.rl@{budgets[0]}",
-    }
-    assert resolve("micro-full", f"student.warm.raw_teacher@{budgets[0]}", 0).parents == {
-        "from": "student",
-        "teacher": "teacher",
-        "rollouts": f"teacher.rollouts.full@{budgets[0]}",
-    }
-    assert (some.problems.pool.labels, some.problems.pool.of) == (
-        budgets[0],
-        resolve("micro-full", "teacher.rl", 0).problems.pool,
-    )
-    order = list(nodes)
-    assert all(order.index(parent) < order.index(child) for child, parents in nodes.items() for parent in parents)
-    assert {f"{route}@{budget}" for route in load_study().frontier.routes for budget in budgets} < set(nodes)
-    assert all("@" in name or name in needed("micro-full") or name in load_study().frontier.routes for name in nodes)
-
-
-def test_at_a_budget_every_stage_passes_over_its_problems_as_often_as_over_the_whole_pool():
-    for name in ("student.grpo", "student.warm.rl_teacher", "student.bridge.rl_teacher", "teacher.rl"):
-        whole = resolve("micro-full", name, 0).params
-        some = resolve("micro-full", f"{name}@64", 0).params
-        changed = {"steps": math.ceil(whole["steps"] / 8), "warmup_steps": math.ceil(whole["warmup_steps"] / 8)}
-        assert some == whole | changed  # 64 of 512 problems
-    unbounded = {"frontier": {"budgets": [64], "seeds": [0]}, "problems": {"pools": {"full": {"limit": None}}}}
-    with pytest.raises(StudyError, match=r"pool 'full', whose size is not known: give it a `limit`"):
-        resolve("qwen3", "student.grpo@64", 0, unbounded)
-
-
-def test_a_frontier_route_on_a_half_is_refused(whole):
-    path = whole / "params" / "study.yaml"
-    study = yaml.safe_load(path.read_text())
-    study["frontier"]["routes"] = ["teacher.rl_1H"]
-    path.write_text(yaml.safe_dump(study))
-    with pytest.raises(StudyError, match=r"so they use the pool 'full' only; 'teacher.rl_1H' uses '1H'"):
-        frontier("micro-full")
 
 
 def test_a_cycle_among_what_a_table_needs_is_named(whole):

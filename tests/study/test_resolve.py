@@ -12,7 +12,7 @@ from s2d_lib.study.settings import Evaluation
 
 def headline() -> list[str]:
     """What the headline table needs, ancestors included."""
-    order, waiting, found = needed("micro"), list(load_study().tables["headline"].rows), set()
+    order, waiting, found = needed("micro-full"), list(load_study().tables["headline"].rows), set()
     while waiting:
         found.add(name := waiting.pop())
         waiting += order[name]
@@ -81,8 +81,8 @@ def test_resolving_twice_gives_the_same_hash():
 
 
 def test_parents_come_before_children():
-    order = list(needed("micro"))
-    for child, parents in needed("micro").items():
+    order = list(needed("micro-full"))
+    for child, parents in needed("micro-full").items():
         assert all(order.index(parent) < order.index(child) for parent in parents)
 
 
