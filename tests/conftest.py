@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 TINY = {
     "problems": {
-        "labels": None,
+        "labels": None,  # all of the pool
         "prompts": None,
         "pools": {"full": {"count": 16, "lengths": [2], "seed": 1}},
         "evaluations": {

@@ -31,7 +31,9 @@ def project(tmp_path_factory):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder)
     profile = folder / "params" / "micro.yaml"
-    profile.write_text(yaml.safe_dump(deep_merge(yaml.safe_load(profile.read_text()), {**TINY, **HEADLINE, "seeds": [0]})))
+    profile.write_text(
+        yaml.safe_dump(deep_merge(yaml.safe_load(profile.read_text()), {**TINY, **HEADLINE, "seeds": [0]}))
+    )
     return folder
 
 

@@ -11,7 +11,7 @@ from s2d_lib.problems.files import is_local
 from s2d_lib.problems.science import DOMAINS, HUB, SPLIT
 from s2d_lib.problems.sources import LOCAL_FILES, load_problems, local_copy
 from s2d_lib.study.load import project_root
-from s2d_lib.study.problem_sets import WHOLE, AnySet, BenchmarkSet, CompetitionSet, Half, LabelBudget, ProblemSets
+from s2d_lib.study.problem_sets import WHOLE, AnySet, BenchmarkSet, CompetitionSet, ProblemSets, whole_pool
 
 
 def check_problems(profile: str) -> Iterator[Line]:
@@ -20,7 +20,7 @@ def check_problems(profile: str) -> Iterator[Line]:
     specs = {}
     for run in resolved_runs(profile).values():
         if run.problems.pool:  # of a half or a cut the whole, so that it is loaded once
-            whole = WHOLE if isinstance(run.problems.pool, Half | LabelBudget) else run.labels
+            whole = WHOLE if whole_pool(run.problems.pool)[1] else run.labels
             specs[whole] = run.problems.model_copy(update={"pool": sets(run.problems)[0]})
     datasets = {one.file: one for spec in specs.values() for one in sets(spec) if hasattr(one, "dataset")}
     missing = {name: sentence for name, one in datasets.items() if (sentence := absent(one))}
@@ -40,8 +40,7 @@ def check_problems(profile: str) -> Iterator[Line]:
 
 def sets(spec: ProblemSets) -> list[AnySet]:
     """All sets of a run, the whole ones where it uses a part."""
-    pool = spec.pool.of if isinstance(spec.pool, Half | LabelBudget) else spec.pool
-    return [one for one in (pool, *spec.evaluations.values(), spec.validation) if one is not None]
+    return [one for one in (whole_pool(spec.pool)[0], *spec.evaluations.values(), spec.validation) if one is not None]
 
 
 def absent(one: CompetitionSet | BenchmarkSet) -> str | None:

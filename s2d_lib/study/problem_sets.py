@@ -230,20 +230,29 @@ AnySet = MicroSet | CompetitionSet | BenchmarkSet | GymSet
 """One set of problems, of whatever source."""
 
 
-class Half(Strict):
-    """A random half of the pool `full`, cut once everything else has settled which problems that pool holds."""
-
-    half: Literal["1H", "2H"]
-    of: AnySet
-    seed: int  # the profile's `split_seed`; no run on a whole pool has it, so changing it makes none of those stale
-
-
 class LabelBudget(Strict):
     """Some problems of the pool `full`, drawn at random; a smaller budget's problems are among a larger one's."""
 
     labels: PositiveInt  # problems
     of: AnySet
+    seed: int  # the profile's `split_seed`; no run on a whole pool has it, so changing it makes none of those stale
+
+
+class Half(Strict):
+    """A random half of the pool `full`, or of the labels of it that there are, cut once everything else has settled which
+    problems that pool holds."""
+
+    half: Literal["1H", "2H"]
+    of: AnySet | LabelBudget
     seed: int  # likewise
+
+
+def whole_pool(pool: AnySet | Half | LabelBudget | None) -> tuple[AnySet | None, list[Half | LabelBudget]]:
+    """The pool that parts were cut from, and the cuts in their order."""
+    if isinstance(pool, Half | LabelBudget):
+        whole, parts = whole_pool(pool.of)
+        return whole, [*parts, pool]
+    return pool, []
 
 
 class ProblemSets(Strict):

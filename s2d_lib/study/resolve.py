@@ -192,16 +192,22 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
     name = node.labels
     if name is None:
         return None
-    at_hand = problems.labels if node.stage in LABELED or params.get("filter") else problems.prompts
-    if at_hand and name != WHOLE:
+    if name not in problems.pools and name not in HALVES:
+        hint = did_you_mean(name, [*problems.pools, *HALVES])
+        raise StudyError(f"{where}: label pool {name!r} is not declared; {hint}")
+    # Halves are of the labeled problems: who spends half of the labels upstream has the others for downstream.
+    of_labels = node.stage in LABELED or params.get("filter") or name in HALVES
+    at_hand = problems.labels if of_labels else problems.prompts
+    if at_hand and name not in (WHOLE, *HALVES):
         raise StudyError(
-            f"{where}: `labels` and `prompts` cut the pool {WHOLE!r} only, not {name!r}: leave them out of `problems`, or this "
-            "checkpoint out of the study."
+            f"{where}: `labels` and `prompts` cut the pool {WHOLE!r} and its halves only, not {name!r}: leave them out of "
+            "`problems`, or this checkpoint out of the study."
         )
     if (name in HALVES or at_hand) and WHOLE not in problems.pools:
         raise StudyError(
             f"{where}: label pool {name!r} is cut from {WHOLE!r}, which is not declared: add it to `pools`."
         )
+    pool: AnySet | LabelBudget | None = problems.pools.get(WHOLE)
     if at_hand:
         size = _size_of_whole(problems, where)
         if at_hand > size:
@@ -209,13 +215,10 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
                 f"{where}: there can't be {at_hand} of the {size} problems of the pool {WHOLE!r}: enlarge it."
             )
         if at_hand < size:
-            return LabelBudget(labels=at_hand, of=problems.pools[WHOLE], seed=problems.split_seed)
+            pool = LabelBudget(labels=at_hand, of=pool, seed=problems.split_seed)
     if name in HALVES:
-        return Half(half=name, of=problems.pools[WHOLE], seed=problems.split_seed)
-    if name not in problems.pools:
-        hint = did_you_mean(name, [*problems.pools, *HALVES])
-        raise StudyError(f"{where}: label pool {name!r} is not declared; {hint}")
-    return problems.pools[name]
+        return Half(half=name, of=pool, seed=problems.split_seed)
+    return pool if at_hand else problems.pools[name]
 
 
 def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile, where: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from s2d_lib.errors import StudyError
+from s2d_lib.problems.sources import load_problems
 from s2d_lib.report.map import (
     BEST,
     BRIDGE,
@@ -174,8 +175,15 @@ def test_the_profile_lays_its_dials_over_its_runs():
 def test_more_labels_than_problems_are_refused():
     with pytest.raises(StudyError, match="can't be 4096 of the 2048 problems"):
         resolve("map", "student.grpo", 0, {"problems": {"labels": 4096}})
-    with pytest.raises(StudyError, match="cut the pool 'full' only, not '1H'"):
-        resolve("map", "teacher.rl_1H", 0)
     unbounded = {"labels": 64, "pools": {"full": {"limit": None}}}
     with pytest.raises(StudyError, match=r"cut the pool 'full', whose size is not known: give it a `limit`"):
         resolve("qwen3", "student.grpo", 0, {"problems": unbounded})
+
+
+def test_halves_are_of_the_labeled_problems():
+    names = ("teacher.rl", "teacher.rl_1H", "student.grpo_2H", "student.bridge.rl_teacher_1H")
+    runs = [resolve("map", name, 0, {"problems": {"labels": 64, "prompts": 128}}) for name in names]
+    labeled, first, second, bridge = ({p.id for p in load_problems(run.problems).pool} for run in runs)
+    assert (len(labeled), len(first), len(second)) == (64, 32, 32)
+    assert first | second == labeled
+    assert bridge == first  # what the teacher has learned from, whatever prompts there are beside it

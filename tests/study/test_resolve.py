@@ -127,11 +127,11 @@ def test_a_teachers_rollouts_and_those_who_train_on_them_see_the_same_pool(label
 def test_further_temperatures_of_untrained_models_are_in_no_run_that_trains():
     over = {"evaluation": {"untrained": [0.25, 0.5]}}
     base, trained = (resolve("micro", name, 0, over) for name in ("student", "student.grpo"))
-    assert list(base.evaluation.decodings) == ["main", "T 0.25", "T 0.5"]
+    assert list(base.evaluation.decodings) == ["main", "t1", "greedy", "T 0.25", "T 0.5"]
     assert trained.evaluation == resolve("micro", "student.grpo", 0).evaluation
-    for run in (trained, resolve("micro", "student", 0)):
-        assert "untrained" not in run.model_dump()["evaluation"]
-    assert (counts(base).tested, counts(resolve("micro", "student.grpo", 0, over)).tested) == (3 * 16 * 300, 16 * 300)
+    assert "untrained" not in trained.model_dump()["evaluation"]
+    # Eight samples at each but one greedily, of four sets of 200
+    assert (counts(base).tested, counts(trained).tested) == ((4 * 8 + 1) * 800, (2 * 8 + 1) * 800)
 
 
 @pytest.mark.parametrize("untrained", [[1.0], [0.5, 0.5]])
