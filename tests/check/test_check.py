@@ -21,6 +21,8 @@ from s2d_lib.stages import trackers
 from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet
 from s2d_lib.study.settings import RoleModel
 
+HEADLINE = "map: null\ntables: [headline]\n"  # of the profile's own student, not of the ends of its map
+
 
 @pytest.fixture
 def project(root, tmp_path, monkeypatch):
@@ -42,8 +44,8 @@ def test_everything_that_the_micro_profile_needs_is_here(runs, capsys):
     assert main(["check", "--profile", "micro"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith("ok ") for line in lines)
-    assert any("student and micro/teacher: agree" in line for line in lines)
-    assert any("label pool full: 512 problems" in line for line in lines)
+    assert any("student-h0 and micro/chains-teacher: agree" in line for line in lines)
+    assert any("label pool full: 2048 problems" in line for line in lines)
 
 
 def test_bad_parameters_are_the_only_line(capsys):
@@ -64,9 +66,11 @@ def test_a_profile_whose_models_and_data_are_elsewhere_gets_a_remedy_for_each(pr
 
 
 def test_a_student_and_a_teacher_of_two_families_are_told_apart(project):
-    (project / "params" / "mixed.yaml").write_text("extends: micro\nroles: {teacher: {model: micro/llama-teacher}}\n")
+    (project / "params" / "mixed.yaml").write_text(
+        "extends: micro\n" + HEADLINE + "roles: {teacher: {model: micro/llama-teacher}}\n"
+    )
     found = problems(check("mixed"))
-    assert list(found) == ["tokenizers of micro/student and micro/llama-teacher"]
+    assert list(found) == ["tokenizers of micro/chains-student and micro/llama-teacher"]
     assert "they differ in their vocabularies" in next(iter(found.values()))
     assert next(iter(found.values())).endswith("or opd with estimator gold and beta 0.5.")
 
@@ -227,22 +231,22 @@ def test_a_machine_without_gpus_is_not_the_one_that_needs_the_memory(project, mo
 
 
 def test_processes_on_a_cpu_divide_the_machines_memory(project, monkeypatch):
-    (project / "params" / "two.yaml").write_text("extends: micro\nhardware: {processes: 2}\n")
+    (project / "params" / "two.yaml").write_text("extends: micro\n" + HEADLINE + "hardware: {processes: 2}\n")
     monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 10**6)
     found = problems(hardware_check.check_memory("two"))
-    assert "in each of 2 processes" in found["memory, opd of micro/student by micro/teacher"]
-    assert "in each of" not in found["memory, teacher_rollouts of micro/teacher"]
+    assert "in each of 2 processes" in found["memory, opd of micro/chains-student by micro/chains-teacher"]
+    assert "in each of" not in found["memory, teacher_rollouts of micro/chains-teacher"]
 
 
 def test_adapters_are_asked_for_layers_that_the_model_has(project):
     lora = "stages: {{sparse_rl: {{lora: {{rank: 2, alpha: 4, target_modules: [{}]}}}}}}\n"
     for name, targets in (("right", "q_proj, mlp.up_proj"), ("wrong", "q_proj, up_porj")):
-        (project / "params" / f"{name}.yaml").write_text("extends: micro\n" + lora.format(targets))
+        (project / "params" / f"{name}.yaml").write_text("extends: micro\n" + HEADLINE + lora.format(targets))
     assert [str(line) for line in check_lora("right")] == [
-        f"ok       lora on micro/{name}: adapters on mlp.up_proj, q_proj" for name in ("student", "teacher")
+        f"ok       lora on micro/chains-{name}: adapters on mlp.up_proj, q_proj" for name in ("student", "teacher")
     ]
     says = "lora.target_modules names 'up_porj', which is no linear layer of this architecture; did you mean 'up_proj'?"
-    assert problems(check_lora("wrong")) == {f"lora on micro/{name}": says for name in ("student", "teacher")}
+    assert problems(check_lora("wrong")) == {f"lora on micro/chains-{name}": says for name in ("student", "teacher")}
     assert list(check_lora("micro")) == []
 
 

@@ -13,13 +13,14 @@ from s2d_lib.policies.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.rollouts import sample
 from s2d_lib.study import resolve
+from s2d_lib.study.settings import RoleModel
 
 
 @pytest.fixture(scope="module")
 def known():
-    """The released teacher, problems, and how to sample."""
+    """A released model that knows everything and works most problems out, problems, and how to sample."""
     run = resolve("micro", "student.warm.raw_teacher", 0)
-    teacher = load_policy(resolve("micro", "teacher", 0).model, run.hardware)
+    teacher = load_policy(RoleModel(model="micro/chains-student-h0-6e-1"), run.hardware)
     return teacher, load_problems(run.problems).pool[:24], run.sampling
 
 
@@ -60,7 +61,9 @@ def test_a_student_that_guesses_nearly_always_learns_by_opd_and_one_that_always_
     assert rare.numbers.loc["lost", "teacher"] == 0
     answers = sample(teacher, problems, samples=SAMPLES, sampling=sampling, seed=1, show=False)
     worked = np.mean([not r.text.startswith("#") for r in answers])
-    assert never.numbers.loc["lost_at_first", "teacher"] == pytest.approx(worked)
+    assert never.numbers.loc["lost_at_first", "teacher"] == pytest.approx(
+        worked, abs=0.02
+    )  # but for a first word that was hardly meant
     assert never.numbers.loc["opening", "teacher"] < rare.numbers.loc["opening", "teacher"]
 
 
@@ -98,9 +101,7 @@ def test_the_command_reads_base_models_without_a_run(runs, capsys):
     assert main(["check", "--pair", "student.warm.raw_teacher", "--prompts", "16"]) == 0
     said = capsys.readouterr().out
     assert "16 likeliest tokens (33% by chance)" in said
-    assert said.splitlines()[-1].startswith(
-        "this teacher has nothing to teach: the teacher's best reward (100%, greedy)"
-    )
+    assert said.splitlines()[-1].startswith("this teacher has nothing to teach: the teacher's best reward (")
     assert not runs.exists()
 
 

@@ -14,7 +14,8 @@ SMALL = {
     "validation": {"every": 50, "samples": 2},
     "stages": {"opd": {"steps": 120, "batch": 8, "micro_batch": 8}},
 }
-EVALUATIONS = 4 * (200 + 100)
+EVALUATIONS = (4 + 4 + 1) * 4 * 200  # at two temperatures and greedily, on four sets
+UNTRAINED = EVALUATIONS + (4 + 4) * 4 * 200  # at two temperatures more
 
 
 def test_a_stage_on_the_students_own_rollouts_samples_what_it_trains_on():
@@ -30,12 +31,12 @@ def test_a_stage_on_stored_rollouts_samples_nothing_and_rollouts_train_nothing()
     assert (rollouts.sequences, rollouts.trained, rollouts.tested) == (3 * 512, 0, 0)
     warm = counts(resolve("micro", "student.warm.rl_teacher", 0))
     assert warm.sequences == 0
-    assert warm.trained == 150 * 256
+    assert warm.trained == 100 * 256
 
 
 def test_a_base_model_is_only_evaluated():
     found = counts(resolve("micro", "student", 0, SMALL))
-    assert (found.sequences, found.trained, found.tested) == (0, 0, EVALUATIONS)
+    assert (found.sequences, found.trained, found.tested) == (0, 0, UNTRAINED)
 
 
 def test_sizes_of_sets():
