@@ -23,12 +23,18 @@ NOISE = 1.0  # points around zero between which a contour would only follow nois
 
 
 def heat_panel(
-    axes: Axes, rows: pd.DataFrame, x: str, y: str, part: str, title: str, mark: tuple[str, str] | None = None
+    axes: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    part: str,
+    mark: tuple[str, str] | None = None,
+    printed: float | None = None,
 ) -> None:
     """One heat map of differences in points, x and y in the order in which their values come.
 
     Numbers whose interval holds zero are grey; lines are where one is a point ahead, between the cells; every cell leads to
-    its runs; a ring stands where `mark` says.
+    its runs; a ring stands where `mark` says, a star where the interval holds what the paper prints.
 
     Args:
         axes: Where.
@@ -36,8 +42,8 @@ def heat_panel(
         x: Dial along the axis.
         y: The other.
         part: Of the map, for links.
-        title: Of the panel.
         mark: Values of x and y.
+        printed: The paper's own difference in points.
     """
     columns, lines = list(dict.fromkeys(rows[x])), list(dict.fromkeys(rows[y]))
     grid = 100 * rows.pivot(index=y, columns=x, values="difference").loc[lines, columns].to_numpy()
@@ -55,11 +61,12 @@ def heat_panel(
             fontweight="bold" if clear else "normal",
         )  # fmt: skip
         text.set_url(cell_page(part, row["cell"]))
+        if printed is not None and 100 * row["low"] <= printed <= 100 * row["high"]:
+            axes.plot(place[0] + 0.33, place[1] + 0.27, "*", color=BLACK, markersize=6)
     if mark:
         axes.plot(columns.index(mark[0]), lines.index(mark[1]), "o", markersize=22, markerfacecolor="none", color=BLACK)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(lines)), lines)
-    axes.set_title(title)
     axes.grid(visible=False)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -170,7 +177,12 @@ def cells_figure(chart: Chart, part: str, title: str) -> Figure:
 
 
 def warmup_figure(
-    chart: Chart, surfaces: dict[str, pd.DataFrame], words: dict[str, str], title: str, default: dict
+    chart: Chart,
+    surfaces: dict[str, pd.DataFrame],
+    words: dict[str, str],
+    title: str,
+    default: dict[str, str],
+    printed: float | None = None,
 ) -> Figure:
     """What a warmup brings over OPD alone, one heat map a part.
 
@@ -179,17 +191,19 @@ def warmup_figure(
         surfaces: Part -> its `surface`.
         words: Part -> what its other dial is called.
         title: Of the figure.
-        default: Part -> the value of that dial in our default regime, which has a quarter of warmup.
+        default: Part -> the value of that dial in our default regime, whose bridge has half of its steps in the warmup.
+        printed: The paper's own difference in points.
     """
     use_style()
     figure, panels = plt.subplots(1, len(surfaces), figsize=(4.4 * len(surfaces), 3.8), squeeze=False)
     for axes, (part, rows) in zip(panels[0], surfaces.items(), strict=True):
         (dial,) = [name for name in chart.parts[part].across if not name.startswith("warmup")]
-        mark = ("1/4", default[part]) if default.get(part) in set(rows[dial]) else None
-        heat_panel(axes, rows, "warmup", dial, part, words[part], mark)
+        mark = ("1/2", default[part]) if default.get(part) in set(rows[dial]) else None
+        heat_panel(axes, rows, "warmup", dial, part, mark, printed)
         axes.set(xlabel="share of warmup (1: forward KL only)", ylabel=words[part])
-        axes.set_title("")
-    note = "points over OPD only; bold: interval without zero; line: one point ahead; ring: the default regime's value"
+    note = "points over OPD only; bold: interval without zero; line: one point ahead; ring: the default regime"
+    if printed is not None:
+        note += f"; star: the interval holds the paper's own {printed:+.1f}"
     figure.supxlabel(textwrap.fill(note, 62 * len(surfaces)), fontsize=8.5, color=GREY)
     entitle(figure, title)
     plt.close(figure)
