@@ -38,7 +38,8 @@ class MicroModel(Strict):
     learning_rate: float = Field(gt=0)  # the peak of a one-cycle schedule
     seed: int = Field(ge=0)
     mix: CorpusMix | None = Field(None, exclude_if=lambda value: value is None)  # null: the corpus's
-    # Dial of knowledge: the rarest parts of the world that the model never sees worked; what is asked of them is guessed.
+    # Dial of knowledge: how many of the rarest functions, symbols or whatever the world can hide (World.hideable) the model never
+    # sees worked; what is asked of them is guessed.
     hidden: int = Field(0, ge=0, exclude_if=lambda value: not value)
     # Dial of opening: with which probability the finished model begins a worked solution, where it would guess else (see
     # s2d_lib.policies.micro_family.settle); null: as often as the corpus does. Below 1e-9 float32 does not tell it from 0.
