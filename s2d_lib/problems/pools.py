@@ -47,8 +47,8 @@ def _budget(pool: list[Problem], part: LabelBudget) -> set[str]:
     """The first problems of one random order, so that a smaller budget lies inside a larger one."""
     if part.labels >= len(pool):
         raise StudyError(
-            f"the label budget {part.labels} is not below the {len(pool)} problems of the pool 'full': drop it from the "
-            "profile's frontier, whose last point is the whole pool in any case."
+            f"the label budget {part.labels} is not below the {len(pool)} problems of the pool 'full': lower it where the "
+            "profile gives it, in `frontier` or as `labels` or `prompts` of its problems."
         )
     return set(_shuffled(pool, "budgets", part.seed)[: part.labels])
 

@@ -108,8 +108,8 @@ class World(ABC):
         words, needed = self.by_use, self.needs(length)
         if hidden > len(words) - needed:
             raise StudyError(
-                f"`hidden: {hidden}` of {len(words)} {self.hideable} leaves no problem of {length} {self.parts} to learn: hide at "
-                f"most {max(0, len(words) - needed)}."
+                f"`hidden: {hidden}` of {len(words)} {self.hideable} leaves no problem of {length} {self.parts} to learn: hide "
+                f"at most {max(0, len(words) - needed)}."
             )
         return frozenset(words[len(words) - hidden :])
 

@@ -248,6 +248,14 @@ class LabelBudget(Strict):
     seed: int  # likewise
 
 
+def at_most(one: AnySet | Half | LabelBudget) -> int | None:
+    """How many problems a set has, or would have if all that it names were fit for it; None where only its file knows."""
+    if isinstance(one, Half):
+        whole = at_most(one.of)
+        return whole and (whole + (one.half == "1H")) // 2
+    return next((n for name in ("labels", "count", "size", "limit") if (n := getattr(one, name, None))), None)
+
+
 class ProblemSets(Strict):
     """The problems a run touches."""
 

@@ -15,6 +15,7 @@ from s2d_lib.policies.release import make_base
 from s2d_lib.problems.arithmetic import ArithmeticWorld
 from s2d_lib.problems.conversion import ConversionWorld
 from s2d_lib.problems.function_chains import ChainWorld
+from s2d_lib.problems.micro import refuse_what_teaches_nothing
 from s2d_lib.problems.selection import SelectionWorld
 from s2d_lib.problems.sorting import SYLLABLES, SortingWorld
 from s2d_lib.problems.sources import load_problems
@@ -127,11 +128,54 @@ def test_what_a_world_cannot_hide_or_open_is_refused():
         corpus(TableLookupWorld(names=8, zipf=0.7, seed=0), 5, {"right": 1.0}, 0.0, [2], 0, hidden=1)
     with pytest.raises(StudyError, match="leave out `opened`"):
         SORT.opening("ko ba :")
-    for opening in (0.0, 1e-12, 1.0):
-        with pytest.raises(StudyError, match="opening"):
-            load_profile("micro", {"pretraining": {"models": {"student": {"opening": opening}}}})
     with pytest.raises(StudyError, match="must be a model above it"):
         load_profile("map", {"pretraining": {"models": {"early": {"of": "nobody", "opening": 0.1}}}})
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "changes", "sentence"),
+    [
+        (
+            "map",
+            "chains-student",
+            {"hidden": 11},
+            "`hidden: 11` of 12 functions leaves no problem of 2 functions to learn",
+        ),
+        # There are chains of 2 functions in the corpus, but none in the pool that the student could learn from what it knows
+        (
+            "map",
+            "chains-student",
+            {"hidden": 10},
+            "`hidden: 10` of 12 functions leaves no problem of 3 functions to learn",
+        ),
+        ("map", "chains-student", {"hidden": 9}, None),
+        ("micro-tool-calls", "tool-calls-student", {"hidden": 16}, "16` of 16 verbs leaves .*: hide at most 15"),
+        ("micro-table-lookup", "table-lookup-student", {"hidden": 1}, "TableLookupWorld has nothing to hide"),
+        (
+            "micro-llama",
+            "llama-student",
+            {"opening": 0.1},
+            "solutions of sorting begin as guesses do, .* leave out `opening`",
+        ),
+        ("micro-tool-calls", "tool-calls-student", {"opening": 0.1}, "solutions of tool_calls begin as guesses do"),
+        ("micro-selection", "selection-student", {"opening": 0.1}, None),
+    ],
+)
+def test_base_models_that_could_not_learn_are_refused_before_any_is_made(profile, name, changes, sentence, tmp_path):
+    overrides = {"pretraining": {"models": {name: changes}}}
+    settings = load_profile(profile, overrides)
+    if sentence is None:
+        refuse_what_teaches_nothing(settings.problems, settings.pretraining)
+        return
+    with pytest.raises(StudyError, match=f"base model '{name}': .*{sentence}"):
+        make_base(profile, name, tmp_path, overrides)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corpus_of_problems_that_the_world_does_not_have_is_refused(tmp_path):
+    long = {"pretraining": {"corpus": {"lengths": [3, 13]}}}
+    with pytest.raises(StudyError, match="the corpus asks for problems of 13 functions but the world has 12"):
+        make_base("map", "chains-student", tmp_path, long)
 
 
 def log_odds(model, tokenizer, prompts) -> torch.Tensor:

@@ -46,7 +46,11 @@ def test_another_seed_cuts_elsewhere_and_halves_are_random():
 
 @pytest.mark.parametrize("pool", [{"count": 1, "lengths": [2], "seed": 1}])
 def test_a_pool_too_small_for_halves_is_said(pool):
-    resolved = resolve("micro", "student.grpo_2H", 0, {"problems": {"pools": {"full": pool}}})
+    few = {
+        "problems": {"pools": {"full": pool}},
+        "stages": {"sparse_rl": {"batch": 2, "micro_batch": 2, "group_size": 2}},
+    }
+    resolved = resolve("micro", "student.grpo_2H", 0, few)
     with pytest.raises(StudyError, match=r"'full' has 1 problem\(s\), too few for the halves 1H and 2H: enlarge it"):
         load_problems(resolved.problems, resolved.labels)
 
@@ -65,7 +69,7 @@ def test_a_smaller_label_budget_lies_inside_a_larger_one(count, seed, data):
 
 def test_a_budget_that_is_the_whole_pool_or_more_is_refused():
     part = LabelBudget(labels=8, of=MicroSet(count=8, lengths=[1], seed=0), seed=0)
-    with pytest.raises(StudyError, match="the label budget 8 is not below the 8 problems of the pool 'full': drop it"):
+    with pytest.raises(StudyError, match="the label budget 8 is not below the 8 problems of the pool 'full': lower it"):
         cut(problems(8), part)
 
 
