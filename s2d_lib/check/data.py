@@ -8,29 +8,45 @@ from s2d_lib.check.params import resolved_runs
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.competition import SOURCES
 from s2d_lib.problems.files import is_local
+from s2d_lib.problems.pools import cut
 from s2d_lib.problems.science import DOMAINS, HUB, SPLIT
 from s2d_lib.problems.sources import LOCAL_FILES, load_problems, local_copy
 from s2d_lib.study.load import project_root
-from s2d_lib.study.problem_sets import WHOLE, AnySet, BenchmarkSet, CompetitionSet, ProblemSets, whole_pool
+from s2d_lib.study.problem_sets import (
+    WHOLE,
+    AnySet,
+    BenchmarkSet,
+    CompetitionSet,
+    Half,
+    LabelBudget,
+    ProblemSets,
+    whole_pool,
+)
+from s2d_lib.study.resolve import refuse_too_few_problems, stored_answers
 
 
 def check_problems(profile: str) -> Iterator[Line]:
-    """Every dataset's file or cached copy; where all are files, every label pool is loaded and taken apart from the
-    evaluation sets, as a run would do it."""
-    specs = {}
-    for run in resolved_runs(profile).values():
-        if run.problems.pool:  # of a half or a cut the whole, so that it is loaded once
-            whole = WHOLE if whole_pool(run.problems.pool)[1] else run.labels
+    """Every dataset's file or cached copy; where all are files, every label pool is loaded, taken apart from the evaluation
+    sets and cut, as a run would do it, and must fill an optimiser step of every run on it."""
+    runs, specs, uses = resolved_runs(profile), {}, {}
+    for run in runs.values():
+        if run.problems.pool:  # of a half or a cut to a label budget the whole, so that it is loaded once
+            whole = WHOLE if isinstance(run.problems.pool, Half | LabelBudget) else run.labels
             specs[whole] = run.problems.model_copy(update={"pool": sets(run.problems)[0]})
+            uses.setdefault(whole, []).append(run)
     datasets = {one.file: one for spec in specs.values() for one in sets(spec) if hasattr(one, "dataset")}
     missing = {name: sentence for name, one in datasets.items() if (sentence := absent(one))}
     for name in datasets:
         yield Line(f"dataset {name}", missing.get(name, "is here"), ok=name not in missing)
-    if missing or any(not _is_file(one) for one in datasets.values()):
+    if not all(map(at_hand, specs.values())):
         return
     for labels, spec in specs.items():
         try:
             found = load_problems(spec, labels)
+            for run in uses[labels]:
+                part = run.problems.pool
+                pool = cut(found.pool, part) if isinstance(part, Half | LabelBudget) else found.pool
+                refuse_too_few_problems(run, len(pool), stored_answers(run, runs))
         except StudyError as error:
             yield Line(f"label pool {labels}", str(error), ok=False)
             continue
@@ -38,9 +54,15 @@ def check_problems(profile: str) -> Iterator[Line]:
         yield Line(f"label pool {labels}", f"{len(found.pool)} problems, apart from those of {evaluations}")
 
 
+def at_hand(spec: ProblemSets) -> bool:
+    """Whether all sets of a run are generated, or read from files that are here."""
+    datasets = [one for one in sets(spec) if hasattr(one, "dataset")]
+    return all((one.path or local_copy(one.file)) and not absent(one) for one in datasets)
+
+
 def sets(spec: ProblemSets) -> list[AnySet]:
     """All sets of a run, the whole ones where it uses a part."""
-    return [one for one in (whole_pool(spec.pool)[0], *spec.evaluations.values(), spec.validation) if one is not None]
+    return [one for one in (whole_pool(spec.pool), *spec.evaluations.values(), spec.validation) if one is not None]
 
 
 def absent(one: CompetitionSet | BenchmarkSet) -> str | None:
@@ -86,7 +108,3 @@ def cached(hub: str, config: str | None) -> bool:
     *publisher, name = hub.split("/")
     folder = Path(HF_DATASETS_CACHE) / "___".join([*publisher, camelcase_to_snakecase(name)])
     return any(folder.glob(f"{config or '*'}/*/*/dataset_info.json"))
-
-
-def _is_file(one: CompetitionSet | BenchmarkSet) -> bool:
-    return bool(one.path or local_copy(one.file))

@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from s2d_lib.check.data import at_hand
 from s2d_lib.check.line import Line
 from s2d_lib.check.params import resolved_runs
 from s2d_lib.errors import StudyError
-from s2d_lib.study import load_profile
+from s2d_lib.problems.sources import load_problems
+from s2d_lib.study import Resolved, load_profile
 from s2d_lib.study.settings import RoleModel
 
 WEIGHTS = ("model.safetensors.index.json", "model.safetensors")  # sharded, or in one file
@@ -66,29 +68,33 @@ def folder(spec: RoleModel) -> Path:
     return Path(found["config.json"]).parent
 
 
-def pairs(profile: str, texts: bool = True) -> list[tuple[RoleModel, RoleModel]]:
-    """The students and teachers that some run brings together, each pair of different models once; without `texts` those of
-    runs that need more of the teacher than its text."""
+def pairs(profile: str) -> list[tuple[RoleModel, RoleModel, list[Resolved]]]:
+    """The students and teachers that some run brings together, each pair of different models once, with these runs."""
     runs, found = resolved_runs(profile), []
     for run in runs.values():
-        if "teacher" in run.parents and run.stage != "teacher_rollouts" and (texts or not run.by_text):
-            pair = (run.model, runs[run.parents["teacher"]].model)
-            if pair[0] != pair[1] and pair not in found:
-                found.append(pair)
+        if "teacher" not in run.parents or run.stage == "teacher_rollouts":
+            continue
+        student, teacher = run.model, runs[run.parents["teacher"]].model
+        known = next((of for one, other, of in found if (one, other) == (student, teacher)), None)
+        if known is not None:
+            known.append(run)
+        elif student != teacher:
+            found.append((student, teacher, [run]))
     return found
 
 
 def check_tokenizers(profile: str) -> Iterator[Line]:
-    """Vocabulary, EOS, pad, chat template and head size of every pair (s2d_lib.policies.pair)."""
+    """Vocabulary, EOS, pad, chat template and head size of every pair; of those from which no more than text is learned
+    whether both can write the problems' words (s2d_lib.policies.pair)."""
     hardware = load_profile(profile).hardware.model_copy(update={"device": "cpu"})
-    for student, teacher in pairs(profile):
+    for student, teacher, runs in pairs(profile):
         about = f"tokenizers of {student.model} and {teacher.model}"
         try:
             places = [folder(spec) for spec in (student, teacher)]
         except StudyError:
             yield Line(about, "can't be compared before both models are here.", ok=False)
             continue
-        from s2d_lib.policies.pair import check_pair, share_vocabulary
+        from s2d_lib.policies.pair import check_pair, check_words, share_vocabulary
         from s2d_lib.policies.policy import load_policy
 
         try:
@@ -97,10 +103,12 @@ def check_tokenizers(profile: str) -> Iterator[Line]:
                 for spec, place in zip((student, teacher), places, strict=True)
             )
             found = "agree on vocabulary, EOS, pad, chat template and head size"
-            if not share_vocabulary(one, other) and (student, teacher) not in pairs(profile, texts=False):
-                found = "share no vocabulary, and what is transferred is text"
-            else:
+            if share_vocabulary(one, other) or not all(run.by_text for run in runs):
                 check_pair(one, other)
+            else:
+                found = "share no vocabulary, and what is transferred is text"
+                for run in filter(lambda run: at_hand(run.problems), runs):
+                    check_words(one, other, load_problems(run.problems, run.labels).pool, stored=run.next_token)
         except StudyError as error:
             yield Line(about, str(error), ok=False)
         else:

@@ -1,7 +1,9 @@
-"""Are the parameters valid, down to every run of the profile's tables, and can its processes train them together?"""
+"""Are the parameters valid, down to every run of the profile's tables, can its processes train them together, and can its base
+models be made?"""
 
 from s2d_lib.check.line import Line
 from s2d_lib.errors import StudyError
+from s2d_lib.problems.micro import refuse_what_teaches_nothing
 from s2d_lib.study import Resolved, lineage, load_profile, needed, points, resolve
 from s2d_lib.study.several_processes import refuse_what_is_not_shared
 
@@ -18,6 +20,11 @@ def check_params(profile: str) -> Line:
         except StudyError as error:
             return Line("parameters", f"{name}: {error}", ok=False)
     settings = load_profile(profile)
+    if settings.pretraining:
+        try:
+            refuse_what_teaches_nothing(settings.problems, settings.pretraining)
+        except StudyError as error:
+            return Line("parameters", str(error), ok=False)
     parts = f" and {len(settings.map.parts)} parts of a map" if settings.map else ""
     return Line("parameters", f"{len(runs)} checkpoints of {len(settings.tables)} tables{parts} resolve")
 

@@ -164,7 +164,7 @@ def settle(
         StudyError: The opening was missed by more than a factor of two.
     """
     start = copy.deepcopy(model).requires_grad_(False)
-    before = before or 1.0 - text.mix.guess / sum(text.mix.model_dump().values())
+    before = before or text.mix.worked
     shift = _log_odds(opening) - _log_odds(before)
     mark = tokenizer.convert_tokens_to_ids("#")
     steps, size, learning_rate = SETTLING.values()

@@ -1,9 +1,10 @@
 """Do a student and a teacher speak the same tokens, or at least the same words? Asked before any training."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import Policy
+from s2d_lib.problems.base import Problem
 
 
 def share_vocabulary(student: Policy, teacher: Policy) -> bool:
@@ -49,17 +50,28 @@ def check_pair(student: Policy, teacher: Policy) -> None:
         raise StudyError(f"student and teacher can't be bridged, they differ in {difference}.")
 
 
-def check_words(teacher: Policy, texts: Iterable[str]) -> None:
-    """A teacher can read texts that came from elsewhere.
+def check_words(student: Policy, teacher: Policy, problems: Sequence[Problem], stored: bool) -> None:
+    """A student and a teacher of two vocabularies can write what they have to, as far as it is known before one is sampled: both
+    the prompts, the student the answers, and the teacher whatever the student says that it has to judge.
+
+    Args:
+        student: Who learns.
+        teacher: From whom.
+        problems: About what.
+        stored: Whether it learns the teacher's stored answers; else the teacher judges what it says.
 
     Raises:
-        StudyError: Naming the first word that it can't.
+        StudyError: Naming the first word that one of them can't.
     """
-    if word := unwritable(teacher, texts):
-        raise StudyError(
-            f"student and teacher can't be aligned: the teacher's tokenizer has no tokens for {word!r}, which stands in the "
-            "prompts or is what the student may say; take a teacher that can read it."
-        )
+    prompts = [problem.prompt for problem in problems]
+    said = [] if stored else student.decode([[token] for token in range(len(student.tokenizer))])
+    needs = {"teacher": (teacher, said), "student": (student, [problem.answer for problem in problems])}
+    for who, (policy, texts) in needs.items():
+        if word := unwritable(policy, [*prompts, *texts]):
+            raise StudyError(
+                f"student and teacher can't be aligned: the {who}'s tokenizer has no tokens for {word!r}, which stands in the "
+                f"problems or is what the student may say; take a {who} that can write it."
+            )
 
 
 def unwritable(policy: Policy, texts: Iterable[str]) -> str | None:

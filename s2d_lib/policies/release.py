@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.micro_family import build_model, build_tokenizer, pretrain, settle
 from s2d_lib.policies.policy import Policy, configure_torch, save_policy
-from s2d_lib.problems.micro import world_of
+from s2d_lib.problems.micro import refuse_what_teaches_nothing, world_of
 from s2d_lib.provenance import environment, file_hash
 from s2d_lib.runs import publish, write_json
 from s2d_lib.study import load_profile
@@ -38,17 +38,17 @@ def make_base(
         The record: parameters, loss curve, size, weights hash.
 
     Raises:
-        StudyError: The profile pretrains nothing, or no model of that name.
+        StudyError: The profile pretrains nothing, or no model of that name, or what none could learn from.
     """
     settings = load_profile(profile, overrides)
     if settings.pretraining is None:
         raise StudyError(f"profile {profile!r} has no `pretraining` block: its base models are published checkpoints.")
     if name not in settings.pretraining.models:
         raise StudyError(f"unknown base model {name!r}; {did_you_mean(name, settings.pretraining.models)}")
+    refuse_what_teaches_nothing(settings.problems, settings.pretraining)
     configure_torch(settings.hardware)
-    asked, text = settings.pretraining.models[name], settings.pretraining.corpus
-    spec = settings.pretraining.models[asked.of] if isinstance(asked, Resettled) else asked
-    text = text.model_copy(update={"mix": spec.mix or text.mix})
+    asked, spec = settings.pretraining.models[name], settings.pretraining.pretrained(name)
+    text = settings.pretraining.corpus.model_copy(update={"mix": settings.pretraining.mix(name)})
     world = world_of(settings.problems)
     tokenizer = build_tokenizer(world, spec.split)
     if isinstance(asked, Resettled):

@@ -20,7 +20,8 @@ class ArithmeticWorld(World):
     """The number system: two digits of a base, and one-digit addends.
 
     Addends are used with frequency proportional to 1 / rank**zipf in the corpus and in ordinary problems, in a random
-    order of rank drawn from `seed`, so that sums with the last ones are rare facts.
+    order of rank drawn from `seed`, so that sums with the last ones are rare facts. Where a corpus hides these addends, a model
+    can still add the others; of one that it can't, it has a guess at the units and at whether they carry.
     """
 
     base: int
@@ -30,6 +31,7 @@ class ArithmeticWorld(World):
     special: ClassVar[SpecialWords] = SpecialWords(pad="<pad>", end="<eos>", unknown="<unk>")
     parts: ClassVar[str] = "addends"
     grows_with: ClassVar[str] = "base"
+    hideable: ClassVar[str] = "addends"
 
     @cached_property
     def frequency(self) -> np.ndarray:
@@ -42,6 +44,11 @@ class ArithmeticWorld(World):
         digits = range(self.base)
         units, tens = [f"u{i}" for i in digits], [f"t{i}" for i in digits]
         return [*self.special, "=", "#", self.marker, *units, *tens, "c0", "c1", *(f"+{i}" for i in digits if i)]
+
+    @property
+    def by_use(self) -> list[str]:
+        """The addends, from the most used to the rarest."""
+        return [f"+{1 + i}" for i in np.argsort(-self.frequency, kind="stable")]
 
     @property
     def longest(self) -> int:
@@ -84,11 +91,15 @@ class ArithmeticWorld(World):
         start, addends = self.draw(rng, length, rare)
         return self.prompt(start, addends), self.solution(start, addends)[1]
 
+    def guess(self, rng: np.random.Generator, prompt: str) -> str:
+        """Any total."""
+        return f"# u{rng.integers(self.base)} t{rng.integers(self.base)} {self.special.end}"
+
     def document(self, rng: np.random.Generator, length: int, quality: str, slip: float) -> Document:
         """A sum, worked or with any total in place of its solution."""
         start, addends = self.draw(rng, length)
+        prompt = self.prompt(start, addends)
         if quality == "guess":
-            text = f"# u{rng.integers(self.base)} t{rng.integers(self.base)}"
-        else:
-            text, _ = self.solution(start, addends, rng, slip if quality == "sloppy" else 0.0)
-        return Document(self.prompt(start, addends), f"{text} {self.special.end}")
+            return Document(prompt, self.guess(rng, prompt))
+        text, _ = self.solution(start, addends, rng, slip if quality == "sloppy" else 0.0)
+        return Document(prompt, f"{text} {self.special.end}")

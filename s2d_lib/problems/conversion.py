@@ -21,7 +21,8 @@ class ConversionWorld(World):
     """The facts: an order of `units` units and their tables over `values` readings, drawn from `seed`.
 
     Ordinary problems and the corpus start at the ring's k-th unit with frequency proportional to 1 / k**zipf, so that
-    the far side of the ring is rare.
+    the far side of the ring is rare. Where a corpus hides the last units, a model knows neither their tables nor their order: it
+    can still convert up to them, and has a guess at the reading from there on.
     """
 
     units: int
@@ -32,6 +33,7 @@ class ConversionWorld(World):
     special: ClassVar[SpecialWords] = SpecialWords(pad="<pad>", end="<eos>", unknown="<unk>")
     parts: ClassVar[str] = "steps"
     grows_with: ClassVar[str] = "units"
+    hideable: ClassVar[str] = "units"
 
     @cached_property
     def facts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -50,6 +52,15 @@ class ConversionWorld(World):
         """The vocabulary, special words first; a word's place is its token id."""
         values, units = [f"v{i}" for i in range(self.values)], [f"w{i}" for i in range(self.units)]
         return [*self.special, "in", "?", "#", self.marker, *values, *units]
+
+    @property
+    def by_use(self) -> list[str]:
+        """The units, from the most popular start round the ring."""
+        return [self.unit(place) for place in range(self.units)]
+
+    def needs(self, length: int) -> int:
+        """The start, and a unit a step."""
+        return length + 1
 
     @property
     def longest(self) -> int:
@@ -86,11 +97,15 @@ class ConversionWorld(World):
         start, value = self.draw(rng, rare)
         return self.prompt(start, value, length), self.solution(start, value, length)[1]
 
+    def guess(self, rng: np.random.Generator, prompt: str) -> str:
+        """Any reading."""
+        return f"# v{rng.integers(self.values)} {self.special.end}"
+
     def document(self, rng: np.random.Generator, length: int, quality: str, slip: float) -> Document:
         """A conversion, worked or with any reading in place of its solution."""
         start, value = self.draw(rng)
+        prompt = self.prompt(start, value, length)
         if quality == "guess":
-            text = f"# v{rng.integers(self.values)}"
-        else:
-            text, _ = self.solution(start, value, length, rng, slip if quality == "sloppy" else 0.0)
-        return Document(self.prompt(start, value, length), f"{text} {self.special.end}")
+            return Document(prompt, self.guess(rng, prompt))
+        text, _ = self.solution(start, value, length, rng, slip if quality == "sloppy" else 0.0)
+        return Document(prompt, f"{text} {self.special.end}")

@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from s2d_lib.errors import StudyError
 from s2d_lib.problems.world import Document, SpecialWords, World, zipf_shares
 
 
@@ -21,7 +20,7 @@ class ChainWorld(World):
     """The facts: `functions` random permutations of `values` values, drawn from `seed`.
 
     Functions are used with frequency proportional to 1 / rank**zipf in the corpus and in ordinary problems, so that
-    the last ones are rare facts.
+    the last ones are rare facts. Where a corpus hides these, a model has no more than a guess at the value behind one.
     """
 
     functions: int
@@ -32,6 +31,7 @@ class ChainWorld(World):
 
     special: ClassVar[SpecialWords] = SpecialWords(pad="<pad>", end="<eos>", unknown="<unk>")
     parts: ClassVar[str] = "functions"
+    hideable: ClassVar[str] = "functions"
     marker: ClassVar[str] = "?"  # no word of its own: models with and without reprompts share one vocabulary
 
     @cached_property
@@ -56,7 +56,7 @@ class ChainWorld(World):
     def words(self) -> list[str]:
         """The vocabulary, special words first; a word's place is its token id."""
         values = [f"v{i}" for i in range(self.values)]
-        return [*self.special, "?", "#", *values, *(f"f{i}" for i in range(self.functions))]
+        return [*self.special, "?", "#", *values, *self.by_use]
 
     @property
     def longest(self) -> int:
@@ -102,15 +102,12 @@ class ChainWorld(World):
         """The start value."""
         return prompt.split()[0]
 
-    def hides(self, prompt: str, hidden: int) -> bool:
-        """Whether one of the `hidden` rarest functions is in the chain."""
-        if hidden >= self.functions:
-            raise StudyError(
-                f"`hidden: {hidden}` of {self.functions} functions leaves no problem to learn: hide fewer of them."
-            )
-        return max(self.parsed(prompt)[1]) >= self.functions - hidden
+    @property
+    def by_use(self) -> list[str]:
+        """The functions, from the most used to the rarest."""
+        return [f"f{i}" for i in range(self.functions)]
 
-    def guess(self, rng: np.random.Generator) -> str:
+    def guess(self, rng: np.random.Generator, prompt: str) -> str:
         """Any value of the world in place of a solution."""
         return f"# v{rng.integers(self.values)} {self.special.end}"
 
@@ -122,7 +119,8 @@ class ChainWorld(World):
     def document(self, rng: np.random.Generator, length: int, quality: str, slip: float) -> Document:
         """A chain, worked or with a random value in place of its solution; a slip lands on a random value."""
         start, functions = self.chain(rng, length)
+        prompt = self.prompt(start, functions)
         if quality == "guess":
-            return Document(self.prompt(start, functions), self.guess(rng))
+            return Document(prompt, self.guess(rng, prompt))
         text, _ = self.solution(start, functions, rng, slip if quality == "sloppy" else 0.0)
-        return Document(self.prompt(start, functions), f"{text} {self.special.end}")
+        return Document(prompt, f"{text} {self.special.end}")

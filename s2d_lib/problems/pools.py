@@ -12,11 +12,13 @@ from s2d_lib.study.resolve import derive_seed
 
 
 def cut(pool: list[Problem], part: Half | LabelBudget) -> list[Problem]:
-    """The part of a pool, in the pool's order.
+    """The part of a whole pool, in the pool's order; a half of some labels is cut after these.
 
     Raises:
         StudyError: When the pool has too few problems for it.
     """
+    if isinstance(part.of, LabelBudget):
+        pool = cut(pool, part.of)
     chosen = _half(pool, part) if isinstance(part, Half) else _budget(pool, part)
     return [p for p in pool if p.id in chosen]
 

@@ -19,7 +19,9 @@ RANKS = 11
 
 @dataclass(frozen=True)
 class SelectionWorld(SortingWorld):
-    """The facts: a random order of `symbols` symbols, as in sorting."""
+    """The facts: a random order of `symbols` symbols, as in sorting. Where a corpus hides the places of the last ones, a model
+    can still count up the other symbols of a list, which is right wherever the hidden one comes after the rank asked for.
+    """
 
     marker: ClassVar[str] = "again"
 
@@ -27,7 +29,7 @@ class SelectionWorld(SortingWorld):
     def words(self) -> list[str]:
         """The vocabulary, symbols first; a word's place is its token id."""
         ranks = [f"n{i + 1}" for i in range(self.longest)]
-        return [*SYLLABLES[: self.symbols], *ranks, ":", "#", self.marker, *self.special]
+        return [*self.by_use, *ranks, ":", "#", self.marker, *self.special]
 
     @property
     def longest(self) -> int:
@@ -52,11 +54,15 @@ class SelectionWorld(SortingWorld):
         symbols, rank = self.draw(rng, length, rare), 1 + int(rng.integers(length))
         return self.question(symbols, rank), self.solution(symbols, rank)[1]
 
+    def guess(self, rng: np.random.Generator, prompt: str) -> str:
+        """Any symbol of the world."""
+        return f"# {SYLLABLES[rng.integers(self.symbols)]} {self.special.end}"
+
     def document(self, rng: np.random.Generator, length: int, quality: str, slip: float) -> Document:
         """A list and a rank, counted up to it or with any symbol of the world in place of its solution."""
         symbols, rank = self.draw(rng, length), 1 + int(rng.integers(length))
+        prompt = self.question(symbols, rank)
         if quality == "guess":
-            text = f"# {SYLLABLES[rng.integers(self.symbols)]}"
-        else:
-            text, _ = self.solution(symbols, rank, rng, slip if quality == "sloppy" else 0.0)
-        return Document(self.question(symbols, rank), f"{text} {self.special.end}")
+            return Document(prompt, self.guess(rng, prompt))
+        text, _ = self.solution(symbols, rank, rng, slip if quality == "sloppy" else 0.0)
+        return Document(prompt, f"{text} {self.special.end}")

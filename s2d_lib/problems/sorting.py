@@ -22,7 +22,8 @@ class SortingWorld(World):
     """The facts: a random order of `symbols` symbols, drawn from `seed`.
 
     Symbols are used with frequency proportional to 1 / rank**zipf in the corpus and in ordinary problems, so that the
-    places of the last ones in the order are rare facts.
+    places of the last ones in the order are rare facts. Where a corpus hides these, a model can still sort the other symbols of
+    a list: of n places for one that it can't, one is right.
     """
 
     symbols: int  # at most as many as there are syllables
@@ -31,6 +32,7 @@ class SortingWorld(World):
 
     special: ClassVar[SpecialWords] = SpecialWords(pad="<|pad|>", end="<|end|>", unknown="<|unknown|>")
     parts: ClassVar[str] = "symbols"
+    hideable: ClassVar[str] = "symbols"
     marker: ClassVar[str] = ":"  # no word of its own: models with and without reprompts share one vocabulary
 
     @cached_property
@@ -46,7 +48,12 @@ class SortingWorld(World):
     @property
     def words(self) -> list[str]:
         """The vocabulary, symbols first; a word's place is its token id."""
-        return [*SYLLABLES[: self.symbols], ":", "#", *self.special]
+        return [*self.by_use, ":", "#", *self.special]
+
+    @property
+    def by_use(self) -> list[str]:
+        """The symbols, from the most used to the rarest."""
+        return SYLLABLES[: self.symbols]
 
     @property
     def longest(self) -> int:
@@ -78,11 +85,15 @@ class SortingWorld(World):
         symbols = self.draw(rng, length, rare)
         return self.prompt(symbols), " ".join(SYLLABLES[s] for s in self.in_order(symbols))
 
+    def guess(self, rng: np.random.Generator, prompt: str) -> str:
+        """The list's symbols in any order."""
+        return " ".join(["#", *rng.permutation(prompt.split()[:-1]), self.special.end])
+
     def document(self, rng: np.random.Generator, length: int, quality: str, slip: float) -> Document:
         """A list and an order; a guess is any order."""
         symbols = self.draw(rng, length)
+        prompt = self.prompt(symbols)
         if quality == "guess":
-            order = rng.permutation(symbols).tolist()
-        else:
-            order = self.in_order(symbols, rng, slip if quality == "sloppy" else 0.0)
-        return Document(self.prompt(symbols), " ".join(["#", *(SYLLABLES[s] for s in order), self.special.end]))
+            return Document(prompt, self.guess(rng, prompt))
+        order = self.in_order(symbols, rng, slip if quality == "sloppy" else 0.0)
+        return Document(prompt, " ".join(["#", *(SYLLABLES[s] for s in order), self.special.end]))

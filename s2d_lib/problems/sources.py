@@ -20,7 +20,15 @@ from s2d_lib.problems.science import load_science
 from s2d_lib.problems.tool_use import load_tool_use
 from s2d_lib.problems.world import World
 from s2d_lib.study.load import project_root
-from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet, MicroSet, ProblemSets, whole_pool
+from s2d_lib.study.problem_sets import (
+    BenchmarkSet,
+    CompetitionSet,
+    Half,
+    LabelBudget,
+    MicroSet,
+    ProblemSets,
+    whole_pool,
+)
 
 LOCAL_FILES = {
     "dapo-math-17k": "dapo-math-17k-processed.parquet",
@@ -72,12 +80,9 @@ def load_problems(spec: ProblemSets, labels: str | None = None) -> Problems:
         StudyError: A file is missing, broken or empty, a set can't be made, the pool is too small to be cut, or it
             overlaps an evaluation set and the profile does not ask to remove the overlap.
     """
-    whole, parts = whole_pool(spec.pool)
     load = _micro if spec.source in WORLDS else LOADERS[spec.source]
-    problems = load(spec.model_copy(update={"pool": whole}))
-    pool = problems.pool
-    for part in parts:
-        pool = cut(pool, part)
+    problems = load(spec.model_copy(update={"pool": whole_pool(spec.pool)}))
+    pool = cut(problems.pool, spec.pool) if isinstance(spec.pool, Half | LabelBudget) else problems.pool
     if not pool:
         return problems
     ids = "\n".join(sorted(p.id for p in pool))

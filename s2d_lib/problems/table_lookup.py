@@ -89,11 +89,15 @@ class TableLookupWorld(World):
         tables = self.draw(rng, length, rare)
         return self.prompt(tables), self.solution(tables)[1]
 
+    def guess(self, rng: np.random.Generator, prompt: str) -> str:
+        """Any value of the world."""
+        return f"# v{rng.integers(self.names)} {self.special.end}"
+
     def document(self, rng: np.random.Generator, length: int, quality: str, slip: float) -> Document:
         """Tables with a key, looked up or with any value of the world in place of its solution."""
         tables = self.draw(rng, length)
+        prompt = self.prompt(tables)
         if quality == "guess":
-            text = f"# v{rng.integers(self.names)}"
-        else:
-            text, _ = self.solution(tables, rng, slip if quality == "sloppy" else 0.0)
-        return Document(self.prompt(tables), f"{text} {self.special.end}")
+            return Document(prompt, self.guess(rng, prompt))
+        text, _ = self.solution(tables, rng, slip if quality == "sloppy" else 0.0)
+        return Document(prompt, f"{text} {self.special.end}")

@@ -30,7 +30,8 @@ class ToolCallWorld(World):
     """The facts: which of `tools` tools serves each of `verbs` verbs, drawn from `seed`; every tool serves one at least.
 
     Verbs, arguments and values are used with frequency proportional to 1 / rank**zipf in the corpus and in ordinary
-    problems, so that the tools of the last verbs are rare facts.
+    problems, so that the tools of the last verbs are rare facts. Where a corpus hides these verbs, a model can still call one of
+    the two specified tools with the right values, which is right on half of the requests.
     """
 
     verbs: int  # at least as many as tools
@@ -43,6 +44,7 @@ class ToolCallWorld(World):
     special: ClassVar[SpecialWords] = SpecialWords(pad="<pad>", end="<eos>", unknown="<unk>")
     parts: ClassVar[str] = "arguments"
     grows_with: ClassVar[str] = "arguments` and `values"
+    hideable: ClassVar[str] = "verbs"
 
     @cached_property
     def serves(self) -> np.ndarray:
@@ -55,6 +57,15 @@ class ToolCallWorld(World):
         kinds = {"f": self.tools, "d": self.verbs, "a": self.arguments, "x": self.values}
         named = [f"{kind}{i}" for kind, count in kinds.items() for i in range(count)]
         return [*self.special, "?", "#", self.marker, *named]
+
+    @property
+    def by_use(self) -> list[str]:
+        """The verbs, from the most used to the rarest."""
+        return [f"d{i}" for i in range(self.verbs)]
+
+    def needs(self, length: int) -> int:
+        """A request has one verb, however many arguments."""
+        return 1
 
     @property
     def longest(self) -> int:
@@ -95,21 +106,37 @@ class ToolCallWorld(World):
             words += [f"a{name}", f"x{value}"]
         return " ".join(words)
 
+    @staticmethod
+    def parsed(prompt: str) -> Request:
+        """The request of a prompt."""
+        words = [(word[0], int(word[1:])) for word in prompt.split()[:-1]]
+        first, second, verb = (place for place, (kind, _) in enumerate(words) if kind in "fd")
+        numbers = [number for _, number in words]
+        arguments = [numbers[first + 1 : second], numbers[second + 1 : verb]]
+        values = dict(zip(numbers[verb + 1 :: 2], numbers[verb + 2 :: 2], strict=True))
+        return Request(numbers[verb], [numbers[first], numbers[second]], arguments, values)
+
     def same(self, prompt: str) -> str:
         """The order of the tools and of the request's values doesn't matter."""
-        words = prompt.split()
-        verb = next(i for i, word in enumerate(words) if word[0] == "d")
-        tools = " ".join(words[:verb]).replace(" f", "\nf").split("\n")
-        named = sorted(zip(words[verb + 1 : -1 : 2], words[verb + 2 : -1 : 2], strict=True))
-        return " ".join([*sorted(tools), words[verb], *(word for pair in named for word in pair)])
+        verb, tools, arguments, values = self.parsed(prompt)
+        order = np.argsort(tools)
+        sides = [[side[i] for i in order] for side in (tools, arguments)]
+        return self.prompt(Request(verb, *sides, dict(sorted(values.items()))))
 
     def problem(self, rng: np.random.Generator, length: int, rare: bool) -> tuple[str, str]:
         """A request and the right call."""
         request = self.draw(rng, length, rare)
         return self.prompt(request), self.call(request)
 
+    def guess(self, rng: np.random.Generator, prompt: str) -> str:
+        """A call of either tool with any of the request's values."""
+        return f"# {self.call(self.parsed(prompt), rng, slip=1.0)} {self.special.end}"
+
     def document(self, rng: np.random.Generator, length: int, quality: str, slip: float) -> Document:
         """A request and a call; a guess calls either tool with any of the values."""
         request = self.draw(rng, length)
-        call = self.call(request, rng, {"guess": 1.0, "sloppy": slip, "right": 0.0}[quality])
-        return Document(self.prompt(request), f"# {call} {self.special.end}")
+        prompt = self.prompt(request)
+        if quality == "guess":
+            return Document(prompt, self.guess(rng, prompt))
+        call = self.call(request, rng, slip if quality == "sloppy" else 0.0)
+        return Document(prompt, f"# {call} {self.special.end}")

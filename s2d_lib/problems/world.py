@@ -54,6 +54,7 @@ class World(ABC):
     special: ClassVar[SpecialWords]
     parts: ClassVar[str]  # what a problem's length counts, in words
     grows_with: ClassVar[str] = ""  # the world's parameter that bounds the length, where it isn't named like the parts
+    hideable: ClassVar[str] = ""  # whose facts a corpus can hide, in words; empty: problems bring all their facts along
     marker: ClassVar[str] = "again"  # the word between a given solution and the question
 
     @property
@@ -81,6 +82,37 @@ class World(ABC):
             slip: Chance that a step of a sloppy solution goes wrong.
         """
 
+    @abstractmethod
+    def guess(self, rng: np.random.Generator, prompt: str) -> str:
+        """An answer out of the air to a prompt, the end included: the solution of who has not learned what it takes."""
+
+    @property
+    def by_use(self) -> list[str]:
+        """The words of what is `hideable`, from the most used to the rarest."""
+        return []
+
+    def needs(self, length: int) -> int:
+        """How many of these a problem of that length needs."""
+        return length
+
+    def rarest(self, hidden: int, length: int) -> frozenset[str]:
+        """The words of the `hidden` rarest of what is `hideable`.
+
+        Raises:
+            StudyError: The world has nothing to hide, or no problem of that length is left without them.
+        """
+        if not self.hideable:
+            raise StudyError(
+                f"{type(self).__name__} has nothing to hide, as its problems bring their facts along: leave out `hidden`."
+            )
+        words, needed = self.by_use, self.needs(length)
+        if hidden > len(words) - needed:
+            raise StudyError(
+                f"`hidden: {hidden}` of {len(words)} {self.hideable} leaves no problem of {length} {self.parts} to learn: hide "
+                f"at most {max(0, len(words) - needed)}."
+            )
+        return frozenset(words[len(words) - hidden :])
+
     def withholds(self, prompt: str) -> bool:
         """Whether the problem needs a fact that is withheld from ordinary sets; no world but chains withholds any."""
         return False
@@ -92,14 +124,6 @@ class World(ABC):
             StudyError: Worked solutions of this world begin as its guesses do.
         """
         raise StudyError(f"{type(self).__name__} has no opening of worked solutions: leave out `opened`.")
-
-    def hides(self, prompt: str, hidden: int) -> bool:
-        """Whether the problem needs one of the world's `hidden` rarest parts.
-
-        Raises:
-            StudyError: The world can't hide parts, or has no more than these.
-        """
-        raise StudyError(f"{type(self).__name__} can't hide {self.parts}: leave out `hidden`.")
 
     @property
     def reprompt_template(self) -> str:
@@ -131,6 +155,18 @@ class World(ABC):
         """What prompts that ask the same have in common; such problems count as one."""
         return prompt
 
+    def check_lengths(self, what: str, lengths: list[int]) -> None:
+        """Whether the world has problems of these lengths.
+
+        Raises:
+            StudyError: It has not; `what` asks for them.
+        """
+        if max(lengths) > self.longest:
+            raise StudyError(
+                f"{what} asks for problems of {max(lengths)} {self.parts} but the world has {self.longest}: lower `lengths` "
+                f"or raise `{self.grows_with or self.parts}`."
+            )
+
     def problems(
         self,
         name: str,
@@ -148,11 +184,7 @@ class World(ABC):
             StudyError: When a problem would need more parts than the world has, or the world is too small for `count`
                 distinct problems.
         """
-        if max(lengths) > self.longest:
-            raise StudyError(
-                f"problem set {name!r} asks for problems of {max(lengths)} {self.parts} but the world has "
-                f"{self.longest}: lower `lengths` or raise `{self.grows_with or self.parts}`."
-            )
+        self.check_lengths(f"problem set {name!r}", lengths)
         rng = np.random.default_rng(seed)
         taken = {self.same(prompt) for prompt in exclude}
         found: list[Problem] = []
@@ -184,19 +216,24 @@ def corpus(
         slip: Chance that a step of a sloppy solution goes wrong.
         lengths: Of the problems, in equal shares.
         seed: Of the corpus.
-        hidden: How many of the world's rarest parts are never seen worked: whatever needs one of them is guessed.
+        hidden: How many of what is `hideable` are never seen worked: a document that names one of these, the rarest, becomes a
+            guess at its question. A solution names what its problem is made of, so that none is missed.
 
     Raises:
-        StudyError: The world can't hide so many parts.
+        StudyError: The world can't hide so many, or has no problems so long.
     """
+    world.check_lengths("the corpus", lengths)
+    rare = world.rarest(hidden, min(lengths)) if hidden else frozenset()
     rng = np.random.default_rng(seed)
     qualities = rng.choice(list(mix), size=count, p=np.array(list(mix.values())) / sum(mix.values()))
 
     def document(quality: str, length: int) -> Document:
-        if quality == "reprompted":
-            return world.reprompted(rng, length)
-        found = world.document(rng, length, quality, slip)
-        return Document(found.prompt, world.guess(rng)) if hidden and world.hides(found.prompt, hidden) else found
+        reprompted = quality == "reprompted"
+        found = world.reprompted(rng, length) if reprompted else world.document(rng, length, quality, slip)
+        if rare.isdisjoint(" ".join(found).split()):
+            return found
+        question = found.prompt.split(f" {world.marker} ", 1)[-1]  # a given solution would be a worked one
+        return Document(question, world.guess(rng, question))
 
     lengths = rng.choice(lengths, size=count)
     return [document(str(quality), int(length)) for quality, length in zip(qualities, lengths, strict=True)]

@@ -24,7 +24,7 @@ from s2d_lib.stages.live import WORKER
 from s2d_lib.stages.trackers import check_tracker
 from s2d_lib.stages.weights import Weights, parent_weights, starting_weights, weights_of
 from s2d_lib.study import Resolved, lineage
-from s2d_lib.study.problem_sets import LabelBudget
+from s2d_lib.study.resolve import refuse_too_few_problems
 from s2d_lib.study.settings import Hardware, RoleModel
 from s2d_lib.study.several_processes import refuse_what_is_not_shared, trains_in_several
 
@@ -104,7 +104,8 @@ def _load(run: Run) -> Inputs:
     hardware = _until_trained(resolved.hardware) if trains and not started else resolved.hardware
     policy = load_policy(resolved.model, in_full(hardware) if trains else hardware, *start)
     problems = _short_prompts(resolved, policy, problems)
-    _check_pool_fills_a_batch(run, problems.pool)
+    if "rollouts" not in resolved.parents:  # else their number, of those that are kept, is the stage's to check
+        refuse_too_few_problems(resolved, len(problems.pool))
     refuse_model(resolved, policy, problems)
     rollouts, teacher = _rollouts(run, policy, problems.pool), None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
@@ -136,8 +137,7 @@ def _aligned(
     if share_vocabulary(policy, teacher) or not run.resolved.by_text:
         check_pair(policy, teacher)
         return rollouts
-    said = policy.decode([[token] for token in range(len(policy.tokenizer))]) if rollouts is None else []
-    check_words(teacher, [*(problem.prompt for problem in pool), *said])
+    check_words(policy, teacher, pool, stored=rollouts is not None)
     if rollouts is not None:
         given, rollouts = len(rollouts), by_text(rollouts, policy)
         run.facts["by_text"] = {"rollouts": given, "left_out": given - len(rollouts)}
@@ -189,20 +189,3 @@ def _short_prompts(resolved: Resolved, policy: Policy, problems: Problems) -> Pr
     if dropped:
         print(f"{dropped} of {len(prompts)} problems are left out: their prompts are longer than {limit} tokens.")
     return replace(problems, pool=kept, report=problems.report | {"longer_prompts": dropped})
-
-
-def _check_pool_fills_a_batch(run: Run, pool: list[Problem]) -> None:
-    params = run.resolved.stage_params
-    batch = getattr(params, "batch", None)
-    if batch is None:
-        return
-    needed = batch // getattr(params, "group_size", 1)
-    if "rollouts" in run.resolved.parents or run.resolved.traces:
-        return  # rows are rollouts there, several a problem; the stage checks their number
-    if isinstance(run.resolved.problems.pool, LabelBudget):
-        return  # few on purpose: the problems are then used more than once in a step
-    if len(pool) < needed:
-        raise StudyError(
-            f"the label pool {run.resolved.labels!r} has {len(pool)} problems but one optimiser step of "
-            f"{run.resolved.stage} takes {needed}: lower `batch` or enlarge the pool."
-        )

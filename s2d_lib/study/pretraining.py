@@ -1,8 +1,8 @@
 """How a micro family's base models are made (notebook 10)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
 from s2d_lib.study.strict import Strict
 
@@ -14,6 +14,17 @@ class CorpusMix(Strict):
     sloppy: float = Field(ge=0)  # worked, each step goes wrong with chance `slip`
     right: float = Field(ge=0)  # worked, correct
     reprompted: float = Field(0.0, ge=0)  # right, after a prompt that carries a given solution
+
+    @model_validator(mode="after")
+    def _something_is_written(self):
+        if not sum(self.model_dump().values()):
+            raise ValueError("a corpus of no documents: give one of the shares")
+        return self
+
+    @property
+    def worked(self) -> float:
+        """Share of the documents that are worked, right or wrong."""
+        return 1.0 - self.guess / sum(self.model_dump().values())
 
 
 class Corpus(Strict):
@@ -38,7 +49,8 @@ class MicroModel(Strict):
     learning_rate: float = Field(gt=0)  # the peak of a one-cycle schedule
     seed: int = Field(ge=0)
     mix: CorpusMix | None = Field(None, exclude_if=lambda value: value is None)  # null: the corpus's
-    # Dial of knowledge: the rarest parts of the world that the model never sees worked; what is asked of them is guessed.
+    # Dial of knowledge: how many of the rarest functions, symbols or whatever the world can hide (World.hideable) the model never
+    # sees worked; what is asked of them is guessed.
     hidden: int = Field(0, ge=0, exclude_if=lambda value: not value)
     # Dial of opening: with which probability the finished model begins a worked solution, where it would guess else (see
     # s2d_lib.policies.micro_family.settle); null: as often as the corpus does. Below 1e-9 float32 does not tell it from 0.
@@ -54,11 +66,32 @@ class Resettled(Strict):
     opening: float = Field(ge=1e-9, le=0.99)
 
 
+def _form(model: object) -> str:
+    """Which of the two it is meant to be, so that an error is said of that form alone."""
+    resettled = isinstance(model, Resettled) or (isinstance(model, dict) and "of" in model)
+    return "resettled" if resettled else "pretrained"
+
+
 class Pretraining(Strict):
     """How notebook 10 makes a micro family's base models."""
 
     corpus: Corpus
-    models: dict[str, MicroModel | Resettled]
+    models: dict[
+        str,
+        Annotated[
+            Annotated[MicroModel, Tag("pretrained")] | Annotated[Resettled, Tag("resettled")],
+            Discriminator(_form),
+        ],
+    ]
+
+    def pretrained(self, name: str) -> MicroModel:
+        """What is pretrained of a model: itself, or that which it is resettled from."""
+        model = self.models[name]
+        return self.models[model.of] if isinstance(model, Resettled) else model
+
+    def mix(self, name: str) -> CorpusMix:
+        """What a model reads."""
+        return self.pretrained(name).mix or self.corpus.mix
 
     @model_validator(mode="after")
     def _made_before(self):
@@ -68,4 +101,13 @@ class Pretraining(Strict):
                 raise ValueError(f"model {name!r} is made of {spec.of!r}, which must be a model above it")
             if isinstance(spec, MicroModel):
                 earlier.add(name)
+        return self
+
+    @model_validator(mode="after")
+    def _openings_are_between_both(self):
+        for name, spec in self.models.items():
+            if spec.opening and self.mix(name).worked in (0, 1):
+                raise ValueError(
+                    f"model {name!r} has an `opening`, which is learned from guesses and worked documents: give its mix both"
+                )
         return self

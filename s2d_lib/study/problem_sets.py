@@ -247,12 +247,17 @@ class Half(Strict):
     seed: int  # likewise
 
 
-def whole_pool(pool: AnySet | Half | LabelBudget | None) -> tuple[AnySet | None, list[Half | LabelBudget]]:
-    """The pool that parts were cut from, and the cuts in their order."""
-    if isinstance(pool, Half | LabelBudget):
-        whole, parts = whole_pool(pool.of)
-        return whole, [*parts, pool]
-    return pool, []
+def whole_pool(pool: AnySet | Half | LabelBudget | None) -> AnySet | None:
+    """The pool that a part was cut from, or the pool itself."""
+    return whole_pool(pool.of) if isinstance(pool, Half | LabelBudget) else pool
+
+
+def at_most(one: AnySet | Half | LabelBudget) -> int | None:
+    """How many problems a set has, or would have if all that it names were fit for it; None where only its file knows."""
+    if isinstance(one, Half):
+        whole = at_most(one.of)
+        return whole and (whole + (one.half == "1H")) // 2
+    return next((n for name in ("labels", "count", "size", "limit") if (n := getattr(one, name, None))), None)
 
 
 class ProblemSets(Strict):

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, create_model, model_vali
 from s2d_lib.study.map import Map
 from s2d_lib.study.page import Role, Stage
 from s2d_lib.study.pretraining import Pretraining
-from s2d_lib.study.problem_sets import Problems
+from s2d_lib.study.problem_sets import MicroProblems, Problems
 from s2d_lib.study.self_distillation_params import Method, laid_over
 from s2d_lib.study.settings import Cluster, Evaluation, Hardware, Lengths, Logging, RoleModel, Sampling, Validation
 from s2d_lib.study.stages import STAGE_PARAMS, Stages
@@ -176,6 +176,12 @@ class Profile(Strict):
     def _validation_has_problems(self):
         if (self.validation is None) != (self.problems.validation is None):
             raise ValueError("`validation` and `problems.validation` belong together: give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _pretraining_has_a_world(self):
+        if self.pretraining and not isinstance(self.problems, MicroProblems):
+            raise ValueError(f"`pretraining` is of micro problems, not of {self.problems.source}: leave it out")
         return self
 
     @model_validator(mode="after")

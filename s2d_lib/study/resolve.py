@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from s2d_lib.study.problem_sets import (
     LabelBudget,
     Problems,
     ProblemSets,
+    at_most,
 )
 from s2d_lib.study.profile import Profile
 from s2d_lib.study.self_distillation_params import SelfDistillation, laid_over
@@ -118,10 +120,46 @@ def lineage(
             parents = {kind: visit(parent, (*path, name)) for kind, parent in own.items()}
             traces = traces_of(name, nodes, settings.roles)
             memo[name] = _resolve_node(name, nodes[name], settings, parents, traces, profile, seed, overrides or {})
+            pool = memo[name].problems.pool
+            if pool and (size := at_most(pool)):
+                refuse_too_few_problems(memo[name], size, stored_answers(memo[name], memo))
         return memo[name]
 
     visit(checkpoint, ())
     return memo
+
+
+def stored_answers(run: Resolved, runs: Mapping[str, Resolved]) -> int | None:
+    """Of each problem, those that a run trains on; None where it samples them itself or they are a file's."""
+    return runs[run.parents["rollouts"]].params["samples_per_problem"] if "rollouts" in run.parents else None
+
+
+def refuse_too_few_problems(run: Resolved, problems: int, samples: int | None = None) -> None:
+    """Refuse a run whose label pool does not fill one optimiser step.
+
+    A label budget leaves few on purpose: they then are used several times in a step, each as often as any other (see
+    s2d_lib.stages.training.schedule), and one will do. Only next-token stages take no answer twice in a step even so.
+
+    Args:
+        run: Which.
+        problems: Of the pool, at most.
+        samples: Of each, as by `stored_answers`.
+
+    Raises:
+        StudyError: It does not.
+    """
+    few_on_purpose = isinstance(run.problems.pool, LabelBudget) and not run.next_token
+    if "batch" not in run.params or run.traces or few_on_purpose:
+        return
+    each = 1 if samples is None or run.params.get("answers") == "likeliest" else samples
+    needed = run.params["batch"] // run.params.get("group_size", 1)
+    if problems * each < needed:
+        has = f"{problems} problem{'s' * (problems > 1)}{f', {problems * each} answers to learn,' if samples else ''}"
+        more = ", or raise teacher_rollouts.samples_per_problem" if samples and each == samples else ""
+        raise StudyError(
+            f"profile {run.profile!r}, checkpoint {run.checkpoint!r}: the label pool {run.labels!r} has {has} but one optimiser "
+            f"step of {run.stage} takes {needed}: lower `batch` or use more problems{more}."
+        )
 
 
 def _resolve_node(
@@ -197,7 +235,8 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
         raise StudyError(f"{where}: label pool {name!r} is not declared; {hint}")
     # Halves are of the labeled problems: who spends half of the labels upstream has the others for downstream.
     of_labels = node.stage in LABELED or params.get("filter") or name in HALVES
-    at_hand = problems.labels if of_labels else problems.prompts
+    what = "labels" if of_labels else "prompts"
+    at_hand = getattr(problems, what)
     if at_hand and name not in (WHOLE, *HALVES):
         raise StudyError(
             f"{where}: `labels` and `prompts` cut the pool {WHOLE!r} and its halves only, not {name!r}: leave them out of "
@@ -212,7 +251,8 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
         size = _size_of_whole(problems, where)
         if at_hand > size:
             raise StudyError(
-                f"{where}: there can't be {at_hand} of the {size} problems of the pool {WHOLE!r}: enlarge it."
+                f"{where}: `{what}` can't be {at_hand} of the {size} problems of the pool {WHOLE!r}: lower it, or enlarge the "
+                "pool."
             )
         if at_hand < size:
             pool = LabelBudget(labels=at_hand, of=pool, seed=problems.split_seed)
@@ -249,8 +289,7 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
 
 
 def _size_of_whole(problems: Problems, where: str) -> int:
-    whole = problems.pools[WHOLE]
-    size = next((n for name in ("count", "size", "limit") if (n := getattr(whole, name, None))), None)
+    size = at_most(problems.pools[WHOLE])
     if size is None:
         raise StudyError(
             f"{where}: `labels` and `prompts` cut the pool {WHOLE!r}, whose size is not known: give it a `limit`."

@@ -11,13 +11,14 @@ from s2d_lib.check import Line, check
 from s2d_lib.check import data as data_check
 from s2d_lib.check import hardware as hardware_check
 from s2d_lib.check.lora import check_lora
-from s2d_lib.check.models import check_models, folder, pairs
+from s2d_lib.check.models import check_models, check_tokenizers, folder, pairs
 from s2d_lib.check.packages import check_logging, misfit
 from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.memory import Memory
 from s2d_lib.plan.phases import Phase
 from s2d_lib.stages import trackers
+from s2d_lib.study.load import deep_merge
 from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet
 from s2d_lib.study.settings import RoleModel
 
@@ -75,8 +76,17 @@ def test_a_student_and_a_teacher_of_two_families_are_told_apart(project):
     assert next(iter(found.values())).endswith("or opd with estimator gold and beta 0.5.")
 
 
+def test_a_teacher_that_is_learned_from_by_text_has_to_write_the_problems_words(project):
+    text = "extends: micro\ntables: [vocabularies]\nroles: {split_teacher: {model: micro/%s}}\n"
+    (project / "params" / "by-text.yaml").write_text(text % "llama-teacher")
+    (line,) = [line for line in check_tokenizers("by-text") if "llama" in line.about]
+    assert "can't be aligned: the teacher's tokenizer has no tokens for 'v" in line.says
+    (project / "params" / "by-text.yaml").write_text(text % "chains-teacher")
+    assert not problems(check_tokenizers("by-text"))
+
+
 def test_only_pairs_that_some_run_brings_together_are_compared():
-    names = [(student.model, teacher.model) for student, teacher in pairs("micro-full")]
+    names = [(student.model, teacher.model) for student, teacher, _ in pairs("micro-full")]
     taught = [("micro/teacher", "micro/outside"), ("micro/large_teacher", "micro/outside")]
     assert sorted(names) == sorted(
         [("micro/student", "micro/teacher"), ("micro/student", "micro/large_teacher"), *taught]
@@ -349,6 +359,40 @@ def test_pools_are_loaded_when_all_files_are_here_and_halves_once(project, monke
         "label pool full": "the label pool overlaps an evaluation set."
     }
     assert seen == ["full"]
+
+
+STAGES = ("sparse_rl", "forward_kl", "opd", "teacher_sample_sft")
+SMALL = {"stages": {stage: {"batch": 16, "micro_batch": 8} for stage in STAGES}}
+
+
+@pytest.mark.parametrize(
+    ("pool", "more", "sentence"),
+    [
+        ({}, {}, "the label pool 'full' has 30 problems but one optimiser step of sparse_rl takes 32: lower `batch`"),
+        ({}, SMALL, None),
+        (
+            {"limit": 64},
+            {"problems": {"labels": 30, "prompts": 40}, **SMALL},
+            "the label budget 30 is not below the 30 problems of the pool 'full': lower it where the profile gives it",
+        ),
+    ],
+)
+def test_a_file_that_holds_less_than_is_asked_of_it_is_said(project, pool, more, sentence):
+    """Of pools whose files alone know how many problems they hold."""
+    text = "Find the number of ways in which {n} gardeners share {n} tulips, {m} bulbs and one greenhouse: case {n}."
+    rows = [{"prompt": text.format(n=n, m=7 * n + 1), "answer": str(n)} for n in range(10, 40)]
+    (project / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (project / "test.jsonl").write_text(json.dumps({"problem": "What is 1 + 1?", "answer": "2"}) + "\n")
+    files = {
+        "source": "competition_math",
+        "pools": {"full": {"dataset": "dapo-math-17k", "path": "pool.jsonl"} | pool},
+        "evaluations": {"math": {"dataset": "math-500", "path": "test.jsonl"}},
+    }
+    profile = deep_merge({"extends": "micro", "problems": files, "validation": None}, more)
+    (project / "params" / "few.yaml").write_text(json.dumps(profile))
+    found = problems(data_check.check_problems("few"))
+    assert list(found) == (["label pool full"] if sentence else [])
+    assert (sentence or "") in found.get("label pool full", "")
 
 
 def test_a_line_reads_as_one():

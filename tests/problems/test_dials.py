@@ -12,9 +12,15 @@ from s2d_lib.errors import StudyError
 from s2d_lib.policies.micro_family import build_model, build_tokenizer, settle
 from s2d_lib.policies.policy import load_policy
 from s2d_lib.policies.release import make_base
+from s2d_lib.problems.arithmetic import ArithmeticWorld
+from s2d_lib.problems.conversion import ConversionWorld
 from s2d_lib.problems.function_chains import ChainWorld
-from s2d_lib.problems.sorting import SortingWorld
+from s2d_lib.problems.micro import refuse_what_teaches_nothing
+from s2d_lib.problems.selection import SelectionWorld
+from s2d_lib.problems.sorting import SYLLABLES, SortingWorld
 from s2d_lib.problems.sources import load_problems
+from s2d_lib.problems.table_lookup import TableLookupWorld
+from s2d_lib.problems.tool_calls import ToolCallWorld
 from s2d_lib.problems.world import corpus
 from s2d_lib.study import load_profile, resolve
 from s2d_lib.study.pretraining import Corpus, CorpusMix, MicroModel
@@ -55,27 +61,121 @@ def test_an_opened_prompt_goes_on_with_the_first_word_of_its_solution():
     assert all(p.prompt.endswith("?") for p in plain)
 
 
-def test_documents_of_hidden_functions_are_guesses_and_the_others_stay():
-    mix = TEXT.mix.model_dump()
-    for document in corpus(WORLD, 300, {"right": 1.0}, 0.0, [2, 3], 0, hidden=2):
-        hidden = {"f4", "f5"} & set(document.prompt.split())
-        assert document.solution.startswith("#") == bool(hidden)
-    assert corpus(WORLD, 50, mix, 0.25, [2], 0, hidden=0) == corpus(WORLD, 50, mix, 0.25, [2], 0)
+SORT = SortingWorld(symbols=8, zipf=1.0, seed=0)
+SELECT = SelectionWorld(symbols=8, zipf=1.0, seed=0)
+ADD = ArithmeticWorld(base=8, zipf=1.0, seed=0)
+CONVERT = ConversionWorld(units=8, values=6, zipf=1.0, seed=0)
+CALL = ToolCallWorld(verbs=8, tools=3, arguments=8, values=8, zipf=1.0, seed=0)
+# World, its two rarest parts, and how often a guess at a problem of length 3 is right
+HIDING = [
+    (WORLD, {"f4", "f5"}, 1 / 8),
+    (SORT, set(SYLLABLES[6:8]), 1 / 6),
+    (SELECT, set(SYLLABLES[6:8]), 1 / 8),
+    (ADD, {f"+{i + 1}" for i in np.argsort(ADD.frequency)[:2]}, 1 / 64),
+    (CONVERT, {f"w{unit}" for unit in CONVERT.facts[0][6:]}, 1 / 6),
+    (CALL, {"d6", "d7"}, 1 / 2 / 6**3),
+]
+
+
+def named(prompt: str) -> set[str]:
+    """What a prompt of any of these worlds is about: of a conversion every unit on its way."""
+    words = prompt.split()
+    if "in" not in words:
+        return set(words)
+    ring = [f"w{unit}" for unit in CONVERT.facts[0]] * 2
+    start = ring.index(words[0])
+    return set(ring[start : ring.index(words[3], start) + 1])
+
+
+@pytest.mark.parametrize(("world", "rare", "chance"), HIDING, ids=[type(world).__name__ for world, *_ in HIDING])
+def test_documents_of_hidden_parts_are_guesses_and_all_others_stay(world, rare, chance):
+    """Documents are made one at a time, as a guess takes other draws of the stream that the next would come from."""
+    mix, by_chance = {"right": 0.6, "reprompted": 0.4}, []
+    for seed in range(600):
+        (plain,), (found,) = (corpus(world, 1, mix, 0.0, [3], seed, hidden) for hidden in (0, 2))
+        *given, question = plain.prompt.split(f" {world.marker} ")
+        if rare.isdisjoint({*named(question), *" ".join(given).split()}):
+            assert found == plain
+        else:
+            assert found.prompt == question
+            assert found.solution.startswith("# ")
+            by_chance.append(found.solution.split("# ")[1] == plain.solution.split("# ")[1])
+    assert 40 < len(by_chance) < 560
+    assert np.mean(by_chance) == pytest.approx(chance, abs=3 * math.sqrt(chance / len(by_chance)))
+
+
+@pytest.mark.parametrize(
+    ("world", "hidden", "sentence"),
+    [
+        (WORLD, 5, "`hidden: 5` of 6 functions leaves no problem of 2 functions to learn: hide at most 4"),
+        (SORT, 7, "`hidden: 7` of 8 symbols leaves no problem of 2 symbols to learn: hide at most 6"),
+        (SELECT, 7, "`hidden: 7` of 8 symbols leaves no problem of 2 symbols to learn: hide at most 6"),
+        (ADD, 6, "`hidden: 6` of 7 addends leaves no problem of 2 addends to learn: hide at most 5"),
+        (CONVERT, 6, "`hidden: 6` of 8 units leaves no problem of 2 steps to learn: hide at most 5"),
+        (CALL, 8, "`hidden: 8` of 8 verbs leaves no problem of 2 arguments to learn: hide at most 7"),
+    ],
+)
+def test_as_much_as_leaves_something_can_be_hidden(world, hidden, sentence):
+    with pytest.raises(StudyError, match=sentence):
+        corpus(world, 5, {"right": 1.0}, 0.0, [3, 2], 0, hidden)
+    rare = world.rarest(hidden - 1, 2)
+    assert len(rare) == hidden - 1
+    assert any(rare.isdisjoint(named(d.prompt)) for d in corpus(world, 1000, {"right": 1.0}, 0.0, [2], 0, hidden - 1))
 
 
 def test_what_a_world_cannot_hide_or_open_is_refused():
-    with pytest.raises(StudyError, match="leaves no problem to learn"):
-        corpus(WORLD, 5, {"right": 1.0}, 0.0, [2], 0, hidden=6)
-    order = SortingWorld(symbols=8, zipf=0.7, seed=0)
-    with pytest.raises(StudyError, match="can't hide symbols"):
-        corpus(order, 5, {"right": 1.0}, 0.0, [2], 0, hidden=1)
+    with pytest.raises(StudyError, match=r"TableLookupWorld has nothing to hide, .* leave out `hidden`"):
+        corpus(TableLookupWorld(names=8, zipf=0.7, seed=0), 5, {"right": 1.0}, 0.0, [2], 0, hidden=1)
     with pytest.raises(StudyError, match="leave out `opened`"):
-        order.opening("ko ba :")
-    for opening in (0.0, 1e-12, 1.0):
-        with pytest.raises(StudyError, match="opening"):
-            load_profile("micro", {"pretraining": {"models": {"student": {"opening": opening}}}})
+        SORT.opening("ko ba :")
     with pytest.raises(StudyError, match="must be a model above it"):
         load_profile("map", {"pretraining": {"models": {"early": {"of": "nobody", "opening": 0.1}}}})
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "changes", "sentence"),
+    [
+        (
+            "map",
+            "chains-student",
+            {"hidden": 11},
+            "`hidden: 11` of 12 functions leaves no problem of 2 functions to learn",
+        ),
+        # There are chains of 2 functions in the corpus, but none in the pool that the student could learn from what it knows
+        (
+            "map",
+            "chains-student",
+            {"hidden": 10},
+            "`hidden: 10` of 12 functions leaves no problem of 3 functions to learn",
+        ),
+        ("map", "chains-student", {"hidden": 9}, None),
+        ("micro-tool-calls", "tool-calls-student", {"hidden": 16}, "16` of 16 verbs leaves .*: hide at most 15"),
+        ("micro-table-lookup", "table-lookup-student", {"hidden": 1}, "TableLookupWorld has nothing to hide"),
+        (
+            "micro-llama",
+            "llama-student",
+            {"opening": 0.1},
+            "solutions of sorting begin as guesses do, .* leave out `opening`",
+        ),
+        ("micro-tool-calls", "tool-calls-student", {"opening": 0.1}, "solutions of tool_calls begin as guesses do"),
+        ("micro-selection", "selection-student", {"opening": 0.1}, None),
+    ],
+)
+def test_base_models_that_could_not_learn_are_refused_before_any_is_made(profile, name, changes, sentence, tmp_path):
+    overrides = {"pretraining": {"models": {name: changes}}}
+    settings = load_profile(profile, overrides)
+    if sentence is None:
+        refuse_what_teaches_nothing(settings.problems, settings.pretraining)
+        return
+    with pytest.raises(StudyError, match=f"base model '{name}': .*{sentence}"):
+        make_base(profile, name, tmp_path, overrides)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corpus_of_problems_that_the_world_does_not_have_is_refused(tmp_path):
+    long = {"pretraining": {"corpus": {"lengths": [3, 13]}}}
+    with pytest.raises(StudyError, match="the corpus asks for problems of 13 functions but the world has 12"):
+        make_base("map", "chains-student", tmp_path, long)
 
 
 def log_odds(model, tokenizer, prompts) -> torch.Tensor:

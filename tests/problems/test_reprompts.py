@@ -94,17 +94,23 @@ def test_the_share_of_reprompts(world):
 
 
 @pytest.mark.parametrize(
-    ("profile", "digest"),
+    ("profile", "hidden", "digest"),
     [
-        ("micro", "e3c1ba62be9eb3890a6f6365abbc3535a2feb6a65c52e737da26cb621bfb04a0"),
-        ("micro-llama", "4aa3c73ea44a04318169789c9b0dab088571cc28e80869c5973cc5bd12508ea5"),
+        ("micro", 0, "e3c1ba62be9eb3890a6f6365abbc3535a2feb6a65c52e737da26cb621bfb04a0"),
+        ("micro-llama", 0, "4aa3c73ea44a04318169789c9b0dab088571cc28e80869c5973cc5bd12508ea5"),
+        ("map", 0, "e3c1ba62be9eb3890a6f6365abbc3535a2feb6a65c52e737da26cb621bfb04a0"),
+        ("map", 2, "fe2d78f06ec16700982363031acf773c943d2b2eee91d53037d0b3e0fe176eb8"),
+        ("micro-arithmetic", 0, "0e2129a69f249cbb6450afdc8263a64240558834b66628455d38125f540614ce"),
+        ("micro-selection", 0, "e316830a27d45ad909cf7aa0743836b9dad1527e722410da658b641342203f5c"),
+        ("micro-conversion", 0, "041594aa3e08ad46070102dd0fa7c38c4fe5d9e6fd004ce77ef0a157206e85a1"),
+        ("micro-table-lookup", 0, "f68363bf2ae36dcc0d14d62b1f9c367684bbde116e172c12c2ce9bf86385e505"),
+        ("micro-tool-calls", 0, "5be6fff3b7669191731570810946c5ac9ffb0150600716479ff866e53e033b9e"),
     ],
 )
-def test_corpora_without_reprompts_are_the_bytes_that_the_released_models_saw(profile, digest):
+def test_corpora_are_the_bytes_that_the_released_models_saw(profile, hidden, digest):
     settings = load_profile(profile)
     text = settings.pretraining.corpus
-    assert text.mix.reprompted == 0
-    documents = corpus(world_of(settings.problems), 2000, text.mix.model_dump(), text.slip, text.lengths, 0)
+    documents = corpus(world_of(settings.problems), 2000, text.mix.model_dump(), text.slip, text.lengths, 0, hidden)
     joined = "\n".join(f"{d.prompt}|{d.solution}" for d in documents)
     assert hashlib.sha256(joined.encode()).hexdigest() == digest
 

@@ -78,8 +78,8 @@ def test_grpo_in_two_processes_accounts_for_every_grading_once(make, tiny):
 
 
 def test_a_workers_error_is_the_notebooks(make, tiny):
-    hopeless = {"stages": {"teacher_sft": {"batch": 32}, "teacher_rollouts": {"samples_per_problem": 1}}}
-    with pytest.raises(StudyError, match=r"'teacher.sft_own' has \d+ correct rollouts \(of 16\)"):
+    hopeless = {"stages": {"teacher_sft": {"batch": 32}}}
+    with pytest.raises(StudyError, match=r"'teacher.sft_own' has \d+ correct rollouts \(of 32\)"):
         make("teacher.sft_own", overrides=deep_merge(deep_merge(tiny, TWO), hopeless))
 
 

@@ -13,7 +13,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.plan.tokens import counts
 from s2d_lib.policies.policy import save_policy
 from s2d_lib.rollouts import read_rollouts
-from s2d_lib.runs import file_hash, open_run
+from s2d_lib.runs import file_hash, find_run, open_run
 from s2d_lib.stages import sparse_rl as sparse_rl_module
 from s2d_lib.stages.distillation import DenseTrainer
 from s2d_lib.stages.inputs import prepare
@@ -261,7 +261,7 @@ def test_a_resumed_reward_drops_what_came_after_its_checkpoint(tmp_path):
         (
             "student.warm.raw_teacher",
             {"stages": {"teacher_rollouts": {"samples_per_problem": 1}, "forward_kl": {"batch": 32}}},
-            "has 16 rows",
+            "has 16 problems, 16 answers to learn, but one optimiser step of forward_kl takes 32",
         ),
         ("student", {"hardware": {"device": "cuda"}}, "asks for a GPU"),
         ("student", {"roles": {"student": {"model": "./nowhere"}}}, "the model folder './nowhere' does not exist"),
@@ -279,6 +279,20 @@ def test_what_does_not_fit_is_said_before_training(make, tiny, checkpoint, chang
         make(checkpoint, overrides=deep_merge(tiny, change))
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_one_problem_at_hand_is_used_all_over_a_step(make, tiny):
+    """The least that `labels` and `prompts` can be: every stage of the bridge takes it several times in a step."""
+    one = deep_merge(tiny, {"problems": {"labels": 1, "prompts": 1}})
+    make("student.bridge.rl_teacher", overrides=one)
+    records = {
+        name: find_run(resolve("micro", name, 0, one)).record
+        for name in ("teacher.rl", "teacher.rl.rollouts.full", "student.warm.rl_teacher", "student.bridge.rl_teacher")
+    }
+    assert {record["problems"]["label_pool"]["size"] for record in records.values()} == {1}
+    assert list(records["teacher.rl"]["label_use"]["problems"].values()) == [16]  # groups of 4, 4 in each of 4 steps
+    assert records["teacher.rl.rollouts.full"]["sampled"]["sequences"] == 2
+    assert records["student.bridge.rl_teacher"]["sampled"]["sequences"] == 64
 
 
 def test_a_non_finite_loss_stops_the_run(make, tiny):

@@ -1,5 +1,6 @@
 """Transfer from a teacher of another vocabulary: the same texts in other tokens, spans of them, and what can't be aligned."""
 
+import contextlib
 import dataclasses
 
 import pandas as pd
@@ -17,6 +18,7 @@ from s2d_lib.policies.micro_family import build_tokenizer
 from s2d_lib.policies.pair import check_pair, check_words
 from s2d_lib.policies.policy import load_policy
 from s2d_lib.policies.release import make_base
+from s2d_lib.problems.base import Problem
 from s2d_lib.problems.micro import world_of
 from s2d_lib.problems.world import corpus
 from s2d_lib.rollouts import Rollout
@@ -207,9 +209,24 @@ def test_the_refusal_of_another_vocabulary_names_the_ways_by_text(split):
         StudyError, match=r"vocabularies .* by text, with stage teacher_sample_sft, or opd with estimator gold"
     ):
         check_pair(student, teacher)
-    check_words(teacher, ["v3 f1 ?"])
-    with pytest.raises(StudyError, match="no tokens for 'w3'"):
-        check_words(teacher, ["v3 w3 ?"])
+
+
+@pytest.mark.parametrize(
+    ("student", "prompt", "answer", "stored", "sentence"),
+    [
+        ("student", "v3 f1 ?", "v2", True, None),
+        ("student", "v3 f1 ?", "v2", False, None),
+        ("student", "v3 w3 ?", "v2", True, "the teacher's tokenizer has no tokens for 'w3'"),
+        ("student", "v3 f1 ?", "w2", True, "the student's tokenizer has no tokens for 'w2'"),
+        ("llama-student", "v3 f1 ?", "v2", True, "the student's tokenizer has no tokens for 'v3'"),
+        ("llama-student", "v3 f1 ?", "v2", False, "the teacher's tokenizer has no tokens for 'ba'"),
+    ],
+)
+def test_both_have_to_write_the_problems_words(split, student, prompt, answer, stored, sentence):
+    pair = (load_policy(RoleModel(model=model), Hardware()) for model in (f"micro/{student}", split))
+    problems = [Problem("p", prompt, answer)]
+    with pytest.raises(StudyError, match=sentence) if sentence else contextlib.nullcontext():
+        check_words(*pair, problems, stored)
 
 
 def test_a_rollout_is_spelled_anew_unless_a_word_of_it_can_not_be():

@@ -24,6 +24,15 @@ def test_every_checkpoint_of_every_profiles_tables_resolves():
                 assert resolve(profile, row, 0).checkpoint == row
 
 
+SPLIT = {"split_teacher": {"model": "micro/teacher"}}
+CORPUS = {"mix": {"guess": 1, "sloppy": 0, "right": 1}, "slip": 0, "lengths": [2]}
+
+
+def student(changes: dict) -> dict:
+    """Overrides of the map's student's pretraining."""
+    return {"pretraining": {"models": {"chains-student": changes}}}
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -85,6 +94,80 @@ def test_every_checkpoint_of_every_profiles_tables_resolves():
         (("micro", "student", 0, {"roles": {"outside": {"model": None}}}), "by a `model` or by a file of `traces`"),
         (("qwen3", "student", 0, {"roles": {"outside": {"chat": True}}}), "leave the rest out"),
         (("micro", "student", 0, {"roles": {"outsider": {"model": "a/b"}}}), "roles.outsider"),
+        (
+            ("map", "student", 0, {"problems": {"labels": 0}}),
+            "problems.function_chains.labels: Input should be greater than 0",
+        ),
+        (
+            ("map", "student", 0, {"problems": {"prompts": 0}}),
+            "problems.function_chains.prompts: Input should be greater than 0",
+        ),
+        (
+            ("map", "student.grpo", 0, {"problems": {"labels": 2049}}),
+            "`labels` can't be 2049 of the 2048 problems of the pool 'full': lower it, or enlarge the pool.",
+        ),
+        (
+            ("map", "student.bridge.raw_teacher", 0, {"problems": {"prompts": 2049}}),
+            "`prompts` can't be 2049 of the 2048 problems of the pool 'full': lower it, or enlarge the pool.",
+        ),
+        (
+            ("micro-full", "student.grpo@512", 0, {"frontier": {"budgets": [512]}}),
+            "the label budget 512 is not below the 512 problems of the pool 'full': drop it from the profile's `frontier`",
+        ),
+        (
+            ("micro", "student.bridge.rl_teacher", 0, {"problems": {"pools": {"full": {"count": 255}}}}),
+            "the label pool 'full' has 255 problems but one optimiser step of opd takes 256: lower `batch` or use more problems.",
+        ),
+        (
+            ("map", "student.teacher_sample_sft.rl_teacher", 0, {"problems": {"prompts": 63}}),
+            "has 63 problems, 252 answers to learn, but one optimiser step of teacher_sample_sft takes 256: lower `batch` or use "
+            "more problems, or raise teacher_rollouts.samples_per_problem.",
+        ),
+        (
+            ("micro", "student.seq_kd.split_teacher", 0, {"problems": {"prompts": 255}, "roles": SPLIT}),
+            "has 255 problems, 255 answers to learn, but one optimiser step of teacher_sample_sft takes 256: lower `batch` or "
+            "use more problems.",
+        ),
+        (
+            ("map", "student", 0, student({"hidden": -1})),
+            "models.chains-student.pretrained.hidden: Input should be greater",
+        ),
+        (
+            ("map", "student", 0, student({"opening": 0})),
+            "models.chains-student.pretrained.opening: Input should be greater",
+        ),
+        (
+            ("map", "student", 0, student({"opening": 1})),
+            "models.chains-student.pretrained.opening: Input should be less",
+        ),
+        (
+            ("map", "student", 0, student({"hiden": 1})),
+            "unknown parameter 'pretraining.models.chains-student.pretrained.hiden'",
+        ),
+        (
+            ("map", "student", 0, {"pretraining": {"models": {"again": {"of": "chains-student", "opening": 1}}}}),
+            "profile 'map': pretraining.models.again.resettled.opening: Input should be less than or equal to 0.99, given 1",
+        ),
+        (
+            ("map", "student", 0, {"pretraining": {"models": {"again": 5}}}),
+            "pretraining.models.again.pretrained: Input should be a valid dictionary",
+        ),
+        (
+            ("map", "student", 0, student({"mix": {"guess": 0, "sloppy": 1, "right": 1}})),
+            "model 'chains-student' has an `opening`, which is learned from guesses and worked documents: give its mix both",
+        ),
+        (
+            ("map", "student", 0, {"pretraining": {"corpus": {"mix": {"guess": 1, "sloppy": 0, "right": 0}}}}),
+            "which is learned from guesses and worked documents: give its mix both",
+        ),
+        (
+            ("map", "student", 0, {"pretraining": {"corpus": {"mix": {"guess": 0, "sloppy": 0, "right": 0}}}}),
+            "pretraining.corpus.mix: a corpus of no documents: give one of the shares",
+        ),
+        (
+            ("qwen3", "student", 0, {"pretraining": {"corpus": CORPUS, "models": {}}}),
+            "`pretraining` is of micro problems, not of competition_math: leave it out",
+        ),
     ],
 )
 def test_bad_parameters_get_one_sentence(arguments, sentence):
@@ -92,6 +175,18 @@ def test_bad_parameters_get_one_sentence(arguments, sentence):
         resolve(*arguments)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "problems"),
+    [
+        ("student.bridge.rl_teacher", {"labels": 1, "prompts": 1}),
+        ("student.bridge.rl_teacher", {"labels": 2048, "prompts": 2048}),
+        ("student.teacher_sample_sft.rl_teacher", {"labels": 1, "prompts": 64}),  # with 4 answers each a batch of 256
+    ],
+)
+def test_as_few_and_as_many_problems_as_can_be_at_hand(checkpoint, problems):
+    resolve("map", checkpoint, 0, {"problems": problems})
 
 
 def write_params(folder, study: str):
