@@ -15,9 +15,9 @@ from s2d_lib.report.temperature import (
     readable_gains,
     readable_orders,
 )
-from s2d_lib.results.map import DIGITS, MapResults, read_map, settings_text
+from s2d_lib.results.map import DIGITS, MapResults, read_map
 from s2d_lib.study import load_profile, load_study
-from s2d_lib.study.map import Map
+from s2d_lib.study.map import Map, settings_text
 from s2d_lib.study.settings import Evaluation
 
 EVALUATION = Evaluation(
