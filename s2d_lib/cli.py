@@ -200,12 +200,17 @@ def _print_first_table(profile, folder):
     """The md holds links, which a terminal can't follow, so the table is made from the numbers again."""
     import pandas as pd
 
+    from s2d_lib.report.map import open_chart, routes_table
     from s2d_lib.report.run_pages import markdown
     from s2d_lib.report.tables import readable
     from s2d_lib.study import load_profile, load_study
 
     settings = load_profile(profile)
     if settings.map:
+        chart = open_chart(profile)
+        part = next(iter(chart.parts))
+        print(chart.map.parts[part].title)
+        print(markdown(routes_table(chart, part)))
         return
     table, sets = settings.tables[0], list(settings.problems.evaluations)
     print(load_study().tables[table].title)

@@ -9,7 +9,8 @@ import pandas as pd
 from s2d_lib.claims.bootstrap import Estimate, bootstrap
 from s2d_lib.report.run_pages import markdown
 from s2d_lib.report.style import interval, route_label
-from s2d_lib.results.map import MapResults
+from s2d_lib.results.map import MapResults, read_map
+from s2d_lib.study import load_profile, load_study, project_root
 from s2d_lib.study.map import Map, Part, settings_of, settings_text
 from s2d_lib.study.page import Study
 from s2d_lib.study.settings import MAIN
@@ -81,6 +82,15 @@ class Chart:
     def untrained(self, route: str) -> bool:
         """Whether a route is a base model."""
         return self.study.checkpoints[route].stage == "base"
+
+
+def open_chart(profile: str) -> Chart:
+    """The map of a profile with its committed results.
+
+    Raises:
+        StudyError: There are none, or they are broken.
+    """
+    return Chart(load_profile(profile).map, read_map(project_root() / "figures" / profile / "results"), load_study())
 
 
 def cells_table(chart: Chart) -> pd.DataFrame:
