@@ -156,8 +156,10 @@ def draw(profile: str | None = None) -> list[str]:
 def _draw_results(root: Path, folder: Path) -> Iterator[str]:
     """Run every analysis notebook that a profile has results for; a table that none of them writes gets the generic one."""
     if chart := load_profile(folder.name).map:
-        for notebook in ("02_the_map", *(["03_temperature"] if "opening" in chart.parts else [])):
-            yield _in_place(root / "notebooks" / f"{notebook}.ipynb", {"profile": folder.name})
+        for name in ("02_the_map", *(["03_temperature"] if "opening" in chart.parts else [])):
+            path, parameters = root / "notebooks" / f"{name}.ipynb", {"profile": folder.name}
+            in_place = folder.name == "map"  # with whose results the notebooks are committed
+            yield _in_place(path, parameters) if in_place else _copy(path, folder / path.name, parameters)
         return
     # Here, since every job of the graph imports this module too, and these bring pandas and matplotlib.
     from s2d_lib.claims import load_claims
