@@ -1,5 +1,6 @@
 """How a micro family's base models are made (notebook 10)."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
@@ -23,8 +24,9 @@ class CorpusMix(Strict):
 
     @property
     def worked(self) -> float:
-        """Share of the documents that are worked, right or wrong."""
-        return 1.0 - self.guess / sum(self.model_dump().values())
+        """Share of worked documents, right or wrong, among those whose prompt carries no solution; NaN if there are none."""
+        plain = self.guess + self.sloppy + self.right
+        return 1.0 - self.guess / plain if plain else math.nan
 
 
 class Corpus(Strict):
@@ -106,7 +108,7 @@ class Pretraining(Strict):
     @model_validator(mode="after")
     def _openings_are_between_both(self):
         for name, spec in self.models.items():
-            if spec.opening and self.mix(name).worked in (0, 1):
+            if spec.opening and not 0 < self.mix(name).worked < 1:
                 raise ValueError(
                     f"model {name!r} has an `opening`, which is learned from guesses and worked documents: give its mix both"
                 )

@@ -27,6 +27,11 @@ from s2d_lib.study.pretraining import Corpus, CorpusMix, MicroModel
 from s2d_lib.study.settings import Hardware, RoleModel
 
 WORLD = ChainWorld(functions=6, values=8, zipf=1.0, seed=0, withheld=0.25)
+SORT = SortingWorld(symbols=8, zipf=1.0, seed=0)
+SELECT = SelectionWorld(symbols=8, zipf=1.0, seed=0)
+ADD = ArithmeticWorld(base=8, zipf=1.0, seed=0)
+CONVERT = ConversionWorld(units=8, values=6, zipf=1.0, seed=0)
+CALL = ToolCallWorld(verbs=8, tools=3, arguments=8, values=8, zipf=1.0, seed=0)
 TEXT = Corpus(mix=CorpusMix(guess=0.4, sloppy=0.4, right=0.2), slip=0.25, lengths=[2, 3])
 SPEC = MicroModel(width=16, layers=1, heads=1, mlp=16, init=0.1, steps=2, batch=8, learning_rate=1e-3, seed=0)
 
@@ -61,11 +66,6 @@ def test_an_opened_prompt_goes_on_with_the_first_word_of_its_solution():
     assert all(p.prompt.endswith("?") for p in plain)
 
 
-SORT = SortingWorld(symbols=8, zipf=1.0, seed=0)
-SELECT = SelectionWorld(symbols=8, zipf=1.0, seed=0)
-ADD = ArithmeticWorld(base=8, zipf=1.0, seed=0)
-CONVERT = ConversionWorld(units=8, values=6, zipf=1.0, seed=0)
-CALL = ToolCallWorld(verbs=8, tools=3, arguments=8, values=8, zipf=1.0, seed=0)
 # World, its two rarest parts, and how often a guess at a problem of length 3 is right
 HIDING = [
     (WORLD, {"f4", "f5"}, 1 / 8),
@@ -176,6 +176,14 @@ def test_a_corpus_of_problems_that_the_world_does_not_have_is_refused(tmp_path):
     long = {"pretraining": {"corpus": {"lengths": [3, 13]}}}
     with pytest.raises(StudyError, match="the corpus asks for problems of 13 functions but the world has 12"):
         make_base("map", "chains-student", tmp_path, long)
+
+
+def test_how_often_a_corpus_opens_a_worked_solution_is_said_of_plain_prompts():
+    mix = CorpusMix(guess=0.3, sloppy=0.3, right=0.2, reprompted=0.2)
+    documents = corpus(SELECT, 3000, mix.model_dump(), 0.25, [3], 0)
+    plain = [not d.solution.startswith("#") for d in documents if "#" not in d.prompt.split()]
+    assert mix.worked == pytest.approx(0.625)
+    assert np.mean(plain) == pytest.approx(mix.worked, abs=0.03)
 
 
 def log_odds(model, tokenizer, prompts) -> torch.Tensor:

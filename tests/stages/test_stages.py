@@ -290,7 +290,7 @@ def test_one_problem_at_hand_is_used_all_over_a_step(make, tiny):
         for name in ("teacher.rl", "teacher.rl.rollouts.full", "student.warm.rl_teacher", "student.bridge.rl_teacher")
     }
     assert {record["problems"]["label_pool"]["size"] for record in records.values()} == {1}
-    assert list(records["teacher.rl"]["label_use"]["problems"].values()) == [16]  # groups of 4, 4 in each of 4 steps
+    assert list(records["teacher.rl"]["label_use"]["problems"].values()) == [64]  # 4 groups of 4 in each of 4 steps
     assert records["teacher.rl.rollouts.full"]["sampled"]["sequences"] == 2
     assert records["student.bridge.rl_teacher"]["sampled"]["sequences"] == 64
 
