@@ -175,6 +175,14 @@ def read_cell(text: str) -> str:
     return ", ".join(f"{dial} {value}" for dial, value in settings_of(text).items())
 
 
+def cell_title(cell: dict[str, str]) -> str:
+    """A cell for a heading: `hard end`, of several dials as `read_cell` has them."""
+    if len(cell) > 1:
+        return read_cell(settings_text(cell))
+    ((dial, value),) = cell.items()
+    return f"{value} {dial}"
+
+
 def cell_page(part: str, cell: str) -> str:
     """Where a cell's runs are listed, as seen from the figures beside it."""
     return f"cells/{part}.md#{''.join(c if c.isalnum() else '-' for c in cell)}"
@@ -223,7 +231,7 @@ def routes_table(chart: Chart, part: str) -> pd.DataFrame:
         for decoding in (MAIN, BEST) if chart.untrained(route) else (MAIN,):
             name = route_label(route) + (", at its best temperature" if decoding == BEST else "")
             found = {
-                f"{read_cell(settings_text(cell))}: {one}": chart.estimate(part, cell, route, one, decoding)
+                f"{cell_title(cell)}: {one}": chart.estimate(part, cell, route, one, decoding)
                 for cell in spec.cells
                 for one in chart.main_sets
             }

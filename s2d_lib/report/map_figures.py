@@ -12,7 +12,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from s2d_lib.report.map import BEST, Chart, cell_page, read_cell
+from s2d_lib.report.map import BEST, Chart, cell_page, cell_title
 from s2d_lib.report.style import BLACK, GREY, entitle, route_label, route_look, use_style
 from s2d_lib.study.map import settings_text
 from s2d_lib.study.settings import MAIN
@@ -160,9 +160,7 @@ def cells_figure(chart: Chart, part: str, title: str) -> Figure:
                 )
         best = chart.estimate(part, cell, "student", chart.main_sets[0], BEST).mean
         axes.axvline(100 * best, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
-        axes.set(
-            title=read_cell(settings_text(cell)), xlabel="accuracy, %", xlim=(0, 103), ylim=(-0.6, len(routes) - 0.4)
-        )
+        axes.set(title=cell_title(cell), xlabel="accuracy, %", xlim=(0, 103), ylim=(-0.6, len(routes) - 0.4))
         axes.grid(axis="y", visible=False)
     panels[0][0].set_yticks(list(places.values()), [route_label(route) for route in routes])
     marks = [Line2D([], [], marker="o", linewidth=0, color=BLACK, mfc=face) for face in (BLACK, "white")][
