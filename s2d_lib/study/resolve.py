@@ -253,7 +253,7 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
             f"{where}: the label budget {budget} is not below the {at_most(problems.pools[WHOLE])} problems of the pool "
             f"{WHOLE!r}: drop it from the profile's `frontier`, whose last point is the whole pool in any case."
         )
-    if (base in HALVES or budget) and WHOLE not in problems.pools:
+    if base in HALVES and WHOLE not in problems.pools:
         raise StudyError(
             f"{where}: label pool {name!r} is cut from {WHOLE!r}, which is not declared: add it to `pools`."
         )
@@ -302,6 +302,10 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
 
 
 def _size_of_whole(problems: Problems, where: str) -> int:
+    if WHOLE not in problems.pools:
+        raise StudyError(
+            f"{where}: labels are counted of the pool {WHOLE!r}, which is not declared: add it to `pools`."
+        )
     size = at_most(problems.pools[WHOLE])
     if size is None:
         raise StudyError(
