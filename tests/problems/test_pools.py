@@ -46,11 +46,7 @@ def test_another_seed_cuts_elsewhere_and_halves_are_random():
 
 @pytest.mark.parametrize("pool", [{"count": 1, "lengths": [2], "seed": 1}])
 def test_a_pool_too_small_for_halves_is_said(pool):
-    few = {
-        "problems": {"pools": {"full": pool}},
-        "stages": {"sparse_rl": {"batch": 2, "micro_batch": 2, "group_size": 2}},
-    }
-    resolved = resolve("micro", "student.grpo_2H", 0, few)
+    resolved = resolve("micro", "student.grpo_2H", 0, {"problems": {"pools": {"full": pool}}})
     with pytest.raises(StudyError, match=r"'full' has 1 problem\(s\), too few for the halves 1H and 2H: enlarge it"):
         load_problems(resolved.problems, resolved.labels)
 

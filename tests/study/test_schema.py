@@ -223,13 +223,14 @@ def test_broken_study_files_get_one_sentence(tmp_path, study, sentence):
 
 
 @pytest.mark.parametrize(
-    ("labels", "sentence"),
+    ("labels", "at_hand", "sentence"),
     [
-        ("1H", "label pool '1H' is cut from 'full', which is not declared: add it to `pools`."),
-        ("3H", "label pool '3H' is not declared; known: 1H, 2H, all."),
+        ("1H", None, "label pool '1H' is cut from 'full', which is not declared: add it to `pools`."),
+        ("3H", None, "label pool '3H' is not declared; known: 1H, 2H, all."),
+        ("full", 8, "labels are counted of the pool 'full', which is not declared: add it to `pools`."),
     ],
 )
-def test_a_pool_that_the_profile_does_not_have_is_said(tmp_path, root, labels, sentence):
+def test_a_pool_that_the_profile_does_not_have_is_said(tmp_path, root, labels, at_hand, sentence):
     write_params(
         tmp_path,
         "checkpoints:\n  student: {stage: base, role: student}\n"
@@ -238,7 +239,7 @@ def test_a_pool_that_the_profile_does_not_have_is_said(tmp_path, root, labels, s
     profile = (root / "params" / "micro.yaml").read_text()
     (tmp_path / "params" / "micro.yaml").write_text(profile.replace("    full: {", "    all: {"))
     with pytest.raises(StudyError) as error:
-        resolve("micro", "a", 0, root=tmp_path)
+        resolve("micro", "a", 0, {"problems": {"labels": at_hand}}, root=tmp_path)
     assert sentence in str(error.value)
 
 
