@@ -21,7 +21,7 @@ from s2d_lib.study.pretraining import MicroModel
 from s2d_lib.study.resolve import RELEASED, released_record
 from s2d_lib.study.settings import Hardware, RoleModel, Sampling
 
-NAMES = ("student", "teacher")
+NAMES = ("chains-student", "chains-teacher")
 BY_TEXT = (
     "take a teacher of the student's family, or go by text, with stage teacher_sample_sft, or opd with estimator gold and "
     "beta 0.5"
@@ -72,7 +72,7 @@ def test_the_second_family_shares_nothing_with_the_first():
 @pytest.mark.parametrize("architecture", ["qwen3", "llama"])
 def test_a_new_model_has_the_architecture_asked_for(architecture):
     settings = load_profile("micro")
-    spec = settings.pretraining.models["student"].model_copy(update={"architecture": architecture})
+    spec = settings.pretraining.models["chains-student"].model_copy(update={"architecture": architecture})
     model = build_model(build_tokenizer(world_of(settings.problems)), spec)
     assert type(model).__name__ == {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}[architecture]
     assert model.config.head_dim == 32
@@ -93,22 +93,22 @@ def test_new_base_weights_make_every_run_stale(monkeypatch):
 
 
 def test_a_base_model_can_be_made_and_a_changed_one_is_refused(tmp_path):
-    overrides = {"pretraining": {"models": {"student": {"steps": 3, "batch": 4}}}}
-    record = make_base("micro", "student", tmp_path, overrides)
-    assert record["weights_sha256"] == make_base("micro", "student", tmp_path, overrides)["weights_sha256"]
-    assert released_record(tmp_path / "student")["parameters"] == record["parameters"]
-    path = tmp_path / "student" / "record.json"
+    overrides = {"pretraining": {"models": {"chains-student": {"steps": 3, "batch": 4, "opening": None}}}}
+    record = make_base("micro", "chains-student", tmp_path, overrides)
+    assert record["weights_sha256"] == make_base("micro", "chains-student", tmp_path, overrides)["weights_sha256"]
+    assert released_record(tmp_path / "chains-student")["parameters"] == record["parameters"]
+    path = tmp_path / "chains-student" / "record.json"
     path.write_text(json.dumps({**record, "weights_sha256": "0"}))
     with pytest.raises(StudyError, match="not those of its record"):
-        released_record(tmp_path / "student")
+        released_record(tmp_path / "chains-student")
     with pytest.raises(StudyError, match="make it with `make base`"):
         released_record(tmp_path / "teacher")
 
 
 def test_a_policy_survives_saving(tmp_path):
-    policy = load_policy(RoleModel(model="micro/student"), Hardware())
+    policy = load_policy(RoleModel(model="micro/chains-student"), Hardware())
     save_policy(policy, tmp_path / "model")
-    again = load_policy(RoleModel(model="micro/student"), Hardware(), tmp_path / "model")
+    again = load_policy(RoleModel(model="micro/chains-student"), Hardware(), tmp_path / "model")
     assert all(torch.equal(a, b) for a, b in zip(policy.model.parameters(), again.model.parameters(), strict=True))
     assert again.tokenizer.get_vocab() == policy.tokenizer.get_vocab()
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
@@ -117,7 +117,7 @@ def test_a_policy_survives_saving(tmp_path):
 @pytest.fixture
 def spoilt(tmp_path):
     """The released student in a folder, with a file changed: (file, changes, role) loads it."""
-    folder = shutil.copytree(RELEASED / "student", tmp_path / "spoilt")
+    folder = shutil.copytree(RELEASED / "chains-student", tmp_path / "spoilt")
 
     def load(file: str, changes: dict, **role):
         path = folder / file
@@ -137,7 +137,7 @@ def test_only_the_profiles_parameters_sample(spoilt, tmp_path):
     }
     shaping |= {"temperature": 0.1, "top_k": 3, "max_length": 4, "forced_eos_token_id": 1, "bad_words_ids": [[7]]}
     policy = spoilt("generation_config.json", shaping | {"do_sample": True})
-    plain = load_policy(RoleModel(model="micro/student"), Hardware())
+    plain = load_policy(RoleModel(model="micro/chains-student"), Hardware())
     assert policy.model.generation_config.to_dict() == plain.model.generation_config.to_dict()
     problems = load_problems(resolve("micro", "student", 0).problems).evaluations["micro-math"][:4]
     drawn = [
@@ -146,7 +146,7 @@ def test_only_the_profiles_parameters_sample(spoilt, tmp_path):
     assert drawn[0] == drawn[1]
     save_policy(policy, tmp_path / "model")
     said = (tmp_path / "model" / "generation_config.json").read_text()
-    assert json.loads(said) == json.loads((RELEASED / "student" / "generation_config.json").read_text())
+    assert json.loads(said) == json.loads((RELEASED / "chains-student" / "generation_config.json").read_text())
 
 
 @pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
@@ -179,7 +179,7 @@ def test_released_student_and_teacher_fit_each_other(names):
 def test_models_of_two_families_do_not():
     with pytest.raises(StudyError, match="can't be bridged"):
         check_pair(
-            *(load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in ("student", "llama-teacher"))
+            *(load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in ("chains-student", "llama-teacher"))
         )
 
 

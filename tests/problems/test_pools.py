@@ -46,7 +46,7 @@ def test_another_seed_cuts_elsewhere_and_halves_are_random():
 
 @pytest.mark.parametrize("pool", [{"count": 1, "lengths": [2], "seed": 1}])
 def test_a_pool_too_small_for_halves_is_said(pool):
-    resolved = resolve("micro", "student.grpo_2H", 0, {"problems": {"pools": {"full": pool}}})
+    resolved = resolve("micro", "student.grpo_2H", 0, {"problems": {"labels": None, "pools": {"full": pool}}})
     with pytest.raises(StudyError, match=r"'full' has 1 problem\(s\), too few for the halves 1H and 2H: enlarge it"):
         load_problems(resolved.problems, resolved.labels)
 

@@ -105,4 +105,4 @@ def test_local_copies_are_found_by_their_name(tmp_path, monkeypatch, files):
 def test_micro_sets_share_no_prompt():
     problems = load_problems(resolve("micro", "student.grpo", 0).problems)
     prompts = [p.prompt for part in (problems.pool, *problems.evaluations.values()) for p in part]
-    assert len(prompts) == len(set(prompts)) == 512 + 200 + 100
+    assert len(prompts) == len(set(prompts)) == 512 + 4 * 200

@@ -157,7 +157,7 @@ def test_an_absent_premise_stands_beside_what_the_numbers_say(claims, study, res
     write_claims(summary, links_table(outcomes, comparisons), asked, comparisons, tmp_path, judged_at(found))
     text = (tmp_path / "claims.md").read_text()
     assert "What the claims presuppose" in text
-    assert text.endswith("Claims are judged at the profile's main decoding: T 1 (micro).\n")
+    assert text.endswith("Claims are judged at the profile's main decoding: T 0.7, top-p 0.8, top-k 20 (micro).\n")
     markers = [line.get_marker() for line in claims_figure(summary, comparisons, "Claims").axes[0].get_lines()]
     assert markers.count("v") == 1
 

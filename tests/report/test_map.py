@@ -182,8 +182,8 @@ def test_more_labels_than_problems_are_refused():
 
 def test_halves_are_of_the_labeled_problems():
     names = ("teacher.rl", "teacher.rl_1H", "student.grpo_2H", "student.bridge.rl_teacher_1H")
-    runs = [resolve("map", name, 0, {"problems": {"labels": 64, "prompts": 128}}) for name in names]
+    runs = [resolve("map", name, 0, {"problems": {"labels": 512, "prompts": 1024}}) for name in names]
     labeled, first, second, bridge = ({p.id for p in load_problems(run.problems).pool} for run in runs)
-    assert (len(labeled), len(first), len(second)) == (64, 32, 32)
+    assert (len(labeled), len(first), len(second)) == (512, 256, 256)
     assert first | second == labeled
     assert bridge == first  # what the teacher has learned from, whatever prompts there are beside it

@@ -111,11 +111,12 @@ def student(changes: dict) -> dict:
             "`prompts` can't be 2049 of the 2048 problems of the pool 'full': lower it, or enlarge the pool.",
         ),
         (
-            ("micro-full", "student.grpo@512", 0, {"frontier": {"budgets": [512]}}),
-            "the label budget 512 is not below the 512 problems of the pool 'full': drop it from the profile's `frontier`",
-        ),
-        (
-            ("micro", "student.bridge.rl_teacher", 0, {"problems": {"pools": {"full": {"count": 255}}}}),
+            (
+                "micro",
+                "student.bridge.rl_teacher",
+                0,
+                {"problems": {"labels": None, "prompts": None, "pools": {"full": {"count": 255}}}},
+            ),
             "the label pool 'full' has 255 problems but one optimiser step of opd takes 256: lower `batch` or use more problems.",
         ),
         (
@@ -227,7 +228,7 @@ def test_broken_study_files_get_one_sentence(tmp_path, study, sentence):
     [
         ("1H", None, "label pool '1H' is cut from 'full', which is not declared: add it to `pools`."),
         ("3H", None, "label pool '3H' is not declared; known: 1H, 2H, all."),
-        ("full", 8, "labels are counted of the pool 'full', which is not declared: add it to `pools`."),
+        ("full", 8, "label pool 'full' is not declared; known: 1H, 2H, all."),
     ],
 )
 def test_a_pool_that_the_profile_does_not_have_is_said(tmp_path, root, labels, at_hand, sentence):
