@@ -1,4 +1,4 @@
-"""The map drawn: heat maps with the contour where nothing is gained, and lines along one dial."""
+"""The map drawn: heat maps with a line around what is gained, and lines along one dial."""
 
 import textwrap
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from s2d_lib.study.settings import MAIN
 
 DIVERGING = "PuOr_r"  # colour-blind safe; orange where the first of two is ahead
 REACH = 30.0  # points at which the colours end
-NOISE = 1.0  # points around zero between which a contour would only follow noise
+NOISE = 1.0  # points around zero that count as level, where a line would only follow noise
 
 
 def heat_panel(
@@ -33,7 +33,7 @@ def heat_panel(
 ) -> None:
     """One heat map of differences in points, x and y in the order in which their values come.
 
-    Numbers whose interval holds zero are grey; lines are where one is a point ahead, between the cells; every cell leads to
+    Numbers whose interval holds zero are grey; lines part cells where one is a point ahead from the others; every cell leads to
     its runs; a ring stands where `mark` says, a star where the interval holds what the paper prints.
 
     Args:
@@ -49,9 +49,11 @@ def heat_panel(
     grid = 100 * rows.pivot(index=y, columns=x, values="difference").loc[lines, columns].to_numpy()
     norm = TwoSlopeNorm(0.0, -REACH, REACH)
     axes.imshow(np.clip(grid, -REACH, REACH), cmap=DIVERGING, norm=norm, aspect="auto", origin="lower")
-    edges = [edge for edge in (-NOISE, NOISE) if grid.min() < edge < grid.max()]
-    if edges and min(grid.shape) > 1:
-        axes.contour(grid, levels=edges, colors=BLACK, linewidths=1.4, linestyles="-")
+    ahead = np.digitize(grid, [-NOISE, NOISE])
+    for row, column in np.argwhere(ahead[1:] != ahead[:-1]):
+        axes.plot([column - 0.5, column + 0.5], [row + 0.5, row + 0.5], color=BLACK, linewidth=1.4)
+    for row, column in np.argwhere(ahead[:, 1:] != ahead[:, :-1]):
+        axes.plot([column + 0.5, column + 0.5], [row - 0.5, row + 0.5], color=BLACK, linewidth=1.4)
     for row in rows.to_dict("records"):
         place = columns.index(row[x]), lines.index(row[y])
         clear = row["low"] > 0 or row["high"] < 0
@@ -199,7 +201,9 @@ def warmup_figure(
         mark = ("1/2", default[part]) if default.get(part) in set(rows[dial]) else None
         heat_panel(axes, rows, "warmup", dial, part, mark, printed)
         axes.set(xlabel="share of warmup (1: forward KL only)", ylabel=words[part])
-    note = "points over OPD only; bold: interval without zero; line: one point ahead; ring: the default regime"
+    note = (
+        "points over OPD only; bold: interval without zero; lines: around more than a point; ring: the default regime"
+    )
     if printed is not None:
         note += f"; star: the interval holds the paper's own {printed:+.1f}"
     figure.supxlabel(textwrap.fill(note, 62 * len(surfaces)), fontsize=8.5, color=GREY)
