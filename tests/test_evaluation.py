@@ -74,7 +74,7 @@ def test_further_decodings_stand_below_the_main_one_which_stays_as_it_was(make, 
     pd.testing.assert_frame_equal(main, read_evaluation(plain.path("evaluation.csv")))
     assert [set(part["correct"].str.len()) for part in (main, warm, greedy)] == [{4}, {2}, {1}]
     assert run.path("samples.csv").read_bytes() == plain.path("samples.csv").read_bytes()
-    assert counts(resolve("micro", "student", 0, {"evaluation": {"also": also}})).tested == (16 + 2 + 1) * 300
+    assert counts(resolve("micro-full", "student", 0, {"evaluation": {"also": also}})).tested == (16 + 2 + 1) * 300
     collect([run], path.parent / "bundle")
     bundle = read_bundle(path.parent / "bundle", "greedy")
     assert bundle.evaluation["correct"].tolist() == greedy["correct"].tolist()

@@ -32,10 +32,10 @@ def trained(runs, student):
     """Finish the runs of student.grpo without training them; returns the trained one."""
 
     def make(save=None):
-        base = open_run("micro", "student", 0)
+        base = open_run("micro-full", "student", 0)
         base.path("evaluation.csv").write_text(EVALUATION)
         base.finish()
-        run = open_run("micro", "student.grpo", 0)
+        run = open_run("micro-full", "student.grpo", 0)
         run.path("evaluation.csv").write_text(EVALUATION)
         (save or save_policy)(student, run.path("model"))
         run.remember(optimizer_steps=3, label_use={"problems": {"a": 8, "b": 8}, "gradings": 16})
@@ -72,7 +72,7 @@ def test_adapters_are_exported_merged(trained, student, tmp_path):
         save_adapter(model, policy.tokenizer, folder)
 
     trained(save)
-    exported = AutoModelForCausalLM.from_pretrained(export("micro", "student.grpo", 0, tmp_path / "e"))
+    exported = AutoModelForCausalLM.from_pretrained(export("micro-full", "student.grpo", 0, tmp_path / "e"))
     before = load_policy(RoleModel(model="micro/student"), Hardware()).model
     moved = exported.model.layers[0].mlp.up_proj.weight - before.model.layers[0].mlp.up_proj.weight
     torch.testing.assert_close(moved, torch.full_like(moved, 4 / 2 * 2 * 0.01))  # alpha / rank * B A
@@ -83,30 +83,30 @@ def test_what_can_not_be_exported_is_said_and_nothing_is_written(trained, tmp_pa
     to = tmp_path / "exported"
     refuse = lambda sentence: pytest.raises(StudyError, match=sentence)  # noqa: E731
     with refuse("trains no model of its own"):
-        export("micro", "student", 0, to)
+        export("micro-full", "student", 0, to)
     with refuse(r"does not exist yet: `s2d run --profile micro --seed 0 --checkpoint student.grpo` makes it"):
-        export("micro", "student.grpo", 0, to)
-    open_run("micro", "student.grpo", 0)
+        export("micro-full", "student.grpo", 0, to)
+    open_run("micro-full", "student.grpo", 0)
     with refuse("is not finished"):
-        export("micro", "student.grpo", 0, to)
+        export("micro-full", "student.grpo", 0, to)
     run = trained()
     to.mkdir()
     with refuse("is there already"):
-        export("micro", "student.grpo", 0, to)
+        export("micro-full", "student.grpo", 0, to)
     to.rmdir()
     record = json.loads(run.path("record.json").read_text())
     run.path("record.json").write_text(json.dumps(record | {"hash": "of other parameters"}))
     with refuse("was made with other parameters"):
-        export("micro", "student.grpo", 0, to)
+        export("micro-full", "student.grpo", 0, to)
     run.path("record.json").write_text(json.dumps(record))
     run.path("evaluation.csv").write_text(EVALUATION + " ")
     with refuse("was changed after the run finished"):
-        export("micro", "student.grpo", 0, to)
+        export("micro-full", "student.grpo", 0, to)
     run.path("evaluation.csv").write_text(EVALUATION)
     base = run.parent("from")
     base.path("evaluation.csv").unlink()
     with refuse("lacks its file evaluation.csv"):
-        export("micro", "student.grpo", 0, to)
+        export("micro-full", "student.grpo", 0, to)
     assert not to.exists()
 
 
@@ -118,5 +118,5 @@ def test_an_export_that_fails_leaves_nothing_at_its_place(trained, tmp_path, mon
 
     monkeypatch.setattr(module, "model_card", broken)
     with pytest.raises(StudyError, match="no card"):
-        export("micro", "student.grpo", 0, tmp_path / "e")
+        export("micro-full", "student.grpo", 0, tmp_path / "e")
     assert not (tmp_path / "e").exists()

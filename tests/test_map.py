@@ -37,7 +37,9 @@ def project(tmp_path_factory):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder)
     path = folder / "params" / "map.yaml"
-    content = yaml.safe_load(path.read_text())
+    whole = [yaml.safe_load((folder / "params" / f"{name}.yaml").read_text()) for name in ("micro", "map")]
+    content = deep_merge(*whole)
+    del content["extends"]
     content["map"]["parts"] = {}
     content["problems"]["evaluations"] = {}
     path.write_text(yaml.safe_dump(deep_merge(deep_merge(content, TINY), MAP)))

@@ -110,7 +110,7 @@ def test_cleaning_touches_outputs_and_metadata_alone(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", ["micro", "micro-llama"])
+@pytest.mark.parametrize("profile", ["micro-full", "micro-llama"])
 def test_notebook_10_makes_base_models(root, tmp_path, profile):
     names = load_profile(profile).pretraining.models
     overrides = {"pretraining": {"models": {name: {"steps": 4, "batch": 8} for name in names}}}

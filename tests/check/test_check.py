@@ -373,7 +373,7 @@ SMALL = {"stages": {stage: {"batch": 16, "micro_batch": 8} for stage in STAGES}}
         (
             {"limit": 64},
             {"problems": {"labels": 30, "prompts": 40}, **SMALL},
-            "the label budget 30 is not below the 30 problems of the pool 'full': lower it where the profile gives it",
+            "ask for 30 problems of the pool 'full', which has 30 in the end: leave it out of `problems`, or lower it.",
         ),
     ],
 )

@@ -17,4 +17,4 @@ def policy():
 @pytest.fixture(scope="module")
 def problems():
     """A few problems."""
-    return load_problems(resolve("micro", "student", 0).problems).evaluations["micro-math"][:5]
+    return load_problems(resolve("micro-full", "student", 0).problems).evaluations["micro-math"][:5]

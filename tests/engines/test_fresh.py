@@ -78,8 +78,8 @@ def engines(monkeypatch):
 def trainer_of(checkpoint: str, make, overrides: dict, *parents: str):
     overrides = deep_merge(overrides, FRESH)
     for parent in parents:
-        open_run("micro", parent, 0, overrides).finish()
-    run = open_run("micro", checkpoint, 0, overrides)
+        open_run("micro-full", parent, 0, overrides).finish()
+    run = open_run("micro-full", checkpoint, 0, overrides)
     inputs = prepare(run)
     return run, make(run, inputs)
 

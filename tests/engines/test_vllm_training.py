@@ -22,7 +22,7 @@ SERVER = {"mode": "server", "url": "http://localhost:8000/"}
 
 def run_of(checkpoint: str = "student.grpo", options: dict | None = None):
     overrides = {"sampling": {"engine": "vllm", "vllm": options or {}}} if options is not None else {}
-    return SimpleNamespace(resolved=resolve("micro", checkpoint, 0, overrides))
+    return SimpleNamespace(resolved=resolve("micro-full", checkpoint, 0, overrides))
 
 
 class Generation:

@@ -18,11 +18,11 @@ def make(runs, tiny):
     """Make a run of the tiny micro study, ancestors first; returns the finished run."""
 
     def make_run(checkpoint: str, seed: int = 0, overrides: dict = tiny):
-        resolved = resolve("micro", checkpoint, seed, overrides)
+        resolved = resolve("micro-full", checkpoint, seed, overrides)
         for parent in resolved.parents.values():
-            if not find_run(resolve("micro", parent, seed, overrides)):
+            if not find_run(resolve("micro-full", parent, seed, overrides)):
                 make_run(parent, seed, overrides)
-        run = open_run("micro", checkpoint, seed, overrides)
+        run = open_run("micro-full", checkpoint, seed, overrides)
         inputs = prepare(run)
         STAGES[resolved.stage](run, inputs)
         if resolved.stage == "teacher_rollouts":

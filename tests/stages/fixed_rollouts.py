@@ -24,13 +24,13 @@ TEMPLATE = "{solution} {question}"
 
 def student():
     """The released micro student."""
-    resolved = resolve("micro", "student", 0)
+    resolved = resolve("micro-full", "student", 0)
     return load_policy(resolved.model, resolved.hardware)
 
 
 def questions(n: int):
     """The first problems of the label pool."""
-    return load_problems(resolve("micro", "student.grpo", 0).problems).pool[:n]
+    return load_problems(resolve("micro-full", "student.grpo", 0).problems).pool[:n]
 
 
 def completions(n: int, longest: int = 12) -> list[list[int]]:

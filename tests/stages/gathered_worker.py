@@ -79,10 +79,10 @@ def main(folder: Path) -> None:
         back_into_shards(model)
         found[f"{name}: back"] = whole(model)
     block = {"mode": "server", "url": "http://localhost:8000"}
-    run = open_run("micro", "student.grpo", 0, TINY)
-    by_server = open_run("micro", "student.grpo", 0, TINY | {"sampling": {"engine": "vllm", "vllm": block}})
+    run = open_run("micro-full", "student.grpo", 0, TINY)
+    by_server = open_run("micro-full", "student.grpo", 0, TINY | {"sampling": {"engine": "vllm", "vllm": block}})
     found["parameters"], found["synced"] = len(list(model.parameters())), synced(by_server, model)
-    open_run("micro", "student", 0, TINY).finish()
+    open_run("micro-full", "student", 0, TINY).finish()
     Validation(run, prepare(run))._measure(0, model)
     found["validated"] = whole(model)
     print(json.dumps(found))

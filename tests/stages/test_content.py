@@ -51,25 +51,25 @@ def test_a_model_that_has_changed_since_the_base_run_is_refused(make, own, folde
     change(folder)
     for checkpoint in ("student", "student.grpo"):  # shown again, and trained from
         with pytest.raises(StudyError, match=rf"the model .*{folder}.* is not what it was .*\({file}\): {REMEDY}"):
-            prepare(open_run("micro", checkpoint, 0, own))
+            prepare(open_run("micro-full", checkpoint, 0, own))
 
 
 def test_an_interrupted_run_does_not_go_on_with_other_weights(runs, own, folder):
-    run = open_run("micro", "student", 0, own)
+    run = open_run("micro-full", "student", 0, own)
     prepare(run)
     run.remember()
-    prepare(open_run("micro", "student", 0, own))  # nothing has changed
+    prepare(open_run("micro-full", "student", 0, own))  # nothing has changed
     change_weights(folder)
     with pytest.raises(StudyError, match=r"is not what it was for the run in .*student\.unfinished"):
-        prepare(open_run("micro", "student", 0, own))
+        prepare(open_run("micro-full", "student", 0, own))
 
 
 def test_problems_that_have_changed_are_refused_and_others_are_not(make, tiny, monkeypatch):
     assert set(make("student").record["read"]) == {"the model 'micro/student'"} | {
         f"the problem set {name!r}" for name in ("micro-math", "micro-aime")
     }
-    prepare(open_run("micro", "student.grpo", 0, tiny))
-    world = type(micro.world_of(open_run("micro", "student", 0, tiny).resolved.problems))
+    prepare(open_run("micro-full", "student.grpo", 0, tiny))
+    world = type(micro.world_of(open_run("micro-full", "student", 0, tiny).resolved.problems))
     made = world.problems
     monkeypatch.setattr(
         world, "problems", lambda self, name, *a, **k: made(self, name, *a, **k)[: -1 if name == "micro-aime" else None]
@@ -77,7 +77,7 @@ def test_problems_that_have_changed_are_refused_and_others_are_not(make, tiny, m
     with pytest.raises(
         StudyError, match=r"the problem set 'micro-aime' is not what it was .*\(other problems, answers or traces\)"
     ):
-        prepare(open_run("micro", "student.grpo", 0, tiny))
+        prepare(open_run("micro-full", "student.grpo", 0, tiny))
 
 
 def test_a_model_of_the_hub_is_its_commit(tmp_path, monkeypatch):

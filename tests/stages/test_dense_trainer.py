@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def pair():
     """Student, teacher and some problems."""
-    resolved = {name: resolve("micro", name, 0) for name in ("student", "teacher")}
-    problems = load_problems(resolve("micro", "student.grpo", 0).problems).pool[:8]
+    resolved = {name: resolve("micro-full", name, 0) for name in ("student", "teacher")}
+    problems = load_problems(resolve("micro-full", "student.grpo", 0).problems).pool[:8]
     return *(load_policy(r.model, r.hardware) for r in resolved.values()), problems
 
 

@@ -18,8 +18,8 @@ def optimisers() -> set[int]:
 
 def test_no_optimiser_gradient_or_teacher_outlives_training(runs, tiny):
     overrides = deep_merge(tiny, {"stages": {"sparse_rl": {"steps": 1, "warmup_steps": 0}}})
-    open_run("micro", "student", 0, overrides).finish()
-    run = open_run("micro", "student.grpo", 0, overrides)
+    open_run("micro-full", "student", 0, overrides).finish()
+    run = open_run("micro-full", "student.grpo", 0, overrides)
     inputs = prepare(run)
     inputs.teacher = load_policy(run.resolved.model, run.resolved.hardware)
     teacher = weakref.ref(inputs.teacher.model)

@@ -8,7 +8,7 @@ from s2d_lib.stages.training import trainer_arguments
 
 
 def test_every_micro_batch_is_summed_into_shards_under_fsdp_alone(runs, monkeypatch):
-    run = open_run("micro", "student.grpo", 0)
+    run = open_run("micro-full", "student.grpo", 0)
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
     assert "accelerator_config" not in trainer_arguments(run, run.resolved.stage_params)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` says it to its workers

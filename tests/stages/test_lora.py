@@ -66,7 +66,7 @@ def test_a_stage_trains_adapters_and_an_interrupted_run_ends_in_the_same_bytes(
     whole = make(checkpoint, overrides=overrides)
     assert whole.path("model/adapter_model.safetensors").is_file() == (save == "adapter")
     assert whole.path("model/model.safetensors").is_file() == (save == "merged")
-    assert changed_layers(open_run("micro", checkpoint, 0, overrides)) == {"q_proj", "up_proj"}
+    assert changed_layers(open_run("micro-full", checkpoint, 0, overrides)) == {"q_proj", "up_proj"}
     expected = {name: h for name, h in whole.record["files"].items() if name != "metrics.csv"}
     shutil.rmtree(whole.folder)
 
@@ -78,7 +78,7 @@ def test_a_stage_trains_adapters_and_an_interrupted_run_ends_in_the_same_bytes(
         patch.setattr(LiveCurve, "on_step_end", die, raising=False)
         with pytest.raises(Killed):
             make(checkpoint, overrides=overrides)
-    assert (open_run("micro", checkpoint, 0, overrides).folder / "trainer" / "checkpoint-1").is_dir()
+    assert (open_run("micro-full", checkpoint, 0, overrides).folder / "trainer" / "checkpoint-1").is_dir()
     resumed = make(checkpoint, overrides=overrides)
     assert {name: resumed.record["files"][name] for name in expected} == expected
 
@@ -87,26 +87,26 @@ def test_the_bridge_on_one_base(make, tiny):
     """The study's same-size teacher: the student itself, after its RL."""
     overrides = with_lora(tiny, save="adapter")
     make("student.warm.rl_same_size", overrides=overrides)
-    run = open_run("micro", "student.bridge.rl_same_size", 0, overrides)
+    run = open_run("micro-full", "student.bridge.rl_same_size", 0, overrides)
     inputs = prepare(run)
     held = {weights.data_ptr() for weights in inputs.policy.model.parameters()}
     own = [name for name, weights in inputs.teacher.model.named_parameters() if weights.data_ptr() not in held]
     assert own
     assert all("lora_" in name for name in own)
-    alone = prepare(open_run("micro", "student.grpo", 0, overrides)).policy
+    alone = prepare(open_run("micro-full", "student.grpo", 0, overrides)).policy
     ids = torch.tensor([[5, 9, 13, 20]])
     with torch.no_grad():
         expected, got = (m.eval()(input_ids=ids).logits for m in (alone.model, inputs.teacher.model))
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
     bridge = make("student.bridge.rl_same_size", overrides=overrides)
-    assert len(weights_of(open_run("micro", "student.bridge.rl_same_size", 0, overrides)).adapters) == 2
+    assert len(weights_of(open_run("micro-full", "student.bridge.rl_same_size", 0, overrides)).adapters) == 2
     # Evaluated after a kill, the stored adapters give what the trained model gave
     results = bridge.path("evaluation.csv").read_bytes()
     again = bridge.folder.with_name(".student.bridge.rl_same_size.unfinished")
     bridge.folder.rename(again)
     for name in ("record.json", "evaluation.csv"):
         (again / name).unlink()
-    run = open_run("micro", "student.bridge.rl_same_size", 0, overrides)
+    run = open_run("micro-full", "student.bridge.rl_same_size", 0, overrides)
     evaluate(run, loaded := prepare(run))
     assert run.path("evaluation.csv").read_bytes() == results
     finish(run, loaded)

@@ -26,8 +26,8 @@ DENSE = {"stages": {"forward_kl": {"teacher_targets": "recompute"}}}
 
 
 def test_one_process_has_the_hash_that_it_had_before_there_could_be_two(tiny):
-    assert "processes" not in resolve("micro", "student.grpo", 0, tiny).model_dump(mode="json")["hardware"]
-    one, two = (resolve("micro", "student.grpo", 0, deep_merge(tiny, over)).hash for over in ({}, TWO))
+    assert "processes" not in resolve("micro-full", "student.grpo", 0, tiny).model_dump(mode="json")["hardware"]
+    one, two = (resolve("micro-full", "student.grpo", 0, deep_merge(tiny, over)).hash for over in ({}, TWO))
     assert one != two
 
 
@@ -89,4 +89,4 @@ def test_batches_that_two_processes_cannot_share_are_refused(make, tiny):
     over = deep_merge(tiny, {"hardware": {"processes": 2}, "stages": {"sparse_rl": {"micro_batch": 16}}})
     make("student", overrides=over)
     with pytest.raises(StudyError, match="2 processes with micro_batch 16 take 32 sequences at a time"):
-        prepare(open_run("micro", "student.grpo", 0, over))
+        prepare(open_run("micro-full", "student.grpo", 0, over))

@@ -84,7 +84,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(make, tiny, monkeypatch):
         patch.setattr(LiveCurve, "on_step_end", die, raising=False)
         with pytest.raises(Killed):
             make("student.srpo")
-    folder = open_run("micro", "student.srpo", 0, tiny).folder / "trainer" / "checkpoint-2"
+    folder = open_run("micro-full", "student.srpo", 0, tiny).folder / "trainer" / "checkpoint-2"
     kept, policy = load_file(folder / FILE), load_file(folder / "model.safetensors")
     assert not torch.equal(kept["model.norm.weight"], policy["model.norm.weight"])
     resumed = make("student.srpo")
@@ -107,7 +107,7 @@ def test_a_length_collapse_stops_the_run_and_keeps_its_checkpoints(make, tiny):
     changed = with_stage(tiny, length_floor=19, length_window=3)
     with pytest.raises(StudyError, match=r"collapsed to [\d.]+ tokens .* 3 steps up to step 3, under the floor of 19:"):
         make("student.srpo", overrides=changed)
-    assert (open_run("micro", "student.srpo", 0, changed).folder / "trainer" / "checkpoint-2").is_dir()
+    assert (open_run("micro-full", "student.srpo", 0, changed).folder / "trainer" / "checkpoint-2").is_dir()
 
 
 def test_a_collapse_is_seen_over_an_interruption():
@@ -128,7 +128,7 @@ def test_a_non_finite_loss_stops_the_run(make, tiny, monkeypatch):
     monkeypatch.setattr(trainer_module, "srpo_objective", breaks_down)
     with pytest.raises(StudyError, match=r"loss is nan at step 3: lower the learning rate; the checkpoints before"):
         make("student.srpo")
-    assert (open_run("micro", "student.srpo", 0, tiny).folder / "trainer" / "checkpoint-2").is_dir()
+    assert (open_run("micro-full", "student.srpo", 0, tiny).folder / "trainer" / "checkpoint-2").is_dir()
 
 
 # The self-teacher
@@ -215,5 +215,5 @@ def test_feedback_in_place_of_a_sibling(tmp_path):
 
 def test_a_finished_runs_stage_can_be_prepared_again(make, tiny):
     make("student.srpo")
-    run = open_run("micro", "student.srpo", 0, tiny)
+    run = open_run("micro-full", "student.srpo", 0, tiny)
     assert len(stage.self_distill(run, prepare(run))) == 4

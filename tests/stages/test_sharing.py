@@ -120,7 +120,7 @@ def test_what_can_not_share_a_model_is_refused(tiny, runs, checkpoint, file, sen
     over = deep_merge(tiny, {"hardware": {"device": "cuda", "processes": 2, "accelerate": file}})
     over = deep_merge(over, {"stages": {"sparse_rl": {"lora": {"rank": 2, "alpha": 4}}}})
     with pytest.raises(StudyError, match=sentence):
-        prepare(open_run("micro", checkpoint, 0, over))
+        prepare(open_run("micro-full", checkpoint, 0, over))
 
 
 def test_sharded_models_sample_in_step_and_add_up_gradients_in_float32():

@@ -70,7 +70,7 @@ def test_four_updates_use_one_sampling_each_rollout_in_one_of_them(make, tiny, m
     assert metrics["reward"].to_numpy() == pytest.approx([right[0]] * 4 + [right[4]] * 2)
     assert (metrics["seconds/sampling"] > 0).tolist() == [True, False, False, False, True, False]
     once, plain = (
-        resolve("micro", "student.grpo", 0, {"stages": {"sparse_rl": s}}) for s in ({"steps_per_sampling": 1}, {})
+        resolve("micro-full", "student.grpo", 0, {"stages": {"sparse_rl": s}}) for s in ({"steps_per_sampling": 1}, {})
     )
     assert once.hash == plain.hash
 
@@ -105,7 +105,7 @@ def test_problems_with_longer_prompts_are_left_out_and_counted(make, tiny, capsy
     for limit, left in ((5, 16), (4, 8)):
         stage = {"stages": {"sparse_rl": {"max_prompt_tokens": limit, "batch": 8, "micro_batch": 8}}}
         make("student", overrides=(limited := deep_merge(mixed, stage)))
-        found = prepare(open_run("micro", "student.grpo", 0, limited)).problems
+        found = prepare(open_run("micro-full", "student.grpo", 0, limited)).problems
         assert (len(found.pool), found.report["longer_prompts"]) == (left, 16 - left)
     said = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
     assert said == ["8 of 16 problems are left out: their prompts are longer than 4 tokens."]
@@ -125,7 +125,7 @@ def test_teacher_sample_sft_trains_on_the_stored_tokens(make, tiny):
     run = make("student.teacher_sample_sft.rl_teacher")
     assert run.record["optimizer_steps"] == 4
     rollouts, how = read_rollouts(
-        open_run("micro", "student.warm.rl_teacher", 0, tiny).parent("rollouts").path("rollouts.parquet")
+        open_run("micro-full", "student.warm.rl_teacher", 0, tiny).parent("rollouts").path("rollouts.parquet")
     )
     assert len(rollouts) == 32
     assert how["teacher"] == "teacher.rl"
@@ -179,7 +179,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(make, tiny, monkeypatch, chec
         patch.setattr(LiveCurve, "on_step_end", die, raising=False)
         with pytest.raises(Killed):
             make(checkpoint)
-    run = open_run("micro", checkpoint, 0, tiny)
+    run = open_run("micro-full", checkpoint, 0, tiny)
     assert (run.folder / "trainer" / "checkpoint-2").is_dir()
     resumed = make(checkpoint)
     assert {name: resumed.record["files"][name] for name in expected} == expected
@@ -194,7 +194,7 @@ def test_an_interrupted_cell_that_is_run_again_ends_in_the_same_bytes(make, tiny
     def interrupt(self, args, state, control, **kwargs):
         raise KeyboardInterrupt
 
-    run = open_run("micro", "student.grpo", 0, tiny)
+    run = open_run("micro-full", "student.grpo", 0, tiny)
     inputs = prepare(run)
     with monkeypatch.context() as patch:
         patch.setattr(LiveCurve, "on_step_end", interrupt, raising=False)
@@ -286,7 +286,7 @@ def test_one_problem_at_hand_is_used_all_over_a_step(make, tiny):
     one = deep_merge(tiny, {"problems": {"labels": 1, "prompts": 1}})
     make("student.bridge.rl_teacher", overrides=one)
     records = {
-        name: find_run(resolve("micro", name, 0, one)).record
+        name: find_run(resolve("micro-full", name, 0, one)).record
         for name in ("teacher.rl", "teacher.rl.rollouts.full", "student.warm.rl_teacher", "student.bridge.rl_teacher")
     }
     assert {record["problems"]["label_pool"]["size"] for record in records.values()} == {1}
@@ -302,8 +302,8 @@ def test_a_non_finite_loss_stops_the_run(make, tiny):
 
 def test_prepare_of_a_finished_run_loads_its_result(make, tiny):
     make("student.grpo")
-    run = open_run("micro", "student.grpo", 0, tiny)
-    result, base = prepare(run).policy.model, prepare(open_run("micro", "student", 0, tiny)).policy.model
+    run = open_run("micro-full", "student.grpo", 0, tiny)
+    result, base = prepare(run).policy.model, prepare(open_run("micro-full", "student", 0, tiny)).policy.model
     assert not torch.equal(result.model.embed_tokens.weight, base.model.embed_tokens.weight)
 
 
@@ -312,4 +312,4 @@ def test_only_weights_that_are_trained_are_float32_under_bfloat16(make, tiny, ch
     overrides = deep_merge(tiny, {"hardware": {"dtype": "bfloat16"}})
     if checkpoint == "student.grpo":
         make("student", overrides=overrides)
-    assert prepare(open_run("micro", checkpoint, 0, overrides)).policy.model.dtype == dtype
+    assert prepare(open_run("micro-full", checkpoint, 0, overrides)).policy.model.dtype == dtype

@@ -35,7 +35,7 @@ def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_ever
         "teacher",
         {"from": "teacher", "rollouts": "teacher.rollouts.full"},
     )
-    opened = open_run("micro", "teacher.sft_own", 0, tiny)
+    opened = open_run("micro-full", "teacher.sft_own", 0, tiny)
     inputs = prepare(opened)
     rollouts, how = read_rollouts(opened.parent("rollouts").path("rollouts.parquet"))
     assert how["teacher"] == "teacher"
@@ -63,7 +63,7 @@ def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_ever
 def test_its_samples_are_those_that_the_raw_teachers_bridge_trains_on(make, tiny):
     make("teacher.sft_own")
     make("student.warm.raw_teacher")
-    runs = [open_run("micro", name, 0, tiny) for name in ("teacher.sft_own", "student.warm.raw_teacher")]
+    runs = [open_run("micro-full", name, 0, tiny) for name in ("teacher.sft_own", "student.warm.raw_teacher")]
     assert runs[0].parent("rollouts").folder == runs[1].parent("rollouts").folder
 
 
@@ -131,7 +131,7 @@ def traces(tmp_path, monkeypatch, tiny):
         (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return overrides
 
-    return write, load_problems(resolve("micro", "teacher.sft", 0, tiny).problems, "full").pool
+    return write, load_problems(resolve("micro-full", "teacher.sft", 0, tiny).problems, "full").pool
 
 
 def test_a_file_of_answers_takes_the_place_of_the_outside_models_runs(make, traces, runs):
@@ -143,7 +143,7 @@ def test_a_file_of_answers_takes_the_place_of_the_outside_models_runs(make, trac
     assert record["resolved"]["parents"] == {"from": "teacher"}
     assert record["traces"]["answers"] == 13  # not the one about a stranger
     assert "label_use" not in record
-    inputs = prepare(open_run("micro", "teacher.sft", 0, overrides))
+    inputs = prepare(open_run("micro-full", "teacher.sft", 0, overrides))
     assert [r.text for r in inputs.rollouts[:2]] == one["answers"]
     assert all(inputs.policy.decode([list(r.ids)]) == [r.text] and r.finished for r in inputs.rollouts)
     assert not [*runs.rglob("outside*")]

@@ -36,9 +36,9 @@ ROUNDING = {"rtol": 1e-4, "atol": 1e-5}  # fp32; a batch's other rows and paddin
 def pair():
     """Student, teacher, problems, and two teacher rollouts of each."""
     student, teacher = (
-        load_policy(r.model, r.hardware) for r in (resolve("micro", n, 0) for n in ("student", "teacher"))
+        load_policy(r.model, r.hardware) for r in (resolve("micro-full", n, 0) for n in ("student", "teacher"))
     )
-    resolved = resolve("micro", "student.grpo", 0)
+    resolved = resolve("micro-full", "student.grpo", 0)
     problems = load_problems(resolved.problems).pool[:6]
     return student, teacher, problems, sample(teacher, problems, samples=2, sampling=resolved.sampling, seed=0)
 
@@ -205,7 +205,7 @@ def test_an_interrupted_run_goes_on_with_its_targets(make, tiny, monkeypatch):
         patch.setattr(Run, "remember", die)
         with pytest.raises(Killed):
             make("student.warm.raw_teacher", overrides=ours)
-    folder = open_run("micro", "student.warm.raw_teacher", 0, ours).folder / "trainer"
+    folder = open_run("micro-full", "student.warm.raw_teacher", 0, ours).folder / "trainer"
     assert [p.name for p in folder.iterdir()] == [".teacher_targets.npy"]
     (folder / ".teacher_targets.npy").write_bytes(b"half")
 

@@ -26,7 +26,7 @@ def state(step: int, history=()):
 def run(runs, monkeypatch):
     """Opens a run with a logging of its own."""
     monkeypatch.setattr(trackers, "check_tracker", lambda name: None)
-    return lambda name: open_run("micro", "student.grpo", 0, {"logging": name})
+    return lambda name: open_run("micro-full", "student.grpo", 0, {"logging": name})
 
 
 def train(tracker: Tracker, steps, begin=0, history=()):
@@ -38,12 +38,15 @@ def train(tracker: Tracker, steps, begin=0, history=()):
 
 
 def test_logging_changes_no_hash_and_is_not_in_the_record_of_runs_without():
-    plain, logged = resolve("micro", "student.grpo", 0), resolve("micro", "student.grpo", 0, {"logging": "trackio"})
+    plain, logged = (
+        resolve("micro-full", "student.grpo", 0),
+        resolve("micro-full", "student.grpo", 0, {"logging": "trackio"}),
+    )
     assert logged.hash == plain.hash
     assert logged.logging == "trackio"
     assert "logging" not in plain.model_dump()
     with pytest.raises(StudyError, match="logging"):
-        resolve("micro", "student.grpo", 0, {"logging": "wandb"})
+        resolve("micro-full", "student.grpo", 0, {"logging": "wandb"})
 
 
 class Written:
@@ -67,7 +70,7 @@ def test_every_step_is_written_once_also_after_an_interruption(run, monkeypatch)
     history = [{"step": 1, **STEPS[0]}]
     train(tracker, STEPS[1:], begin=1, history=history)
     assert tracker.writer.rows == [(1, {"loss": 2.0, "reward": 0.25}), (2, {"loss": 1.0, "reward": 0.5})]
-    assert tracker.writer.labels == ("micro", "student.grpo@0")
+    assert tracker.writer.labels == ("micro-full", "student.grpo@0")
     assert tracker.writer.closed
     assert list(tracker.folder.iterdir()) == []
 

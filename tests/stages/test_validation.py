@@ -29,7 +29,7 @@ BESIDE = [f"{kind}/{states}" for states in ("teacher_states", "student_states") 
 @pytest.fixture
 def policies():
     """The student and the teacher, as released, and the micro profile's problems."""
-    student, teacher = (resolve("micro", name, 0) for name in ("student", "teacher"))
+    student, teacher = (resolve("micro-full", name, 0) for name in ("student", "teacher"))
     loaded = [load_policy(r.model, r.hardware) for r in (student, teacher)]
     return *loaded, load_problems(student.problems).evaluations["micro-math"][:7], student.sampling
 
@@ -127,7 +127,7 @@ def test_an_interrupted_run_ends_with_the_same_rows(make, tiny, monkeypatch):
         if state.global_step == 3:
             raise KeyboardInterrupt
 
-    run = open_run("micro", "student.grpo", 0, tiny)
+    run = open_run("micro-full", "student.grpo", 0, tiny)
     inputs = prepare(run)
     with monkeypatch.context() as patch:
         patch.setattr(Validation, "on_step_begin", killed)
@@ -140,11 +140,11 @@ def test_an_interrupted_run_ends_with_the_same_rows(make, tiny, monkeypatch):
 def test_validation_without_problems_is_refused(tiny):
     for half in ({"validation": None}, {"problems": {"validation": None}}):
         with pytest.raises(StudyError, match=r"`validation` and `problems.validation` belong together"):
-            resolve("micro", "student.grpo", 0, deep_merge(tiny, half))
+            resolve("micro-full", "student.grpo", 0, deep_merge(tiny, half))
 
 
 def test_validation_problems_are_in_no_pool_and_no_evaluation_set():
-    problems = load_problems(resolve("micro", "student.grpo", 0).problems)
+    problems = load_problems(resolve("micro-full", "student.grpo", 0).problems)
     prompts = lambda some: {p.prompt for p in some}  # noqa: E731
     assert len(problems.validation) == 200
     for other in (problems.pool, *problems.evaluations.values()):

@@ -35,10 +35,10 @@ from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Hardware, RoleModel
 from s2d_lib.study.several_processes import refuse_what_is_not_shared
 
-PROFILES = ("micro", "micro-llama", "micro-arithmetic", "micro-selection", "micro-conversion", "micro-tool-calls")
+PROFILES = ("micro-full", "micro-llama", "micro-arithmetic", "micro-selection", "micro-conversion", "micro-tool-calls")
 WORLDS = {profile: world_of(load_profile(profile).problems) for profile in PROFILES}
 TOKENIZERS = {profile: [build_tokenizer(world, split) for split in (False, True)] for profile, world in WORLDS.items()}
-WORDS, PIECES = TOKENIZERS["micro"]
+WORDS, PIECES = TOKENIZERS["micro-full"]
 SPLIT = {"split_teacher": {"model": "micro/teacher"}}
 
 
@@ -95,10 +95,13 @@ def split(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("bases")
     spec = {"width": 32, "layers": 1, "heads": 1, "mlp": 32, "init": 0.1, "steps": 3, "batch": 4, "learning_rate": 1e-3}
     record = make_base(
-        "micro", "split", folder, {"pretraining": {"models": {"split": spec | {"seed": 0, "split": True}}}}
+        "micro-full", "split", folder, {"pretraining": {"models": {"split": spec | {"seed": 0, "split": True}}}}
     )
     assert record["model"]["split"]
-    assert "split" not in make_base("micro", "student", folder, {"pretraining": {"models": {"student": spec}}})["model"]
+    assert (
+        "split"
+        not in make_base("micro-full", "student", folder, {"pretraining": {"models": {"student": spec}}})["model"]
+    )
     return str(folder / "split")
 
 
@@ -112,7 +115,7 @@ def gold_trainer(make, overrides):
     """The trainer of the GOLD checkpoint, and a batch of its student's rollouts."""
     for parent in ("student", "split_teacher.rl"):
         make(parent, overrides=overrides)
-    run = open_run("micro", "student.gold.split_teacher", 0, overrides)
+    run = open_run("micro-full", "student.gold.split_teacher", 0, overrides)
     inputs = prepare(run)
     trainer = dense_trainer(run, inputs)
     torch.manual_seed(0)
@@ -155,8 +158,8 @@ def test_gold_trains_on_the_students_rollouts_towards_a_teacher_of_other_tokens(
     assert (metrics["entropy"] > 0).all()
     assert "argmax_agreement" not in metrics
     assert not [column for column in validation if "states" in column]
-    assert resolve("micro", "split_teacher.rl", 0, overrides).sampling.max_new_tokens == 40
-    assert resolve("micro", "student.gold.split_teacher", 0, overrides).sampling.max_new_tokens == 20
+    assert resolve("micro-full", "split_teacher.rl", 0, overrides).sampling.max_new_tokens == 40
+    assert resolve("micro-full", "student.gold.split_teacher", 0, overrides).sampling.max_new_tokens == 20
 
 
 @pytest.mark.slow
@@ -164,7 +167,7 @@ def test_gold_trains_on_the_students_rollouts_towards_a_teacher_of_other_tokens(
 def test_a_teachers_text_is_learned_in_the_students_own_tokens(make, tiny, split, checkpoint, rollouts):
     overrides = playing(tiny, student=split, split_teacher="micro/teacher")
     run = make(f"student.{checkpoint}.split_teacher", overrides=overrides)
-    stored = open_run("micro", f"student.{checkpoint}.split_teacher", 0, overrides).parent("rollouts")
+    stored = open_run("micro-full", f"student.{checkpoint}.split_teacher", 0, overrides).parent("rollouts")
     texts = pd.read_parquet(stored.path("rollouts.parquet"))
     if checkpoint == "seq_kd":
         texts = texts.loc[texts.groupby("problem")["log_prob"].idxmax()]
@@ -256,20 +259,22 @@ def test_the_likeliest_answer_of_each_problem_is_kept():
 )
 def test_what_can_not_be_compared_by_text_is_refused_by_the_parameters(changes, sentence):
     with pytest.raises(StudyError, match=sentence):
-        resolve("micro", "student.grpo", 0, changes)
+        resolve("micro-full", "student.grpo", 0, changes)
     halves = {"stages": {"opd": {"micro_batch": 128}}}
-    run = resolve("micro", "student.gold.split_teacher", 0, {"hardware": {"processes": 2}, "roles": SPLIT} | halves)
+    run = resolve(
+        "micro-full", "student.gold.split_teacher", 0, {"hardware": {"processes": 2}, "roles": SPLIT} | halves
+    )
     with pytest.raises(StudyError, match="estimator gold is one process's"):
         refuse_what_is_not_shared(run)
 
 
 def test_a_profile_with_the_role_makes_the_table_and_any_other_hash_is_what_it_was():
-    without = load_profile("micro").model_copy(update={"tables": ["vocabularies"]})
-    assert not [row for row in table_in(load_study(), "vocabularies", without, "micro")[0].rows if "split" in row]
-    runs = lineage("micro", "student.seq_kd.split_teacher", 0, {"roles": SPLIT})
+    without = load_profile("micro-full").model_copy(update={"tables": ["vocabularies"]})
+    assert not [row for row in table_in(load_study(), "vocabularies", without, "micro-full")[0].rows if "split" in row]
+    runs = lineage("micro-full", "student.seq_kd.split_teacher", 0, {"roles": SPLIT})
     assert runs["student.seq_kd.split_teacher"].parents == {
         "from": "student",
         "teacher": "split_teacher.rl",
         "rollouts": "split_teacher.rl.rollouts.full",
     }
-    assert "answers" not in resolve("micro", "student.teacher_sample_sft.rl_teacher", 0).params
+    assert "answers" not in resolve("micro-full", "student.teacher_sample_sft.rl_teacher", 0).params

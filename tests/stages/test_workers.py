@@ -18,7 +18,7 @@ SHARED = {"hardware": {"device": "cuda", "processes": 2, "accelerate": "fsdp2.ya
 
 
 def placed(tmp_path, tiny, over=None) -> PlacedRun:
-    return PlacedRun(resolve("micro", "student.grpo", 0, deep_merge(tiny, over or {})), place=tmp_path)
+    return PlacedRun(resolve("micro-full", "student.grpo", 0, deep_merge(tiny, over or {})), place=tmp_path)
 
 
 def test_lines_come_whole_while_a_file_grows(tmp_path):
