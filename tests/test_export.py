@@ -48,7 +48,7 @@ def trained(runs, student):
 def test_an_export_is_a_checkpoint_with_its_card(trained, student, tmp_path, capsys):
     trained()
     to = tmp_path / "new" / "exported"
-    assert main(["export", "--checkpoint", "student.grpo", "--to", str(to)]) == 0
+    assert main(["export", "--profile", "micro-full", "--checkpoint", "student.grpo", "--to", str(to)]) == 0
     model, tokenizer = AutoModelForCausalLM.from_pretrained(to), AutoTokenizer.from_pretrained(to)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), student.model.parameters(), strict=True))
     assert tokenizer.get_vocab() == student.tokenizer.get_vocab()
@@ -84,7 +84,7 @@ def test_what_can_not_be_exported_is_said_and_nothing_is_written(trained, tmp_pa
     refuse = lambda sentence: pytest.raises(StudyError, match=sentence)  # noqa: E731
     with refuse("trains no model of its own"):
         export("micro-full", "student", 0, to)
-    with refuse(r"does not exist yet: `s2d run --profile micro --seed 0 --checkpoint student.grpo` makes it"):
+    with refuse(r"does not exist yet: `s2d run --profile micro-full --seed 0 --checkpoint student.grpo` makes it"):
         export("micro-full", "student.grpo", 0, to)
     open_run("micro-full", "student.grpo", 0)
     with refuse("is not finished"):

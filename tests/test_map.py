@@ -17,7 +17,12 @@ MAP = {
     "seeds": [0],
     "problems": TINY["problems"] | {"labels": 8, "prompts": 12},
     "map": {
-        "dials": {"warmup": {"1/2": {"stages": {"forward_kl": {"steps": 2}, "opd": {"steps": 6}}}}},
+        "dials": {
+            "warmup": {
+                "1/4": {"stages": {"forward_kl": {"steps": 2}, "opd": {"steps": 6}}},
+                "1/2": {"stages": {"forward_kl": {"steps": 4}, "opd": {"steps": 4}}},
+            }
+        },
         "parts": {
             "opening": {
                 "title": "When?",

@@ -179,7 +179,7 @@ def test_the_check_says_who_serves(behaviour, root, tmp_path, monkeypatch):
     shutil.copytree(root / "params", tmp_path / "params")
     monkeypatch.setenv("S2D_HOME", str(tmp_path))
     with serving(behaviour) as url:
-        text = f"extends: micro\nsampling: {{engine: vllm, vllm: {{mode: server, url: '{url}', uses: [evaluation]}}}}\n"
+        text = f"extends: micro-full\nsampling: {{engine: vllm, vllm: {{mode: server, url: '{url}', uses: [evaluation]}}}}\n"
         (tmp_path / "params" / "served.yaml").write_text(text)
         (line,) = check_engine("served")
         assert (line.ok, line.says) == (True, f"vLLM 0.31.0 serves micro/student at {url}")
