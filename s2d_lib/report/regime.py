@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.map import BEST
+from s2d_lib.report.map import BEST, BRIDGE, OPD
 from s2d_lib.results.bundle import read_evaluation
 from s2d_lib.results.summary import summarise
 from s2d_lib.runs import FinishedRun
@@ -70,7 +70,7 @@ def regime_table(path: Path) -> pd.DataFrame:
 
 CLEARLY = 0.1  # of accuracy
 FAR = 0.2
-TRAINED = ("student.bridge.rl_teacher", "student.opd_only.rl_teacher", "student.teacher_sample_sft.rl_teacher")
+TRAINED = (BRIDGE, OPD, "student.teacher_sample_sft.rl_teacher")
 
 
 def criteria(path: Path, main_sets: list[str]) -> pd.DataFrame:
@@ -95,7 +95,10 @@ def criteria(path: Path, main_sets: list[str]) -> pd.DataFrame:
         rl, grpo = (at.loc[(route, MAIN)] for route in ("teacher.rl", "student.grpo"))
         trained = at.loc[[(route, MAIN) for route in TRAINED]]
         kept = {
-            f"the bridge keeps what was known outside the pool, {name}": ((trained.iloc[0] - student)[name], -CLEARLY)
+            f"the bridge keeps what was known outside the pool, {name}": (
+                (trained.loc[(BRIDGE, MAIN)] - student)[name],
+                -CLEARLY,
+            )
             for name in at
             if name not in main_sets
         }
