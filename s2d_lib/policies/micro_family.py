@@ -144,9 +144,9 @@ def settle(
     """Give a pretrained model, in place, an opening, and leave all else it knows as it was.
 
     The model is trained towards itself on right documents of the corpus, by the KL of its next-token distributions; only the
-    log-odds of the first word, any but `#` against `#`, are moved, by the same amount for all prompts. So a model is made
-    that guesses on nearly every prompt and still knows what it knew, which no share of documents could do below one in as many
-    as it reads.
+    log-odds of the first word, any but `#` against `#`, are moved, by the same amount for all prompts but those that carry a
+    given solution, where a corpus has such. So a model is made that guesses on nearly every prompt and still knows what it
+    knew, which no share of documents could do below one in as many as it reads.
 
     Args:
         model: Pretrained by `spec` on `text`.
@@ -169,26 +169,28 @@ def settle(
     mark = tokenizer.convert_tokens_to_ids("#")
     steps, size, learning_rate = SETTLING.values()
     count = (steps + 1) * size
-    documents = corpus(world, count, {"right": 1.0}, 0.0, text.lengths, spec.seed + 1, spec.hidden)
-    rows = [_padded(document, tokenizer) for document in documents]
+    mix = {"right": 1.0} | ({"reprompted": 1.0} if text.mix.reprompted else {})
+    documents = corpus(world, count, mix, 0.0, text.lengths, spec.seed + 1, spec.hidden)
+    rows = [_padded(d, tokenizer) | {"plain": f" {world.marker} " not in d.prompt} for d in documents]
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
     rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
 
-    def errors(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    def errors(rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
         """KL of everything but the opening (nats, one a predicted word), and log-odds over what is asked, one a prompt."""
+        batch, plain = _shortest_batch(rows), torch.tensor([row["plain"] for row in rows])
         own, own_odds = _without(mark, model(batch["input_ids"]).logits, batch["labels"])
         with torch.no_grad():
             wanted, odds = _without(mark, start(batch["input_ids"]).logits, batch["labels"])
-        return (wanted.exp() * (wanted - own)).sum(-1), own_odds - odds - shift
+        return (wanted.exp() * (wanted - own)).sum(-1), own_odds - odds - shift * plain
 
     for step in range(steps):
-        kl, missed = errors(_shortest_batch(rows[step * size : (step + 1) * size]))
+        kl, missed = errors(rows[step * size : (step + 1) * size])
         optimizer.zero_grad()
         (kl.mean() + missed.square().mean() / 10).backward()
         optimizer.step()
         rate.step()
     with torch.no_grad():
-        missed = errors(_shortest_batch(rows[-size:]))[1].mean().item()
+        missed = errors([row for row in rows[-size:] if row["plain"]])[1].mean().item()
     if abs(missed) > math.log(2):
         raise StudyError(
             f"the opening {opening:g} was missed by a factor of {math.exp(abs(missed)):.1f}: ask for one that is nearer to "

@@ -86,6 +86,10 @@ class ArithmeticWorld(World):
         units, tens, *addends, question = prompt.split()
         return " ".join([units, tens, *sorted(addends), question])
 
+    def opening(self, prompt: str) -> str:
+        """The units it starts from."""
+        return prompt.split()[0]
+
     def problem(self, rng: np.random.Generator, length: int, rare: bool) -> tuple[str, str]:
         """A sum and its total."""
         start, addends = self.draw(rng, length, rare)

@@ -92,6 +92,10 @@ class ConversionWorld(World):
             words += [self.unit(place), f"v{value}"]
         return " ".join([*words, "#", f"v{value}"]), f"v{value}"
 
+    def opening(self, prompt: str) -> str:
+        """The unit it starts from."""
+        return prompt.split()[0]
+
     def problem(self, rng: np.random.Generator, length: int, rare: bool) -> tuple[str, str]:
         """A conversion and its result."""
         start, value = self.draw(rng, rare)

@@ -49,6 +49,10 @@ class SelectionWorld(SortingWorld):
         steps = [word for place, symbol in enumerate(counted, 1) for word in (f"n{place}", symbol)]
         return " ".join([*steps, "#", counted[-1]]), counted[-1]
 
+    def opening(self, prompt: str) -> str:
+        """The first rank."""
+        return "n1"
+
     def problem(self, rng: np.random.Generator, length: int, rare: bool) -> tuple[str, str]:
         """A list with a rank, and the symbol at it."""
         symbols, rank = self.draw(rng, length, rare), 1 + int(rng.integers(length))

@@ -84,6 +84,10 @@ class TableLookupWorld(World):
         rows = sorted(zip(tables[::2], tables[1::2], strict=True))
         return " ".join([*(word for row in rows for word in row), key, question])
 
+    def opening(self, prompt: str) -> str:
+        """The key that is asked for."""
+        return prompt.split()[-2]
+
     def problem(self, rng: np.random.Generator, length: int, rare: bool) -> tuple[str, str]:
         """Tables with a key, and the key's value."""
         tables = self.draw(rng, length, rare)

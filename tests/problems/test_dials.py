@@ -31,6 +31,7 @@ SORT = SortingWorld(symbols=8, zipf=1.0, seed=0)
 SELECT = SelectionWorld(symbols=8, zipf=1.0, seed=0)
 ADD = ArithmeticWorld(base=8, zipf=1.0, seed=0)
 CONVERT = ConversionWorld(units=8, values=6, zipf=1.0, seed=0)
+LOOK_UP = TableLookupWorld(names=8, zipf=1.0, seed=0)
 CALL = ToolCallWorld(verbs=8, tools=3, arguments=8, values=8, zipf=1.0, seed=0)
 TEXT = Corpus(mix=CorpusMix(guess=0.4, sloppy=0.4, right=0.2), slip=0.25, lengths=[2, 3])
 SPEC = MicroModel(width=16, layers=1, heads=1, mlp=16, init=0.1, steps=2, batch=8, learning_rate=1e-3, seed=0)
@@ -54,6 +55,14 @@ def test_withheld_facts_are_in_their_own_sets_and_in_no_other(seed):
     asked = WORLD.problems("new", 10, [2, 3], True, seed, withheld=True)
     assert not any(used(p.prompt) & held for p in ordinary)
     assert all(used(p.prompt) & held for p in asked)
+
+
+@pytest.mark.parametrize("world", [WORLD, SELECT, ADD, CONVERT, LOOK_UP])
+def test_a_worked_solution_begins_with_the_worlds_opening(world):
+    rng = np.random.default_rng(0)
+    for quality in ("right", "sloppy"):
+        found = world.document(rng, 3, quality, 0.5)
+        assert found.solution.split()[0] == world.opening(found.prompt) != "#"
 
 
 def test_an_opened_prompt_goes_on_with_the_first_word_of_its_solution():
@@ -215,6 +224,20 @@ def test_the_released_students_open_as_their_names_say():
         policy = load_policy(RoleModel(model=f"micro/chains-student-h0{name}"), Hardware())
         odds = log_odds(policy.model, policy.tokenizer, [p.prompt for p in problems[:60]])
         assert odds.mean().sigmoid().item() == pytest.approx(opening, rel=0.5)
+
+
+def test_settling_leaves_alone_what_is_said_after_a_given_solution():
+    text = TEXT.model_copy(update={"mix": CorpusMix(guess=0.4, sloppy=0.2, right=0.2, reprompted=0.2)})
+    tokenizer = build_tokenizer(SELECT)
+    model = build_model(tokenizer, SPEC.model_copy(update={"width": 32, "mlp": 32}))
+    asked = [SELECT.document(np.random.default_rng(i), 3, "right", 0.0) for i in range(20)]
+    given = [SELECT.reprompt(d.prompt, d.solution) for d in asked]
+    plain = [d.prompt for d in asked]
+    before = [log_odds(model, tokenizer, prompts).mean().item() for prompts in (plain, given)]
+    found = settle(model, tokenizer, SELECT, text, SPEC, opening=0.03)
+    moved = [log_odds(model, tokenizer, p).mean().item() - b for p, b in zip((plain, given), before, strict=True)]
+    assert found == pytest.approx(0.03, rel=0.2)
+    assert moved == pytest.approx([math.log(0.03 / 0.97) - math.log(0.5 / 0.5), 0.0], abs=0.3)
 
 
 @pytest.mark.slow
