@@ -24,6 +24,8 @@ TINY = {
         "evaluations": {
             "micro-math": {"count": 6, "lengths": [2], "seed": 2},
             "micro-aime": {"count": 4, "lengths": [3], "rare": True, "seed": 3},
+            "known-facts": {"count": 2, "lengths": [2]},
+            "known-long": {"count": 2, "lengths": [3]},
         },
         "validation": {"count": 5, "lengths": [2], "seed": 4},
     },
@@ -50,7 +52,8 @@ TINY = {
     },
     # What the profile refines would else stand over the stages above.
     "by_role": {
-        role: {stage: {"steps": 4} for stage in ("sparse_rl", "teacher_sft")} for role in ("teacher", "large_teacher")
+        role: {stage: {"steps": 4} for stage in ("sparse_rl", "teacher_sft")}
+        for role in ("teacher", "large_teacher", "split_teacher")
     },
     "stage_3": {"steps": 4},
 }

@@ -24,7 +24,7 @@ EVALUATION = "set,problem,level,correct,tokens,cut_off\n" + "".join(
 
 @pytest.fixture
 def student():
-    return load_policy(RoleModel(model="micro/student"), Hardware())
+    return load_policy(RoleModel(model="micro/chains-student"), Hardware())
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_adapters_are_exported_merged(trained, student, tmp_path):
 
     trained(save)
     exported = AutoModelForCausalLM.from_pretrained(export("micro-full", "student.grpo", 0, tmp_path / "e"))
-    before = load_policy(RoleModel(model="micro/student"), Hardware()).model
+    before = load_policy(RoleModel(model="micro/chains-student"), Hardware()).model
     moved = exported.model.layers[0].mlp.up_proj.weight - before.model.layers[0].mlp.up_proj.weight
     torch.testing.assert_close(moved, torch.full_like(moved, 4 / 2 * 2 * 0.01))  # alpha / rank * B A
     assert not (tmp_path / "e" / "adapter_config.json").exists()

@@ -87,9 +87,9 @@ def test_a_teacher_that_is_learned_from_by_text_has_to_write_the_problems_words(
 
 def test_only_pairs_that_some_run_brings_together_are_compared():
     names = [(student.model, teacher.model) for student, teacher, _ in pairs("micro-full")]
-    taught = [("micro/teacher", "micro/outside"), ("micro/large_teacher", "micro/outside")]
+    taught = [("micro/chains-teacher", "micro/chains-outside"), ("micro/chains-large-teacher", "micro/chains-outside")]
     assert sorted(names) == sorted(
-        [("micro/student", "micro/teacher"), ("micro/student", "micro/large_teacher"), *taught]
+        [("micro/chains-student", "micro/chains-teacher"), ("micro/chains-student", "micro/chains-large-teacher"), *taught]
     )
 
 

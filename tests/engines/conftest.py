@@ -11,7 +11,7 @@ from s2d_lib.study.settings import Hardware, RoleModel
 @pytest.fixture
 def policy():
     """The released student, to be changed."""
-    return load_policy(RoleModel(model="micro/student"), Hardware())
+    return load_policy(RoleModel(model="micro/chains-student"), Hardware())
 
 
 @pytest.fixture(scope="module")

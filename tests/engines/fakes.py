@@ -43,7 +43,7 @@ class Behaviour:
     """What a server says; a test changes it."""
 
     def __init__(self, engine: Fake | None = None):
-        self.model, self.version, self.wait, self.engine = "micro/student", "0.31.0", 0.0, engine
+        self.model, self.version, self.wait, self.engine = "micro/chains-student", "0.31.0", 0.0, engine
         self.dtype, self.reply, self.requests = "torch.float32", None, []
 
     def get(self, path: str):

@@ -22,7 +22,7 @@ from s2d_lib.study.settings import Hardware, RoleModel
 
 FRESH = {"sampling": {"engine": "vllm", "vllm": {"uses": ["training"], "fresh_each_update": True}}}
 LORA = {"rank": 4, "alpha": 8}
-SPEC = RoleModel(model="micro/student")
+SPEC = RoleModel(model="micro/chains-student")
 
 
 @torch.no_grad()

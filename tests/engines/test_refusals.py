@@ -107,7 +107,7 @@ def test_a_model_that_the_cpus_kernels_do_not_know_is_refused(policy, problems):
     sets = Problems(pool=[], evaluations={"micro-math": problems}, grading="exact")
     refuse_model(resolved("student"), policy, sets)
     policy.model.config.head_dim = 24
-    with pytest.raises(StudyError, match="attention heads of micro/student have size 24"):
+    with pytest.raises(StudyError, match="attention heads of micro/chains-student have size 24"):
         refuse_model(resolved("student"), policy, sets)
     refuse_model(resolve("micro-full", "student", 0), policy, sets)
     refuse_model(resolved("student", SERVER), policy, sets)

@@ -74,7 +74,7 @@ def test_a_server_that_serves_another_model(behaviour, open_at):
     behaviour.model = "org/other"
     with serving(behaviour) as url:
         run = open_at(url)
-        with pytest.raises(StudyError, match="serves org/other, and what is to be sampled is micro/student"):
+        with pytest.raises(StudyError, match="serves org/other, and what is to be sampled is micro/chains-student"):
             prepare(run)
 
 
@@ -182,7 +182,7 @@ def test_the_check_says_who_serves(behaviour, root, tmp_path, monkeypatch):
         text = f"extends: micro-full\nsampling: {{engine: vllm, vllm: {{mode: server, url: '{url}', uses: [evaluation]}}}}\n"
         (tmp_path / "params" / "served.yaml").write_text(text)
         (line,) = check_engine("served")
-        assert (line.ok, line.says) == (True, f"vLLM 0.31.0 serves micro/student at {url}")
+        assert (line.ok, line.says) == (True, f"vLLM 0.31.0 serves micro/chains-student at {url}")
         behaviour.model = "org/other"
         (line,) = check_engine("served")
         assert not line.ok

@@ -148,11 +148,11 @@ def test_state_that_is_kept_in_the_machines_memory_must_fit_there(gpu, machine):
 def test_processes_on_a_cpu_divide_its_memory(machine):
     alone = resolve("micro", "student.bridge.raw_teacher", 0)
     both = resolve("micro", "student.bridge.raw_teacher", 0, {"hardware": {"processes": 2}})
-    (phase,) = phases_of(alone, architecture_of("micro/student"), architecture_of("micro/teacher"), LENGTHS)
+    (phase,) = phases_of(alone, architecture_of("micro/chains-student"), architecture_of("micro/chains-teacher"), LENGTHS)
     machine(1.5 * phase.each / GB)
-    refuse_what_does_not_fit(alone, "micro/teacher")
+    refuse_what_does_not_fit(alone, "micro/chains-teacher")
     with pytest.raises(StudyError) as error:
-        refuse_what_does_not_fit(both, "micro/teacher")
+        refuse_what_does_not_fit(both, "micro/chains-teacher")
     assert re.search(r"GB of the machine's \d\.\d \(\d\.\d in each of 2 processes\), 0% in reserve", str(error.value))
     assert str(error.value).endswith(", lower hardware.processes, or take a machine with more memory.")
 

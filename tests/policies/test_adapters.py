@@ -26,7 +26,7 @@ IDS = torch.tensor([[5, 9, 13, 20, 7, 31]])
 
 @pytest.fixture
 def policy():
-    return load_policy(RoleModel(model="micro/student"), Hardware())
+    return load_policy(RoleModel(model="micro/chains-student"), Hardware())
 
 
 def adapted(model, seed: int, lora: Lora = LORA):
@@ -80,7 +80,7 @@ def test_a_merged_model_is_the_adapters_model_and_w_plus_ba_by_hand(policy):
 def test_stored_adapters_are_merged_one_after_the_other(policy, stored):
     base, first, second = logits(policy.model), stored("first", 1), stored("second", 2)
     assert is_adapter(first)
-    spec = RoleModel(model="micro/student")
+    spec = RoleModel(model="micro/chains-student")
     one, both = (load_policy(spec, Hardware(), adapters=a).model for a in ([first], [first, second]))
     weight = lambda model: model.model.layers[1].mlp.up_proj.weight  # noqa: E731
     added = weight(merge_adapters(copy.deepcopy(policy.model), [second])) - weight(policy.model)
@@ -111,7 +111,7 @@ def test_two_models_share_one_base(policy, stored):
     merged(adapted(policy.model, 3))
     torch.testing.assert_close(logits(other), before, atol=0, rtol=0)
     # A student that began with an adapter of its own, and one that began where the teacher ended
-    begun = merge_adapters(load_policy(RoleModel(model="micro/student"), Hardware()).model, [student])
+    begun = merge_adapters(load_policy(RoleModel(model="micro/chains-student"), Hardware()).model, [student])
     torch.testing.assert_close(logits(on_shared_base(begun, [teacher], [student])), expected, atol=1e-4, rtol=0)
     same = logits(begun)
     torch.testing.assert_close(logits(on_shared_base(begun, [student], [student])), same, atol=0, rtol=0)

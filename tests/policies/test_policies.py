@@ -241,14 +241,14 @@ def test_a_model_that_is_not_there_is_one_sentence(spec, sentence):
 
 
 def test_a_roles_own_chat_template_takes_the_place_of_the_tokenizers(tmp_path):
-    spec = {"model": "micro/student", "chat": True, "chat_template": "f1 {{ messages[0].content }} ?"}
+    spec = {"model": "micro/chains-student", "chat": True, "chat_template": "f1 {{ messages[0].content }} ?"}
     policy = load_policy(RoleModel(**spec), Hardware())
     assert policy.prompt_ids(["v3"]) == [policy.tokenizer("f1 v3 ?")["input_ids"]]
     save_policy(policy, tmp_path / "model")
-    saved = load_policy(RoleModel(model="micro/student", chat=True), Hardware(), tmp_path / "model")
+    saved = load_policy(RoleModel(model="micro/chains-student", chat=True), Hardware(), tmp_path / "model")
     assert saved.prompt_ids(["v3"]) == policy.prompt_ids(["v3"])
     with pytest.raises(ValueError, match="`chat_template` is read where `chat: true` is set"):
-        RoleModel(model="micro/student", chat_template="x")
+        RoleModel(model="micro/chains-student", chat_template="x")
 
 
 def test_a_role_without_a_chat_template_of_its_own_keeps_the_dump_that_its_runs_hashes_have():

@@ -23,7 +23,7 @@ from s2d_lib.study.settings import Decoding, Hardware, RoleModel, Sampling
 @pytest.fixture(scope="module")
 def policy():
     """The released student."""
-    return load_policy(RoleModel(model="micro/student"), Hardware())
+    return load_policy(RoleModel(model="micro/chains-student"), Hardware())
 
 
 @pytest.fixture(scope="module")

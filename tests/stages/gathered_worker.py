@@ -28,7 +28,7 @@ from tests.conftest import TINY
 
 def sharded(tied: bool = True) -> PreTrainedModel:
     """A micro model with new weights, sharded by accelerate as the trained one is on GPUs in bfloat16."""
-    config = AutoConfig.from_pretrained(model_place("micro/student"), tie_word_embeddings=tied)
+    config = AutoConfig.from_pretrained(model_place("micro/chains-student"), tie_word_embeddings=tied)
     model = AutoModelForCausalLM.from_config(config)
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,

@@ -65,7 +65,7 @@ def test_an_interrupted_run_does_not_go_on_with_other_weights(runs, own, folder)
 
 
 def test_problems_that_have_changed_are_refused_and_others_are_not(make, tiny, monkeypatch):
-    assert set(make("student").record["read"]) == {"the model 'micro/student'"} | {
+    assert set(make("student").record["read"]) == {"the model 'micro/chains-student'"} | {
         f"the problem set {name!r}" for name in ("micro-math", "micro-aime")
     }
     prepare(open_run("micro-full", "student.grpo", 0, tiny))

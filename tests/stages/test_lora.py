@@ -30,7 +30,7 @@ def with_lora(tiny: dict, **changes) -> dict:
     stage = {"steps": 2, "save_steps": 1, "lora": lora}
     refined = {"by_role": {"teacher": dict.fromkeys(("sparse_rl", "teacher_sft"), stage)}}
     size = {
-        "roles": {"teacher": {"model": "micro/student"}},
+        "roles": {"teacher": {"model": "micro/chains-student"}},
         "validation": {"samples": 1},
         "evaluation": {"samples": 2},
     }
@@ -44,7 +44,7 @@ class Killed(BaseException):
 def changed_layers(run) -> set[str]:
     """Last names of the weights in which a run's model differs from the base."""
     own, base = (
-        load_policy(RoleModel(model="micro/student"), run.resolved.hardware, *w).model for w in (weights_of(run), ())
+        load_policy(RoleModel(model="micro/chains-student"), run.resolved.hardware, *w).model for w in (weights_of(run), ())
     )
     theirs = dict(base.named_parameters())
     return {name.split(".")[-2] for name, w in own.named_parameters() if not torch.equal(w, theirs[name])}

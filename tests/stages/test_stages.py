@@ -160,7 +160,7 @@ SHARED = {"stages": {"sparse_rl": {"steps_per_sampling": 2, "kl_coefficient": 0.
         ("student.teacher_sample_sft.rl_teacher", {}),
         (
             "student.gold.split_teacher",
-            {"roles": {"split_teacher": {"model": "micro/teacher"}}, "stages": HALF_OF_BOTH},
+            {"roles": {"split_teacher": {"model": "micro/chains-teacher"}}, "stages": HALF_OF_BOTH},
         ),
     ],
 )

@@ -39,7 +39,7 @@ PROFILES = ("micro-full", "micro-llama", "micro-arithmetic", "micro-selection", 
 WORLDS = {profile: world_of(load_profile(profile).problems) for profile in PROFILES}
 TOKENIZERS = {profile: [build_tokenizer(world, split) for split in (False, True)] for profile, world in WORLDS.items()}
 WORDS, PIECES = TOKENIZERS["micro-full"]
-SPLIT = {"split_teacher": {"model": "micro/teacher"}}
+SPLIT = {"split_teacher": {"model": "micro/chains-teacher"}}
 
 
 @settings(deadline=None, max_examples=50)
@@ -100,7 +100,7 @@ def split(tmp_path_factory) -> str:
     assert record["model"]["split"]
     assert (
         "split"
-        not in make_base("micro-full", "student", folder, {"pretraining": {"models": {"student": spec}}})["model"]
+        not in make_base("micro-full", "whole", folder, {"pretraining": {"models": {"whole": spec | {"seed": 0}}}})["model"]
     )
     return str(folder / "split")
 
@@ -165,7 +165,7 @@ def test_gold_trains_on_the_students_rollouts_towards_a_teacher_of_other_tokens(
 @pytest.mark.slow
 @pytest.mark.parametrize(("checkpoint", "rollouts"), [("teacher_sample_sft", 32), ("seq_kd", 16)])
 def test_a_teachers_text_is_learned_in_the_students_own_tokens(make, tiny, split, checkpoint, rollouts):
-    overrides = playing(tiny, student=split, split_teacher="micro/teacher")
+    overrides = playing(tiny, student=split, split_teacher="micro/chains-teacher")
     run = make(f"student.{checkpoint}.split_teacher", overrides=overrides)
     stored = open_run("micro-full", f"student.{checkpoint}.split_teacher", 0, overrides).parent("rollouts")
     texts = pd.read_parquet(stored.path("rollouts.parquet"))
@@ -183,7 +183,7 @@ def test_a_teachers_text_is_learned_in_the_students_own_tokens(make, tiny, split
     [
         (
             "gold",
-            {"student": "split", "split_teacher": "micro/teacher"},
+            {"student": "split", "split_teacher": "micro/chains-teacher"},
             "the teacher's tokenizer has no tokens for 'v',",
         ),
         (
@@ -207,7 +207,7 @@ def test_what_can_not_be_aligned_is_refused_by_its_first_word(make, tiny, split,
 
 
 def test_the_refusal_of_another_vocabulary_names_the_ways_by_text(split):
-    student, teacher = (load_policy(RoleModel(model=model), Hardware()) for model in ("micro/student", split))
+    student, teacher = (load_policy(RoleModel(model=model), Hardware()) for model in ("micro/chains-student", split))
     with pytest.raises(
         StudyError, match=r"vocabularies .* by text, with stage teacher_sample_sft, or opd with estimator gold"
     ):
@@ -233,7 +233,7 @@ def test_both_have_to_write_the_problems_words(split, student, prompt, answer, s
 
 
 def test_a_rollout_is_spelled_anew_unless_a_word_of_it_can_not_be():
-    student = load_policy(RoleModel(model="micro/student"), Hardware())
+    student = load_policy(RoleModel(model="micro/chains-student"), Hardware())
     texts = [("v3 f1 v17", True), ("# v4", False), ("v99", True), ("# v4", True)]
     rollouts = [Rollout("p", i, (9, 9), text, finished) for i, (text, finished) in enumerate(texts)]
     found = by_text(rollouts, student)

@@ -43,7 +43,7 @@ def whole(tmp_path, root, monkeypatch):
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "study.yaml").write_text((root / "params" / "study.yaml").read_text())
     profile = yaml.safe_load((root / "params" / "micro.yaml").read_text())
-    roles = {role: {"model": "micro/teacher"} for role in ("large_teacher", "small_teacher")}
+    roles = {role: {"model": "micro/chains-teacher"} for role in ("large_teacher", "small_teacher")}
     more = {"roles": roles, "tables": TABLES, "map": None, "problems": {"labels": None, "prompts": None}}
     (tmp_path / "params" / "micro.yaml").write_text(yaml.safe_dump(deep_merge(profile, more)))
     monkeypatch.setenv("S2D_HOME", str(tmp_path))

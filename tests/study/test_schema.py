@@ -24,7 +24,7 @@ def test_every_checkpoint_of_every_profiles_tables_resolves():
                 assert resolve(profile, row, 0).checkpoint == row
 
 
-SPLIT = {"split_teacher": {"model": "micro/teacher"}}
+SPLIT = {"split_teacher": {"model": "micro/chains-teacher"}}
 CORPUS = {"mix": {"guess": 1, "sloppy": 0, "right": 1}, "slip": 0, "lengths": [2]}
 
 

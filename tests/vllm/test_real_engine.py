@@ -70,7 +70,7 @@ def test_before_and_after_a_grpo_step_a_fresh_engine_is_in_sync_and_the_old_one_
 
 
 def test_samples_are_what_the_contract_says(engine, problems):
-    policy = load_policy(RoleModel(model="micro/student"), CPU)
+    policy = load_policy(RoleModel(model="micro/chains-student"), CPU)
     held = engine(policy)
     draw = lambda seed, **more: sample_by(  # noqa: E731
         held, policy, problems, samples=3, sampling=Sampling(max_new_tokens=12, batch=16), seed=seed, show=False, **more
@@ -99,7 +99,7 @@ def test_samples_follow_the_policys_distribution(engine, problems):
     """The first token's frequencies over many samples, against transformers' probabilities."""
     import torch
 
-    policy = load_policy(RoleModel(model="micro/student"), CPU)
+    policy = load_policy(RoleModel(model="micro/chains-student"), CPU)
     many = 2000
     prompts = policy.prompt_ids([problems[0].prompt])
     request = Request(samples=many, max_new_tokens=1, temperature=1.0, seeds=[1])
