@@ -31,12 +31,11 @@ SAMPLES = 4  # answers of each model to a prompt
 MEANT = 0.1  # a token that the teacher gives so much is one that it means: less may be a slip of its sampling
 FIRST = 1e-5  # the student's least probability of such a token, where it begins an answer
 LATER = 1e-3  # and where it goes on with one
-LOST = 0.1  # share of the teacher's answers with a token below that, above which a warmup comes first
-# Where they come from: micro students of known openings and gaps of knowledge before a teacher after RL. With openings of 1e-2
-# to 1e-5 OPD only ended level with the bridge, at 1e-6 it was a coin toss; of one that measured 5e-6 here, 75 of 200 steps had
-# gone by before it began as its teacher does. Of a student that never saw two of twelve functions worked, for which the bridge
-# is worth 12 points, all answers to prompts that need them (a third) have a token below LATER behind the first, also where the
-# first is given; without such a gap 1 % have. All of answers of ten tokens and of one regime: a wider map will move the numbers.
+LOST = 0.2  # share of the teacher's answers with a token below that, above which a warmup comes first
+# Where they come from: the map (notebook 02), whose students differ in their opening or in how many of twelve functions they
+# never saw worked, before a teacher after RL, on 32 prompts. Openings of 0.6 to 1e-4 and one hidden function (13 % lost) did as
+# well without a warmup; openings of 1e-6 and 1e-8 (99 %), and two and three hidden functions (28 and 41 %), did not. All of
+# answers of ten tokens and of one regime.
 
 ROWS = {
     "top16_overlap": ("shared among the 16 likeliest tokens{chance}", ".0%"),

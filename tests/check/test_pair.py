@@ -82,8 +82,8 @@ def test_a_gap_of_knowledge_is_seen_where_both_begin_alike(known):
 @pytest.mark.parametrize(
     ("greedy", "sampled", "lost", "verdict"),
     [
-        (1.0, 0.9, 0.1, "OPD at once"),
-        (1.0, 0.9, 0.11, "a short warmup first"),
+        (1.0, 0.9, 0.2, "OPD at once"),
+        (1.0, 0.9, 0.21, "a short warmup first"),
         (0.0, 0.1, 1.0, "this teacher has nothing to teach"),  # worse than the student
         (0.5, 0.5, 0.0, "this teacher has nothing to teach"),  # the student is as good at its own best
     ],
