@@ -56,8 +56,8 @@ $(VLLM)/.installed: pyproject.toml
 test-vllm: $(VLLM)/.installed  ## vLLM for real, on the CPU, in .venv-vllm
 	$(VLLM)/python -m pytest -s tests/vllm tests/engines
 
-vllm-log: $(VLLM)/.installed  ## vLLM beside transformers on the CPU, before and after a GRPO step: figures/bench/vllm.md
-	$(VLLM)/python -m s2d_lib.bench.vllm
+vllm-log: $(VLLM)/.installed  ## vLLM beside transformers on the CPU, before and after a GRPO step
+	$(VLLM)/python -m pytest -s tests/vllm/test_real_engine.py
 
 figures: $(BIN)/.installed  ## redraw figures/ from the committed results, without training
 	@$(BIN)/s2d figures
@@ -69,6 +69,9 @@ regime: $(BIN)/.installed $(NEEDED)  ## the check that froze a profile's setting
 $(BIN)/.bench: $(BIN)/.installed
 	$(BIN)/pip install --disable-pip-version-check -q --no-deps -c constraints.txt liger-kernel
 	touch $@
+
+bench: $(BIN)/.bench  ## time and memory of the losses, time of the stages and of sampling, beside TRL's and Liger's
+	@$(BIN)/python -m benchmarks $(PARTS)
 
 # DeepSpeed gets an environment over the project's: where it is installed, TRL and transformers import it. It builds from
 # source, and its operators (for GPUs) would take minutes, so they are left out.
@@ -83,9 +86,6 @@ $(ZERO3)/.installed: $(BIN)/.installed
 
 test-zero3: $(ZERO3)/.installed  ## DeepSpeed's ZeRO-3 for real, on the CPU, in .venv-zero3
 	$(ZERO3)/python -m pytest -v tests/stages/test_sharing.py -k zero3
-
-bench: $(BIN)/.bench $(ZERO3)/.installed  ## time and memory of the losses, the stages and sampling beside TRL's and Liger's
-	@$(ZERO3)/python -m s2d_lib.cli bench
 
 base: $(BIN)/.installed  ## pretrain the micro family's base models again (notebook 10)
 	@$(BIN)/s2d base --profile '$(PROFILE)'

@@ -50,13 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = commands.add_parser("figures", help="redraw figures from committed results")
     figures.add_argument("--profile", help="only this profile's; all by default")
 
-    bench = commands.add_parser("bench", help="measure what losses, stages and sampling cost beside their peers")
-    bench.add_argument(
-        "--only",
-        nargs="*",
-        help="parts: loss, loss_gpu, stages, methods, accumulation, equality, processes, sampling, targets, study",
-    )
-
     check = commands.add_parser("check", help="validate a profile and all that it needs here, without training")
     check.add_argument("--profile", default="micro")
     check.add_argument("--pair", metavar="CHECKPOINT", help="does OPD pay for this checkpoint's student and teacher?")
@@ -270,14 +263,6 @@ def _figures(chosen) -> int:
     return 0
 
 
-def _bench(chosen) -> int:
-    from s2d_lib.bench.run import run_bench
-
-    for line in run_bench(chosen.only):
-        print(line, flush=True)
-    return 0
-
-
 def _check(chosen) -> int:
     if chosen.pair:
         return _check_pair(chosen)
@@ -339,7 +324,6 @@ COMMANDS = {
     "study": _study,
     "results": _results,
     "figures": _figures,
-    "bench": _bench,
     "check": _check,
     "plan": _plan,
     "base": _base,

@@ -8,9 +8,9 @@ from pathlib import Path
 from trl.trainer import distillation_trainer
 
 from s2d_lib import worker
-from s2d_lib.bench.seeded_rollouts import seed_rollouts
-from s2d_lib.bench.shared_on_cpus import share_on_cpus
 from s2d_lib.stages import distillation, self_teacher
+from tests.stages.seeded_rollouts import seed_rollouts
+from tests.stages.shared_on_cpus import share_on_cpus
 
 
 def share() -> None:

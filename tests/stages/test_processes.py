@@ -5,7 +5,6 @@ import json
 import pandas as pd
 import pytest
 
-from s2d_lib.bench.seeded_rollouts import seed_rollouts
 from s2d_lib.errors import StudyError
 from s2d_lib.stages import processes
 from s2d_lib.stages.account import read_account
@@ -13,6 +12,7 @@ from s2d_lib.stages.inputs import prepare
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 from tests.stages.same_steps import same_steps
+from tests.stages.seeded_rollouts import seed_rollouts
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def both(make, tiny, checkpoint) -> tuple:
 def seeded(monkeypatch):
     """Rollouts that are the same in one process and in two."""
     seed_rollouts(monkeypatch.setattr)
-    monkeypatch.setattr(processes, "MODULE", "s2d_lib.bench.seeded_rollouts")
+    monkeypatch.setattr(processes, "MODULE", "tests.stages.seeded_rollouts")
 
 
 def test_the_bridge_takes_the_same_steps_in_two_processes(make, tiny, seeded):

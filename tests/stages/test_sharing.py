@@ -16,7 +16,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoModelForCausalLM
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
-from s2d_lib.bench.seeded_rollouts import seed_rollouts
 from s2d_lib.errors import StudyError
 from s2d_lib.policies import sharing
 from s2d_lib.policies.sharing import before_sharding, check_sharing
@@ -28,6 +27,7 @@ from s2d_lib.study import load_profile, profile_names
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Hardware
 from tests.stages.same_steps import same_steps
+from tests.stages.seeded_rollouts import seed_rollouts
 
 STAGES = ("sparse_rl", "forward_kl", "opd", "self_distillation")
 needs_deepspeed = pytest.mark.skipif(

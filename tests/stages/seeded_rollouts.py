@@ -1,7 +1,7 @@
 """Rollouts that do not depend on who samples them: every one has a random stream of its own, by its place in the step.
 
 In one process as in several the same prompts then get the same completions, as long as the policies are the same. As a
-module (`python -m s2d_lib.bench.seeded_rollouts <folder>`) it is s2d_lib.worker with that change.
+module (`python -m tests.stages.seeded_rollouts <folder>`) it is s2d_lib.worker with that change.
 """
 
 import sys
