@@ -14,26 +14,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from s2d_lib.bench.cases import Batch, Case
-from s2d_lib.losses import divergence, linear_divergence
+from s2d_lib.losses import Head, Pair, divergence, linear_divergence
 
 Step = Callable[[], Tensor]
 
 
 def s2d(case: Case, batch: Batch) -> Step:
     """`s2d_lib.losses.linear_divergence` as the dense stages call it."""
-    return _step(
-        batch,
-        lambda: (
-            linear_divergence(
-                batch.student_hidden,
-                batch.student_weight,
-                batch.teacher_hidden,
-                batch.teacher_weight,
-                beta=case.beta,
-                mask=batch.mask,
-            ).loss
-        ),
-    )
+
+    def loss() -> Tensor:
+        student, teacher = Head(batch.student_weight), Head(batch.teacher_weight)
+        pair = Pair(batch.student_hidden, student, batch.teacher_hidden, teacher, mask=batch.mask)
+        return linear_divergence(pair, case.beta).loss
+
+    return _step(batch, loss)
 
 
 def naive(case: Case, batch: Batch) -> Step:

@@ -14,7 +14,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.report.style import save_figure, use_style
 from s2d_lib.results.bundle import read_bundle
 from s2d_lib.runs import write_json
-from s2d_lib.study import project_root, resolve
+from s2d_lib.study import project_root
 
 
 def run_bench(only: list[str] | None = None) -> list[str]:
@@ -121,17 +121,6 @@ def _sampling(folder: Path) -> str:
     return "figures/bench/sampling.md"
 
 
-def _targets(folder: Path) -> str:
-    from s2d_lib.bench.stages import released, teacher_samples
-    from s2d_lib.bench.target_bias import target_bias
-    from s2d_lib.problems.sources import load_problems
-
-    rollouts, pool = teacher_samples({}), load_problems(resolve("micro", "student.grpo", 0).problems).pool
-    table = target_bias(released("student"), released("teacher"), pool, rollouts, [1, 2, 4, 8, 16, 32], rounds=1)
-    report.write_table(table, folder, "targets", TARGETS_NOTE)
-    return "figures/bench/targets.md"
-
-
 def _study(folder: Path) -> str:
     table = study_time(read_bundle(project_root() / "figures" / "micro-full" / "results"))
     report.write_table(table.reset_index(), folder, "study", STUDY_NOTE)
@@ -173,10 +162,6 @@ SAMPLING_NOTE = (
     "seconds = batches (s + a T) + rollouts (p + b T + c T^2), T tokens a completion; fitted to two thirds of the points, "
     "r2_held_out is over the others (sampling_points.csv)."
 )
-TARGETS_NOTE = (
-    "Forward KL of the micro student to the raw teacher on the teacher's own rollouts: loss and bias in nats a token, "
-    "gradient errors relative to the exact gradient's norm, bytes a token on disk, seconds of one pass over all rollouts."
-)
 STUDY_NOTE = (
     "Seconds of a run by phase, means over all runs of a stage and role, from the records of the committed study."
 )
@@ -190,6 +175,5 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "equality": _equality,
     "processes": _processes,
     "sampling": _sampling,
-    "targets": _targets,
     "study": _study,
 }
