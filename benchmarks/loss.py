@@ -19,7 +19,7 @@ from trl.kernels import chunked_divergence
 from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
 from benchmarks.timing import compared, peak_of, seconds_of
-from s2d_lib.losses import divergence, linear_divergence
+from s2d_lib.losses import Head, Pair, divergence, linear_divergence
 
 MEDIUM = {"tokens": 512, "hidden": (576, 960), "vocabulary": 49152}  # SmolLM2 135M and 360M
 LARGE = {"tokens": 64, "hidden": (2048, 4096), "vocabulary": 151936}  # Qwen3 1.7B and 8B
@@ -88,7 +88,8 @@ def step(loss, batch: Batch, constants: AbstractContextManager | None = None) ->
 
 def s2d(b: Batch) -> Tensor:
     """`s2d_lib.losses.linear_divergence` as the dense stages call it."""
-    return linear_divergence(*b[:4], beta=b.beta, mask=b.mask).loss
+    pair = Pair(b.student_hidden, Head(b.student_weight), b.teacher_hidden, Head(b.teacher_weight), mask=b.mask)
+    return linear_divergence(pair, b.beta).loss
 
 
 def plain(b: Batch) -> Tensor:

@@ -1,91 +1,83 @@
-"""Cheaper looks at the same divergence, as options of on-policy distillation: the top tokens, or the sampled one.
+"""What a model says of sampled tokens, and cheaper looks at a divergence: the top tokens, or the sampled one alone.
 
-What a reader of Paper A (arXiv 2605.12483) can't settle is whether its reverse KL is taken over the vocabulary or from
-the sampled token's log-ratio; so the estimator is a parameter, and these two stand beside `linear_divergence` with its
-signature and its result. Both still project to the whole vocabulary (they need the normalisers), chunk by chunk, with
-the logits recomputed in the backward pass: they are here to be compared, not to be fast.
+A reader of Paper A (arXiv 2605.12483) can't settle whether its reverse KL is taken over the vocabulary or from the
+sampled token's log-ratio; so the estimator is a parameter. All here still project to the whole vocabulary, chunk by chunk,
+with the logits made again in the backward pass: to be compared, not to be fast.
 """
 
-from __future__ import annotations
-
+import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from s2d_lib.losses.inputs import Head, Inputs, TokenLoss, check, check_beta, prepare, project
-from s2d_lib.losses.reference import divergence_of_log_probs
+from s2d_lib.losses.divergence import Pair, TokenLoss, check_beta, divergence_of_log_probs, linear_divergence
+from s2d_lib.losses.head import Head, Kept, aligned, check, check_positive
 
 
-def topk_tail_divergence(
-    student_hidden: Tensor,
-    student_weight: Tensor,
-    teacher_hidden: Tensor,
-    teacher_weight: Tensor,
-    beta: float = 1.0,
-    temperature: float = 1.0,
-    weights: Tensor | None = None,
-    *,
-    top_k: int = 64,
-    top_k_of: str = "student",
-    **options,
-) -> TokenLoss:
+class TokenReadings(NamedTuple):
+    """Of tokens, in their shape; 0 where masked."""
+
+    log_probs: Tensor  # nats, with a gradient
+    entropy: Tensor  # nats, without
+
+
+def token_log_probs(
+    hidden: Tensor, head: Head, tokens: Tensor, temperature: float = 1.0, mask: Tensor | None = None
+) -> TokenReadings:
+    """Log-probabilities of sampled tokens (...) after one model's hidden states (..., H), and their distributions' entropies.
+
+    `temperature` and `mask` as in `Pair`; where masked, tokens may be anything.
+
+    Raises:
+        ValueError: As `Pair`; tokens that are no whole numbers, of another shape or outside the vocabulary.
+    """
+    check_positive("temperature", temperature)
+    flat, head = aligned("the", hidden, head)
+    kept = Kept(hidden, head, mask)
+    ids = kept.ids(tokens, head)
+
+    def of_chunk(hidden, sampled):
+        log_p = head.log_probs(hidden, temperature)
+        with torch.no_grad():
+            entropy = _entropy(log_p)
+        return _chosen(log_p, sampled), entropy
+
+    with torch.autocast(hidden.device.type, enabled=False):
+        parts = [checkpoint(of_chunk, flat[kept.places(p)], ids[p], use_reentrant=False) for p in kept.chunks()]
+    log_probs, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenReadings(kept.spread(log_probs), kept.spread(entropy))
+
+
+def topk_tail_divergence(pair: Pair, beta: float = 1.0, *, top_k: int, top_k_of: str = "student") -> TokenLoss:
     """Divergence over k + 1 outcomes: one model's k most likely tokens, and all others together as one tail bucket.
 
     Merging tokens can only lower a divergence, so this is a lower bound of the full one: never negative, 0 for equal
     models, equal to it for k = V. The tail is what makes it so: without it the student may lower a truncated reverse KL
     by moving its mass out of the top tokens, and a truncated forward KL goes negative. The choice of the tokens is not
-    differentiated.
-
-    Args:
-        student_hidden: (..., Hs); this and the next six are those of `linear_divergence`.
-        student_weight: (Vs, Hs).
-        teacher_hidden: (..., Ht).
-        teacher_weight: (Vt, Ht).
-        beta: 0 forward KL, 1 reverse KL, between them the generalised JSD (GKD, arXiv 2306.13649).
-        temperature: divides both models' logits.
-        weights: (...).
-        top_k: how many tokens stay apart; more than the vocabulary means all of it.
-        top_k_of: whose most likely tokens: "student" or "teacher".
-        options: all other keywords of `linear_divergence`: mask, biases, logit scales, softcaps, vocab_size, normalizer,
-            chunk_size.
-
-    Returns:
-        `TokenLoss`, in nats; `entropy` and `agreement` are the exact ones.
+    differentiated. They are those of `top_k_of`, "student" or "teacher"; a `top_k` above the vocabulary means all of it.
 
     Raises:
-        ValueError: as `linear_divergence`; a `top_k` below 1 or an unknown `top_k_of`.
-
+        ValueError: A number out of its range, or an unknown `top_k_of`.
     """
     check_beta(beta)
     check(isinstance(top_k, int) and top_k >= 1, f"top_k must be a whole number above 0, got {top_k!r}.")
     check(top_k_of in ("student", "teacher"), f"top_k_of must be 'student' or 'teacher', got {top_k_of!r}.")
-    inputs = prepare(student_hidden, student_weight, teacher_hidden, teacher_weight, temperature, weights, **options)
 
     def of_chunk(log_p: Tensor, log_q: Tensor, _: None) -> tuple[Tensor, Tensor]:
-        k = min(top_k, inputs.vocab)
-        top = (log_p if top_k_of == "student" else log_q).detach().topk(k).indices
+        top = (log_p if top_k_of == "student" else log_q).detach().topk(min(top_k, log_p.shape[-1])).indices
         value = divergence_of_log_probs(_with_tail(log_p, top), _with_tail(log_q, top), beta)
         # Rounding may leave equal distributions a hair below zero
         value = torch.where(value < 0, value - value.detach(), value)
         return value, value
 
-    return _estimate(inputs, of_chunk)
+    return _estimate(pair, of_chunk)
 
 
-def sampled_token_reverse_kl(
-    student_hidden: Tensor,
-    student_weight: Tensor,
-    teacher_hidden: Tensor,
-    teacher_weight: Tensor,
-    beta: float = 1.0,
-    temperature: float = 1.0,
-    weights: Tensor | None = None,
-    *,
-    tokens: Tensor,
-    **options,
-) -> TokenLoss:
+def sampled_token_reverse_kl(pair: Pair, beta: float = 1.0, *, tokens: Tensor) -> TokenLoss:
     """Reverse KL from the sampled token alone: policy gradient with the dense reward `log p_T(y) - log p_S(y)`.
 
     For a token y drawn from the student (at this temperature), `r = log p_S(y) - log p_T(y)` has the expectation
@@ -93,44 +85,64 @@ def sampled_token_reverse_kl(
     term, E[grad log p_S(y)], is zero. (The gradient of `r` itself would be just that zero.) This is REINFORCE on the
     dense reward of Paper A's Eq. 2 with each state's own reward only, as in on-policy distillation with sampled
     log-ratios; MiniLLM (arXiv 2306.08543) adds the rewards of later states, which is not done here. The loss has the
-    value mean(r) and that gradient. Single samples may be negative, and are noisy by design: there is no baseline.
+    value mean(r), and `per_token` is r: single ones may be negative, and are noisy by design, without a baseline.
 
-    Tokens drawn from an older student need their importance ratios in `weights` to stay unbiased.
-
-    Args:
-        student_hidden: (..., Hs); this and the next six are those of `linear_divergence`.
-        student_weight: (Vs, Hs).
-        teacher_hidden: (..., Ht).
-        teacher_weight: (Vt, Ht).
-        beta: must be 1: the tokens are the student's, and so is the only divergence they estimate.
-        temperature: divides both models' logits.
-        weights: (...).
-        tokens: (...), whole numbers: the token sampled in each state; anything where masked.
-        options: all other keywords of `linear_divergence`: mask, biases, logit scales, softcaps, vocab_size, normalizer,
-            chunk_size.
-
-    Returns:
-        `TokenLoss`, in nats; `per_token` is `r`, `entropy` and `agreement` are the exact ones.
+    `tokens` (...) are those sampled in each state, anything where masked; drawn from an older student they need their
+    importance ratios in the pair's weights to stay unbiased. `beta` must be 1, as theirs is the only divergence they estimate.
 
     Raises:
-        ValueError: as `linear_divergence`; another `beta`, or tokens of the wrong shape or outside the vocabulary.
-
+        ValueError: Another `beta`, or tokens of the wrong shape or outside the vocabulary.
     """
     check(beta == 1, f"sampled_token estimates the reverse KL only: beta must be 1, got {beta!r}.")
-    inputs = prepare(student_hidden, student_weight, teacher_hidden, teacher_weight, temperature, weights, **options)
-    good = isinstance(tokens, Tensor) and not tokens.is_floating_point() and tokens.shape == inputs.shape
-    check(good, f"tokens must be whole numbers of the tokens' shape {tuple(inputs.shape)}.")
-    kept = tokens.reshape(-1).long()
-    kept = kept if inputs.rows is None else kept[inputs.rows]
-    inside = inputs.n == 0 or bool(kept.min() >= 0 and kept.max() < inputs.vocab)
-    check(inside, f"tokens must lie in the compared vocabulary, 0 to {inputs.vocab - 1}.")
 
     def of_chunk(log_p: Tensor, log_q: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
-        log_p = log_p.gather(-1, sampled[:, None]).squeeze(-1)
-        value = (log_p - log_q.gather(-1, sampled[:, None]).squeeze(-1)).detach()
+        log_p = _chosen(log_p, sampled)
+        value = (log_p - _chosen(log_q, sampled)).detach()
         return value * (1 + log_p - log_p.detach()), value
 
-    return _estimate(inputs, of_chunk, kept)
+    return _estimate(pair, of_chunk, pair.kept.ids(tokens, pair.student))
+
+
+ESTIMATORS = {"full": linear_divergence, "topk_tail": topk_tail_divergence, "sampled_token": sampled_token_reverse_kl}
+
+
+def estimator(name: str, **options) -> Callable[..., TokenLoss]:
+    """The estimator "full", "topk_tail" or "sampled_token" with `options` (such as `beta`) set.
+
+    It is called with a pair and `tokens=`, the sampled ones, which only "sampled_token" looks at: so a trainer can switch
+    among the three by name alone.
+    """
+    chosen = functools.partial(ESTIMATORS[name], **options)
+    return chosen if name == "sampled_token" else lambda pair, tokens=None: chosen(pair)
+
+
+def _estimate(pair: Pair, of_chunk: Callable, sampled: Tensor | None = None) -> TokenLoss:
+    """Sum what `of_chunk(log_p, log_q, sampled)` returns as (differentiable, reported) values over the kept tokens."""
+
+    def body(hidden, teacher_hidden, sampled):
+        log_p = pair.student.log_probs(hidden, pair.temperature)
+        with torch.no_grad():
+            log_q = pair.teacher.log_probs(teacher_hidden, pair.temperature)
+            entropy, agreement = _entropy(log_p), log_p.argmax(-1) == log_q.argmax(-1)
+        return *of_chunk(log_p, log_q, sampled), entropy, agreement
+
+    parts = []
+    with torch.autocast(pair.student_hidden.device.type, enabled=False):
+        for part in pair.kept.chunks():
+            states = (hidden[pair.kept.places(part)] for hidden in (pair.student_hidden, pair.teacher_hidden))
+            parts.append(checkpoint(body, *states, None if sampled is None else sampled[part], use_reentrant=False))
+        differentiable, value, entropy, agreement = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        if pair.weights is not None:
+            differentiable = differentiable * pair.weights
+        return pair.token_loss(differentiable.sum() / pair.normalizer, value, entropy, agreement)
+
+
+def _chosen(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    return log_probs.gather(-1, tokens[:, None]).squeeze(-1)
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    return -(log_probs.exp() * log_probs.where(log_probs > -math.inf, 0.0)).sum(-1)
 
 
 def _with_tail(log_probs: Tensor, top: Tensor) -> Tensor:
@@ -143,58 +155,3 @@ def _with_tail(log_probs: Tensor, top: Tensor) -> Tensor:
     empty = others.detach().amax(-1, keepdim=True) == -math.inf
     tail = torch.where(empty, 0.0, others).logsumexp(-1, keepdim=True)
     return torch.cat([chosen, torch.where(empty, -math.inf, tail)], -1)
-
-
-def _estimate(inputs: Inputs, of_chunk, extra: Tensor | None = None) -> TokenLoss:
-    """Sum what `of_chunk(log_p, log_q, extra)` returns as (differentiable, reported) values over the kept tokens."""
-    student, teacher = inputs.student, inputs.teacher
-
-    def body(hidden, weight, bias, teacher_hidden, extra):
-        log_p = log_probs_of(inputs, student, hidden, weight, bias)
-        with torch.no_grad():
-            log_q = log_probs_of(inputs, teacher, teacher_hidden, teacher.weight, teacher.bias)
-            entropy = -(log_p.exp() * log_p.where(log_p > -math.inf, 0.0)).sum(-1)
-            agreement = log_p.argmax(-1) == log_q.argmax(-1)
-        return *of_chunk(log_p, log_q, extra), entropy, agreement
-
-    parts = []
-    with torch.autocast(student.hidden.device.type, enabled=False):
-        for part in inputs.chunks():
-            where = inputs.select(part)
-            arguments = student.hidden[where], student.weight, student.bias, teacher.hidden[where]
-            arguments = *arguments, None if extra is None else extra[part]
-            parts.append(checkpoint(body, *arguments, use_reentrant=False))
-        differentiable, value, entropy, agreement = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        if inputs.weights is not None:
-            differentiable = differentiable * inputs.weights
-        return inputs.token_loss(differentiable.sum() / inputs.normalizer, value, entropy, agreement)
-
-
-def log_probs_of(inputs: Inputs, head: Head, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Log-probabilities (n, V) of one of the two models for some of its tokens; differentiable."""
-    logits = _Projection.apply(hidden, weight, bias, inputs.vocab, inputs.dtype) * head.scale
-    if head.softcap is not None:
-        logits = head.softcap * torch.tanh(logits / head.softcap)
-    return (logits / inputs.temperature).log_softmax(-1)
-
-
-class _Projection(torch.autograd.Function):
-    """`project` for autograd: logits wider than the inputs, gradient matmuls in the inputs' dtype."""
-
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, vocab, dtype):
-        ctx.save_for_backward(hidden, weight)
-        ctx.bias = None if bias is None else bias.new_empty(0)
-        ctx.padding = weight.shape[0] - vocab
-        out = torch.empty(hidden.shape[0], vocab, dtype=dtype, device=hidden.device)
-        return project(hidden, weight[:vocab], None if bias is None else bias[:vocab], out)
-
-    @staticmethod
-    def backward(ctx, grad):
-        hidden, weight = ctx.saved_tensors
-        rounded = grad.to(hidden.dtype)
-        pad = torch.nn.functional.pad
-        of_hidden = rounded @ weight[: grad.shape[1]] if ctx.needs_input_grad[0] else None
-        of_weight = pad(rounded.t() @ hidden, (0, 0, 0, ctx.padding)) if ctx.needs_input_grad[1] else None
-        of_bias = pad(grad.sum(0), (0, ctx.padding)).to(ctx.bias.dtype) if ctx.needs_input_grad[2] else None
-        return of_hidden, of_weight, of_bias, None, None

@@ -31,9 +31,7 @@ def scratch_bytes(run: Resolved, model: Architecture, teacher: Architecture | No
     if not counts(run).trained:
         return 0.0
     tokens, kind = counts(run).trained * lengths.completion, run.params.get("teacher_targets", "recompute")
-    if kind == "hidden_states":
-        targets = tokens * (teacher or model).width * BYTES[run.hardware.dtype]
-    else:
-        targets = tokens * run.params["top_k"] * 8 if kind == "top_k" else 0.0
+    width = (teacher or model).width * BYTES[run.hardware.dtype]
+    targets = tokens * width if kind == "hidden_states" else 0.0
     of_a_weight = 12 + (4 if run.params.get("method") in SELF_TAUGHT else 0)
     return SAVED * of_a_weight * trained_parameters(run, model) + targets

@@ -14,13 +14,13 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from s2d_lib.engines.training import check_syncs, vllm_arguments
 from s2d_lib.errors import StudyError
-from s2d_lib.losses import TokenLoss, estimator, topk_targets_forward_kl
+from s2d_lib.losses import Head, Pair, TokenLoss, estimator
 from s2d_lib.policies.adapters import lora_config
 from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
 from s2d_lib.policies.sharing import in_shards
 from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
-from s2d_lib.stages.heads import head_arguments
+from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.parts import by_length
 from s2d_lib.stages.processes import in_processes
@@ -41,7 +41,7 @@ class DenseTrainer(Clocked, DistillationTrainer):
     """
 
     def __init__(self, *args, divergence, targets: TeacherTargets | None = None, **kwargs):
-        """`divergence` takes hidden states and heads as the estimators of s2d_lib.losses do, with its options set.
+        """`divergence` is an estimator of s2d_lib.losses with its options set.
 
         With `targets` the teacher is not asked: rows need a `rollout` column, their place among the stored rollouts.
         """
@@ -90,25 +90,20 @@ class DenseTrainer(Clocked, DistillationTrainer):
         with self.accelerator.autocast():
             student_hidden = self._get_last_hidden_state(unwrapped_student, ids, attention, kept)
             if self.targets is not None:
-                teacher = self.targets.of(inputs["rollout"], inputs["completion_mask"])
+                teacher_hidden, teacher = self.targets.of(inputs["rollout"], inputs["completion_mask"])
             else:
-                teacher = self.ask_teacher(ids, attention, kept) | {"tokens": inputs["completion_ids"]}
-        student = head_arguments("student", unwrapped_student)
-        heads = [value for name, value in (student | teacher).items() if name.endswith(("_weight", "_bias"))]
-        with maybe_gather_lm_head_ctx(*heads):  # of ZeRO-3; FSDP2's the loss gathers itself
-            result = self.divergence(
-                student_hidden=student_hidden,
-                **student,
-                **teacher,
-                temperature=self.temperature,
-                mask=inputs["completion_mask"],
-                normalizer=num_items_in_batch,
-            )
-        return result.loss, result.entropy_sum, result.agreement_sum, result.n_tokens
+                teacher_hidden, teacher = self.ask_teacher(ids, attention, kept)
+        student, mask = head_of(unwrapped_student), inputs["completion_mask"]
+        # Of ZeRO-3; FSDP2's the loss gathers itself
+        with maybe_gather_lm_head_ctx(student.weight, student.bias, teacher.weight, teacher.bias):
+            options = {"temperature": self.temperature, "mask": mask, "normalizer": num_items_in_batch}
+            pair = Pair(student_hidden, student, teacher_hidden, teacher, **options)
+            result = self.divergence(pair, tokens=inputs["completion_ids"])
+        return result.loss, result.entropy.sum(), result.agreement.sum(), mask.sum()
 
     @torch.no_grad()
-    def ask_teacher(self, ids: torch.Tensor, attention: torch.Tensor, kept: int) -> dict:
-        """The teacher's part of the loss's arguments, computed: hidden states (B, kept, H) and its head.
+    def ask_teacher(self, ids: torch.Tensor, attention: torch.Tensor, kept: int) -> tuple[torch.Tensor, Head]:
+        """The teacher's hidden states (B, kept, H), computed, and its head.
 
         Args:
             ids: (B, L) prompts and completions.
@@ -121,7 +116,7 @@ class DenseTrainer(Clocked, DistillationTrainer):
         hidden = self._forward_redirection(
             self.teacher_model, teacher, self._get_last_hidden_state, teacher, ids, attention, kept
         )
-        return {"teacher_hidden": hidden, **head_arguments("teacher", teacher)}
+        return hidden, head_of(teacher)
 
 
 @in_processes
@@ -194,9 +189,7 @@ def dense_trainer(run: Run, inputs: Inputs) -> DenseTrainer:
 
 
 def _divergence(params: Distillation) -> Callable[..., TokenLoss]:
-    if params.teacher_targets == "top_k":
-        return topk_targets_forward_kl
-    # Whose states, whose top tokens: so a teacher's that are kept and a teacher's that are computed are the same ones
+    # Whose states, whose top tokens
     options = {"top_k": params.top_k, "top_k_of": params.states} if params.top_k else {}
     return estimator(params.estimator, beta=params.beta, **options)
 

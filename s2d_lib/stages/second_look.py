@@ -6,13 +6,14 @@ import pandas as pd
 import torch
 
 from s2d_lib.grading import grade_many
-from s2d_lib.losses import entropy_weights, linear_divergence, token_log_probs, weight_sums
+from s2d_lib.losses import Pair, linear_divergence, token_log_probs
+from s2d_lib.losses.srpo import entropy_weights, weight_sums
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.rollouts import sample
 from s2d_lib.rollouts.undisturbed import undisturbed
 from s2d_lib.runs import Run
-from s2d_lib.stages.heads import alone, head_arguments
+from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.self_distillation import reprompts_of
 from s2d_lib.stages.self_teacher import completion_hidden
@@ -80,19 +81,16 @@ def rescored(
     for before in (prompt, reprompt):
         ids = torch.tensor([before], device=model.device)
         hidden.append(completion_hidden(model, ids, torch.ones_like(ids), completion, torch.ones_like(completion)))
-    head = head_arguments("student", model)
-    student, teacher = (token_log_probs(h, tokens=completion, temperature=temperature, **alone(head)) for h in hidden)
-    heads = head | head_arguments("teacher", model)
-    states = {"student_hidden": hidden[0], "teacher_hidden": hidden[1]}
-    kl = linear_divergence(**states, **heads, beta=1.0, temperature=temperature)
-    every = torch.ones_like(teacher.entropy)
-    sums = weight_sums(teacher.entropy, every, weight_beta)
+    head = head_of(model)
+    student, teacher = (token_log_probs(h, head, completion, temperature) for h in hidden)
+    kl = linear_divergence(Pair(hidden[0], head, hidden[1], head, temperature=temperature), beta=1.0)
+    sums = weight_sums(teacher.entropy, weight_beta)
     columns = {
         "student": student.log_probs.exp(),
         "self_teacher": teacher.log_probs.exp(),
         "entropy": teacher.entropy,
         "kl": kl.per_token,
-        "weight": entropy_weights(teacher.entropy, every, sums, weight_beta),
+        "weight": entropy_weights(teacher.entropy, sums, weight_beta),
     }
     table = pd.DataFrame({name: values[0].float().cpu().numpy() for name, values in columns.items()})
     table.insert(0, "token", [policy.tokenizer.decode([token]) for token in answer])

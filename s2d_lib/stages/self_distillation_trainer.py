@@ -10,26 +10,24 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from s2d_lib.errors import StudyError
-from s2d_lib.losses import (
+from s2d_lib.losses import Head, Pair, linear_divergence, token_log_probs
+from s2d_lib.losses.srpo import (
     Routes,
     WeightSums,
     clamped_ratio,
     clipped_policy_loss,
     entropy_weights,
-    linear_divergence,
     merge_weight_sums,
     mixed_advantages,
     route,
-    routed_masks,
     self_distillation,
     srpo_objective,
-    token_log_probs,
     weight_sums,
 )
 from s2d_lib.policies.adapters import plain
 from s2d_lib.policies.sharing import before_sharding
 from s2d_lib.stages.clock import Clocked
-from s2d_lib.stages.heads import alone, head_arguments
+from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.redirection import Redirection
 from s2d_lib.stages.reprompt import Reprompts, padded
 from s2d_lib.stages.self_distillation_refusals import (
@@ -183,16 +181,15 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         sums, tokens = [], 0
         for batch in micro_batches:
             valid = batch["completion_mask"] != 0
-            grpo, sdpo = routed_masks(batch["grpo"], batch["sdpo"], valid)
-            batch |= {"grpo_mask": grpo, "sdpo_mask": sdpo, "scored_mask": batch["scored"][:, None] & valid}
+            grpo, sdpo, scored = (batch[name][:, None] & valid for name in ("grpo", "sdpo", "scored"))
+            batch |= {"grpo_mask": grpo, "sdpo_mask": sdpo, "scored_mask": scored}
             tokens = tokens + (grpo | sdpo).sum()
             self._tally.add("routed/grpo", grpo.sum(), valid.sum())
             self._tally.add("routed/sdpo", sdpo.sum(), valid.sum())
             if self.self_teacher is not None:
                 self._score(batch)
             if self.params.method == "srpo" and self.params.dynamic_weighting:
-                entropy = batch["scores"].entropy
-                sums.append(weight_sums(entropy, torch.ones_like(entropy), self.params.weight_beta))
+                sums.append(weight_sums(batch["scores"].entropy, self.params.weight_beta))
         self._denominator = self.accelerator.reduce(tokens, reduction="sum").item()
         self._weight_sums = None
         if sums:
@@ -244,31 +241,22 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         inputs.pop("scores", None)  # as large as hidden states: not to be held while the next batch is sampled
         return srpo_objective(policy_loss, grpo, distilled, self._denominator, self.accelerator.num_processes)
 
-    def _distilled(self, heads: tuple[dict, dict], hidden: Tensor, inputs: dict) -> Tensor:
+    def _distilled(self, heads: tuple[Head, Head | None], hidden: Tensor, inputs: dict) -> Tensor:
         """Weighted sum of the divergences over the SDPO-routed tokens, which are the scored ones."""
         params, mask, scores = self.params, inputs["sdpo_mask"], inputs["scores"]
         weights = torch.ones_like(scores.entropy)
         if self._weight_sums is not None:
-            weights = entropy_weights(scores.entropy, weights, self._weight_sums, params.weight_beta)
+            weights = entropy_weights(scores.entropy, self._weight_sums, params.weight_beta)
         if "old_per_token_logps" in inputs and params.ratio_clamp is not None:
             with torch.no_grad():
                 now = self._readings(heads, hidden, inputs, mask).log_probs
             weights = weights * clamped_ratio(now[mask], inputs["old_per_token_logps"][mask], params.ratio_clamp)
-        student, teacher = heads
-        return self_distillation(
-            student_hidden=hidden[mask],
-            teacher_hidden=scores.hidden,
-            beta=params.beta,
-            temperature=self.temperature,
-            weights=weights,
-            top_k=params.top_k,
-            normalizer=1,
-            **student,
-            **teacher,
-        ).loss
+        options = {"temperature": self.temperature, "weights": weights, "normalizer": 1}
+        pair = Pair(hidden[mask], heads[0], scores.hidden, heads[1], **options)
+        return self_distillation(pair, params.beta, params.top_k).loss
 
     @torch.no_grad()
-    def _measure(self, heads: tuple[dict, dict], hidden: Tensor, inputs: dict, entropy: Tensor) -> None:
+    def _measure(self, heads: tuple[Head, Head | None], hidden: Tensor, inputs: dict, entropy: Tensor) -> None:
         """Tally the student's entropy, over all valid tokens and over scored ones, and its KL to the self-teacher there.
 
         `entropy` (B, T) is known of the GRPO-routed tokens. Of the others, which are projected to the vocabulary only for
@@ -278,10 +266,10 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
         rest, total = (inputs["completion_mask"] != 0) & ~grpo, entropy.sum()
         limit = max(1, MEASURED // self.args.gradient_accumulation_steps)
         if self.self_teacher is not None:
-            student, teacher = heads
-            some, each = thinned(scored, limit)
-            states = {"student_hidden": hidden[some], "teacher_hidden": inputs["scores"].hidden[some[scored]]}
-            kl = linear_divergence(**states, **student, **teacher, beta=1.0, temperature=self.temperature)
+            (student, teacher), (some, each) = heads, thinned(scored, limit)
+            teacher_hidden = inputs["scores"].hidden[some[scored]]
+            pair = Pair(hidden[some], student, teacher_hidden, teacher, temperature=self.temperature)
+            kl = linear_divergence(pair, beta=1.0)
             self._tally.add("self_teacher/kl", kl.per_token.sum() * each, scored.sum())
             self._tally.add("self_teacher/student_entropy", kl.entropy.sum() * each, scored.sum())
             rest, total = rest & ~scored, total + kl.entropy[rest[some]].sum() * each
@@ -290,16 +278,13 @@ class SelfDistillationTrainer(Clocked, GRPOTrainer):
             total = total + self._readings(heads, hidden, inputs, some).entropy.sum() * each
         self._tally.add("entropy", total, inputs["completion_mask"].sum())
 
-    def _readings(self, heads: tuple[dict, dict], hidden: Tensor, inputs: dict, mask: Tensor):
-        options = {"temperature": self.temperature, "mask": mask}
-        return token_log_probs(hidden, tokens=inputs["completion_ids"], **options, **alone(heads[0]))
+    def _readings(self, heads: tuple[Head, Head | None], hidden: Tensor, inputs: dict, mask: Tensor):
+        return token_log_probs(hidden, heads[0], inputs["completion_ids"], self.temperature, mask=mask)
 
-    def _heads(self, model) -> tuple[dict, dict]:
+    def _heads(self, model) -> tuple[Head, Head | None]:
         """The student's and the self-teacher's, whole: which of the losses want them depends on a process's own rollouts."""
-        student = head_arguments("student", model, whole=True)
-        if self.self_teacher is None:
-            return student, {}
-        return student, head_arguments("teacher", self.self_teacher.model, whole=True)
+        student = head_of(model).gathered()
+        return student, None if self.self_teacher is None else head_of(self.self_teacher.model).gathered()
 
     # What is logged and kept
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from s2d_lib.losses import token_log_probs
 from s2d_lib.policies.adapters import plain
 from s2d_lib.policies.sharing import in_shards, stand_ins
-from s2d_lib.stages.heads import alone, head_arguments
+from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.redirection import Redirection
 
 FILE = "self_teacher.safetensors"
@@ -104,8 +104,8 @@ class SelfTeacher:
         if isinstance(self.model, FSDPModule):
             # FSDP2 gathers the last norm and the head together, and torch before 2.13 only again when both have run.
             head(hidden[:0])
-        options = alone(head_arguments("teacher", self.model)) | {"temperature": temperature}
-        return Scores(hidden, *token_log_probs(hidden, tokens=batch["completion_ids"][mask], **options))
+        tokens = batch["completion_ids"][mask]
+        return Scores(hidden, *token_log_probs(hidden, head_of(self.model), tokens, temperature))
 
     def _hidden(self, batch: dict[str, Tensor], mask: Tensor) -> Tensor:
         rows = mask.any(1).nonzero().squeeze(1)

@@ -1,18 +1,14 @@
 """What the teacher says of stored rollouts, written down once instead of computed again in every epoch.
 
-The teacher is frozen and the rollouts are stored, so its distribution at each of their tokens never changes. Two forms
-of it are kept on request, one value for every token of every rollout:
-
-    hidden_states   its last hidden states, in the dtype that computed them: exact; its head stays in use
-    top_k           its k most likely tokens with their log-probabilities, the rest one tail bucket: the same loss as the
-                    estimator topk_tail, a lower bound of the full divergence; needs no teacher while it trains
+The teacher is frozen and the rollouts are stored, so its distribution at each of their tokens never changes. On request its
+last hidden states are kept, in the dtype that computed them, for every token of every rollout: exact; its head stays in use.
 """
 
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,50 +17,44 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from s2d_lib.errors import StudyError
-from s2d_lib.losses import topk_targets
+from s2d_lib.losses import Head
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.rollouts import Rollout
 from s2d_lib.runs import Run
-from s2d_lib.stages.heads import alone, head_arguments
+from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.inputs import Inputs
 
 
 class TeacherTargets:
     """Kept targets; of their file only what a batch needs is read."""
 
-    def __init__(self, path: Path, rollouts: Sequence[Rollout], head: dict[str, Any]):
-        """`rollouts` in the file's order; `head` is what a loss is told of the teacher beside its targets."""
+    def __init__(self, path: Path, rollouts: Sequence[Rollout], head: Head):
+        """`rollouts` in the file's order; `head` is the teacher's."""
         self._values = np.load(path, mmap_mode="r")
         self._starts = torch.tensor([0, *(len(r.ids) for r in rollouts)]).cumsum(0)
         self._head = head
 
-    def of(self, rollouts: Tensor, mask: Tensor) -> dict[str, Any]:
-        """The teacher's part of a loss's arguments.
+    def of(self, rollouts: Tensor, mask: Tensor) -> tuple[Tensor, Head]:
+        """The teacher's hidden states (B, T, H), on the mask's device, zeros where it is 0, and its head.
 
         Args:
             rollouts: (B,) each row's rollout, by its place among the stored ones.
             mask: (B, T) not 0 where a row holds a token of its rollout; the rollout begins at the left.
-
-        Returns:
-            (B, T, ...) tensors on the mask's device, zeros where it is 0, and the head's arguments.
         """
         kept = mask.cpu() != 0
         places = (self._starts[rollouts.cpu(), None] + torch.arange(mask.shape[1]))[kept].numpy()
-        arguments = dict(self._head)
-        for name in self._values.dtype.names:
-            values = _as_tensor(self._values[name][places])
-            spread = values.new_zeros(*mask.shape, values.shape[-1])
-            spread[kept] = values
-            arguments[name] = spread.to(mask.device)
-        return arguments
+        values = _as_tensor(self._values[places])
+        spread = values.new_zeros(*mask.shape, values.shape[-1])
+        spread[kept] = values
+        return spread.to(mask.device), self._head
 
 
 def kept_targets(run: Run, inputs: Inputs) -> TeacherTargets:
     """The targets of a run's stored rollouts, made unless an earlier attempt at the run has made them.
 
     The file lies in the run's trainer folder: `open_run` empties that when the run's hash changes, and `finish` drops
-    it. The hash covers teacher, rollouts, temperature, dtype, form and k, so a file that is there fits.
+    it. The hash covers teacher, rollouts and dtype, so a file that is there fits.
 
     Raises:
         StudyError: When the disk has no room for them.
@@ -74,52 +64,29 @@ def kept_targets(run: Run, inputs: Inputs) -> TeacherTargets:
     if not path.is_file():
         began = time.perf_counter()
         path.parent.mkdir(exist_ok=True)
-        top_k = params.top_k if params.teacher_targets == "top_k" else None
         beside = path.with_name(f".{path.name}")
-        write_targets(
-            beside,
-            teacher,
-            inputs.problems.pool,
-            inputs.rollouts,
-            batch=params.micro_batch,
-            top_k=top_k,
-            temperature=run.resolved.sampling.temperature,
-        )
+        write_targets(beside, teacher, inputs.problems.pool, inputs.rollouts, batch=params.micro_batch)
         seconds = round(time.perf_counter() - began, 2)
         run.remember(teacher_targets={"bytes": beside.stat().st_size, "seconds": seconds})
         beside.replace(path)  # last: what is there is whole, and its cost is on record
-    head = {}
-    if params.teacher_targets == "hidden_states":
-        device = inputs.policy.model.device
-        head = {
-            name: value.detach().to(device) if isinstance(value, Tensor) else value
-            for name, value in head_arguments("teacher", teacher.model).items()
-        }
+    head, device = head_of(teacher.model).detached(), inputs.policy.model.device
+    bias = None if head.bias is None else head.bias.to(device)
+    head = replace(head, weight=head.weight.to(device), bias=bias)
     teacher.model.to("cpu")  # a GPU's memory is the student's from here on
     return TeacherTargets(path, inputs.rollouts, head)
 
 
 def write_targets(
-    path: Path,
-    teacher: Policy,
-    problems: Sequence[Problem],
-    rollouts: Sequence[Rollout],
-    *,
-    batch: int,
-    top_k: int | None = None,
-    temperature: float = 1.0,
+    path: Path, teacher: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], *, batch: int
 ) -> None:
-    """Let the teacher read every rollout once and write what it says to a file of one value a token.
+    """Let the teacher read every rollout once and write its hidden states to a .npy file (tokens, H).
 
     Args:
-        path: A .npy file whose fields are named as a loss names them: `teacher_hidden`, or `teacher_tokens` and
-            `teacher_log_probs`.
+        path: The file.
         teacher: Who is asked.
         problems: Those of the rollouts.
         rollouts: Read in this order.
         batch: Rollouts at a time.
-        top_k: Tokens to keep; without it the hidden states are kept.
-        temperature: Of the kept log-probabilities.
 
     Raises:
         StudyError: When the disk has no room for them; nothing but the first batch has been computed by then.
@@ -132,17 +99,13 @@ def write_targets(
             part = rollouts[start : start + batch]
             with torch.no_grad():
                 hidden = completion_states(teacher, [prompts[r.problem] for r in part], [r.ids for r in part])
-            values = _fields(hidden, teacher, top_k, temperature)
-            kind = np.dtype([(name, value.dtype, value.shape[1:]) for name, value in values.items()])
+            values = _as_array(hidden)
             if start == 0:
-                _check_room(path, total * kind.itemsize)
-                descr = np.lib.format.dtype_to_descr(kind)
-                header = {"descr": descr, "fortran_order": False, "shape": (total,)}
+                _check_room(path, total * values[0].nbytes)
+                descr = np.lib.format.dtype_to_descr(values.dtype)
+                header = {"descr": descr, "fortran_order": False, "shape": (total, values.shape[1])}
                 np.lib.format.write_array_header_1_0(stream, header)
-            rows = np.empty(len(hidden), kind)
-            for name, value in values.items():
-                rows[name] = value
-            stream.write(rows.data)
+            stream.write(values.data)
             bar.update(len(part))
 
 
@@ -166,21 +129,12 @@ def completion_states(policy: Policy, prompts: Sequence[Sequence[int]], completi
     return hidden[:, -kept.shape[1] - 1 : -1][kept]
 
 
-def _fields(hidden: Tensor, teacher: Policy, top_k: int | None, temperature: float) -> dict[str, np.ndarray]:
-    """What is kept of the hidden states (tokens, H), by the losses' names; (tokens, ...) each."""
-    if top_k is None:
-        return {"teacher_hidden": _as_array(hidden)}
-    head = alone(head_arguments("teacher", teacher.model))
-    tokens, log_probs = topk_targets(hidden, top_k=top_k, temperature=temperature, **head)
-    return {"teacher_tokens": _as_array(tokens.int()), "teacher_log_probs": _as_array(log_probs.float())}
-
-
 def _check_room(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise StudyError(
             f"the teacher targets need {needed / 1e9:.1f} GB but {path.parent} has {free / 1e9:.1f} GB free: set "
-            "`teacher_targets` to top_k or recompute, lower `top_k`, or let S2D_RUNS name a folder on a larger disk."
+            "`teacher_targets` to recompute, or let S2D_RUNS name a folder on a larger disk."
         )
 
 

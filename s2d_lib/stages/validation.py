@@ -11,10 +11,7 @@ from transformers import TrainerCallback
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from s2d_lib.grading import grade_many
-from s2d_lib.losses import kl_divergence
-from s2d_lib.losses.inputs import Inputs as LossInputs
-from s2d_lib.losses.inputs import prepare
-from s2d_lib.losses.sampled import log_probs_of
+from s2d_lib.losses import Pair, kl_divergence
 from s2d_lib.policies.adapters import plain
 from s2d_lib.policies.policy import Policy
 from s2d_lib.policies.sharing import back_into_shards, from_first
@@ -23,7 +20,7 @@ from s2d_lib.results.bundle import read_validation, write_csv
 from s2d_lib.rollouts import Rollout, completion_states, sample
 from s2d_lib.rollouts.undisturbed import evaluating, undisturbed
 from s2d_lib.runs import Run
-from s2d_lib.stages.heads import head_arguments
+from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.study import derive_seed
 
@@ -164,26 +161,22 @@ def token_measures(
         `teacher_mass`, the sum of p_T over the student's support.
     """
     prompt_ids = dict(zip((p.id for p in problems), student.prompt_ids(problems), strict=True))
-    sides = {"student": student, "teacher": teacher}
-    heads = {side: head_arguments(side, policy.model) for side, policy in sides.items()}
-    parts = [v for head in heads.values() for name, v in head.items() if name.endswith(("_weight", "_bias"))]
+    heads = head_of(student.model), head_of(teacher.model)
     found = []
     for start in range(0, len(rollouts), batch):
         some = rollouts[start : start + batch]
-        states = {f"{side}_hidden": _evaluated(policy, prompt_ids, some) for side, policy in sides.items()}
-        tokens = torch.tensor([token for r in some for token in r.ids], device=states["student_hidden"].device)
-        with maybe_gather_lm_head_ctx(*parts):  # of ZeRO-3; FSDP2's `prepare` gathers itself
-            inputs = prepare(**states, temperature=1.0, weights=None, **heads["student"], **heads["teacher"])
-            found += [_of_chunk(inputs, part, tokens[part]) for part in inputs.chunks()]
+        states = [_evaluated(policy, prompt_ids, some) for policy in (student, teacher)]
+        tokens = torch.tensor([token for r in some for token in r.ids], device=states[0].device)
+        # Of ZeRO-3; FSDP2's the pair gathers itself
+        with maybe_gather_lm_head_ctx(*(part for head in heads for part in (head.weight, head.bias))):
+            pair = Pair(states[0], heads[0], states[1], heads[1])
+            found += [_of_chunk(pair, part, tokens[part]) for part in pair.kept.chunks()]
     return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
 
-def _of_chunk(inputs: LossInputs, part: slice, tokens: Tensor) -> dict[str, Tensor]:
-    log_s, log_t = (
-        log_probs_of(inputs, head, head.hidden[part], head.weight, head.bias)
-        for head in (inputs.student, inputs.teacher)
-    )
-    top_s, top_t = (log_p.topk(min(TOP, inputs.vocab)) for log_p in (log_s, log_t))
+def _of_chunk(pair: Pair, part: slice, tokens: Tensor) -> dict[str, Tensor]:
+    log_s, log_t = pair.student.log_probs(pair.student_hidden[part]), pair.teacher.log_probs(pair.teacher_hidden[part])
+    top_s, top_t = (log_p.topk(min(TOP, log_p.shape[-1])) for log_p in (log_s, log_t))
 
     def mass(of: Tensor, top: torch.return_types.topk) -> Tensor:
         held = top.values.exp()

@@ -117,8 +117,8 @@ class Distillation(Training):
     top_k: PositiveInt | None = None
     # The student's own rollouts of one prompt in one optimiser step; `batch` counts rollouts.
     group_size: PositiveInt = Field(1, exclude_if=lambda value: value == 1)
-    # What the teacher says of stored rollouts: computed in every epoch, or once and kept, exactly or as its top tokens.
-    teacher_targets: Literal["recompute", "hidden_states", "top_k"] = "recompute"
+    # What the teacher says of stored rollouts: computed in every epoch, or once and kept.
+    teacher_targets: Literal["recompute", "hidden_states"] = "recompute"
 
     @model_validator(mode="after")
     def _options_only_where_read(self):
@@ -132,8 +132,6 @@ class Distillation(Training):
             raise ValueError(
                 f"teacher_targets {self.teacher_targets} are kept of stored rollouts: they need states teacher"
             )
-        if self.teacher_targets == "top_k" and (self.estimator != "topk_tail" or self.beta != 0):
-            raise ValueError("teacher_targets top_k know no more than forward KL needs: estimator topk_tail, beta 0")
         if self.estimator == "sampled_token" and (self.states != "student" or self.beta != 1):
             raise ValueError(
                 "estimator sampled_token is reverse KL on the student's own samples: states student, beta 1"

@@ -49,16 +49,14 @@ def plain_divergence(log_p, log_q, beta, top_k=None):
     return beta * plain_kl(log_q, log_m) + (1 - beta) * plain_kl(log_p, log_m)
 
 
-def plain_advantages(rewards, size, scale):
-    def spread(values):
-        mean = sum(values) / len(values)
-        return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-
+def plain_advantages(rewards, size):
+    """Rewards less their group's mean, over its standard deviation (n - 1) plus 1e-4, as TRL's."""
     advantages = []
     for start in range(0, len(rewards), size):
         group = rewards[start : start + size]
-        by = {"group": spread(group) + 1e-4, "batch": spread(rewards) + 1e-4, "none": 1.0}[scale]
-        advantages += [(reward - sum(group) / size) / by for reward in group]
+        mean = sum(group) / size
+        spread = math.sqrt(sum((reward - mean) ** 2 for reward in group) / (size - 1))
+        advantages += [(reward - mean) / (spread + 1e-4) for reward in group]
     return advantages
 
 

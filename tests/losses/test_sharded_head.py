@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from s2d_lib.losses import divergence, linear_divergence
+from s2d_lib.losses import Head, Pair, divergence, linear_divergence
 
 torch.set_num_threads(1)
 rank, store = int(sys.argv[1]), sys.argv[2]
@@ -34,8 +34,8 @@ fully_shard(sharded["head"], mesh=mesh)
 head = sharded["head"]
 assert isinstance(head.weight, DTensor)
 hidden = sharded["trunk"](x[rank])
-out = linear_divergence(hidden, head.weight, teacher_hidden[rank], teacher_weight, student_bias=head.bias)
-out.loss.backward()
+pair = Pair(hidden, Head(head.weight, head.bias), teacher_hidden[rank], Head(teacher_weight))
+linear_divergence(pair).loss.backward()
 for name, expected in plain.named_parameters():
     grad = dict(sharded.named_parameters())[name].grad
     assert isinstance(grad, DTensor), name

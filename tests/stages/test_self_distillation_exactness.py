@@ -56,7 +56,7 @@ def test_what_is_only_logged_is_read_from_a_sample_of_bounded_size(tmp_path, mon
     divergence = module.linear_divergence
     monkeypatch.setattr(module, "MEASURED", 10)  # five in each of two micro-batches
     monkeypatch.setattr(
-        module, "linear_divergence", lambda **k: read.append(len(k["student_hidden"])) or divergence(**k)
+        module, "linear_divergence", lambda pair, **k: read.append(len(pair.student_hidden)) or divergence(pair, **k)
     )
     some = outcome(trainer(tmp_path, "srpo", MIXED, 8))
     assert read == [5, 5]

@@ -12,14 +12,14 @@ from datasets import Dataset
 from trl import DistillationConfig
 
 from s2d_lib.errors import StudyError
-from s2d_lib.losses import estimator, topk_targets, topk_targets_forward_kl
+from s2d_lib.losses import estimator
 from s2d_lib.policies.policy import load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.rollouts import sample
 from s2d_lib.runs import Run, open_run
 from s2d_lib.stages import teacher_targets
 from s2d_lib.stages.distillation import DenseTrainer
-from s2d_lib.stages.heads import head_arguments
+from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.live import LiveCurve
 from s2d_lib.stages.teacher_targets import TeacherTargets, completion_states, write_targets
 from s2d_lib.study import resolve
@@ -27,8 +27,6 @@ from s2d_lib.study.load import deep_merge
 
 pytestmark = pytest.mark.slow
 
-TOP_K = 4
-FORMS = ["hidden_states", "top_k"]
 ROUNDING = {"rtol": 1e-4, "atol": 1e-5}  # fp32; a batch's other rows and padding change the order of sums
 
 
@@ -43,13 +41,12 @@ def pair():
     return student, teacher, problems, sample(teacher, problems, samples=2, sampling=resolved.sampling, seed=0)
 
 
-def kept(pair, tmp_path, form, **options):
-    """Targets of the pair's rollouts in one form."""
+def kept(pair, tmp_path):
+    """Targets of the pair's rollouts."""
     _, teacher, problems, rollouts = pair
-    path, top_k = tmp_path / "targets.npy", TOP_K if form == "top_k" else None
-    write_targets(path, teacher, problems, rollouts, batch=5, top_k=top_k, **options)
-    head = head_arguments("teacher", teacher.model) if form == "hidden_states" else {}
-    return TeacherTargets(path, rollouts, head)
+    path = tmp_path / "targets.npy"
+    write_targets(path, teacher, problems, rollouts, batch=5)
+    return TeacherTargets(path, rollouts, head_of(teacher.model))
 
 
 def dense_trainer(pair, tmp_path, targets=None, divergence=None):
@@ -73,11 +70,9 @@ def dense_trainer(pair, tmp_path, targets=None, divergence=None):
     )
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_row_of_every_micro_batch_meets_its_own_targets(pair, tmp_path, monkeypatch, form):
-    targets = kept(pair, tmp_path, form, temperature=1.3)
-    divergence = topk_targets_forward_kl if form == "top_k" else None
-    asked, one = dense_trainer(pair, tmp_path), dense_trainer(pair, tmp_path, targets, divergence)
+def test_every_row_of_every_micro_batch_meets_its_own_targets(pair, tmp_path, monkeypatch):
+    targets = kept(pair, tmp_path)
+    asked, one = dense_trainer(pair, tmp_path), dense_trainer(pair, tmp_path, targets)
     seen, original = [], one._compute_loss
 
     def watch(model, inputs, n):
@@ -85,22 +80,12 @@ def test_every_row_of_every_micro_batch_meets_its_own_targets(pair, tmp_path, mo
         for i, ids, row in zip(rollout.tolist(), inputs["completion_ids"], mask.bool(), strict=True):
             assert ids[row].tolist() == list(pair[3][i].ids)
             seen.append(i)
-        expected = asked.ask_teacher(
-            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
-            torch.cat([inputs["prompt_mask"], mask], 1),
-            mask.shape[1],
-        )
-        found = targets.of(rollout, mask)
-        if form == "top_k":
-            tokens, log_probs = topk_targets(expected["teacher_hidden"], expected["teacher_weight"], TOP_K, 1.3)
-            expected = {"teacher_tokens": tokens.int(), "teacher_log_probs": log_probs}
-        assert set(found) == set(expected)
-        for name, value in expected.items():
-            if isinstance(value, torch.Tensor) and value.shape[:2] == mask.shape:
-                assert not found[name][mask == 0].any()
-                torch.testing.assert_close(found[name][mask == 1], value[mask == 1], **ROUNDING)
-            else:
-                assert found[name] is value
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        expected, head = asked.ask_teacher(ids, torch.cat([inputs["prompt_mask"], mask], 1), mask.shape[1])
+        found, looked_up = targets.of(rollout, mask)
+        assert looked_up == head
+        assert not found[mask == 0].any()
+        torch.testing.assert_close(found[mask == 1], expected[mask == 1], **ROUNDING)
         return original(model, inputs, n)
 
     monkeypatch.setattr(one, "_compute_loss", watch)
@@ -109,19 +94,11 @@ def test_every_row_of_every_micro_batch_meets_its_own_targets(pair, tmp_path, mo
     assert seen[:6] != sorted(seen[:6])  # TRL has shuffled them
 
 
-@pytest.mark.parametrize(
-    ("form", "name", "options"),
-    [
-        ("hidden_states", "full", {"beta": 0.0}),
-        ("hidden_states", "topk_tail", {"beta": 0.5, "top_k": TOP_K}),
-        ("top_k", "topk_tail", {"beta": 0.0, "top_k": TOP_K, "top_k_of": "teacher"}),
-    ],
-)
-def test_loss_and_gradients_are_those_of_the_teacher_at_hand(pair, tmp_path, form, name, options):
+@pytest.mark.parametrize(("name", "options"), [("full", {"beta": 0.0}), ("topk_tail", {"beta": 0.5, "top_k": 4})])
+def test_loss_and_gradients_are_those_of_the_teacher_at_hand(pair, tmp_path, name, options):
     exact = estimator(name, **options)
     asked = dense_trainer(pair, tmp_path, divergence=exact)
-    cached = topk_targets_forward_kl if form == "top_k" else exact
-    looked_up = dense_trainer(pair, tmp_path, kept(pair, tmp_path, form), cached)
+    looked_up = dense_trainer(pair, tmp_path, kept(pair, tmp_path), exact)
     batch = looked_up._generate_and_score_completions([looked_up.train_dataset[i] for i in (3, 0, 7, 11)])
     gradients = []
     for one in (asked, looked_up):
@@ -135,10 +112,10 @@ def test_loss_and_gradients_are_those_of_the_teacher_at_hand(pair, tmp_path, for
 def test_bfloat16_comes_back_bit_by_bit(pair, tmp_path):
     teacher = pair[1]
     teacher.model.to(torch.bfloat16)
-    targets = kept(pair, tmp_path, "hidden_states")
+    targets = kept(pair, tmp_path)
     lengths = [len(r.ids) for r in pair[3][:5]]
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    hidden = targets.of(torch.arange(5), mask)["teacher_hidden"]
+    hidden, _ = targets.of(torch.arange(5), mask)
     prompts = {p.id: ids for p, ids in zip(pair[2], teacher.prompt_ids([p.prompt for p in pair[2]]), strict=True)}
     first = pair[3][:5]
     with torch.no_grad():
@@ -150,8 +127,8 @@ def test_bfloat16_comes_back_bit_by_bit(pair, tmp_path):
 def test_a_full_disk_is_said_before_anything_is_written(pair, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 10**9, 10**4))
-    with pytest.raises(StudyError, match=r"the teacher targets need 0\.0 GB but .* set `teacher_targets` to top_k"):
-        kept(pair, tmp_path, "hidden_states")
+    with pytest.raises(StudyError, match=r"the teacher targets need 0\.0 GB but .* set `teacher_targets` to recompute"):
+        kept(pair, tmp_path)
     assert (tmp_path / "targets.npy").stat().st_size == 0
 
 
@@ -160,25 +137,14 @@ def overrides(tiny, **forward_kl):
     return deep_merge(tiny, {"sampling": {"temperature": 0.9}, "stages": {"forward_kl": forward_kl}})
 
 
-TAIL = {"estimator": "topk_tail", "top_k": TOP_K}
-
-
-@pytest.mark.parametrize(
-    ("targets", "recompute"),
-    [
-        ({"teacher_targets": "hidden_states"}, {}),
-        ({"teacher_targets": "top_k", **TAIL}, TAIL),
-    ],
-)
-def test_a_run_with_kept_targets_trains_as_one_that_asks_the_teacher(make, tiny, targets, recompute):
-    asked = make("student.warm.raw_teacher", overrides=overrides(tiny, teacher_targets="recompute", **recompute))
-    run = make("student.warm.raw_teacher", overrides=overrides(tiny, **targets))
+def test_a_run_with_kept_targets_trains_as_one_that_asks_the_teacher(make, tiny):
+    forms = "recompute", "hidden_states"
+    asked, run = (make("student.warm.raw_teacher", overrides=overrides(tiny, teacher_targets=form)) for form in forms)
     expected, found = (pd.read_csv(r.path("metrics.csv")) for r in (asked, run))
     for column in ("loss", "entropy", "argmax_agreement", "grad_norm"):
         np.testing.assert_allclose(found[column], expected[column], rtol=1e-3)
     tokens = run.record["trained_tokens"] // 2  # 4 steps of 16 rows: each of 32 rollouts twice
-    width = 4 * (2 * TOP_K + 1 if targets["teacher_targets"] == "top_k" else 64)
-    assert 0 <= run.record["teacher_targets"]["bytes"] - tokens * width <= 256  # and a header
+    assert 0 <= run.record["teacher_targets"]["bytes"] - tokens * 4 * 64 <= 256  # and a header
     assert run.record["teacher_targets"]["seconds"] > 0
     assert "teacher_targets" not in asked.record
     assert not run.path("trainer").exists()
@@ -189,7 +155,7 @@ class Killed(BaseException):
 
 
 def test_an_interrupted_run_goes_on_with_its_targets(make, tiny, monkeypatch):
-    ours = overrides(tiny, teacher_targets="top_k", **TAIL)
+    ours = overrides(tiny, teacher_targets="hidden_states")
     whole = make("student.warm.raw_teacher", overrides=ours)
     expected = {name: h for name, h in whole.record["files"].items() if name != "metrics.csv"}
     shutil.rmtree(whole.folder)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from trl.experimental.gold.gold_trainer import ULDLoss
 
 from s2d_lib.errors import StudyError
-from s2d_lib.losses import linear_divergence
+from s2d_lib.losses import Pair, linear_divergence
 from s2d_lib.policies.micro_family import build_tokenizer
 from s2d_lib.policies.pair import check_pair, check_words
 from s2d_lib.policies.policy import load_policy
@@ -26,7 +26,7 @@ from s2d_lib.rollouts.traces import by_text
 from s2d_lib.runs import open_run
 from s2d_lib.stages.distillation import dense_trainer
 from s2d_lib.stages.gold import read
-from s2d_lib.stages.heads import head_arguments
+from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.teacher_sample_sft import likeliest
 from s2d_lib.study import lineage, load_profile, load_study, resolve
@@ -100,7 +100,9 @@ def split(tmp_path_factory) -> str:
     assert record["model"]["split"]
     assert (
         "split"
-        not in make_base("micro-full", "whole", folder, {"pretraining": {"models": {"whole": spec | {"seed": 0}}}})["model"]
+        not in make_base("micro-full", "whole", folder, {"pretraining": {"models": {"whole": spec | {"seed": 0}}}})[
+            "model"
+        ]
     )
     return str(folder / "split")
 
@@ -127,13 +129,11 @@ def test_in_a_shared_vocabulary_gold_is_the_jsd_and_of_a_model_with_itself_nothi
     trainer, inputs, batch = gold_trainer(make, deep_merge(tiny, {"roles": SPLIT}))
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    hidden, heads = {}, {}
-    for side, policy in (("student", inputs.policy), ("teacher", inputs.teacher)):
+    sides, mask = [], batch["completion_mask"]
+    for policy in (inputs.policy, inputs.teacher):
         states = policy.model.base_model(ids, attention_mask=attention).last_hidden_state
-        hidden[f"{side}_hidden"] = states[:, -batch["completion_ids"].shape[1] - 1 : -1]
-        heads |= head_arguments(side, policy.model)
-    mask = batch["completion_mask"]
-    each = linear_divergence(**hidden, **heads, beta=0.5, mask=mask).per_token.reshape(mask.shape)
+        sides += [states[:, -mask.shape[1] - 1 : -1], head_of(policy.model)]
+    each = linear_divergence(Pair(*sides, mask=mask), beta=0.5).per_token
     wanted = ((each * mask).sum(1) / mask.sum(1)).mean()
     loss, _, tokens = trainer._compute_loss(trainer.model, batch, None)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)

@@ -55,21 +55,6 @@ def student(changes: dict) -> dict:
             ("micro", "student", 0, {"stages": {"opd": {"teacher_targets": "hidden_states"}}}),
             "teacher_targets hidden_states are kept of stored rollouts: they need states teacher",
         ),
-        (
-            ("micro", "student", 0, {"stages": {"forward_kl": {"teacher_targets": "top_k"}}}),
-            "teacher_targets top_k know no more than forward KL needs: estimator topk_tail, beta 0",
-        ),
-        (
-            (
-                *("micro", "student", 0),
-                {
-                    "stages": {
-                        "forward_kl": {"teacher_targets": "top_k", "estimator": "topk_tail", "top_k": 8, "beta": 1}
-                    }
-                },
-            ),
-            "estimator topk_tail, beta 0",
-        ),
         (("micro", "student", 0, {"stages": {"opd": {"learning_rate": math.inf}}}), "stages.opd.learning_rate"),
         (("micro", "student", 0, {"evaluation": {"temperature": math.nan}}), "evaluation.temperature"),
         (("micro", "student", 0, {"hardware": {"device": "tpu"}}), "hardware.device"),
