@@ -296,7 +296,7 @@ def _check(chosen) -> int:
 
 
 def _check_pair(chosen) -> int:
-    from s2d_lib.check_pair import read_pair
+    from s2d_lib.check.pair import read_pair
     from s2d_lib.report.run_pages import markdown
     from s2d_lib.study import resolve
 
@@ -312,7 +312,7 @@ def _plan(chosen) -> int:
 
     found = plan(chosen.profile, chosen.gpu, chosen.utilisation)
     if chosen.pilot is not None:
-        from s2d_lib.pilot import pilot
+        from s2d_lib.check.pilot import pilot
 
         measured = pilot(found, chosen.pilot or None)
         print(markdown(measured.map(lambda value: value if isinstance(value, str) else figure(value)).to_frame().T))

@@ -3,11 +3,11 @@
 The formula counts what the code does. Trained weights, their gradients and AdamW's two moments are float32 (16 bytes a parameter:
 ZeRO, arXiv 1910.02054, table 1, all of them in float32), under LoRA the adapters' alone; GPUs that share them hold even parts.
 It is exact to the byte for these, within about a third for activations, and leaves out what kernels, communication and fragments
-take, for which RESERVE is kept. A measured pilot (s2d_lib.pilot) has all of it.
+take, for which RESERVE is kept. A measured pilot (s2d_lib.check.pilot) has all of it.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -172,8 +172,8 @@ def refuse_what_does_not_fit(run: Resolved, certain: bool = True) -> None:
 
     Args:
         run: The run.
-        certain: Refuse only what is sure: without a reserve and what loading takes; GPUs that are not there and models of
-            unknown shape are for others to refuse. Else a GPU that is not there is the one that the plan assumes.
+        certain: Refuse only what is sure: without a reserve and what loading takes, of activations two thirds; GPUs that are
+            not there and models of unknown shape are for others to refuse. Else a GPU that is not there is the plan's.
 
     Raises:
         StudyError: It would not fit; with what takes most, and the remedy.
@@ -191,8 +191,10 @@ def refuse_what_does_not_fit(run: Resolved, certain: bool = True) -> None:
     if certain and not free:
         return
     room, whose = (min(free), "the machine" if on_cpu else "a GPU") if free else (gpu_named(assumed)["memory"], assumed)
-    phases = held(run, model, beside, assumed_lengths(settings))
-    asked = [(one, room, whose, 0.0 if certain else RESERVE, on_cpu) for one in phases]
+    phases, reserve = held(run, model, beside, assumed_lengths(settings)), 0.0 if certain else RESERVE
+    if certain:
+        phases = [replace(one, activations=2 / 3 * one.activations) for one in phases]
+    asked = [(one, room, whose, reserve, on_cpu) for one in phases]
     if free and not on_cpu:
         takes = phases[0].on_host if certain else host_bytes(run, model, beside, phases[0])
         asked.append((Held("training", 1, weights=takes), memory, "the machine", 0.0, True))
@@ -205,11 +207,9 @@ def refuse_what_does_not_fit(run: Resolved, certain: bool = True) -> None:
 def machine_memory() -> int:
     """Bytes of memory that this process may use: the machine's, or less where a container or a Slurm job has a limit."""
     files = [CGROUPS / name for name in ("memory.max", "memory/memory.limit_in_bytes")]
-    texts = [
-        file.read_text("utf-8").strip() for file in files if file.is_file()
-    ]  # v2 says `max` for none, v1 a huge number
-    limits = [int(text) for text in texts if text.isdigit()]
-    slurm = int(os.environ.get("SLURM_MEM_PER_NODE", 0)) * 2**20  # 0 is all of it
+    texts = [file.read_text("utf-8").strip() for file in files if file.is_file()]
+    limits = [int(text) for text in texts if text.isdigit()]  # without one v2 says `max`, v1 a huge number, Slurm 0
+    slurm = int(os.environ.get("SLURM_MEM_PER_NODE", 0)) * 2**20
     return min(limit for limit in (psutil.virtual_memory().total, slurm, *limits) if limit)
 
 

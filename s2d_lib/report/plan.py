@@ -46,29 +46,26 @@ def memory_numbers(plan: Plan) -> pd.DataFrame:
 
 def tables_of(plan: Plan) -> dict[str, pd.DataFrame]:
     """The plan as text, by title."""
-    costs, memory = cost_numbers(plan), memory_numbers(plan)
-    columns = {
-        "sampled": "sampled, M tokens",
-        "trained": "trained, M tokens",
-        "tested": "tested, M tokens",
-        "flops": "EFLOP",
-    }
-    hours = {"hours": "GPU hours", "hours at most": "at most", "hours reserved": "reserved"}
-    shown = costs.astype({"runs": str}).assign(**{name: costs[name].map(figure) for name in UNITS})
-    sizes = memory.assign(**{name: memory[name].map(figure) for name in (*PARTS, "vLLM's share", "sum")})
-    limit = f"sum, of {figure(gpu_named(plan.gpu)['memory'] / 1e9)}" if plan.runs["gpus"].any() else "sum"
+    tokens = {name: f"{name}, M tokens" for name in ("sampled", "trained", "tested")}
+    hours = {"flops": "EFLOP", "hours": "GPU hours", "hours at most": "at most", "hours reserved": "reserved"}
+    whole = f", of {figure(gpu_named(plan.gpu)['memory'] / 1e9)}" if plan.runs["gpus"].any() else ""
     disk = {
         "published models": plan.published,
         "finished runs, all seeds": plan.total("kept"),
         "the largest run while it trains": float(plan.runs["scratch"].max()),
         "together": plan.disk,
     }
+    memory = memory_numbers(plan).replace({"fit": {True: "yes", False: "NO"}})
+    tables = {
+        "Cost, all checkpoints and seeds": cost_numbers(plan).rename(columns=tokens | hours),
+        "Memory of each GPU, or process, of a run, GB": memory.rename(
+            columns={"kv_cache": "KV cache", "sum": f"sum{whole}", "fit": "fits"}
+        ),
+        "Disk": pd.DataFrame({"what": disk.keys(), "GB": [size / 1e9 for size in disk.values()]}),
+    }
     return {
-        "Cost, all checkpoints and seeds": shown.rename(columns=columns | hours),
-        "Memory of each GPU, or process, of a run, GB": sizes.assign(
-            fit=memory["fit"].map({True: "yes", False: "NO"})
-        ).rename(columns={"kv_cache": "KV cache", "sum": limit, "fit": "fits"}),
-        "Disk": pd.DataFrame({"what": disk.keys(), "GB": [figure(size / 1e9) for size in disk.values()]}),
+        title: one.map(lambda value: figure(value) if isinstance(value, float) else str(value))
+        for title, one in tables.items()
     }
 
 

@@ -4,12 +4,12 @@ import importlib.util
 import json
 import shutil
 from collections import namedtuple
-from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
 from s2d_lib import check as check_module
-from s2d_lib.check import check, check_packages, check_problems, check_runs, model_folder
+from s2d_lib.check import check, check_problems, check_runs, model_folder
 from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
 from s2d_lib.plan import memory as plan_memory
@@ -139,12 +139,11 @@ def test_a_model_of_the_hub_is_looked_for_in_its_cache_and_a_name_that_none_can_
 
 
 def test_versions(monkeypatch):
-    wanted = ["numpy>=1", "numpy<1", "no-such-package>=2", 'no-such-package>=3; extra == "vllm"']
-    monkeypatch.setattr(metadata, "requires", lambda name: wanted)
-    says = [line.says.split(", and ")[0] for line in check_packages()]
-    assert says == ["numpy<1 is needed", "no-such-package>=2 is needed"]
-    monkeypatch.setattr(metadata, "requires", lambda name: wanted[::3])
-    assert [line.ok for line in check_packages()] == [True]
+    said = "s2d 0.1.0 requires nothing-such, which is not installed.\nother 1 has requirement numpy<1, but you have numpy 2.\n"
+    monkeypatch.setattr(check_module.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=said))
+    found = problems(check("micro"))
+    assert list(found) == ["packages"]
+    assert found["packages"].startswith("s2d 0.1.0 requires nothing-such, which is not installed: `make install`")
 
 
 def test_memory_is_held_against_the_smallest_gpu_the_machine_and_where_there_is_none_the_plans(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2d_lib.check_pair import SAMPLES, measure, read_pair, reading
+from s2d_lib.check.pair import SAMPLES, measure, read_pair, reading
 from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
 from s2d_lib.policies.policy import Policy, load_policy

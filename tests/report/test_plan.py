@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from s2d_lib import pilot
+from s2d_lib.check import pilot
 from s2d_lib.cli import main
 from s2d_lib.plan import plan
 from s2d_lib.report.plan import cost_numbers, figure, memory_numbers, tables_of, uncertainty

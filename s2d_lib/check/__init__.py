@@ -6,6 +6,8 @@ HF_HUB_OFFLINE). What training refuses is asked of training's own refusals, so t
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,7 +15,6 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from packaging.requirements import Requirement
 
 from s2d_lib.engines.refusals import refuse_what_cannot_be
 from s2d_lib.errors import StudyError
@@ -56,10 +57,10 @@ def check(profile: str) -> Iterator[Line]:
     yield params
     if not params.ok:
         return
-    yield from check_packages()
+    yield _line("packages", _packages)
     yield from check_runs(profile)
     yield from check_problems(profile)
-    yield from check_gpus(profile)
+    yield _line("GPUs", _gpus, profile)
     yield _line("disk", _disk, profile)
 
 
@@ -80,19 +81,13 @@ def _parameters(profile: str) -> str:
     return f"{len(runs)} checkpoints of {len(settings.tables)} tables{parts} resolve"
 
 
-def check_packages() -> Iterator[Line]:
+def _packages() -> str:
     """Every requirement of pyproject.toml against what is installed; extras are asked for by what needs them."""
-    problems = 0
-    for wanted in map(Requirement, metadata.requires("s2d") or []):
-        found = next((one.version for one in metadata.distributions(name=wanted.name)), None)
-        asked = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
-        if asked and (found is None or not wanted.specifier.contains(found, prereleases=True)):
-            says = f"{wanted} is needed, and {found or 'none'} is installed"
-            yield Line("packages", f"{says}: `make install` installs the versions that were tested.", ok=False)
-            problems += 1
-    if not problems:
-        versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "trl"))
-        yield Line("packages", f"all are of supported versions ({versions})")
+    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
+    if misfits := [line.rstrip(".") for line in checked.stdout.splitlines() if line.startswith("s2d ")]:
+        raise StudyError(f"{'; '.join(misfits)}: `make install` installs the versions that were tested.")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "trl"))
+    return f"all are of supported versions ({versions})"
 
 
 def check_runs(profile: str) -> list[Line]:
@@ -195,19 +190,17 @@ def _pool(labels: str, users: list[tuple[Resolved, dict[str, Resolved]]]) -> str
     return f"{len(found.pool)} problems, apart from those of {evaluations}"
 
 
-def check_gpus(profile: str) -> Iterator[Line]:
-    """The GPUs that torch sees, where the profile asks for some."""
+def _gpus(profile: str) -> str:
     asked = max(gpus_of(run) for _, run, _ in study_runs(profile))
     found = visible_gpus() if asked else []
     seen = "; ".join(f"{name}, {memory / 1e9:.0f} GB free" for name, memory in found) or "none"
     says = f"a run is given up to {asked}, and torch sees {seen}"
-    remedy = "lower hardware.processes or sampling_gpus, or run it where there are as many, with a torch that is built for them"
     if len(found) < asked:
-        yield Line(
-            "GPUs", f"{says}: {remedy}. Memory is held against what the plan assumes where there is none.", ok=False
+        raise StudyError(
+            f"{says}: lower hardware.processes or sampling_gpus, or run it where there are as many, with a torch built for "
+            "them. Memory is held against what the plan assumes where there is none."
         )
-    else:
-        yield Line("GPUs", says if asked else "the profile asks for none")
+    return says if asked else "the profile asks for none"
 
 
 def _disk(profile: str) -> str:

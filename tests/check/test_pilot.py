@@ -2,9 +2,9 @@
 
 import pytest
 
-from s2d_lib import pilot as pilot_module
+from s2d_lib.check import pilot as pilot_module
+from s2d_lib.check.pilot import full_length, pilot
 from s2d_lib.errors import StudyError
-from s2d_lib.pilot import full_length, pilot
 from s2d_lib.plan import plan
 from s2d_lib.study import resolve
 from tests.conftest import TINY

@@ -51,7 +51,7 @@ def pilot(plan: Plan, checkpoint: str | None = None, overrides: dict | None = No
     with tempfile.TemporaryDirectory(prefix=".pilot-", dir=runs_root()) as folder:
         run = PlacedRun(short, place=Path(folder))
         write_json(run.path("resolved.json"), {"hash": short.hash, **short.model_dump(mode="json")})
-        processes.MODULE = "s2d_lib.pilot"
+        processes.MODULE = "s2d_lib.check.pilot"
         metrics = TRAINING[short.stage](run, full_length(run))
     steps, sampled = metrics["seconds/step"], metrics["seconds/sampling"]
     sampling = sampled.iloc[-1] if sharing == 1 else sampled.iloc[0] / sharing
