@@ -8,7 +8,7 @@ import sys
 
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import jobs, keep_markers, regime_jobs
-from s2d_lib.plan.resources import resources
+from s2d_lib.plan import of_snakemake, resources
 from s2d_lib.study import load_profile
 
 # Snakemake reads a value as a number where it can; with its file's ending a name stays what it is.
@@ -21,7 +21,7 @@ try:
     # other (`s2d study` allows one `gpu_run` at a time), because each takes the machine's GPUs for itself.
     NEEDS = resources(profile, {key: job.resolved for key, job in JOBS.items()}) if config.get("ask") else {}
     ASKED = {
-        key: NEEDS[key].of_snakemake(job.resolved) if NEEDS else {"gpu_run": int(job.resolved.hardware.device == "cuda")}
+        key: of_snakemake(job.resolved, NEEDS[key]) if NEEDS else {"gpu_run": int(job.resolved.hardware.device == "cuda")}
         for key, job in JOBS.items()
     }
 except StudyError as error:
@@ -61,7 +61,7 @@ for place, (key, job) in enumerate(JOBS.items()):
         output:
             job.marker,
         priority: len(JOBS) - place
-        threads: NEEDS[key].cores if key in NEEDS else 1
+        threads: NEEDS[key]["cores"] if key in NEEDS else 1
         resources:
             **ASKED[key],
         params:

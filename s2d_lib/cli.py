@@ -61,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan.add_argument("--gpu", help="a name in s2d_lib/plan/gpus.yaml; without it the profile's `cluster.gpu`")
     plan.add_argument("--utilisation", type=float, default=0.4, help="share of the GPU's peak that is reached")
     plan.add_argument("--write", action="store_true", help="also write it into figures/<profile>/plan.*")
+    plan.add_argument(
+        "--pilot", nargs="?", const="", metavar="CHECKPOINT",
+        help="measure two steps at full length here, by default of the training that holds most",
+    )  # fmt: skip
 
     base = commands.add_parser("base", help="pretrain the released base models again (notebook 10)")
     base.add_argument("--profile", default="micro")
@@ -180,7 +184,7 @@ def snakemake_command(chosen: argparse.Namespace, root: Path) -> list[str]:
 
 
 def _print_graph(profile, found):
-    from s2d_lib.plan.resources import resources
+    from s2d_lib.plan import resources
     from s2d_lib.report.graph_table import graph_summary, graph_table
     from s2d_lib.report.run_pages import markdown
 
@@ -266,6 +270,7 @@ def _figures(chosen) -> int:
 def _check(chosen) -> int:
     if chosen.pair:
         return _check_pair(chosen)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's client is imported
     from s2d_lib.check import check
 
     problems = 0
@@ -287,20 +292,22 @@ def _check_pair(chosen) -> int:
 
 def _plan(chosen) -> int:
     from s2d_lib.plan import plan
-    from s2d_lib.report.plan_figure import plan_figure
-    from s2d_lib.report.plan_tables import summary, tables_of, uncertainty, write_plan
+    from s2d_lib.report.plan import figure, summary, tables_of, uncertainty, write_plan
     from s2d_lib.report.run_pages import markdown
-    from s2d_lib.report.style import save_figure
 
     found = plan(chosen.profile, chosen.gpu, chosen.utilisation)
+    if chosen.pilot is not None:
+        from s2d_lib.check.pilot import pilot
+
+        measured = pilot(found, chosen.pilot or None)
+        print(markdown(measured.map(lambda value: value if isinstance(value, str) else figure(value)).to_frame().T))
+        return 0
     print(summary(found))
     for title, table in tables_of(found).items():
         print(f"\n{title}\n\n{markdown(table)}")
     print("\nHow sure", *uncertainty(found), sep="\n- ")
     if chosen.write:
-        folder = project_root() / "figures" / chosen.profile
-        write_plan(found, folder)
-        save_figure(plan_figure(found), folder, "plan")
+        write_plan(found, project_root() / "figures" / chosen.profile)
         print(f"\nWritten into figures/{chosen.profile}/: plan.*")
     return 0
 

@@ -9,9 +9,11 @@ from IPython.display import display
 
 from s2d_lib.errors import StudyError
 from s2d_lib.evaluation import evaluate
+from s2d_lib.plan.memory import refuse_what_does_not_fit
 from s2d_lib.report.style import use_style
 from s2d_lib.runs import Run, open_run
-from s2d_lib.stages.inputs import Inputs, prepare
+from s2d_lib.stages import inputs as stage_inputs
+from s2d_lib.stages.inputs import Inputs
 from s2d_lib.study.load import did_you_mean
 
 PARAMETERS = ("profile", "checkpoint", "seed", "overrides")
@@ -31,6 +33,17 @@ def start(
     run = open_run(profile, checkpoint, seed, overrides, stages, show)
     display(resolved_table(run))
     return run
+
+
+def prepare(run: Run) -> Inputs:
+    """Load what a run reads, once its memory is known to be enough.
+
+    Raises:
+        StudyError: It would not fit; or see `s2d_lib.stages.inputs.prepare`.
+    """
+    if not run.finished:
+        refuse_what_does_not_fit(run.resolved)
+    return stage_inputs.prepare(run)
 
 
 def refuse_unknown_parameters(known: tuple[str, ...]) -> None:

@@ -14,8 +14,7 @@ import yaml
 from s2d_lib.cli import main, snakemake_command
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import jobs
-from s2d_lib.plan import plan
-from s2d_lib.plan.resources import resources
+from s2d_lib.plan import of_snakemake, plan, resources
 from s2d_lib.report.graph_table import graph_summary, graph_table
 from s2d_lib.study import load_profile, load_study, profile_names, resolve
 from s2d_lib.study.graph import table_in
@@ -64,23 +63,22 @@ def test_every_run_of_every_profile_asks_for_something_a_scheduler_understands(r
     found = jobs(name)
     needs = resources(name, {key: job.resolved for key, job in found.items()})
     for key, need in needs.items():
-        run, asked = found[key].resolved, need.of_snakemake(found[key].resolved)
+        run, asked = found[key].resolved, of_snakemake(found[key].resolved, need)
         assert asked["mem_mb"] >= 1000
         assert asked["runtime"] >= 30
         hardware, trains = run.hardware, bool(run.params.get("steps"))
         least = hardware.processes if trains else hardware.sampling_gpus
         assert asked.get("gpu", 0) >= (hardware.device == "cuda") * least
-        assert need.cores == hardware.threads * (hardware.processes if trains else 1)
+        assert need["cores"] == hardware.threads * (hardware.processes if trains else 1)
 
 
 def test_the_costs_are_the_planners(runs):
     found, planned = jobs("qwen3"), plan("qwen3")
     needs = resources("qwen3", {key: job.resolved for key, job in found.items()})
-    for place, column in enumerate(("hours", "hours low", "hours high")):
-        assert sum(need.gpu_hours[place] for need in needs.values()) == pytest.approx(planned.total(column))
-    assert sum(need.reserved_hours for need in needs.values()) == pytest.approx(planned.total("hours reserved"))
-    trained = {key: need for key, need in needs.items() if need.gpus == 8}
-    assert all(need.hours * 8 > need.gpu_hours[2] for need in trained.values())  # longer than the longest estimate
+    for column in ("hours", "hours at most", "hours reserved"):
+        assert sum(need[column] for need in needs.values()) == pytest.approx(planned.total(column))
+    trained = [need for need in needs.values() if need["gpus"] == 8]
+    assert all(need["hours limit"] * 8 > need["hours at most"] for need in trained)  # longer than the longest estimate
 
 
 def test_a_profiles_own_cluster_block_goes_before_the_planners_numbers(runs, tmp_path, monkeypatch):
@@ -91,9 +89,9 @@ def test_a_profiles_own_cluster_block_goes_before_the_planners_numbers(runs, tmp
     mine, plain = (resolve(name, "student.grpo", 0) for name in ("mine", "qwen3"))
     assert mine.hash == plain.hash
     need, usual = (resources(run.profile, {"run": run})["run"] for run in (mine, plain))
-    asked = need.of_snakemake(mine)
+    asked = of_snakemake(mine, need)
     assert {"mem_mb": 200_000, "runtime": 300, "slurm_partition": "long"}.items() <= asked.items()
-    assert need.gpu_hours[0] > 1.5 * usual.gpu_hours[0]  # on a slower GPU
+    assert need["hours"] > 1.5 * usual["hours"]  # on a slower GPU
 
 
 def test_a_profile_for_cpus_has_to_say_its_hours(runs, tmp_path, monkeypatch):
@@ -105,7 +103,7 @@ def test_a_profile_for_cpus_has_to_say_its_hours(runs, tmp_path, monkeypatch):
     (tmp_path / "params" / "mine.yaml").write_text("extends: micro\ncluster: {hours: null}\n")
     run = resolve("mine", "student.grpo", 0)
     with pytest.raises(StudyError, match=r"runs on a CPU, whose speed the planner does not know"):
-        resources("mine", {"run": run})["run"].of_snakemake(run)
+        of_snakemake(run, resources("mine", {"run": run})["run"])
 
 
 def test_the_whole_graph_is_printed_with_its_cost(runs):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
 from s2d_lib.evaluation import per_problem
-from s2d_lib.plan.tokens import counts
+from s2d_lib.plan.cost import counts
 from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import collect, read_bundle, read_evaluation
 from s2d_lib.results.summary import pass_at_k, summarise

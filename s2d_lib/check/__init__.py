@@ -1,44 +1,213 @@
-"""`s2d check`: whether everything that a profile needs is here and fits, before anything is trained."""
+"""`s2d check`: is all that a profile needs here, and does it fit? One line a check, with the remedy where something is missing.
 
-from collections.abc import Iterator
+Nothing is trained or downloaded, nor the network asked, but for a vLLM server that the profile names (the command sets
+HF_HUB_OFFLINE). What training refuses is asked of training's own refusals, so that each fact has one place.
+"""
 
-from s2d_lib.check.data import check_problems
-from s2d_lib.check.engine import check_engine
-from s2d_lib.check.hardware import check_disk, check_gpus, check_machine, check_memory
-from s2d_lib.check.line import Line
-from s2d_lib.check.lora import check_lora
-from s2d_lib.check.models import check_models, check_tokenizers
-from s2d_lib.check.packages import check_logging, check_packages
-from s2d_lib.check.params import check_params
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from s2d_lib.engines.refusals import refuse_what_cannot_be
 from s2d_lib.errors import StudyError
+from s2d_lib.plan import plan, study_runs
+from s2d_lib.plan.cost import gpus_of, lora_of
+from s2d_lib.plan.memory import refuse_what_does_not_fit, visible_gpus
+from s2d_lib.policies.adapters import lora_config
+from s2d_lib.policies.pair import check_pair, check_words, share_vocabulary
+from s2d_lib.policies.place import how_to_get, model_place
+from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.policies.sharing import check_sharing
+from s2d_lib.problems.micro import refuse_what_teaches_nothing
+from s2d_lib.problems.pools import cut
+from s2d_lib.problems.sources import LOCAL_FILES, load_problems, local_copy
+from s2d_lib.rollouts.traces import traces_place
+from s2d_lib.runs import runs_root
+from s2d_lib.stages.trackers import check_tracker
+from s2d_lib.study import Resolved, load_profile
+from s2d_lib.study.problem_sets import WHOLE, Half, LabelBudget, whole_pool
+from s2d_lib.study.resolve import refuse_too_few_problems, stored_answers
+from s2d_lib.study.settings import RoleModel
+from s2d_lib.study.several_processes import refuse_what_is_not_shared
 
-__all__ = ["Line", "check"]
+
+@dataclass(frozen=True)
+class Line:
+    """The outcome of one check: what was looked at, what was found (of a problem, with its remedy), and whether all is well."""
+
+    about: str
+    says: str
+    ok: bool = True
+
+    def __str__(self) -> str:
+        return f"{'ok' if self.ok else 'problem':<8} {self.about}: {self.says}"
 
 
 def check(profile: str) -> Iterator[Line]:
-    """One line a check, as soon as it is known. Nothing is trained, downloaded or asked of the network, but for a vLLM
-    server that the profile names.
-
-    Without valid parameters nothing else can be asked, so then there is only that line.
-    """
-    params = check_params(profile)
+    """All checks of a profile, each as soon as it is known; without valid parameters there is only that line."""
+    params = _line("parameters", _parameters, profile)
     yield params
     if not params.ok:
         return
-    for part in (
-        check_packages,
-        check_logging,
-        check_models,
-        check_tokenizers,
-        check_problems,
-        check_lora,
-        check_gpus,
-        check_engine,
-        check_memory,
-        check_machine,
-        check_disk,
-    ):
-        try:
-            yield from part(profile)
-        except StudyError as error:
-            yield Line(part.__name__.removeprefix("check_"), str(error), ok=False)
+    yield _line("packages", _packages)
+    yield from check_runs(profile)
+    yield from check_problems(profile)
+    yield _line("GPUs", _gpus, profile)
+    yield _line("disk", _disk, profile)
+
+
+def _line(about: str, look: Callable[..., str], *arguments) -> Line:
+    try:
+        return Line(about, look(*arguments))
+    except StudyError as error:
+        return Line(about, str(error), ok=False)
+
+
+def _parameters(profile: str) -> str:
+    settings, runs = load_profile(profile), list(study_runs(profile))
+    for _, run, _ in runs:
+        refuse_what_is_not_shared(run)
+    if settings.pretraining:
+        refuse_what_teaches_nothing(settings.problems, settings.pretraining)
+    parts = f" and {len(settings.map.parts)} parts of a map" if settings.map else ""
+    return f"{len(runs)} checkpoints of {len(settings.tables)} tables{parts} resolve"
+
+
+def _packages() -> str:
+    """Every requirement of pyproject.toml against what is installed; extras are asked for by what needs them."""
+    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
+    if misfits := [line.rstrip(".") for line in checked.stdout.splitlines() if line.startswith("s2d ")]:
+        raise StudyError(f"{'; '.join(misfits)}: `make install` installs the versions that were tested.")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "trl"))
+    return f"all are of supported versions ({versions})"
+
+
+def check_runs(profile: str) -> list[Line]:
+    """What training would refuse of one run of every kind (its stage, models, hardware, sampling), each sentence once."""
+    kinds: dict[str, tuple[Resolved, Resolved | None]] = {}
+    for _, run, line in study_runs(profile):
+        teacher = line.get(run.parents.get("teacher"))
+        of = (run.stage, run.model, teacher and teacher.model, run.traces, run.hardware, run.sampling, lora_of(run))
+        kinds.setdefault(str(of), (run, teacher))
+    lines = dict.fromkeys(line for kind in kinds.values() for line in _of_kind(*kind))
+    return sorted(lines, key=lambda line: line.about)
+
+
+def _of_kind(run: Resolved, teacher: Resolved | None) -> Iterator[Line]:
+    model, hardware, lora = run.model.model, run.hardware, lora_of(run)
+    yield _line("model", lambda: model_folder(run.model) and f"{model} is here")
+    yield _line("memory", lambda: refuse_what_does_not_fit(run, certain=False) or f"{run.stage} of {model} fits")
+    if run.traces:
+        yield _line("traces", lambda: f"{traces_place(run.traces)} is here")
+    if teacher and run.stage != "teacher_rollouts" and run.model != teacher.model:
+        yield _line("tokenizers", _pair, run, teacher)
+    if lora:
+        yield _line("lora", lambda: lora_config(_bare(run).model, lora) and f"{model} has the layers that it names")
+    if hardware.accelerate:
+        yield _line("accelerate", lambda: check_sharing(hardware) or f"{hardware.accelerate} can share a model")
+    if run.logging != "none":
+        yield _line("logging", lambda: check_tracker(run.logging) or f"{run.logging} is installed")
+    # Of rollouts of a trained teacher nobody knows yet where the weights will lie that a server is to have.
+    if run.sampling.vllm and (run.stage != "teacher_rollouts" or teacher.stage == "base"):
+        yield _line("vLLM", lambda: refuse_what_cannot_be(run) or "samples what it is asked for")
+
+
+def _pair(run: Resolved, teacher: Resolved) -> str:
+    one, other, names = _bare(run), _bare(teacher), f"{run.model.model} and {teacher.model.model}"
+    if share_vocabulary(one, other) or not run.by_text:
+        check_pair(one, other)
+        return f"{names} agree on vocabulary, EOS, pad, chat template and head size"
+    check_words(one, other, load_problems(run.problems, run.labels).pool, stored=run.next_token)
+    return f"{names} share no vocabulary, and what is transferred is text"
+
+
+def _bare(run: Resolved) -> Policy:
+    """A run's model without its weights."""
+    place = None if run.model.gguf_file else model_folder(run.model)
+    return load_policy(run.model, run.hardware.model_copy(update={"device": "cpu"}), place, weights=False)
+
+
+def model_folder(spec: RoleModel) -> Path:
+    """The local folder that a role's model is loaded from; the network is not asked.
+
+    Raises:
+        StudyError: When it is not there, not whole, or of a name that no model could have.
+    """
+    place = model_place(spec.model)
+    try:
+        folder = Path(place) if Path(place).is_dir() else Path(snapshot_download(place, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise StudyError(f"{place} is not in the Hub's local cache: {how_to_get(place)}.") from None
+    index = folder / "model.safetensors.index.json"
+    shards = json.loads(index.read_text("utf-8"))["weight_map"].values() if index.is_file() else ["*.safetensors"]
+    wanted = [spec.gguf_file] if spec.gguf_file else ["config.json", "tokenizer_config.json", *sorted(set(shards))]
+    if missing := [name for name in wanted if not any(folder.glob(name))]:
+        raise StudyError(
+            f"the folder of model {spec.model!r} is not whole ({folder} lacks {missing[0]}): {how_to_get(place)}."
+        )
+    return folder
+
+
+def check_problems(profile: str) -> Iterator[Line]:
+    """Every label pool is loaded, taken apart from the evaluation sets and cut, as a run would do it, and must fill an optimiser
+    step of every run on it."""
+    uses: dict[str, list[tuple[Resolved, dict[str, Resolved]]]] = {}
+    for _, run, line in study_runs(profile):
+        if run.problems.pool:  # of a half or a cut to a label budget the whole, so that it is loaded once
+            labels = WHOLE if isinstance(run.problems.pool, Half | LabelBudget) else run.labels
+            uses.setdefault(labels, []).append((run, line))
+    for labels, users in uses.items():
+        yield _line(f"label pool {labels}", _pool, labels, users)
+
+
+def _pool(labels: str, users: list[tuple[Resolved, dict[str, Resolved]]]) -> str:
+    spec = users[0][0].problems
+    spec = spec.model_copy(update={"pool": whole_pool(spec.pool)})
+    files = [
+        one.file for one in (spec.pool, *spec.evaluations.values(), spec.validation) if getattr(one, "dataset", None)
+    ]
+    absent = [LOCAL_FILES[file] for file in dict.fromkeys(files) if file in LOCAL_FILES and not local_copy(file)]
+    try:
+        found = load_problems(spec, labels)
+    except StudyError as error:
+        remedy = (
+            f" Of local copies, in the folder that S2D_DATA names, {', '.join(absent)} are missing." if absent else ""
+        )
+        raise StudyError(f"{error}{remedy}") from None
+    for run, line in users:
+        part = run.problems.pool
+        pool = cut(found.pool, part) if isinstance(part, Half | LabelBudget) else found.pool
+        refuse_too_few_problems(run, len(pool), stored_answers(run, line))
+    evaluations = ", ".join(f"{name} {len(problems)}" for name, problems in found.evaluations.items())
+    return f"{len(found.pool)} problems, apart from those of {evaluations}"
+
+
+def _gpus(profile: str) -> str:
+    asked = max(gpus_of(run) for _, run, _ in study_runs(profile))
+    found = visible_gpus() if asked else []
+    seen = "; ".join(f"{name}, {memory / 1e9:.0f} GB free" for name, memory in found) or "none"
+    says = f"a run is given up to {asked}, and torch sees {seen}"
+    if len(found) < asked:
+        raise StudyError(
+            f"{says}: lower hardware.processes or sampling_gpus, or run it where there are as many, with a torch built for "
+            "them. Memory is held against what the plan assumes where there is none."
+        )
+    return says if asked else "the profile asks for none"
+
+
+def _disk(profile: str) -> str:
+    found, folder = plan(profile), runs_root()
+    wanted, place = found.disk - found.published, next(one for one in (folder, *folder.parents) if one.is_dir())
+    free = shutil.disk_usage(place).free
+    says = f"runs need {wanted / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free"
+    if wanted > free:
+        raise StudyError(f"{says}: free some, or let S2D_RUNS name a folder on a larger disk.")
+    return says

@@ -27,12 +27,11 @@ from s2d_lib.study import Resolved, derive_seed, lineage
 from s2d_lib.study.settings import Decoding, Sampling
 
 SAMPLES = 4  # answers of each model to a prompt
-
 MEANT = 0.1  # a token that the teacher gives so much is one that it means: less may be a slip of its sampling
 FIRST = 1e-5  # the student's least probability of such a token, where it begins an answer
 LATER = 1e-3  # and where it goes on with one
 LOST = 0.2  # share of the teacher's answers with a token below that, above which a warmup comes first
-# Where they come from: the map (notebook 02), whose students differ in their opening or in how many of twelve functions they
+# Where these come from: the map (notebook 02), whose students differ in their opening or in how many of twelve functions they
 # never saw worked, before a teacher after RL, on 32 prompts. Openings of 0.6 to 1e-4 and one hidden function (13 % lost) did as
 # well without a warmup; openings of 1e-6 and 1e-8 (99 %), and two and three hidden functions (28 and 41 %), did not. All of
 # answers of ten tokens and of one regime.
@@ -56,19 +55,12 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """What was measured of a student and its teacher, and what it says.
+    """What was measured of a student and its teacher, and what it says."""
 
-    Attributes:
-        numbers: A row for each of ROWS; columns `teacher` and `student`, on whose answers.
-        verdict: `OPD at once`, `a short warmup first` or `this teacher has nothing to teach`.
-        because: The numbers that decided.
-        chance: Overlap of the 16 likeliest tokens of two models that know nothing of each other.
-    """
-
-    numbers: pd.DataFrame
-    verdict: str
-    because: str
-    chance: float
+    numbers: pd.DataFrame  # a row for each of ROWS; columns `teacher` and `student`, on whose answers
+    verdict: str  # `OPD at once`, `a short warmup first` or `this teacher has nothing to teach`
+    because: str  # the numbers that decided
+    chance: float  # overlap of the 16 likeliest tokens of two models that know nothing of each other
 
     @property
     def table(self) -> pd.DataFrame:
@@ -86,11 +78,8 @@ class Pair:
 
 
 def read_pair(resolved: Resolved, prompts: int = 32) -> Pair:
-    """Measure the student that a checkpoint starts from and its teacher on some prompts of its label pool.
-
-    Args:
-        resolved: A checkpoint that has a teacher; base models it reads need no run.
-        prompts: How many, at least 2; the pool's, if it has fewer.
+    """Measure the student that a checkpoint starts from and its teacher, base models of which need no run, on at least 2 prompts
+    of its label pool.
 
     Raises:
         StudyError: A checkpoint without a teacher, or with a file of traces for one; a parent that is not there yet; two models
@@ -124,16 +113,7 @@ def _loaded(resolved: Resolved, kind: str, parent: Resolved) -> Policy:
 def measure(
     student: Policy, teacher: Policy, problems: Sequence[Problem], grading: str, sampling: Sampling, seed: int
 ) -> Pair:
-    """The measurement behind `read_pair`; no random stream notices it.
-
-    Args:
-        student: Who would be trained.
-        teacher: With the same vocabulary.
-        problems: At least 2, on whose prompts both are sampled.
-        grading: How answers are compared: a mode of s2d_lib.grading.
-        sampling: How both are sampled; once more they answer greedily.
-        seed: Of the samples.
-    """
+    """The measurement behind `read_pair`: both are sampled, and answer greedily once more; no random stream notices it."""
     columns, rewards = {}, {}
     greedy = Decoding(samples=1, temperature=0)
     with undisturbed():
@@ -181,12 +161,8 @@ def _beside(
 
 
 def reading(on_teacher: dict[str, float], rewards: dict[str, dict[str, np.ndarray]]) -> tuple[str, str]:
-    """Verdict and reason.
-
-    Args:
-        on_teacher: What was measured on the teacher's answers.
-        rewards: For each side and decoding the mean reward of every problem, (problems,).
-    """
+    """Verdict and reason, from what was measured on the teacher's answers and, for each side and decoding, the mean reward of
+    every problem, (problems,)."""
     best = {side: max(of, key=lambda how: of[how].mean()) for side, of in rewards.items()}
     values = {side: rewards[side][best[side]] for side in rewards}
     gain = bootstrap(values["teacher"][None], values["student"][None])

@@ -7,7 +7,6 @@ from s2d_lib.engines.answers import refuse_longer_than, room_for
 from s2d_lib.engines.server import Server
 from s2d_lib.engines.version import checked_version
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.tokens import samples_itself
 from s2d_lib.policies.place import model_place
 from s2d_lib.policies.policy import Policy
 from s2d_lib.problems.sources import Problems
@@ -23,7 +22,7 @@ def uses(resolved: Resolved) -> Iterator[Use]:
     if resolved.stage == "teacher_rollouts":
         possible = ("rollouts",)
     else:
-        possible = ("training", "evaluation") if samples_itself(resolved) else ("evaluation",)
+        possible = ("training", "evaluation") if resolved.samples_itself else ("evaluation",)
     return (use for use in possible if resolved.sampling.by_vllm(use))
 
 

@@ -1,233 +1,221 @@
-"""Memory of a run on a GPU, by part, and on how many GPUs its sharded state would fit.
+"""What a run holds in memory, by a formula, and whether that fits where it is to run.
 
-What is counted is what the code does: trained weights and AdamW's two moments are float32, and so is the gradient
-(16 bytes a parameter, as in ZeRO, arXiv 1910.02054, table 1, but all in float32); under bfloat16 autocast keeps a
-bfloat16 copy of the weights through the forward pass; a dense stage's teacher lies beside it in the profile's dtype.
-Where GPUs share that (FSDP2, ZeRO-3), each holds its part and, of the model that is computed with, embeddings and two layers
-whole, in the computation's precision, and the gradients of one of them on their way into shards (ZeRO, section 5). Validation
-is sampled by every process for itself.
-Activations are counted at the length limit, since one batch that meets it ends the run. No stage ever holds the logits:
-the dense stages' loss is made from hidden states (s2d_lib.losses), TRL's fused head does it for the others. A vLLM engine of
-the run's own takes its share of a GPU's memory from the start (`gpu_memory_utilization`), whatever it needs of it. With LoRA
-only the adapters have gradients and an optimiser's state; frozen weights are float32 too.
+The formula counts what the code does. Trained weights, their gradients and AdamW's two moments are float32 (16 bytes a parameter:
+ZeRO, arXiv 1910.02054, table 1, all of them in float32), under LoRA the adapters' alone; GPUs that share them hold even parts.
+It is exact to the byte for these, within about a third for activations, and leaves out what kernels, communication and fragments
+take, for which RESERVE is kept. A measured pilot (s2d_lib.check.pilot) has all of it.
 """
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 
-from s2d_lib.plan.architecture import Architecture
-from s2d_lib.plan.one_base import DENSE
-from s2d_lib.plan.tokens import counts, samples_itself, size, validation_limit
-from s2d_lib.plan.trained import lora_of, trained_parameters
-from s2d_lib.study import Resolved
+import psutil
+
+from s2d_lib.errors import StudyError
+from s2d_lib.plan.cost import DENSE, assumed_lengths, counts, lora_of, size, teacher_of, trained_parameters
+from s2d_lib.plan.shapes import BYTES, Shape, gpu_named, shape_of
+from s2d_lib.study import Resolved, lineage, load_profile
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 from s2d_lib.study.settings import Lengths
 from s2d_lib.study.several_processes import state_on_host
-from s2d_lib.study.vllm import Use
 
-BYTES = {"float32": 4, "bfloat16": 2}
-MOST_GPUS = 1024
-RESERVE = 0.1  # of a GPU's memory: CUDA's context, buffers of kernels and of communication, fragments
-
-# Bytes that one layer keeps of a token for the backward pass, for each unit of: residual stream, MLP, queries, keys (or
-# values), query heads, key heads; and for itself. Counted with autograd's saved-tensor hooks on the layers of
-# transformers 5.17 with scaled-dot-product attention over padded batches, weights in float32 (a test counts again).
-KEPT = {
-    ("qwen3", "float32"): (24, 16, 24, 8, 8, 4, 8),
-    ("qwen3", "bfloat16"): (26, 8, 14, 6, 8, 4, 8),
-    ("llama", "float32"): (24, 16, 16, 0, 4, 0, 8),
-    ("llama", "bfloat16"): (26, 8, 8, 0, 4, 0, 8),
-}
+GPU = "h100-80gb"  # that is assumed where nothing says another
+RESERVE = 0.09  # of a GPU's memory
+CHUNK = {"cpu": 2**17, "cuda": 2**27}  # logits of a model that a loss holds at a time (s2d_lib.losses)
+PROCESS = 6e9  # bytes of the machine's memory that a process's libraries and data take
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of a run in one process, by part; `logits_avoided` are those that a loss over whole logits would add.
+class Held:
+    """What each GPU (on a CPU each process) of a run holds in one of its phases, in bytes by part."""
 
-    `copies` are autocast's, of weights that are not shared; `kv_cache` is of what the processes sample together,
-    `validation` of what each of them does; `gathered` is what a GPU holds beyond its even part of what several share.
-    `engine_share` is what a vLLM engine beside it takes of a GPU's memory, `engine_least` the bytes that the engine needs of
-    it: its weights and the cache of one sequence as long as its context (`Vllm.context`). `on_host`: the accelerate config
-    keeps the shared state in the machine's memory.
-    """
-
-    weights: float = 0.0
-    copies: float = 0.0
+    phase: str  # `training`, `sampling`, or the `evaluation` by one process that follows a training in several
+    on: int  # so many GPUs, or processes
+    weights: float  # with autocast's copies, a reference's or a self-teacher's, and what is whole for a moment
     teacher: float = 0.0
     gradients: float = 0.0
     optimiser: float = 0.0
-    activations: float = 0.0
-    kv_cache: float = 0.0
-    validation: float = 0.0
-    gathered: float = 0.0
-    logits_avoided: float = 0.0
-    engine_share: float = 0.0
-    engine_least: float = 0.0
-    on_host: bool = False
+    activations: float = 0.0  # of a micro-batch; these and the logits take turns with the cache
+    logits: float = 0.0  # a chunk and, where two models are compared, a buffer for the head's gradient
+    kv_cache: float = 0.0  # of what transformers samples at once
+    engine: float = 0.0  # share of a GPU's memory that a vLLM engine of the run's own takes from the start
+    on_host: float = 0.0  # bytes of the machine's memory, where the accelerate config keeps the state there
 
     @property
-    def state(self) -> float:
-        """What stays from step to step."""
-        return self.weights + self.teacher + self.gradients + self.optimiser
-
-    def shared(self, gpus: int) -> float:
-        """What each of several GPUs holds of the state that they share evenly."""
-        return (0.0 if self.on_host else self.state / gpus) + self.gathered
-
-    def on(self, gpus: int = 1, sharded: bool = True) -> float:
-        """Bytes of each of `gpus` GPUs that sample their own prompts and share the state (FSDP2, ZeRO-3, or layers of a model
-        that is only sampled) or, if not `sharded`, each hold it whole.
-
-        Updates and sampling take turns, so the largest of activations and KV caches counts.
-        """
-        state = self.shared(gpus) if sharded and gpus > 1 else self.state + self.copies
-        return state + max(self.activations, self.kv_cache / gpus, self.validation)
-
-    def room(self, memory: float) -> float:
-        """What a GPU of `memory` bytes has for the run: without the reserve and without vLLM's share."""
-        return (1 - RESERVE - self.engine_share) * memory
-
-    def gpus(self, memory: float) -> int | None:
-        """The fewest GPUs of `memory` bytes each; None where a micro-batch, or an engine, does not fit however many there
-        are."""
-        if self.engine_least > self.engine_share * memory:
-            return None
-        return next((n for n in range(1, MOST_GPUS + 1) if self.on(n) <= self.room(memory)), None)
+    def total(self) -> float:
+        """All of it at its most, without vLLM's share."""
+        state = self.weights + self.teacher + self.gradients + self.optimiser
+        return state + max(self.activations + self.logits, self.kv_cache)
 
 
-def memory_of(run: Resolved, model: Architecture, teacher: Architecture | None, lengths: Lengths) -> Memory:
-    """Memory of a run at its worst: every completion as long as the limit. Of a run that several processes train, while they
-    do (see `memory_afterwards`).
+def held(run: Resolved, model: Shape, teacher: Shape | None, lengths: Lengths) -> list[Held]:
+    """What a run holds in each phase, every completion as long as the limit; of `lengths` the prompt's counts."""
+    if "steps" not in run.params:
+        return [_sampled(run, model, lengths, run.hardware.dtype)]
+    after = [_sampled(run, model, lengths, "float32")] if run.hardware.processes > 1 else []
+    return [_training(run, model, teacher, lengths), *after]
+
+
+def _training(run: Resolved, model: Shape, teacher: Shape | None, lengths: Lengths) -> Held:
+    hardware, params, lora, width = run.hardware, run.params, lora_of(run), BYTES[run.hardware.dtype]
+    taught, trained = params.get("method") in SELF_TAUGHT, trained_parameters(run, model)
+    compares, length = run.stage in DENSE or taught, lengths.prompt + run.sampling.max_new_tokens
+    teacher = teacher if params.get("teacher_targets") == "recompute" else None
+    weights = 4 * (model.parameters + (trained if lora else 0))
+    copies = weights / 2 if width == 2 else 0  # autocast's
+    if taught or (params.get("kl_coefficient", 0) > 0 and not lora):
+        weights += 4 * trained  # a self-teacher; a reference, which under LoRA is the policy without its adapters
+    on_host, share = state_on_host(hardware), 1 / hardware.processes if hardware.accelerate else 1
+    own = 0 if on_host else share
+    if hardware.accelerate:  # embeddings and two layers of each model are whole for a moment, and a gradient on its way
+        shapes = [shape for shape in (model, model if taught else teacher) if shape]
+        whole = sum(width * (shape.parameters - (shape.layers - 2) * shape.layer) for shape in shapes)
+        copies = whole + (width + 4) * max(model.embedding, model.layer)
+    engine = _engine(run, "training") if run.samples_itself else 0.0
+    return Held(
+        phase="training",
+        on=hardware.processes,
+        weights=own * weights + copies,
+        teacher=share * width * teacher.parameters if teacher else 0.0,
+        gradients=own * 4 * trained,
+        optimiser=own * 8 * trained,
+        activations=activations(run, model, length),
+        logits=4 * CHUNK[hardware.device] * (1 + compares) + 4 * model.embedding * (compares and not lora),
+        kv_cache=_cached(run, lengths) * model.cached("float32"),  # of trained weights, under autocast too
+        engine=engine or (_engine(run, "evaluation") if hardware.processes == 1 else 0.0),
+        on_host=weights + 12 * trained if on_host else 0.0,
+    )
+
+
+def activations(run: Resolved, model: Shape, length: float) -> float:
+    """Bytes kept for the backward pass of a micro-batch: a layer keeps of a token six vectors of the residual stream in
+    float32 and, in the computation's precision, four of the MLP, six of queries and keys and its row of the mask; the
+    gradients of a layer are as large. With checkpointing every layer keeps its input, and one at a time is made again."""
+    of_others = 4 * model.mlp + 6 * (model.queries + model.keys) + length
+    layer = 24 * model.width + BYTES[run.hardware.dtype] * of_others
+    kept = 4 * model.width * model.layers + layer if run.hardware.gradient_checkpointing else model.layers * layer
+    return run.params["micro_batch"] * ceil(length) * (kept + layer)
+
+
+def _cached(run: Resolved, lengths: Lengths) -> float:
+    """Tokens that transformers caches at once beside a training's state: the most of its rollouts, of the validation (in every
+    process) and of the evaluation by a process that has trained alone."""
+    processes, validation, sampling = run.hardware.processes, run.validation, run.sampling
+    rollouts = counts(run).at_once / processes if run.samples_itself and not sampling.by_vllm("training") else 0
+    evaluated = sampling.batch if processes == 1 and not sampling.by_vllm("evaluation") else 0
+    tokens = max(rollouts, evaluated) * (lengths.prompt + sampling.max_new_tokens)
+    if validation is None:
+        return tokens
+    rows = min(validation.batch or sampling.batch, validation.samples * size(run.problems.validation))
+    return max(tokens, rows * (lengths.prompt + (validation.max_new_tokens or sampling.max_new_tokens)))
+
+
+def _sampled(run: Resolved, model: Shape, lengths: Lengths, dtype: str) -> Held:
+    """A model that one process only samples, its layers laid out over its GPUs, to the nearest one."""
+    gpus, use = run.hardware.sampling_gpus, "rollouts" if run.stage == "teacher_rollouts" else "evaluation"
+    part = 1 / gpus + (1 / model.layers if gpus > 1 else 0)
+    rows = 0 if run.sampling.by_vllm(use) else run.sampling.batch
+    cache = rows * (lengths.prompt + run.sampling.max_new_tokens) * model.cached(dtype)
+    phase, weights = "evaluation" if "steps" in run.params else "sampling", BYTES[dtype] * model.parameters
+    return Held(phase, gpus, weights=part * weights, kv_cache=part * cache, engine=_engine(run, use))
+
+
+def _engine(run: Resolved, use: str) -> float:
+    """The share of a vLLM engine of the run's own; none of a server, or on a CPU."""
+    options = run.sampling.by_vllm(use)
+    own = options and options.mode == "colocate" and run.hardware.device == "cuda"
+    return options.gpu_memory_utilization if own else 0.0
+
+
+def host_bytes(run: Resolved, model: Shape, teacher: Shape | None, first: Held) -> float:
+    """Bytes of the machine's memory that a run takes: on a CPU all that it holds in its `first` phase, else what an accelerate
+    config keeps there and models on their way to GPUs, which the notebook reads too before it starts processes."""
+    processes = first.on if first.phase == "training" else 1
+    readers = (1 if run.hardware.accelerate else processes) + (processes > 1)
+    weights = 4 * model.parameters + (BYTES[run.hardware.dtype] * teacher.parameters if teacher else 0)
+    there = processes * first.total if run.hardware.device == "cpu" else first.on_host + readers * weights
+    return PROCESS * (processes + (processes > 1)) + there
+
+
+REMEDIES = {
+    "weights": "take a smaller model, or let more GPUs hold it together (hardware.sampling_gpus)",
+    "state": "take a smaller model, train adapters (lora), or let more processes share it (hardware.accelerate)",
+    "activations": "lower `micro_batch` or set hardware.gradient_checkpointing",
+    "KV cache": "lower sampling.batch, the stage's `batch` or max_new_tokens",
+}
+ON_CPU = "take a smaller model, lower batches or hardware.processes, or take a machine with more memory"
+
+
+def shortage(one: Held, room: float, whose: str, reserve: float = RESERVE, together: bool = False) -> str | None:
+    """What a phase of a run lacks of `room` bytes on each of its GPUs, and the remedy; None where it fits with that share in
+    reserve. `together`: its processes divide the room among them, as they do a machine's memory on a CPU."""
+    free = (1 - reserve - one.engine) * room / (one.on if together else 1)
+    if one.total <= free:
+        return None
+    parts = {"activations": one.activations + one.logits, "KV cache": one.kv_cache}
+    if (state := one.total - max(parts.values())) > free:
+        parts = {"state" if one.phase == "training" else "weights": state}
+    largest = max(parts, key=parts.get)
+    each = f" on each of {one.on}" if one.on > 1 else ""
+    beside = f" beside vLLM's {one.engine:.0%}" if one.engine else ""
+    return (
+        f"needs {one.total / 1e9:.1f} GB of {whose}'s {room / 1e9:.1f}{each}{beside}, {reserve:.0%} in reserve, "
+        f"{parts[largest] / 1e9:.1f} of them for {largest}: {ON_CPU if together else REMEDIES[largest]}."
+    )
+
+
+def refuse_what_does_not_fit(run: Resolved, certain: bool = True) -> None:
+    """Refuse a run that would end for want of memory, in its training or the evaluation after it, before anything is loaded.
 
     Args:
         run: The run.
-        model: Its own model.
-        teacher: That of its dense targets, where it holds one beside its own (s2d_lib.plan.one_base).
-        lengths: Of which the prompt's counts.
+        certain: Refuse only what is sure: without a reserve and what loading takes, of activations two thirds; GPUs that are
+            not there and models of unknown shape are for others to refuse. Else a GPU that is not there is the plan's.
+
+    Raises:
+        StudyError: It would not fit; with what takes most, and the remedy.
     """
-    dtype, trains = run.hardware.dtype, bool(run.params.get("steps"))
-    length = lengths.prompt + run.sampling.max_new_tokens
-    if not trains:
-        return _sampled(run, model, length, dtype, _use_after_training(run))
-    rows, trained = run.params["micro_batch"], trained_parameters(run, model)
-    dense, asked = run.stage in DENSE, run.params.get("teacher_targets") == "recompute"
-    beside = teacher if dense and asked else None
-    taught = run.params.get("method") in SELF_TAUGHT
-    second = model if taught else beside
-    # A loss between two models makes the head's gradient in a buffer of its own; adapters leave the head as it is.
-    head = 4 * model.vocabulary * model.width if (dense or taught) and not lora_of(run) else 0
-    if (
-        taught and run.hardware.accelerate and dtype == "bfloat16"
-    ):  # in which both heads are gathered: the loss is float32
-        head *= 3
-    # One for the evaluation of trained weights computes in float32, as they are; TRL's in the profile's precision.
-    engines = {"training": dtype} if samples_itself(run) else {}
-    engines |= dict.fromkeys(_by_the_same_process(run), "float32")
-    # Keys meet float32 rotations and values join them, so what trained weights cache is float32, under autocast too.
-    cache, validated = kv_bytes(model, "float32"), lengths.prompt + validation_limit(run)
-    return Memory(
-        **_trained_weights(run, model),
-        teacher=BYTES[dtype] * beside.parameters if beside else 0.0,
-        gradients=4 * trained,
-        optimiser=8 * trained,
-        activations=activations(model, dtype, rows, length, run.hardware.gradient_checkpointing) + head,
-        kv_cache=_sampled_at_once(run) * length * cache,
-        validation=_validated_at_once(run) * validated * max(cache, kv_bytes(beside, dtype) if beside else 0),
-        gathered=_gathered(model, dtype, trained=True) + (_gathered(second, dtype) if second else 0.0),
-        logits_avoided=4 * rows * run.sampling.max_new_tokens * model.vocabulary * (2 if dense else 1),
-        **_engine(run, model, length, engines),
-        on_host=state_on_host(run.hardware),
-    )
+    settings, on_cpu, memory = load_profile(run.profile, run.overrides), run.hardware.device == "cpu", machine_memory()
+    free = [memory] if on_cpu else [one for _, one in visible_gpus()]
+    assumed = settings.cluster_of(run.stage, run.role).gpu or GPU
+    teacher = teacher_of(run, lineage(run.profile, run.checkpoint, run.seed, run.overrides))
+    try:
+        model, beside = shape_of(run.model.model), shape_of(teacher) if teacher else None
+    except StudyError:
+        if certain:
+            return
+        raise
+    if certain and not free:
+        return
+    room, whose = (min(free), "the machine" if on_cpu else "a GPU") if free else (gpu_named(assumed)["memory"], assumed)
+    phases, reserve = held(run, model, beside, assumed_lengths(settings)), 0.0 if certain else RESERVE
+    if certain:
+        phases = [replace(one, activations=2 / 3 * one.activations) for one in phases]
+    asked = [(one, room, whose, reserve, on_cpu) for one in phases]
+    if free and not on_cpu:
+        takes = phases[0].on_host if certain else host_bytes(run, model, beside, phases[0])
+        asked.append((Held("training", 1, weights=takes), memory, "the machine", 0.0, True))
+    for one in asked:
+        if lacks := shortage(*one):
+            part = " (its evaluation, by one process)" if one[0].phase == "evaluation" else ""
+            raise StudyError(f"{run.checkpoint!r}{part} {lacks}")
 
 
-def memory_afterwards(run: Resolved, model: Architecture, lengths: Lengths) -> Memory:
-    """What one process holds that evaluates what several have trained: the whole model, in float32 as it was trained."""
-    return _sampled(run, model, lengths.prompt + run.sampling.max_new_tokens, "float32", "evaluation")
+def machine_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or less where a container or a Slurm job has a limit."""
+    files = [CGROUPS / name for name in ("memory.max", "memory/memory.limit_in_bytes")]
+    texts = [file.read_text("utf-8").strip() for file in files if file.is_file()]
+    limits = [int(text) for text in texts if text.isdigit()]  # without one v2 says `max`, v1 a huge number, Slurm 0
+    slurm = int(os.environ.get("SLURM_MEM_PER_NODE", 0)) * 2**20
+    return min(limit for limit in (psutil.virtual_memory().total, slurm, *limits) if limit)
 
 
-def _sampled(run: Resolved, model: Architecture, length: float, dtype: str, use: Use) -> Memory:
-    """A model that is only sampled; on several GPUs with its layers laid out over them, to the nearest one or so."""
-    cache = 0 if run.sampling.by_vllm(use) else run.sampling.batch * length * kv_bytes(model, dtype)
-    return Memory(
-        weights=BYTES[dtype] * model.parameters,
-        kv_cache=cache,
-        gathered=1.25 * (BYTES[dtype] * model.layer + cache / model.layers),  # get_balanced_memory of accelerate
-        **_engine(run, model, length, {use: dtype}),
-    )
+def visible_gpus() -> list[tuple[str, int]]:
+    """Of every GPU that torch sees its name and the bytes of its memory that are free, or this process's own."""
+    from torch import cuda
 
-
-def _gathered(model: Architecture, dtype: str, trained: bool = False) -> float:
-    """Bytes of a shared model that a GPU holds whole for a moment: weights and, of what is trained, a gradient that is made
-    float32 to be summed."""
-    weights = BYTES[dtype] * (model.embeddings + 2 * model.layer)
-    return weights + trained * (BYTES[dtype] + 4) * max(model.vocabulary * model.width, model.layer)
-
-
-def _sampled_at_once(run: Resolved) -> int:
-    """Sequences that transformers samples side by side, in all processes: none where vLLM does all of it."""
-    batches = [run.sampling.batch for use in _by_the_same_process(run) if not run.sampling.by_vllm(use)]
-    if samples_itself(run) and not run.sampling.by_vllm("training"):
-        batches.append(counts(run).at_once)
-    return max(batches, default=0)
-
-
-def _validated_at_once(run: Resolved) -> int:
-    """Sequences of the validation that every process samples side by side, always by transformers."""
-    if not run.validation:
-        return 0
-    return min(run.validation.batch or run.sampling.batch, run.validation.samples * size(run.problems.validation))
-
-
-def _by_the_same_process(run: Resolved) -> list[Use]:
-    """What the process that has trained goes on to sample; of several, none does."""
-    return [_use_after_training(run)] if run.hardware.processes == 1 else []
-
-
-def _use_after_training(run: Resolved) -> Use:
-    return "rollouts" if run.stage == "teacher_rollouts" else "evaluation"
-
-
-def _engine(run: Resolved, model: Architecture, length: float, uses: dict[Use, str]) -> dict[str, float]:
-    """What vLLM engines of the run's own take and need, by what they are for and in which precision; nothing without one, and
-    nothing of a server elsewhere."""
-    own = {use: options for use in uses if (options := run.sampling.by_vllm(use)) and options.mode == "colocate"}
-    if not own or run.hardware.device == "cpu":  # there it takes a GiB, no share
-        return {}
-    options, dtype = run.sampling.vllm, max((uses[use] for use in own), key=BYTES.get)
-    context = options.context(length - run.sampling.max_new_tokens, run.sampling.max_new_tokens)
-    held = BYTES[dtype] * model.parameters + context * kv_bytes(model, dtype)
-    return {"engine_share": options.gpu_memory_utilization, "engine_least": held / options.tensor_parallel}
-
-
-def _trained_weights(run: Resolved, model: Architecture) -> dict[str, float]:
-    """The weights, their copy for autocast, and what a second model of the same size does not share with the first: all of
-    its weights, or under LoRA a self-teacher's adapters (a reference model is the policy without any)."""
-    lora, trained = lora_of(run), trained_parameters(run, model)
-    held = model.parameters + (trained if lora else 0)
-    taught = run.params.get("method") in SELF_TAUGHT
-    second = taught or (run.params.get("kl_coefficient", 0) > 0 and not lora)
-    copies = 2 * held if run.hardware.dtype == "bfloat16" else 0
-    return {"weights": 4 * held + (4 * trained if second else 0), "copies": copies}
-
-
-def kv_bytes(model: Architecture, dtype: str) -> int:
-    """Bytes that the KV cache holds of one token."""
-    return 2 * model.layers * model.kv_width * BYTES[dtype]
-
-
-def layer_bytes(model: Architecture, dtype: str, length: float) -> float:
-    """Bytes that one layer keeps of one token for the backward pass, its row of the attention mask included."""
-    sizes = (model.width, model.mlp, model.query_width, model.kv_width, model.heads, model.kv_heads, 1)
-    kept = sum(each * size for each, size in zip(KEPT[model.family, dtype], sizes, strict=True))
-    return kept + BYTES[dtype] * length
-
-
-def activations(model: Architecture, dtype: str, rows: int, length: float, checkpointing: bool) -> float:
-    """Bytes kept for the backward pass of `rows` sequences, and one layer's gradients, taken to be as large as it.
-
-    With checkpointing every layer keeps its input, in float32, and one layer at a time is computed again.
-    """
-    tokens, layer = rows * ceil(length), layer_bytes(model, dtype, length)
-    if checkpointing:
-        return tokens * (4 * model.width * model.layers + 2 * layer)
-    return tokens * layer * (model.layers + 1)
+    free = [cuda.mem_get_info(i)[0] + cuda.memory_reserved(i) for i in range(cuda.device_count())]
+    return [(cuda.get_device_name(i), memory) for i, memory in enumerate(free)]

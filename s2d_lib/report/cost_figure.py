@@ -10,9 +10,8 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from s2d_lib.claims.fair import seeds_of
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.architecture import architecture_of
-from s2d_lib.plan.flops import forward_flops, training_flops
-from s2d_lib.plan.one_base import DENSE
+from s2d_lib.plan.cost import DENSE, forward_flops
+from s2d_lib.plan.shapes import shape_of
 from s2d_lib.report.decodings import with_best
 from s2d_lib.report.run_pages import run_page
 from s2d_lib.report.style import entitle, route_look, use_style
@@ -25,7 +24,7 @@ SIDE = 1.07  # times a cost, from one route to the next that has the same
 
 
 def route_flops(bundle: Bundle, checkpoint: str, seed: int) -> float:
-    """FLOPs of a route's whole ancestry, its teachers and their rollouts included, as s2d_lib.plan.flops counts them.
+    """FLOPs of a route's whole ancestry, its teachers and their rollouts included, as s2d_lib.plan.cost counts them.
 
     6N for a token trained on, 2N for one that was sampled or that a teacher (also a model's own) scored, with the N
     parameters of the model that did it. Prompts, attention, validation and pretraining are left out.
@@ -36,14 +35,14 @@ def route_flops(bundle: Bundle, checkpoint: str, seed: int) -> float:
         run, trained = record["resolved"], record.get("trained_tokens", 0)
         if run["stage"] == "base":
             continue
-        model = architecture_of(run["model"]["model"])
+        model = shape_of(run["model"]["model"])
         read = record.get("sampled", {}).get("tokens", 0)
         if run["stage"] == "self_distillation":
             read += spent(bundle, name, seed)["scored"].iloc[-1]
-        total += training_flops(model, trained) + forward_flops(model, read)
+        total += 3 * forward_flops(model, trained) + forward_flops(model, read)
         if run["stage"] in DENSE:
             teacher = bundle.records[run["parents"]["teacher"], seed]["resolved"]["model"]["model"]
-            total += forward_flops(architecture_of(teacher), trained)
+            total += forward_flops(shape_of(teacher), trained)
     return total
 
 

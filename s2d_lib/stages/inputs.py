@@ -8,8 +8,6 @@ import torch
 
 from s2d_lib.engines.refusals import refuse_model, refuse_what_cannot_be
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.fit import refuse_what_does_not_fit
-from s2d_lib.plan.one_base import teacher_of
 from s2d_lib.policies.adapters import on_shared_base
 from s2d_lib.policies.pair import check_pair, check_words, share_vocabulary
 from s2d_lib.policies.policy import Policy, configure_torch, load_policy
@@ -23,7 +21,7 @@ from s2d_lib.stages.content import keep_content
 from s2d_lib.stages.live import WORKER
 from s2d_lib.stages.trackers import check_tracker
 from s2d_lib.stages.weights import Weights, parent_weights, starting_weights, weights_of
-from s2d_lib.study import Resolved, lineage
+from s2d_lib.study import Resolved
 from s2d_lib.study.resolve import refuse_too_few_problems
 from s2d_lib.study.settings import Hardware, RoleModel
 from s2d_lib.study.several_processes import refuse_what_is_not_shared, trains_in_several
@@ -73,8 +71,8 @@ def prepare(run: Run) -> Inputs:
 
     Raises:
         StudyError: Missing, stale or broken parent run; student and teacher that do not fit; a label pool that overlaps an
-            evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for, or too little
-            memory; no package for the logging that is asked for; a stage or a batch that several processes can't share;
+            evaluation set, is smaller than one batch or can't be halved; no GPU where one is asked for; no
+            package for the logging that is asked for; a stage or a batch that several processes can't share;
             sampling by vLLM that can't be; traces that are not there, or not of this pool or tokenizer; a model or problems
             that are not what they were for a run before.
     """
@@ -91,7 +89,6 @@ def _load(run: Run) -> Inputs:
         check_tracker(resolved.logging)
         served = resolved.sampling.vllm is not None and resolved.sampling.vllm.mode == "server"
         refuse_what_cannot_be(resolved, starting_weights(run).place if served else None)
-        refuse_what_does_not_fit(resolved, _beside(resolved))
     problems = load_problems(resolved.problems, resolved.labels)
     if WORKER not in os.environ:  # else the process that has started it knows
         keep_content(run, problems)
@@ -112,11 +109,6 @@ def _load(run: Run) -> Inputs:
         teacher = _teacher(run, policy, start, hardware)
         rollouts = _aligned(run, policy, teacher, problems.pool, rollouts)
     return Inputs(policy, problems, teacher, rollouts)
-
-
-def _beside(run: Resolved) -> str | None:
-    """The model of a teacher that is held beside the policy; none where both are adapters over one base."""
-    return teacher_of(run, lineage(run.profile, run.checkpoint, run.seed, run.overrides))
 
 
 def _rollouts(run: Run, policy: Policy, pool: list[Problem]) -> list[Rollout] | None:

@@ -75,6 +75,11 @@ class Resolved(Strict):
         return self.stage in ("teacher_sample_sft", "teacher_sft")
 
     @property
+    def samples_itself(self) -> bool:
+        """Whether it trains on completions that it samples itself, and not on another run's."""
+        return self.stage in LABELED or self.params.get("states") == "student"
+
+    @property
     def by_text(self) -> bool:
         """Whether it needs no more of a teacher than text, so that one of another vocabulary will do."""
         return self.next_token or self.params.get("estimator") == "gold"

@@ -106,19 +106,25 @@ def test_the_command_reads_base_models_without_a_run(runs, capsys):
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "overrides", "sentence"),
+    ("checkpoint", "overrides", "prompts", "sentence"),
     [
-        ("student.grpo", {}, "has no teacher, or only a file of traces"),
-        ("teacher.sft", {"roles": {"outside": {"model": None, "traces": "x.jsonl"}}}, "only a file of traces"),
-        ("student.opd_only.rl_teacher", {}, r"needs the run 'teacher.rl' .* which does not exist yet: make it with"),
-        ("student.warm.raw_teacher", {"roles": {"teacher": {"model": "micro/llama-teacher"}}}, "in their vocabularies"),
+        ("student.grpo", {}, 32, "has no teacher, or only a file of traces"),
+        ("teacher.sft", {"roles": {"outside": {"model": None, "traces": "x.jsonl"}}}, 32, "only a file of traces"),
+        (
+            "student.opd_only.rl_teacher",
+            {},
+            32,
+            r"needs the run 'teacher.rl' .* which does not exist yet: make it with",
+        ),
+        (
+            "student.warm.raw_teacher",
+            {"roles": {"teacher": {"model": "micro/llama-teacher"}}},
+            32,
+            "in their vocabularies",
+        ),
+        ("student.warm.raw_teacher", {}, 1, "at least 2 prompts, given 1"),
     ],
 )
-def test_what_is_no_pair_gets_a_sentence(runs, checkpoint, overrides, sentence):
+def test_what_is_no_pair_gets_a_sentence(runs, checkpoint, overrides, prompts, sentence):
     with pytest.raises(StudyError, match=sentence):
-        read_pair(resolve("micro", checkpoint, 0, overrides))
-
-
-def test_one_prompt_has_no_interval(runs):
-    with pytest.raises(StudyError, match="at least 2 prompts, given 1"):
-        read_pair(resolve("micro", "student.warm.raw_teacher", 0), prompts=1)
+        read_pair(resolve("micro", checkpoint, 0, overrides), prompts)

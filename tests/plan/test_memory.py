@@ -1,41 +1,40 @@
-"""Memory: bytes by hand, and what autograd really keeps of transformers' layers."""
+"""Memory: bytes by hand, what autograd really keeps of transformers' layers, and what is refused for want of it."""
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaForCausalLM, Qwen3ForCausalLM
 
-from s2d_lib.plan.architecture import Architecture, count_parameters, named
-from s2d_lib.plan.memory import RESERVE, Memory, activations, kv_bytes, layer_bytes, memory_of
-from s2d_lib.plan.phases import phases_of
-from s2d_lib.plan.resources import resources
-from s2d_lib.plan.tokens import assumed_lengths
+from s2d_lib import notebook
+from s2d_lib.errors import StudyError
+from s2d_lib.plan import memory as plan_memory
+from s2d_lib.plan.cost import assumed_lengths, trained_parameters
+from s2d_lib.plan.memory import Held, held, refuse_what_does_not_fit, shortage
+from s2d_lib.plan.shapes import Shape, shape_of
+from s2d_lib.runs import open_run
+from s2d_lib.stages import inputs
 from s2d_lib.study import load_profile, resolve
-from tests.plan.test_architecture import CLASSES, transformers_config
+from tests.plan.test_shapes import built, small
 
-QWEN, TEACHER, LARGE = (named()[f"Qwen/Qwen3-{size}"] for size in ("1.7B", "8B", "14B"))
+GB = 10**9
+QWEN, TEACHER, LARGE = (shape_of(f"Qwen/Qwen3-{size}") for size in ("1.7B", "8B", "14B"))
+N, N_TEACHER, N_LARGE = 1_720_574_976, 8_190_735_360, 14_768_307_200
 ROWS, LENGTH = 2, 64
+BY_TRANSFORMERS = {"engine": "transformers", "vllm": None}
 
 
-def shaped(family: str, layers: int) -> Architecture:
-    """A small model; fewer key heads than query heads, as large models have them."""
-    shape = {"family": family, "vocabulary": 64, "width": 96, "layers": layers, "heads": 8, "kv_heads": 2}
-    shape |= {"head_size": 16, "mlp": 160, "tied": True}
-    return Architecture(**shape, parameters=count_parameters(shape))
+def of(profile: str, checkpoint: str, over: dict | None = None, teacher: Shape | None = None) -> list[Held]:
+    run = resolve(profile, checkpoint, 0, over)
+    return held(run, shape_of(run.model.model), teacher, assumed_lengths(load_profile(profile)))
 
 
-def built(model: Architecture) -> Qwen3ForCausalLM | LlamaForCausalLM:
-    return CLASSES[model.family][1](transformers_config(model))
-
-
-def kept_by_autograd(model: Architecture, dtype: str, checkpointing: bool) -> int:
+def kept_by_autograd(config: dict, dtype: str, checkpointing: bool) -> int:
     """Bytes of all storages that autograd keeps of a padded batch, the parameters themselves excepted."""
-    network = built(model).train()
+    network = built(config).train()
     if checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
-    mine = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    kept = {}
+    mine, kept = {p.untyped_storage().data_ptr() for p in network.parameters()}, {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
@@ -52,168 +51,197 @@ def kept_by_autograd(model: Architecture, dtype: str, checkpointing: bool) -> in
     return sum(storage.nbytes() for storage in kept.values())
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
-def test_a_layer_keeps_exactly_what_the_formula_says(family, dtype):
-    models = [shaped(family, layers) for layers in (2, 3)]
-    kept = [kept_by_autograd(model, dtype, checkpointing=False) for model in models]
-    one = models[0]
-    matrices = 2 * one.width * (one.query_width + one.kv_width) + 3 * one.width * one.mlp
-    copies = 2 * matrices if dtype == "bfloat16" else 0  # autocast's bfloat16 weights, which the plan counts with them
-    assert kept[1] - kept[0] - copies == ROWS * LENGTH * layer_bytes(one, dtype, LENGTH)
-
-
-def test_with_checkpointing_a_layer_keeps_its_input():
-    models = [shaped("qwen3", layers) for layers in (2, 3)]
-    kept = [kept_by_autograd(model, "bfloat16", checkpointing=True) for model in models]
-    assert kept[1] - kept[0] == ROWS * LENGTH * 4 * models[0].width
-    planned = [activations(model, "bfloat16", ROWS, LENGTH, checkpointing=True) for model in models]
-    assert planned[1] - planned[0] == kept[1] - kept[0]
+def test_a_layer_keeps_what_the_formula_says_within_a_third(family, dtype, checkpointing):
+    configs = [small(family, layers) for layers in (2, 3)]
+    two, three = (kept_by_autograd(config, dtype, checkpointing) for config in configs)
+    matrices = sum(inputs * outputs for inputs, outputs in Shape(configs[0]).linear.values())
+    copies = 2 * matrices if dtype == "bfloat16" and not checkpointing else 0  # autocast's, counted with the weights
+    hardware = {"dtype": dtype, "gradient_checkpointing": checkpointing}
+    own = {"stages": {"sparse_rl": {"micro_batch": ROWS, "batch": 8}}, "hardware": hardware}
+    run = resolve("micro", "student.grpo", 0, own)
+    planned = [plan_memory.activations(run, Shape(config), LENGTH) for config in configs]
+    assert planned[1] - planned[0] == pytest.approx(three - two - copies, rel=0.34)
+    if checkpointing:  # its input, in float32
+        assert planned[1] - planned[0] == ROWS * LENGTH * 4 * configs[0]["hidden_size"]
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_what_trained_weights_cache_under_autocast_is_float32(family):
-    model = shaped(family, 2)
+    config = small(family, 2)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        cache = built(model)(torch.zeros(1, 5, dtype=torch.long), use_cache=True).past_key_values
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert held == 5 * kv_bytes(model, "float32")
-
-
-BY_TRANSFORMERS = {"engine": "transformers", "vllm": None}
+        cache = built(config)(torch.zeros(1, 5, dtype=torch.long), use_cache=True).past_key_values
+    assert sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) == 5 * Shape(config).cached("float32")
 
 
 def test_opd_of_a_1_7b_student_by_an_8b_teacher_by_hand():
     over = {"stages": {"opd": {"batch": 16, "micro_batch": 2}}, "sampling": BY_TRANSFORMERS}
-    run = resolve("qwen3", "student.bridge.raw_teacher", 0, over)
-    lengths = assumed_lengths(load_profile("qwen3"))
-    found = memory_of(run, QWEN, TEACHER, lengths)
-    n, limit = 1_720_574_976, run.sampling.max_new_tokens
-    assert (found.weights, found.copies) == (4 * n, 2 * n)
-    assert (found.gradients, found.optimiser) == (4 * n, 8 * n)
-    assert found.teacher == 2 * 8_190_735_360
-    token = (lengths.prompt + limit) * 2 * (8 * 128)  # keys and values of a sequence, a layer
-    assert found.kv_cache == 16 * token * 28 * 4
-    short = (lengths.prompt + 4096) * 2 * (8 * 128)  # the student's in float32, the teacher's in bfloat16
-    assert found.validation == 16 * max(short * 28 * 4, short * 36 * 2)
-    head, layer, of_teacher = (
-        151936 * 2048,
-        (n - 151936 * 2048 - 2048) / 28,
-        (8_190_735_360 - 2 * 151936 * 4096 - 4096) / 36,
-    )
-    gathered = 2 * (head + 2 * layer) + (2 + 4) * head + 2 * (2 * 151936 * 4096 + 2 * of_teacher)
-    assert found.gathered == gathered
-    assert found.on(8) == (16 * n + found.teacher) / 8 + gathered + max(found.activations, found.validation)
-    assert found.logits_avoided == 2 * limit * 151936 * 4 * 2
+    found = of("qwen3", "student.bridge.raw_teacher", over, TEACHER)[0]
+    head, layer = 151936 * 2048, (N - 151936 * 2048 - 2048) / 28
+    of_teacher = (N_TEACHER - 2 * 151936 * 4096 - 4096) / 36
+    # Whole for a moment: embeddings (and norms), two layers, the largest gradient in bfloat16 and float32
+    whole = 2 * (head + 2048 + 2 * layer) + 2 * (2 * 151936 * 4096 + 4096 + 2 * of_teacher) + (2 + 4) * head
+    assert (found.phase, found.on) == ("training", 8)
+    assert found.weights == pytest.approx(4 * N / 8 + whole)
+    assert (found.gradients, found.optimiser, found.teacher) == (4 * N / 8, 8 * N / 8, 2 * N_TEACHER / 8)
+    token = 28 * 2 * (8 * 128) * 4  # keys and values, float32
+    assert found.kv_cache == 16 * (130 + 4096) * token  # of the validation: of rollouts each process has two
+    assert found.logits == 4 * head + 2 * 4 * plan_memory.CHUNK["cuda"]  # the head's gradient, a chunk of each model's
+    assert found.activations > 2 * (130 + 16384) * 28 * 2048 * 4  # every layer's input in float32
+    state = found.weights + found.gradients + found.optimiser + found.teacher
+    assert found.total == state + max(found.kv_cache, found.activations + found.logits)
 
 
 def test_what_several_have_trained_is_evaluated_by_one_process_in_float32_over_its_gpus():
-    over = {"sampling": BY_TRANSFORMERS}
-    run, lengths = resolve("qwen3", "large_teacher.rl", 0, over), assumed_lengths(load_profile("qwen3"))
-    training, evaluation = phases_of(run, LARGE, None, lengths)
-    n, cache = 14_768_307_200, 64 * (lengths.prompt + 16384) * 40 * 2 * (8 * 128) * 4
-    assert (evaluation.memory.weights, evaluation.memory.kv_cache) == (4 * n, cache)
-    uneven = 1.25 * (4 * (n - 2 * 151936 * 5120 - 5120) / 40 + cache / 40)
-    assert (evaluation.gpus, evaluation.each) == (4, (4 * n + cache) / 4 + uneven)
-    assert (training.gpus, training.shared) == (8, True)
-    alone = resolve("qwen3-single-gpu", "student.grpo", 0)
-    assert [phase.name for phase in phases_of(alone, QWEN, None, lengths)] == ["training"]
+    training, evaluation = of("qwen3", "large_teacher.rl", {"sampling": BY_TRANSFORMERS})
+    cache = 64 * (130 + 16384) * 40 * 2 * (8 * 128) * 4
+    assert (training.on, training.gradients, training.optimiser) == (8, 0, 0)  # the state is in the machine's memory:
+    assert training.on_host == 20 * N_LARGE  # weights, gradient, two moments, and the reference's weights
+    assert (evaluation.phase, evaluation.on) == ("evaluation", 4)
+    assert evaluation.total == pytest.approx((1 / 4 + 1 / 40) * (4 * N_LARGE + cache))
+    assert [one.phase for one in of("qwen3-single-gpu", "student.grpo")] == ["training"]
+    (base,) = of("qwen3", "student", {"sampling": BY_TRANSFORMERS})
+    assert (base.phase, base.weights, base.gradients, base.activations) == ("sampling", 2 * N, 0, 0)
 
 
-def test_state_that_an_accelerate_config_keeps_on_the_host_takes_the_hosts_memory():
-    lengths, names = assumed_lengths(load_profile("qwen3")), ("fsdp2.yaml", "fsdp2-offload.yaml")
-    over = [{"by_role": {"large_teacher": {"hardware": {"accelerate": name}}}} for name in names]
-    runs = [resolve("qwen3", "large_teacher.rl", 0, one) for one in over]
-    shards, host = (memory_of(run, LARGE, None, lengths) for run in runs)
-    assert shards.on(8) - host.on(8) == shards.state / 8 == 20 * LARGE.parameters / 8  # the reference's among them
-    needs = [resources("qwen3", {"run": run})["run"].memory for run in runs]
-    assert needs[1] - needs[0] == pytest.approx(20 * LARGE.parameters / 1e9, abs=1)
+def test_a_reference_and_a_self_teacher_are_second_models_but_for_adapters():
+    plain, penalised = ({"stages": {"sparse_rl": {"kl_coefficient": k}}} for k in (0.0, 0.01))
+    weights = [of("qwen3-single-gpu", "student.grpo", over)[0].weights for over in (plain, penalised)]
+    assert weights == [(4 + 2) * N, (4 + 2 + 4) * N]  # with autocast's copy of what is trained
+    over = {"hardware": {"accelerate": None}, "roles": {"student": {"model": "Qwen/Qwen3-1.7B"}}}
+    srpo = of("qwen3-chemistry", "student.srpo", over)[0]
+    assert (srpo.weights, srpo.gradients) == ((4 + 2 + 4) * N, 4 * N)
+    over |= {"stages": {"self_distillation": {"lora": {"rank": 32, "alpha": 64}}}}
+    trained = trained_parameters(resolve("qwen3-chemistry", "student.srpo", 0, over), QWEN)
+    found = of("qwen3-chemistry", "student.srpo", over)[0]
+    assert found.weights == 4 * (N + 2 * trained) + 2 * (N + trained)
+    assert (found.gradients, found.optimiser) == (4 * trained, 8 * trained)
+    assert srpo.logits - found.logits == 4 * 151936 * 2048  # adapters leave the head as it is
 
 
-def test_a_base_model_is_loaded_in_the_profiles_dtype_and_trains_nothing():
-    found = memory_of(resolve("qwen3", "student", 0), QWEN, None, assumed_lengths(load_profile("qwen3")))
-    assert found.weights == 2 * QWEN.parameters
-    assert found.gradients == found.optimiser == found.activations == 0
-
-
-def test_a_penalty_towards_the_reference_costs_a_second_model():
-    lengths = assumed_lengths(load_profile("qwen3"))
-    plain, penalised = (
-        memory_of(
-            resolve("qwen3", "student.grpo", 0, {"stages": {"sparse_rl": {"kl_coefficient": k}}}), QWEN, None, lengths
-        )
-        for k in (0.0, 0.01)
-    )
-    assert penalised.weights - plain.weights == 4 * QWEN.parameters
+@pytest.mark.parametrize(
+    ("uses", "rows", "share"),
+    [  # A whole optimiser batch of rollouts side by side, or the validation, which stays with transformers
+        (None, 64, 0),
+        (["training", "evaluation"], 8, 0.3),
+        (["evaluation"], 64, 0.3),
+    ],
+)
+def test_where_vllm_samples_its_share_takes_the_place_of_the_cache(uses, rows, share):
+    vllm = {"engine": "vllm", "vllm": {"uses": uses, "gpu_memory_utilization": 0.3, "tensor_parallel": 1}}
+    sampling = {"batch": 8} | (vllm if uses else BY_TRANSFORMERS)
+    found = of("qwen3-single-gpu", "student.grpo", {"sampling": sampling})[0]
+    assert (found.kv_cache, found.engine) == (rows * (130 + 2048) * QWEN.cached("float32"), share)
 
 
 parts = st.floats(0, 1e12)
 
 
-@given(state=parts, activations=parts, cache=parts, gpus=st.integers(1, 64))
-def test_more_gpus_never_hold_more_and_together_hold_all(state, activations, cache, gpus):
-    memory = Memory(weights=state, activations=activations, kv_cache=cache)
-    assert memory.on(gpus + 1) <= memory.on(gpus)
-    assert memory.on(1) == state + max(activations, cache)
-    assert gpus * memory.on(gpus) >= state * (1 - 1e-9)
+@given(state=parts, moving=parts, cache=parts, room=st.floats(1e9, 1e12), engine=st.floats(0, 0.5))
+def test_what_fits_is_not_refused_and_what_is_refused_names_its_largest_part(state, moving, cache, room, engine):
+    one = Held("training", 1, weights=state, activations=moving, kv_cache=cache, engine=engine)
+    says = shortage(one, room, "a GPU", reserve=0.1)
+    assert (says is None) == (one.total <= (0.9 - engine) * room)
+    if says:
+        part = "state" if state > (0.9 - engine) * room else "activations" if moving >= cache else "KV cache"
+        assert f"of them for {part}: " in says
 
 
-@given(state=parts, activations=parts, cache=parts, room=st.floats(1e9, 1e12))
-def test_the_fewest_gpus_are_enough_and_one_less_is_not(state, activations, cache, room):
-    memory = Memory(weights=state, activations=activations, kv_cache=cache)
-    found = memory.gpus(room)
-    if found is None:
-        assert memory.on(1024) > (1 - RESERVE) * room
-    else:
-        assert memory.on(found) <= (1 - RESERVE) * room
-        assert found == 1 or memory.on(found - 1) > (1 - RESERVE) * room
+def test_what_does_not_fit_gets_its_remedy_and_on_a_cpu_none_that_only_gpus_have():
+    sampling, training = (Held(phase, 2, weights=60.0 * GB, engine=0.3) for phase in ("sampling", "training"))
+    assert shortage(sampling, 100 * GB, "a GPU") is None
+    says = shortage(sampling, 80 * GB, "a GPU")
+    assert says.startswith(
+        "needs 60.0 GB of a GPU's 80.0 on each of 2 beside vLLM's 30%, 9% in reserve, 60.0 of them for"
+    )
+    assert "hardware.sampling_gpus" in says
+    assert "hardware.accelerate" in shortage(training, 80 * GB, "a GPU")
+    together = shortage(training, 80 * GB, "the machine", together=True)
+    assert "GPU" not in together
+    assert "lower batches or hardware.processes, or take a machine with more memory" in together
 
 
-def test_activations_that_fit_nowhere_need_no_number_of_gpus():
-    assert Memory(activations=1e12).gpus(80e9) is None
+@pytest.fixture
+def gpu(monkeypatch):
+    """Makes so many GB visible on a GPU."""
+    seen = [("large", 10**13)]
+    monkeypatch.setattr(plan_memory, "visible_gpus", lambda: seen)
+    return lambda size: seen.append(("one", int(size * GB)))
 
 
-OWN = BY_TRANSFORMERS | {"batch": 8}
+@pytest.fixture
+def machine(monkeypatch):
+    """Gives the machine so many GB of memory."""
+    return lambda size: monkeypatch.setattr(plan_memory, "machine_memory", lambda: int(size * GB))
 
 
-def by_vllm(**options) -> dict:
-    """Sampling by vLLM for everything, whatever the profile says of it."""
-    block = {"uses": ["training", "rollouts", "evaluation"], "gpu_memory_utilization": 0.3, "tensor_parallel": 1}
-    return {"engine": "vllm", "batch": 8, "vllm": block | options}
+def test_what_the_smallest_gpu_does_not_hold_is_refused_before_anything_is_loaded(runs, gpu, machine, monkeypatch):
+    monkeypatch.setattr(inputs, "load_policy", lambda *a, **k: pytest.fail("a model is being loaded"))
+    run = resolve("qwen3-single-gpu", "student.bridge.raw_teacher", 0)
+    machine(2000)
+    gpu(70)
+    refuse_what_does_not_fit(run)
+    refuse_what_does_not_fit(run, certain=False)
+    gpu(69)  # of which 9 % are kept in reserve
+    refuse_what_does_not_fit(run)
+    with pytest.raises(StudyError, match="9% in reserve"):
+        refuse_what_does_not_fit(run, certain=False)
+    gpu(40)
+    with pytest.raises(StudyError, match=r"'student\.bridge\.raw_teacher' needs 63\.3 GB of a GPU's 40\.0.*adapters"):
+        refuse_what_does_not_fit(run)
+    gpu(1e-4)
+    with pytest.raises(StudyError, match="'student' needs"):
+        notebook.prepare(open_run("micro", "student", 0, {"hardware": {"device": "cuda"}}))
 
 
-def planned(checkpoint: str, sampling: dict) -> Memory:
-    run = resolve("qwen3-single-gpu", checkpoint, 0, {"sampling": sampling})
-    return memory_of(run, QWEN, None, assumed_lengths(load_profile("qwen3-single-gpu")))
+def test_what_comes_after_training_and_what_lies_in_the_machines_memory_must_fit_too(gpu, machine):
+    gpu(141)
+    machine(1500)  # 20 bytes of each of 70.6e9 parameters; what only loading takes is not certain
+    run = resolve("llama3", "teacher.rl", 0)
+    refuse_what_does_not_fit(run)
+    with pytest.raises(StudyError, match=r"needs 20\d\d\.\d GB of the machine's 1500\.0"):
+        refuse_what_does_not_fit(run, certain=False)
+    machine(1000)
+    with pytest.raises(StudyError, match=r"needs 1411\.1 GB of the machine's 1000\.0.*a machine with more memory"):
+        refuse_what_does_not_fit(run)
+    one = resolve("llama3", "teacher.rl", 0, {"by_role": {"teacher": {"hardware": {"sampling_gpus": 1}}}})
+    with pytest.raises(
+        StudyError, match=r"^'teacher\.rl' \(its evaluation, by one process\) needs 282\.2 GB of a GPU's"
+    ):
+        refuse_what_does_not_fit(one)
 
 
-def test_where_vllm_samples_its_share_takes_the_place_of_the_cache():
-    length = 130 + 2048
-    own, engine = planned("student.grpo", OWN), planned("student.grpo", by_vllm())
-    assert own.kv_cache == 64 * length * kv_bytes(QWEN, "float32")  # a whole optimiser batch side by side
-    assert engine.kv_cache == 0
-    assert engine.validation == own.validation == 8 * length * kv_bytes(QWEN, "float32")  # stays with transformers
-    assert (own.engine_share, engine.engine_share) == (0.0, 0.3)
-    # Trained weights are float32, and so is the engine that evaluates them.
-    assert engine.engine_least == 4 * QWEN.parameters + length * kv_bytes(QWEN, "float32")
-    longer = planned("student.grpo", by_vllm(max_model_len=4096))
-    assert longer.engine_least - engine.engine_least == (4096 - length) * kv_bytes(QWEN, "float32")
-    assert engine.room(80e9) == pytest.approx((1 - RESERVE - 0.3) * 80e9)
+def test_processes_on_a_cpu_divide_its_memory(machine):
+    alone, both = (resolve("micro", "student.grpo", 0, {"hardware": {"processes": count}}) for count in (1, 2))
+    machine(1.2 * of("micro", "student.grpo")[0].total / GB)  # of activations, the most of it, two thirds are sure
+    refuse_what_does_not_fit(alone)
+    with pytest.raises(StudyError, match=r"GB of the machine's \d\.\d on each of 2"):
+        refuse_what_does_not_fit(both)
 
 
-def test_vllm_for_evaluation_only_leaves_training_to_transformers():
-    found = planned("student.grpo", by_vllm(uses=["evaluation"]))
-    assert found.kv_cache == planned("student.grpo", OWN).kv_cache
-    assert found.engine_share == 0.3
+def test_no_gpu_and_unknown_shapes_are_for_others_to_refuse(monkeypatch, gpu):
+    run = resolve("qwen3-single-gpu", "student", 0)
+    unknown = run.model_copy(update={"model": run.model.model_copy(update={"model": "some/other"})})
+    gpu(1)
+    refuse_what_does_not_fit(unknown)
+    with pytest.raises(StudyError, match="does not know the shape of model 'some/other'"):
+        refuse_what_does_not_fit(unknown, certain=False)
+    monkeypatch.setattr(plan_memory, "visible_gpus", lambda: [])
+    refuse_what_does_not_fit(run)
+    refuse_what_does_not_fit(run, certain=False)  # on the GPU that the plan assumes
 
 
-def test_a_server_elsewhere_takes_nothing():
-    server = {"mode": "server", "url": "http://localhost:8000", "gpu_memory_utilization": None, "tensor_parallel": None}
-    found = planned("student", by_vllm(**server))
-    assert (found.engine_share, found.engine_least, found.kv_cache) == (0.0, 0.0, 0.0)
-
-
-def test_an_engine_that_its_share_does_not_hold_fits_on_no_number_of_gpus():
-    memory = Memory(engine_share=0.1, engine_least=9e9)
-    assert memory.gpus(80e9) is None
-    assert memory.gpus(100e9) == 1
+def test_the_smallest_of_machine_container_and_slurm_job_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_memory, "CGROUPS", tmp_path)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # all of it
+    (tmp_path / "memory.max").write_text("max\n")  # cgroup v2
+    assert plan_memory.machine_memory() == psutil.virtual_memory().total
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("3000000\n")  # v1
+    assert plan_memory.machine_memory() == 3_000_000
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2")
+    assert plan_memory.machine_memory() == 2 * 2**20
+    (tmp_path / "memory.max").write_text("9000\n")
+    assert plan_memory.machine_memory() == 9000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from s2d_lib.plan.architecture import architecture_of
+from s2d_lib.plan.shapes import shape_of
 from s2d_lib.report.contrasts import contrasts
 from s2d_lib.report.cost_figure import cost_figure, route_flops
 from s2d_lib.report.differences import contrast_differences, differences_figure, table_differences
@@ -105,7 +105,7 @@ def test_the_headlines_curves_are_those_of_its_own_routes(full):
 
 
 def test_a_routes_flops_are_those_of_all_that_it_is_made_from(full):
-    own, teacher = (architecture_of(f"micro/{role}").multiplied for role in ("student", "teacher"))
+    own, teacher = (shape_of(f"micro/{role}").multiplied for role in ("student", "teacher"))
     spent = {"trained": 900, "sampled": 1200}  # tokens of every run that trains
     grpo = lambda n: 6 * n * spent["trained"] + 2 * n * spent["sampled"]  # noqa: E731
     assert route_flops(full.bundle, "student", 0) == 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.tokens import counts
+from s2d_lib.plan.cost import counts
 from s2d_lib.policies.policy import save_policy
 from s2d_lib.rollouts import read_rollouts
 from s2d_lib.runs import file_hash, find_run, open_run

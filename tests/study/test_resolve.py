@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.tokens import counts
+from s2d_lib.plan.cost import counts
 from s2d_lib.study import derive_seed, load_study, needed, resolve
 from s2d_lib.study.settings import Evaluation
 
