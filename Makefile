@@ -7,7 +7,7 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install gym study test test-vllm test-zero3 vllm-log figures bench base regime lint help
+.PHONY: install gym study test test-vllm vllm-log figures bench base regime lint help
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,7 +54,7 @@ $(VLLM)/.installed: pyproject.toml
 	touch $@
 
 test-vllm: $(VLLM)/.installed  ## vLLM for real, on the CPU, in .venv-vllm
-	$(VLLM)/python -m pytest -s tests/vllm tests/engines
+	$(VLLM)/python -m pytest -s tests/vllm
 
 vllm-log: $(VLLM)/.installed  ## vLLM beside transformers on the CPU, before and after a GRPO step: figures/bench/vllm.md
 	$(VLLM)/python -m s2d_lib.bench.vllm
@@ -80,9 +80,6 @@ $(ZERO3)/.installed: $(BIN)/.installed
 	$(ZERO3)/pip install --disable-pip-version-check -q setuptools wheel
 	DS_BUILD_OPS=0 $(ZERO3)/pip install --disable-pip-version-check -q --no-build-isolation deepspeed==0.19.8
 	touch $@
-
-test-zero3: $(ZERO3)/.installed  ## DeepSpeed's ZeRO-3 for real, on the CPU, in .venv-zero3
-	$(ZERO3)/python -m pytest -v tests/stages/test_sharing.py -k zero3
 
 bench: $(BIN)/.bench $(ZERO3)/.installed  ## time and memory of the losses, the stages and sampling beside TRL's and Liger's
 	@$(ZERO3)/python -m s2d_lib.cli bench

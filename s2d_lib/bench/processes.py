@@ -26,11 +26,11 @@ from s2d_lib.bench.seeded_rollouts import seed_rollouts
 from s2d_lib.bench.shared_on_cpus import share_on_cpus
 from s2d_lib.bench.stages import NEVER, ROLLOUTS, released
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.report.style import BLACK, BLUE, GREEN, GREY, SKY, VERMILLION, entitle, use_style
-from s2d_lib.rollouts import read_rollouts, sample, write_rollouts
 from s2d_lib.runs import PlacedRun, Run, write_json
+from s2d_lib.sampling import read_rollouts, sample, write_rollouts
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.live import WORKER
 from s2d_lib.stages.processes import errors_in

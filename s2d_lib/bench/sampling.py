@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.report.style import PALETTE
-from s2d_lib.rollouts import sample
+from s2d_lib.sampling import sample
 from s2d_lib.study import resolve
 
 PROFILE, SEED = "micro", 0

@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 from s2d_lib.bench.stages import NEVER, UNTIMED, Observed
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import make_reward
-from s2d_lib.policies.policy import load_policy
+from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import PlacedRun
 from s2d_lib.stages.inputs import Inputs

@@ -22,10 +22,10 @@ from trl import DistillationTrainer, GRPOTrainer, SFTTrainer
 from s2d_lib.bench.measure import peak_of, ratios
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import make_reward
-from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.rollouts import Rollout, sample
 from s2d_lib.runs import PlacedRun, Run
+from s2d_lib.sampling import Rollout, sample
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.distillation import dense_trainer
 from s2d_lib.stages.inputs import Inputs

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from s2d_lib.bench.measure import interleaved
 from s2d_lib.losses import TokenLoss, linear_divergence, topk_targets_forward_kl
-from s2d_lib.policies.policy import Policy
+from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.rollouts import Rollout
+from s2d_lib.sampling import Rollout
 from s2d_lib.stages.heads import head_arguments
 from s2d_lib.stages.teacher_targets import TeacherTargets, completion_states, write_targets
 

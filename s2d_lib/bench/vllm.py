@@ -16,22 +16,19 @@ import torch
 
 from s2d_lib.bench.measure import machine
 from s2d_lib.bench.report import write_table
-from s2d_lib.engines.answers import Engine, Request, room_for
-from s2d_lib.engines.colocated import Colocated
-from s2d_lib.engines.sampler import compared, refuse_found
-from s2d_lib.engines.version import checked_version
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.provenance import environment
-from s2d_lib.rollouts import sample
 from s2d_lib.runs import PlacedRun
+from s2d_lib.sampling import sample
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.sparse_rl import sparse_trainer
 from s2d_lib.study import Resolved, project_root, resolve
 from s2d_lib.study.settings import Sampling
 from s2d_lib.study.vllm import Vllm
+from s2d_lib.vllm import Engine, checked_version, compared
 
 ASKED = 8  # problems
 TOKENS = 24  # of an answer at most
@@ -103,12 +100,12 @@ def vllm_log(case: Case, folder: Path) -> pd.DataFrame:
     run = PlacedRun(resolve(case.profile, "student.grpo", SEED, case.overrides), place=folder)
     resolved, problems = run.resolved, case.problems(run.resolved)
     policy, asked = load_policy(resolved.model, resolved.hardware), problems.pool[:ASKED]
-    prompts = policy.prompt_ids(asked)
+    longest = max(map(len, policy.prompt_ids(asked)))
 
-    def engine() -> tuple[Colocated, float]:
+    def engine() -> tuple[Engine, float]:
         began = time.perf_counter()
-        room = {"batch": ASKED * SAMPLES, "context": room_for(Vllm(), policy, prompts, TOKENS)}
-        made = Colocated(policy, Vllm(), resolved.hardware, **room, place=folder / ".engine")
+        room = {"batch": ASKED * SAMPLES, "context": Vllm().context(longest, TOKENS)}
+        made = Engine(policy, Vllm(), resolved.hardware, **room, place=folder / ".engine")
         return made, time.perf_counter() - began
 
     first, seconds = engine()
@@ -135,27 +132,20 @@ def row(name: str, engine: Engine, policy: Policy, problems: Sequence[Problem]) 
         `transformers_tokens_per_second` of samples at temperature 1.
     """
     prompts = policy.prompt_ids(problems)
-    said = [one[0].ids for one in engine.answer(prompts, Request(samples=1, max_new_tokens=TOKENS))]
+    said = [one.ids for (one,) in engine.answer(prompts, TOKENS)]
     equal = sum(ids == greedy(policy, prompt) for ids, prompt in zip(said, prompts, strict=True))
-    found, tolerance = compared(engine, policy, problems)
-    try:
-        refuse_found(found, tolerance, policy, problems, about=name)
-        verdict = "passed"
-    except StudyError:
-        verdict = "refused"
-    seeds = list(range(len(prompts)))
-    drawn = {"samples": SAMPLES, "max_new_tokens": TOKENS, "temperature": 1.0}
-    theirs = _rate(lambda: [a.ids for one in engine.answer(prompts, Request(**drawn, seeds=seeds)) for a in one])
-    sampling = Sampling(temperature=1.0, max_new_tokens=TOKENS, batch=ASKED * SAMPLES)
-    ours = _rate(
-        lambda: [r.ids for r in sample(policy, problems, samples=SAMPLES, sampling=sampling, seed=SEED, show=False)]
+    found = compared(engine, policy, problems)
+    drawn = {"samples": SAMPLES, "sampling": Sampling(max_new_tokens=TOKENS, batch=ASKED * SAMPLES), "seed": SEED}
+    theirs, ours = (
+        _rate(lambda sample=sample: [r.ids for r in sample(policy, problems, **drawn, show=False)])
+        for sample in (engine.sample, sample)
     )
     return {
         "engine": name,
         "answers": len(said),
         "equal": equal,
         "drift": found.drift,
-        "check": verdict,
+        "check": "refused" if found.fault else "passed",
         "tokens_per_second": theirs,
         "transformers_tokens_per_second": ours,
     }

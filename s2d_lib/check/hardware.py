@@ -30,7 +30,7 @@ def check_gpus(profile: str) -> Iterator[Line]:
         )
         yield Line("number of GPUs", f"{says}, or run it where there are as many.", ok=False)
     for hardware in {run.hardware.accelerate: run.hardware for run in runs if run.hardware.accelerate}.values():
-        from s2d_lib.policies.sharing import check_sharing
+        from s2d_lib.models.sharing import check_sharing
 
         try:
             check_sharing(hardware)

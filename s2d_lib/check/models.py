@@ -18,7 +18,7 @@ WEIGHTS = ("model.safetensors.index.json", "model.safetensors")  # sharded, or i
 def check_models(profile: str) -> Iterator[Line]:
     """The model of each role that some run needs: a folder or package that is there, or whole in the Hub's local cache;
     and files of traces."""
-    from s2d_lib.rollouts.traces import traces_place
+    from s2d_lib.sampling import traces_place
 
     for role, spec in {run.role: run.model for run in resolved_runs(profile).values()}.items():
         try:
@@ -44,7 +44,7 @@ def folder(spec: RoleModel) -> Path:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    from s2d_lib.policies.place import how_to_get, model_place
+    from s2d_lib.models.policy import how_to_get, model_place
 
     place = model_place(spec.model)
     if Path(place).is_dir():
@@ -85,7 +85,7 @@ def pairs(profile: str) -> list[tuple[RoleModel, RoleModel, list[Resolved]]]:
 
 def check_tokenizers(profile: str) -> Iterator[Line]:
     """Vocabulary, EOS, pad, chat template and head size of every pair; of those from which no more than text is learned
-    whether both can write the problems' words (s2d_lib.policies.pair)."""
+    whether both can write the problems' words (s2d_lib.models.pair)."""
     hardware = load_profile(profile).hardware.model_copy(update={"device": "cpu"})
     for student, teacher, runs in pairs(profile):
         about = f"tokenizers of {student.model} and {teacher.model}"
@@ -94,8 +94,8 @@ def check_tokenizers(profile: str) -> Iterator[Line]:
         except StudyError:
             yield Line(about, "can't be compared before both models are here.", ok=False)
             continue
-        from s2d_lib.policies.pair import check_pair, check_words, share_vocabulary
-        from s2d_lib.policies.policy import load_policy
+        from s2d_lib.models.pair import check_pair, check_words, share_vocabulary
+        from s2d_lib.models.policy import load_policy
 
         try:
             one, other = (

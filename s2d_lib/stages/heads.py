@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from s2d_lib.losses import token_log_probs
 from s2d_lib.losses.inputs import gathered
-from s2d_lib.policies.policy import Policy
+from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.rollouts import Rollout, completion_states
+from s2d_lib.sampling import Rollout, completion_states
 
 
 def head_arguments(side: str, model: PreTrainedModel, whole: bool = False) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from s2d_lib.losses import (
     token_log_probs,
     weight_sums,
 )
-from s2d_lib.policies.adapters import plain
-from s2d_lib.policies.sharing import before_sharding
+from s2d_lib.models.adapters import plain
+from s2d_lib.models.sharing import before_sharding
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.heads import alone, head_arguments
 from s2d_lib.stages.redirection import Redirection

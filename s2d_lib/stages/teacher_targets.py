@@ -22,10 +22,10 @@ from tqdm.auto import tqdm
 
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import topk_targets
-from s2d_lib.policies.policy import Policy
+from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.rollouts import Rollout
 from s2d_lib.runs import Run
+from s2d_lib.sampling import Rollout
 from s2d_lib.stages.heads import alone, head_arguments
 from s2d_lib.stages.inputs import Inputs
 

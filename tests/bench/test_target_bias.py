@@ -3,9 +3,9 @@
 import pytest
 
 from s2d_lib.bench.target_bias import COLUMNS, target_bias
-from s2d_lib.policies.policy import load_policy
+from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.rollouts import sample
+from s2d_lib.sampling import sample
 from s2d_lib.study import resolve
 
 pytestmark = pytest.mark.slow
