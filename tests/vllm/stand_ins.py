@@ -37,21 +37,6 @@ def greedy(policy, problems, tokens: int = CHECK_TOKENS) -> list[list[int]]:
     return [answered(policy.model, prompt, eos, tokens).ids for prompt in policy.prompt_ids(problems)]
 
 
-class Fake:
-    """An engine of greedy answers, also where samples are asked for."""
-
-    dtype = "float32"
-
-    def __init__(self, policy):
-        self.model, self.eos = copy.deepcopy(policy.model).eval(), policy.tokenizer.eos_token_id
-
-    def answer(self, prompts, max_new_tokens):
-        return [[answered(self.model, prompt, self.eos, max_new_tokens)] for prompt in prompts]
-
-    def sample(self, policy, problems, *, samples, sampling, seed, show):
-        return [one for (one,) in self.answer(policy.prompt_ids(problems), sampling.max_new_tokens)]
-
-
 class LLM:
     """vLLM's, as far as s2d_lib.vllm uses it: it loads a folder and says what it was asked."""
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from stand_ins import Fake, answered
+from stand_ins import answered
 
 from s2d_lib.bench.vllm import row
 from s2d_lib.errors import StudyError
-from s2d_lib.study.vllm import CHECK_TOKENS
-from s2d_lib.vllm import PROBLEMS, Answer, compare, compared, refuse, tolerance_of
+from s2d_lib.study.settings import Hardware
+from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
+from s2d_lib.vllm import PROBLEMS, Answer, Engine, compare, compared, refuse, tolerance_of
 
 TOLERANCE = tolerance_of("float32")
 
@@ -15,6 +16,12 @@ TOLERANCE = tolerance_of("float32")
 @pytest.fixture
 def asked(problems):
     return problems[:PROBLEMS]
+
+
+@pytest.fixture
+def started(engines, policy, tmp_path):
+    """Starts an engine with the policy's weights of now."""
+    return lambda: Engine(policy, Vllm(), Hardware(), batch=64, context=64, place=tmp_path / "weights")
 
 
 def answers_of(policy, asked):
@@ -81,20 +88,20 @@ def test_broken_log_probabilities_and_none_at_all_never_pass(policy, asked, valu
     assert compare(policy, asked, answers, TOLERANCE).fault
 
 
-def test_a_sure_models_update_shows_in_the_tokens_behind(policy, asked):
+def test_a_sure_models_update_shows_in_the_tokens_behind(policy, asked, started):
     """The first choices' log-probabilities are about 0 before and after it."""
     with torch.no_grad():
         policy.model.model.norm.weight.mul_(10)  # ten times the logits
-    engine = Fake(policy)
+    engine = started()
     assert compared(engine, policy, asked).fault == ""
     with torch.no_grad():
         policy.model.model.norm.weight.mul_(1.001)
     assert "log-probabilities lie" in compared(engine, policy, asked).fault
 
 
-def test_the_log_of_engines_has_one_in_sync_and_one_that_lags_behind(policy, asked):
+def test_the_log_of_engines_has_one_in_sync_and_one_that_lags_behind(policy, asked, started):
     """What `make vllm-log` writes."""
-    engine = Fake(policy)
+    engine = started()
     before = row("before", engine, policy, asked[:2])
     assert (before["engine"], before["answers"], before["equal"], before["check"]) == ("before", 2, 2, "passed")
     assert before["tokens_per_second"] > 0
@@ -104,13 +111,11 @@ def test_the_log_of_engines_has_one_in_sync_and_one_that_lags_behind(policy, ask
     assert (after["check"], after["drift"] > 1e-3 > before["drift"]) == ("refused", True)
 
 
-def test_the_coarsest_precision_says_how_far_numbers_may_lie_apart(policy, asked):
+def test_the_coarsest_precision_says_how_far_numbers_may_lie_apart(policy, asked, started):
     assert tolerance_of("float32", "bfloat16") == tolerance_of("bfloat16") > tolerance_of("float16") > TOLERANCE
     with torch.no_grad():
+        engine = started()
         policy.model.get_input_embeddings().weight.mul_(1.002)
-    engine = Fake(policy)
-    with torch.no_grad():
-        policy.model.get_input_embeddings().weight.div_(1.002)
     assert compared(engine, policy, asked).fault
     assert not compared(engine, policy, asked, tolerance=1.0).fault
     engine.dtype = "bfloat16"
