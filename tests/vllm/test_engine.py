@@ -31,7 +31,7 @@ def test_an_engine_samples_as_the_rollouts_contract_says(engines, run, policy, p
         (engine,) = engines
         options = {"samples": 3, "sampling": sampling, "show": False}
         rollouts, again, other = (sample(problems, seed=seed, **options) for seed in (3, 3, 4))
-        (alone,) = [sample(problems[2:3], seed=3, **options)]
+        alone = sample(problems[2:3], seed=3, **options)
         greedy = sample(problems, seed=3, decoding=Decoding(temperature=0), **options | {"samples": 1})
         assert not engine.ended
     assert engine.ended
