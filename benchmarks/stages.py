@@ -20,10 +20,10 @@ from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 from benchmarks.timing import compared, seconds_of
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import make_reward
-from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.rollouts import Rollout, sample
 from s2d_lib.runs import PlacedRun
+from s2d_lib.sampling import Rollout, sample
 from s2d_lib.stages.distillation import dense_trainer
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.self_distillation import self_distillation_trainer

@@ -14,7 +14,7 @@ from s2d_lib.plan.cost import counts
 from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import collect, read_bundle, read_evaluation
 from s2d_lib.results.summary import pass_at_k, summarise
-from s2d_lib.rollouts import Rollout
+from s2d_lib.sampling import Rollout
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 from tests.stages.conftest import make  # noqa: F401 (a fixture)

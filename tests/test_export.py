@@ -10,8 +10,8 @@ from s2d_lib import export as module
 from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
 from s2d_lib.export import export
-from s2d_lib.policies.adapters import lora_config, save_adapter
-from s2d_lib.policies.policy import load_policy, save_policy
+from s2d_lib.models.adapters import lora_config, save_adapter
+from s2d_lib.models.policy import load_policy, save_policy
 from s2d_lib.provenance import environment
 from s2d_lib.runs import open_run
 from s2d_lib.study.lora import Lora

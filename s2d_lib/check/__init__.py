@@ -16,27 +16,26 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from s2d_lib.engines.refusals import refuse_what_cannot_be
 from s2d_lib.errors import StudyError
+from s2d_lib.models.adapters import lora_config
+from s2d_lib.models.pair import check_pair, check_words, share_vocabulary
+from s2d_lib.models.policy import Policy, how_to_get, load_policy, model_place
+from s2d_lib.models.sharing import check_sharing
 from s2d_lib.plan import plan, study_runs
 from s2d_lib.plan.cost import gpus_of, lora_of
 from s2d_lib.plan.memory import refuse_what_does_not_fit, visible_gpus
-from s2d_lib.policies.adapters import lora_config
-from s2d_lib.policies.pair import check_pair, check_words, share_vocabulary
-from s2d_lib.policies.place import how_to_get, model_place
-from s2d_lib.policies.policy import Policy, load_policy
-from s2d_lib.policies.sharing import check_sharing
 from s2d_lib.problems.micro import refuse_what_teaches_nothing
 from s2d_lib.problems.pools import cut
 from s2d_lib.problems.sources import LOCAL_FILES, load_problems, local_copy
-from s2d_lib.rollouts.traces import traces_place
 from s2d_lib.runs import runs_root
+from s2d_lib.sampling import traces_place
 from s2d_lib.stages.trackers import check_tracker
 from s2d_lib.study import Resolved, load_profile
 from s2d_lib.study.problem_sets import WHOLE, Half, LabelBudget, whole_pool
 from s2d_lib.study.resolve import refuse_too_few_problems, stored_answers
 from s2d_lib.study.settings import RoleModel
 from s2d_lib.study.several_processes import refuse_what_is_not_shared
+from s2d_lib.vllm import refuse_what_cannot_be
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,12 @@ import pandas as pd
 from s2d_lib.claims.bootstrap import bootstrap
 from s2d_lib.errors import StudyError
 from s2d_lib.evaluation import per_problem
-from s2d_lib.policies.pair import check_pair
-from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.models.pair import check_pair
+from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.rollouts import Rollout, sample
-from s2d_lib.rollouts.undisturbed import undisturbed
 from s2d_lib.runs import Run
+from s2d_lib.sampling import Rollout, sample, undisturbed
 from s2d_lib.stages.validation import first_tokens, token_measures
 from s2d_lib.stages.weights import Weights, parent_weights
 from s2d_lib.study import Resolved, derive_seed, lineage

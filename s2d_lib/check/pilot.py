@@ -15,12 +15,12 @@ import pandas as pd
 
 from s2d_lib import worker
 from s2d_lib.errors import StudyError
+from s2d_lib.models.policy import load_policy
 from s2d_lib.plan import Plan
 from s2d_lib.plan.cost import DENSE
-from s2d_lib.policies.policy import load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.rollouts import Rollout
 from s2d_lib.runs import PlacedRun, Run, runs_root, write_json
+from s2d_lib.sampling import Rollout
 from s2d_lib.stages import processes
 from s2d_lib.stages.inputs import Inputs, in_full
 from s2d_lib.stages.table import TRAINING

@@ -83,7 +83,7 @@ def _metadata(record: dict, bundle: Bundle, checkpoint: str, profile: str, evalu
 
 
 def _on_the_hub(model: str) -> bool:
-    """Whether a role's model is named by its Hub id (see s2d_lib.policies.place.model_place for the other forms)."""
+    """Whether a role's model is named by its Hub id (see s2d_lib.models.policy.model_place for the other forms)."""
     return not model.startswith((MICRO, "package:", ".", "/", "~"))
 
 

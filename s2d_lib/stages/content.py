@@ -11,12 +11,12 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.place import model_place
+from s2d_lib.models.policy import model_place
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems
 from s2d_lib.provenance import file_hash
-from s2d_lib.rollouts.traces import traces_place
 from s2d_lib.runs import MODEL, READ, Run
+from s2d_lib.sampling import traces_place
 from s2d_lib.stages.weights import parent_weights, starting_weights, weights_of
 from s2d_lib.study.problem_sets import LabelBudget
 

@@ -12,12 +12,11 @@ import torch
 from trl import DistillationConfig, DistillationTrainer
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
-from s2d_lib.engines.training import check_syncs, vllm_arguments
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import Head, Pair, TokenLoss, estimator
-from s2d_lib.policies.adapters import lora_config
-from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
-from s2d_lib.policies.sharing import in_shards
+from s2d_lib.models.adapters import lora_config
+from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS
+from s2d_lib.models.sharing import in_shards
 from s2d_lib.runs import Run
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.heads import head_of
@@ -29,6 +28,7 @@ from s2d_lib.stages.teacher_targets import TeacherTargets, kept_targets
 from s2d_lib.stages.training import finished_metrics, run_seed, scheduled, train, trainer_arguments
 from s2d_lib.study.problem_sets import LabelBudget
 from s2d_lib.study.stage_params import Distillation
+from s2d_lib.vllm import check_syncs, vllm_arguments
 
 
 class DenseTrainer(Clocked, DistillationTrainer):

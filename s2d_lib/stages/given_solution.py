@@ -8,11 +8,10 @@ import pandas as pd
 
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade_many
-from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.rollouts import Rollout, sample
-from s2d_lib.rollouts.undisturbed import undisturbed
+from s2d_lib.sampling import Rollout, sample, undisturbed
 from s2d_lib.study import derive_seed, load_profile
 from s2d_lib.study.load import did_you_mean
 from s2d_lib.study.problem_sets import ProblemSets

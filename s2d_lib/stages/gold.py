@@ -17,7 +17,7 @@ from trl.experimental.gold import GOLDConfig
 from trl.experimental.gold.gold_trainer import ULDLoss
 from trl.experimental.utils import encode_with_byte_offsets, is_byte_level_tokenizer
 
-from s2d_lib.policies.policy import Policy
+from s2d_lib.models.policy import Policy
 from s2d_lib.stages.distillation import DenseTrainer
 from s2d_lib.stages.parts import by_length
 

@@ -6,9 +6,9 @@ import torch
 from transformers import PreTrainedModel
 
 from s2d_lib.losses import Head, token_log_probs
-from s2d_lib.policies.policy import Policy
+from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.rollouts import Rollout, completion_states
+from s2d_lib.sampling import Rollout, completion_states
 
 
 def head_of(model: PreTrainedModel) -> Head:

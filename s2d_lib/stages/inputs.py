@@ -6,25 +6,23 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from s2d_lib.engines.refusals import refuse_model, refuse_what_cannot_be
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.adapters import on_shared_base
-from s2d_lib.policies.pair import check_pair, check_words, share_vocabulary
-from s2d_lib.policies.policy import Policy, configure_torch, load_policy
-from s2d_lib.policies.sharing import check_sharing
+from s2d_lib.models.pair import check_pair, check_words, share_vocabulary
+from s2d_lib.models.policy import Policy, configure_torch, load_policy
+from s2d_lib.models.sharing import check_sharing
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
-from s2d_lib.rollouts import Rollout, read_rollouts
-from s2d_lib.rollouts.traces import by_text, read_traces
 from s2d_lib.runs import FinishedRun, Run
+from s2d_lib.sampling import Rollout, by_text, read_rollouts, read_traces
 from s2d_lib.stages.content import keep_content
 from s2d_lib.stages.live import WORKER
 from s2d_lib.stages.trackers import check_tracker
-from s2d_lib.stages.weights import Weights, parent_weights, starting_weights, weights_of
+from s2d_lib.stages.weights import parent_weights, starting_weights, weights_of
 from s2d_lib.study import Resolved
 from s2d_lib.study.resolve import refuse_too_few_problems
 from s2d_lib.study.settings import Hardware, RoleModel
 from s2d_lib.study.several_processes import refuse_what_is_not_shared, trains_in_several
+from s2d_lib.vllm import refuse_long_prompts, refuse_what_cannot_be
 
 
 @dataclass
@@ -87,8 +85,7 @@ def _load(run: Run) -> Inputs:
         check_sharing(resolved.hardware)
     if not run.finished:
         check_tracker(resolved.logging)
-        served = resolved.sampling.vllm is not None and resolved.sampling.vllm.mode == "server"
-        refuse_what_cannot_be(resolved, starting_weights(run).place if served else None)
+        refuse_what_cannot_be(resolved)
     problems = load_problems(resolved.problems, resolved.labels)
     if WORKER not in os.environ:  # else the process that has started it knows
         keep_content(run, problems)
@@ -103,10 +100,10 @@ def _load(run: Run) -> Inputs:
     problems = _short_prompts(resolved, policy, problems)
     if "rollouts" not in resolved.parents:  # else their number, of those that are kept, is the stage's to check
         refuse_too_few_problems(resolved, len(problems.pool))
-    refuse_model(resolved, policy, problems)
+    refuse_long_prompts(resolved, policy, problems)
     rollouts, teacher = _rollouts(run, policy, problems.pool), None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
-        teacher = _teacher(run, policy, start, hardware)
+        teacher = _teacher(run, hardware)
         rollouts = _aligned(run, policy, teacher, problems.pool, rollouts)
     return Inputs(policy, problems, teacher, rollouts)
 
@@ -145,15 +142,10 @@ def _until_trained(hardware: Hardware) -> Hardware:
     return hardware.model_copy(update={"device": "cpu", "sampling_gpus": 1})
 
 
-def _teacher(run: Run, student: Policy, start: Weights, hardware: Hardware) -> Policy:
-    """The teacher; on the student's base model where both are adapters over the same one, which then is held once."""
-    resolved, spec, weights = run.resolved, _model_of(run.parent("teacher")), parent_weights(run, "teacher")
+def _teacher(run: Run, hardware: Hardware) -> Policy:
     # Stages of next-token loss never run the teacher, but train on its token ids or its text, which the tokenizers decide.
-    needed = not resolved.next_token
-    if needed and resolved.stage_params.lora and spec == resolved.model and weights.place == start.place:
-        model = on_shared_base(student.model, weights.adapters, start.adapters)
-        return Policy(model, student.tokenizer, student.chat)
-    return load_policy(spec, hardware, *weights, weights=needed)
+    needed = not run.resolved.next_token
+    return load_policy(_model_of(run.parent("teacher")), hardware, *parent_weights(run, "teacher"), weights=needed)
 
 
 def _model_of(parent: FinishedRun) -> RoleModel:

@@ -19,8 +19,8 @@ from types import SimpleNamespace
 import pandas as pd
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.policy import load_policy
-from s2d_lib.policies.sharing import config_path
+from s2d_lib.models.policy import load_policy
+from s2d_lib.models.sharing import config_path
 from s2d_lib.runs import Run, write_json
 from s2d_lib.stages.inputs import Inputs, in_full, prepare
 from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.policy import Policy
+from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
 
 

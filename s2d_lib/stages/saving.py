@@ -3,8 +3,8 @@
 from accelerate.utils import DistributedType
 from transformers import Trainer
 
-from s2d_lib.policies.adapters import merged, save_adapter
-from s2d_lib.policies.policy import save_policy
+from s2d_lib.models.adapters import merged, save_adapter
+from s2d_lib.models.policy import save_policy
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
 

@@ -8,11 +8,10 @@ import torch
 from s2d_lib.grading import grade_many
 from s2d_lib.losses import Pair, linear_divergence, token_log_probs
 from s2d_lib.losses.srpo import entropy_weights, weight_sums
-from s2d_lib.policies.policy import Policy
+from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.rollouts import sample
-from s2d_lib.rollouts.undisturbed import undisturbed
 from s2d_lib.runs import Run
+from s2d_lib.sampling import sample, undisturbed
 from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.self_distillation import reprompts_of

@@ -3,11 +3,10 @@
 import pandas as pd
 from trl import GRPOConfig
 
-from s2d_lib.engines.training import check_syncs, vllm_arguments
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import make_reward
-from s2d_lib.policies.adapters import lora_config
-from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS, Policy
+from s2d_lib.models.adapters import lora_config
+from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS, Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.runs import Run
 from s2d_lib.stages.collapse import StopOnCollapse
@@ -18,6 +17,7 @@ from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
 from s2d_lib.stages.sparse_rl import RecordedReward, capped, label_cost, resumed_step
 from s2d_lib.stages.training import finished_metrics, run_seed, scheduled, train, trainer_arguments
 from s2d_lib.study.self_distillation_params import SELF_TAUGHT
+from s2d_lib.vllm import check_syncs, vllm_arguments
 
 
 @in_processes

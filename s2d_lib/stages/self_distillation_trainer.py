@@ -24,8 +24,8 @@ from s2d_lib.losses.srpo import (
     srpo_objective,
     weight_sums,
 )
-from s2d_lib.policies.adapters import plain
-from s2d_lib.policies.sharing import before_sharding
+from s2d_lib.models.adapters import plain
+from s2d_lib.models.sharing import before_sharding
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.redirection import Redirection

@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel, TrainerCallback
 
 from s2d_lib.losses import token_log_probs
-from s2d_lib.policies.adapters import plain
-from s2d_lib.policies.sharing import in_shards, stand_ins
+from s2d_lib.models.adapters import plain
+from s2d_lib.models.sharing import in_shards, stand_ins
 from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.redirection import Redirection
 

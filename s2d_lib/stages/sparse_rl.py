@@ -11,11 +11,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
-from s2d_lib.engines.training import check_syncs, vllm_arguments
 from s2d_lib.grading import make_reward
-from s2d_lib.policies.adapters import lora_config
-from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS
-from s2d_lib.policies.sharing import before_sharding, from_first, in_shards, stand_ins
+from s2d_lib.models.adapters import lora_config
+from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS
+from s2d_lib.models.sharing import before_sharding, from_first, in_shards, stand_ins
 from s2d_lib.runs import Run
 from s2d_lib.stages.account import account_row, label_use, read_account
 from s2d_lib.stages.clock import Clocked
@@ -29,6 +28,7 @@ from s2d_lib.stages.training import (
     train,
     trainer_arguments,
 )
+from s2d_lib.vllm import check_syncs, vllm_arguments
 
 
 class RecordedReward:

@@ -1,11 +1,11 @@
 """Teacher rollouts: the teacher answers every prompt of the pool once and for all stages that train on its states."""
 
-from s2d_lib.engines.sampler import sampler
-from s2d_lib.rollouts import Rollout, read_rollouts, write_rollouts
 from s2d_lib.runs import Run
+from s2d_lib.sampling import Rollout, read_rollouts, write_rollouts
 from s2d_lib.stages.heads import sequence_log_probs
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.training import run_seed
+from s2d_lib.vllm import sampler
 
 
 def teacher_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:

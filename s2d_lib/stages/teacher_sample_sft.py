@@ -1,6 +1,6 @@
 """Teacher-sample SFT: hard-label next-token training on the teacher's rollouts, right or wrong (paper A's control).
 
-It needs no more of a teacher than its text, so it is a way also from one of another vocabulary (s2d_lib.rollouts.traces.by_text).
+It needs no more of a teacher than its text, so it is a way also from one of another vocabulary (s2d_lib.sampling.by_text).
 """
 
 from dataclasses import replace
@@ -9,9 +9,9 @@ import pandas as pd
 from trl import SFTConfig, SFTTrainer
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.adapters import lora_config
-from s2d_lib.rollouts import Rollout
+from s2d_lib.models.adapters import lora_config
 from s2d_lib.runs import Run
+from s2d_lib.sampling import Rollout
 from s2d_lib.stages.clock import Clocked
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.processes import in_processes

@@ -12,10 +12,9 @@ import pandas as pd
 
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade_many
-from s2d_lib.policies.sharing import from_first
-from s2d_lib.rollouts import Rollout
-from s2d_lib.rollouts.traces import traces_place
+from s2d_lib.models.sharing import from_first
 from s2d_lib.runs import Run, file_hash
+from s2d_lib.sampling import Rollout, traces_place
 from s2d_lib.stages.account import account_row, label_use, read_account
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.processes import in_processes

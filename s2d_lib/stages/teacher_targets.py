@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import Head
-from s2d_lib.policies.policy import Policy
+from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.rollouts import Rollout
 from s2d_lib.runs import Run
+from s2d_lib.sampling import Rollout
 from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.inputs import Inputs
 

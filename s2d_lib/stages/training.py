@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.sharing import before_sharding, from_first
+from s2d_lib.models.sharing import before_sharding, from_first
 from s2d_lib.runs import Run
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve, WriteProgress

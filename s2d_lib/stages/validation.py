@@ -12,14 +12,13 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from s2d_lib.grading import grade_many
 from s2d_lib.losses import Pair, kl_divergence
-from s2d_lib.policies.adapters import plain
-from s2d_lib.policies.policy import Policy
-from s2d_lib.policies.sharing import back_into_shards, from_first
+from s2d_lib.models.adapters import plain
+from s2d_lib.models.policy import Policy
+from s2d_lib.models.sharing import back_into_shards, from_first
 from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import read_validation, write_csv
-from s2d_lib.rollouts import Rollout, completion_states, sample
-from s2d_lib.rollouts.undisturbed import evaluating, undisturbed
 from s2d_lib.runs import Run
+from s2d_lib.sampling import Rollout, completion_states, evaluating, sample, undisturbed
 from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.study import derive_seed

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from s2d_lib.policies.adapters import is_adapter
+from s2d_lib.models.adapters import is_adapter
 from s2d_lib.runs import Run
 from s2d_lib.study import Resolved
 

@@ -55,7 +55,7 @@ class MicroModel(Strict):
     # sees worked; what is asked of them is guessed.
     hidden: int = Field(0, ge=0, exclude_if=lambda value: not value)
     # Dial of opening: with which probability the finished model begins a worked solution, where it would guess else (see
-    # s2d_lib.policies.micro_family.settle); null: as often as the corpus does. Below 1e-9 float32 does not tell it from 0.
+    # s2d_lib.models.micro_family.settle); null: as often as the corpus does. Below 1e-9 float32 does not tell it from 0.
     opening: float | None = Field(None, ge=1e-9, le=0.99, exclude_if=lambda value: value is None)
     # Characters are its tokens: a model of the same world that shares no vocabulary with the others.
     split: bool = Field(False, exclude_if=lambda value: not value)

@@ -36,7 +36,7 @@ from s2d_lib.study.vllm import WHERE
 UNHASHED = {"profile": True, "overrides": True, "logging": True, "sampling": {"vllm": WHERE}}
 LABELED = ("sparse_rl", "self_distillation")
 HALVED = (*LABELED, "teacher_sft")
-RELEASED = Path(__file__).parents[1] / "policies" / "micro"
+RELEASED = Path(__file__).parents[1] / "models" / "micro"
 
 
 class Resolved(Strict):

@@ -14,7 +14,7 @@ class RoleModel(Strict):
     """Which model plays a role."""
 
     model: str | None = None  # Hub id, local directory, or `micro/<name>` for the models released in the package
-    # Instead of a model a file of its answers (s2d_lib.rollouts.traces), in the folder $S2D_DATA or by its path.
+    # Instead of a model a file of its answers (s2d_lib.sampling), in the folder $S2D_DATA or by its path.
     traces: str | None = Field(None, exclude_if=lambda value: value is None)
     gguf_file: str | None = None  # name of the GGUF file when `model` is a directory that holds one
     chat: bool = False  # wrap prompts into the tokenizer's chat template

@@ -9,10 +9,7 @@ from s2d_lib.study.strict import Strict
 
 Use = Literal["training", "rollouts", "evaluation"]
 USES: tuple[Use, ...] = ("training", "rollouts", "evaluation")
-OF_MODE = {  # options that only one mode reads
-    "colocate": ("gpu_memory_utilization", "tensor_parallel", "max_model_len", "fresh_each_update"),
-    "server": ("url", "group_port", "timeout"),
-}
+OF_SERVER = ("url", "group_port", "timeout")  # options that only mode server reads
 CHECK_TOKENS = 16  # of each answer in the greedy-token check
 
 
@@ -21,18 +18,16 @@ class Vllm(Strict):
 
     # What is sampled by vLLM; the rest by transformers, as validation always is.
     uses: list[Use] = Field(list(USES), min_length=1)
-    mode: Literal["colocate", "server"] = "colocate"  # an engine of the run's own, or one that runs elsewhere
+    # Who samples a training: TRL's engine on its own GPUs, or a server that runs elsewhere and gets the weights. Rollouts and
+    # evaluation have an engine of the run's own.
+    mode: Literal["colocate", "server"] = "colocate"
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1)  # share of a GPU's memory, the engine's weights included
     tensor_parallel: PositiveInt = 1  # GPUs that hold one engine together
     # Tokens of a prompt and its completion, for which an engine keeps room; null: as many as the run's longest prompt needs.
     max_model_len: PositiveInt | None = None
-    # On a CPU, where a running engine's weights can't be updated: a new engine, checked, before every sampling in training.
-    fresh_each_update: bool = Field(False, exclude_if=lambda value: not value)
     url: str | None = None  # of a server: http://host:port
     group_port: PositiveInt = 51216  # over which a training's weights go to a server; one for each run at a time
-    # Seconds that a server may take for a request: one problem's completions, or in training all of a sampling's (TRL asks
-    # for them together), or the weights of an update.
-    timeout: PositiveFloat = 240.0
+    timeout: PositiveFloat = 240.0  # seconds in which the server must be there
     check_every: PositiveInt = 1  # updates of the engine's weights in training from one greedy-token check to the next
     tolerance: PositiveFloat | None = None  # of that check, nats; null: by the engine's precision
 
@@ -48,22 +43,20 @@ class Vllm(Strict):
 
     @model_validator(mode="after")
     def _options_only_where_read(self):
-        other = "server" if self.mode == "colocate" else "colocate"
-        for name in OF_MODE[other]:
-            if name in self.model_fields_set:
-                raise ValueError(f"`{name}` belongs to mode {other}, and to no other")
+        for name in OF_SERVER:
+            if name in self.model_fields_set and self.mode != "server":
+                raise ValueError(f"`{name}` belongs to mode server, and to no other")
         if self.mode == "server" and not (self.url or "").startswith(("http://", "https://")):
             raise ValueError("mode server needs the server's `url`, as in http://localhost:8000")
-        if self.fresh_each_update and "training" not in self.uses:
-            raise ValueError("`fresh_each_update` is read where `uses` has `training`: add that, or leave it out")
+        if self.mode == "server" and "training" not in self.uses:
+            raise ValueError("mode server samples a training: add `training` to `uses`, or leave mode and `url` out")
         if len(set(self.uses)) < len(self.uses):
             raise ValueError("`uses` names one use twice")
         return self
 
     @model_serializer(mode="wrap")
     def _only_what_is_read(self, handler) -> dict[str, Any]:
-        other = OF_MODE["server" if self.mode == "colocate" else "colocate"]
-        return {name: value for name, value in handler(self).items() if name not in other}
+        return {name: value for name, value in handler(self).items() if self.mode == "server" or name not in OF_SERVER}
 
     def context(self, prompt: float, max_new_tokens: int) -> int:
         """Tokens for which an engine of the run's own keeps room at least: `max_model_len`, or without it the longest prompt

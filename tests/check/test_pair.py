@@ -9,9 +9,9 @@ import torch
 from s2d_lib.check.pair import SAMPLES, measure, read_pair, reading
 from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.policy import Policy, load_policy
+from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.rollouts import sample
+from s2d_lib.sampling import sample
 from s2d_lib.study import resolve
 from s2d_lib.study.settings import RoleModel
 

@@ -6,9 +6,6 @@ import os
 import pytest
 import torch
 
-from s2d_lib.engines.colocated import Colocated
-from s2d_lib.engines.sampler import checked
-from s2d_lib.engines.training import SyncCheck
 from s2d_lib.errors import StudyError
 from s2d_lib.evaluation import evaluate
 from s2d_lib.notebook import finish
@@ -16,8 +13,9 @@ from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.sparse_rl import sparse_rl
 from s2d_lib.study.load import deep_merge
-from s2d_lib.study.vllm import Vllm
-from tests.vllm.tokens import by_vllm, greedy
+from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
+from s2d_lib.vllm import Engine, SyncCheck, compared
+from tests.vllm.stand_ins import greedy
 
 pytestmark = [
     pytest.mark.gpu,
@@ -101,12 +99,12 @@ def test_two_grpo_steps_by_an_engine_that_is_updated_in_place(runs, overrides, c
 def test_an_evaluation_by_a_fresh_engine_says_transformers_tokens(runs, overrides, tmp_path):
     run = open_run("micro", "student", 0, overrides)
     inputs = prepare(run)
-    assert len(evaluate(run, inputs)) == 2
+    assert len(evaluate(run, inputs)) == 4
     policy, problems = inputs.policy, inputs.problems.evaluations["micro-math"]
-    room = {"batch": 16, "context": 64}
-    engine = Colocated(policy, Vllm(), run.resolved.hardware, **room, place=tmp_path / "weights")
+    engine = Engine(policy, Vllm(), run.resolved.hardware, batch=16, context=64, place=tmp_path / "weights")
     try:
-        assert by_vllm(engine, policy, problems) == greedy(policy, problems)
-        checked(engine, policy, problems, about="the student")
+        said = [one.ids for (one,) in engine.answer(policy.prompt_ids(problems), CHECK_TOKENS)]
+        assert said == greedy(policy, problems)
+        assert compared(engine, policy, problems).fault == ""
     finally:
         engine.close()

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.micro_family import build_model, build_tokenizer, settle
-from s2d_lib.policies.policy import load_policy
-from s2d_lib.policies.release import make_base
+from s2d_lib.models.micro_family import build_model, build_tokenizer, make_base, settle
+from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.arithmetic import ArithmeticWorld
 from s2d_lib.problems.conversion import ConversionWorld
 from s2d_lib.problems.function_chains import ChainWorld

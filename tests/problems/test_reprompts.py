@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.micro_family import CONTEXT, build_model, build_tokenizer, pretrain
+from s2d_lib.models.micro_family import CONTEXT, build_model, build_tokenizer, pretrain
 from s2d_lib.problems.arithmetic import ArithmeticWorld
 from s2d_lib.problems.conversion import ConversionWorld
 from s2d_lib.problems.function_chains import ChainWorld

@@ -17,12 +17,12 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from trl.generation.vllm_generation import VLLMGeneration
 
-from s2d_lib.engines.training import SyncCheck
-from s2d_lib.policies.place import model_place
-from s2d_lib.policies.sharing import back_into_shards
+from s2d_lib.models.policy import model_place
+from s2d_lib.models.sharing import back_into_shards
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.validation import Validation
+from s2d_lib.vllm import SyncCheck
 from tests.conftest import TINY
 
 
@@ -59,9 +59,8 @@ def synced(run, model: PreTrainedModel) -> int:
     engine.sync_weights = lambda: handed.extend(engine._iter_fsdp2_params(model))
     sync = SyncCheck(SimpleNamespace(vllm_generation=engine, model_wrapped=model), run, None, [])
     sync.check = lambda: None  # asks an engine, and there is none
-    for update in (engine.sync_weights, lambda: sync.on_train_end(None, None, None)):
-        sampled(model)
-        update()
+    sampled(model)
+    engine.sync_weights()
     # The trained ones, not what they are rounded to
     assert all(weights.dtype == torch.float32 for _, weights in handed)
     return len(handed)

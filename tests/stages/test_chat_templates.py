@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from s2d_lib.policies.policy import CHAT_TEMPLATE_KWARGS, Policy
+from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS, Policy
 from s2d_lib.stages.reprompt import Reprompts
 
 TEXT = "What is 2 + 3?\n\nPut the answer in \\boxed{}."

@@ -8,7 +8,7 @@ from datasets import Dataset
 from trl import DistillationConfig, DistillationTrainer
 
 from s2d_lib.losses import estimator
-from s2d_lib.policies.policy import load_policy
+from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.stages import parts as of_parts
 from s2d_lib.stages.distillation import DenseTrainer

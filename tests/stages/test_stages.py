@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from s2d_lib.errors import StudyError
+from s2d_lib.models.policy import save_policy
 from s2d_lib.plan.cost import counts
-from s2d_lib.policies.policy import save_policy
-from s2d_lib.rollouts import read_rollouts
 from s2d_lib.runs import file_hash, find_run, open_run
+from s2d_lib.sampling import read_rollouts
 from s2d_lib.stages import sparse_rl as sparse_rl_module
 from s2d_lib.stages.distillation import DenseTrainer
 from s2d_lib.stages.inputs import prepare

@@ -9,8 +9,8 @@ import pytest
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.rollouts import read_rollouts
 from s2d_lib.runs import open_run
+from s2d_lib.sampling import read_rollouts
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.live import LiveCurve
 from s2d_lib.stages.teacher_sft import answers_to_learn
@@ -157,8 +157,8 @@ def test_a_file_of_answers_takes_the_place_of_the_outside_models_runs(make, trac
             {"problem": "full/none"},
             "none of the traces in traces.jsonl is about a problem of the label pool, the first",
         ),
-        ({"ids": [[7, 8, 9]]}, "the token ids in traces.jsonl are of another tokenizer"),
-        ({"ids": [[10**6]]}, "the token ids in traces.jsonl are of another tokenizer"),
+        ({"answers": ["# v1", 7]}, "row 1 of the traces in traces.jsonl must hold `answers`, a list of texts"),
+        ({"answers": [" "]}, "row 1 of the traces in traces.jsonl must hold `answers`, a list of texts"),
         (None, "lacks the column(s) answers"),
     ],
 )

@@ -13,10 +13,10 @@ from trl import DistillationConfig
 
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import estimator
-from s2d_lib.policies.policy import load_policy
+from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.rollouts import sample
 from s2d_lib.runs import Run, open_run
+from s2d_lib.sampling import sample
 from s2d_lib.stages import teacher_targets
 from s2d_lib.stages.distillation import DenseTrainer
 from s2d_lib.stages.heads import head_of

@@ -10,12 +10,11 @@ import torch
 
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import kl_divergence
-from s2d_lib.policies.policy import load_policy
+from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.results.bundle import read_validation
-from s2d_lib.rollouts import sample
-from s2d_lib.rollouts.undisturbed import undisturbed
 from s2d_lib.runs import open_run
+from s2d_lib.sampling import sample, undisturbed
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.sparse_rl import sparse_rl
 from s2d_lib.stages.validation import Validation, pair_measures, token_measures

@@ -14,16 +14,14 @@ from trl.experimental.gold.gold_trainer import ULDLoss
 
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import Pair, linear_divergence
-from s2d_lib.policies.micro_family import build_tokenizer
-from s2d_lib.policies.pair import check_pair, check_words
-from s2d_lib.policies.policy import load_policy
-from s2d_lib.policies.release import make_base
+from s2d_lib.models.micro_family import build_tokenizer, make_base
+from s2d_lib.models.pair import check_pair, check_words
+from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.micro import world_of
 from s2d_lib.problems.world import corpus
-from s2d_lib.rollouts import Rollout
-from s2d_lib.rollouts.traces import by_text
 from s2d_lib.runs import open_run
+from s2d_lib.sampling import Rollout, by_text
 from s2d_lib.stages.distillation import dense_trainer
 from s2d_lib.stages.gold import read
 from s2d_lib.stages.heads import head_of

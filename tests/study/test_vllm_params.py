@@ -9,7 +9,6 @@ from s2d_lib.errors import StudyError
 from s2d_lib.study import Resolved, resolve
 from s2d_lib.study.vllm import Vllm
 
-FRESH = {"fresh_each_update": True}
 SERVER = {"mode": "server", "url": "http://localhost:8000"}
 
 
@@ -46,19 +45,13 @@ def test_what_is_recorded_can_be_read_again():
         assert (again, again.hash) == (resolved, resolved.hash)
 
 
-def test_a_fresh_engine_is_in_the_dump_where_it_is_asked_for_and_changes_no_hash():
-    asked, not_asked = (resolve("micro", "student.grpo", 0, sampled_by(check_every=3, **one)) for one in (FRESH, {}))
-    assert asked.sampling.vllm.model_dump()["fresh_each_update"] is True
-    assert "fresh_each_update" not in not_asked.sampling.vllm.model_dump()
-    assert asked.hash == not_asked.hash
-
-
 def test_a_profile_takes_back_what_the_one_says_that_it_extends():
     assert resolve("qwen3", "student.grpo", 0).sampling.vllm.tensor_parallel == 4
-    back = {"gpu_memory_utilization": None, "tensor_parallel": None}
-    found = resolve("qwen3", "student.grpo", 0, {"sampling": {"vllm": SERVER | back}}).sampling.vllm
-    assert found.mode == "server"
-    assert "tensor_parallel" not in found.model_dump()
+    found = resolve(
+        "qwen3", "student.grpo", 0, {"sampling": {"vllm": SERVER | {"tensor_parallel": None}}}
+    ).sampling.vllm
+    assert (found.mode, found.tensor_parallel, found.gpu_memory_utilization) == ("server", 1, 0.22)
+    assert "url" not in Vllm().model_dump()
 
 
 def test_an_engines_context_is_what_the_run_needs():
@@ -79,9 +72,8 @@ def test_an_engine_is_asked_for_by_use():
     [
         (sampled_by("transformers", uses=["evaluation"]), "read where `engine: vllm` is set"),
         (sampled_by(url="http://x"), "`url` belongs to mode server"),
-        (sampled_by(**SERVER, tensor_parallel=2), "`tensor_parallel` belongs to mode colocate"),
-        (sampled_by(**SERVER, **FRESH), "`fresh_each_update` belongs to mode colocate"),
-        (sampled_by(uses=["evaluation"], **FRESH), "`fresh_each_update` is read where `uses` has `training`"),
+        (sampled_by(**SERVER, uses=["evaluation"]), "mode server samples a training: add `training` to `uses`"),
+        (sampled_by(fresh_each_update=True), "unknown parameter 'sampling.vllm.fresh_each_update'"),
         (sampled_by(mode="server"), "needs the server's `url`"),
         (sampled_by(mode="server", url="localhost:8000"), "needs the server's `url`"),
         (sampled_by(uses=[]), "at least 1 item"),

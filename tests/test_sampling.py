@@ -11,10 +11,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.policy import load_policy
+from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.rollouts import read_rollouts, sample, write_rollouts
-from s2d_lib.rollouts.undisturbed import undisturbed
+from s2d_lib.sampling import read_rollouts, sample, undisturbed, write_rollouts
 from s2d_lib.stages.heads import sequence_log_probs
 from s2d_lib.study import resolve
 from s2d_lib.study.settings import Decoding, Hardware, RoleModel, Sampling
@@ -32,8 +31,9 @@ def problems():
     return load_problems(resolve("micro", "student", 0).problems).evaluations["micro-math"][:5]
 
 
-def test_samples_come_in_order_with_their_ids(policy, problems):
-    rollouts = sample(policy, problems, samples=3, sampling=Sampling(max_new_tokens=16, batch=4), seed=0)
+def test_samples_come_in_order_with_their_ids_and_a_seed_is_a_stream(policy, problems):
+    draw = lambda seed: sample(policy, problems, samples=3, sampling=Sampling(max_new_tokens=16, batch=4), seed=seed)  # noqa: E731
+    rollouts = draw(0)
     assert [(r.problem, r.sample) for r in rollouts] == [(p.id, i) for p in problems for i in range(3)]
     eos = policy.tokenizer.eos_token_id
     for r in rollouts:
@@ -41,18 +41,7 @@ def test_samples_come_in_order_with_their_ids(policy, problems):
         assert eos not in r.ids[:-1]
         assert r.finished or len(r.ids) == 16
         assert r.text == policy.tokenizer.decode([i for i in r.ids if i != eos])
-
-
-def test_a_seed_is_a_stream(policy, problems):
-    draw = lambda seed: sample(policy, problems, samples=2, sampling=Sampling(max_new_tokens=8, batch=64), seed=seed)  # noqa: E731
-    assert draw(1) == draw(1) != draw(2)
-
-
-def test_a_near_zero_temperature_gives_one_answer(policy, problems):
-    rollouts = sample(
-        policy, problems[:2], samples=3, sampling=Sampling(max_new_tokens=8, batch=64, temperature=1e-4), seed=0
-    )
-    assert len({r.ids for r in rollouts}) == 2
+    assert draw(0) == rollouts != draw(1)
 
 
 def test_one_token_to_choose_from_is_the_greedy_answer(policy, problems):
@@ -61,7 +50,7 @@ def test_one_token_to_choose_from_is_the_greedy_answer(policy, problems):
         policy, problems, samples=samples, sampling=sampling, seed=0, decoding=Decoding(samples=samples, **how)
     )
     greedy = draw(1, temperature=0)
-    assert draw(1, top_k=1) == greedy
+    assert draw(1, top_k=1) == draw(1, temperature=1e-4) == greedy
     free = draw(8, temperature=2.0)
     assert draw(8, temperature=2.0, top_k=0) == free != draw(8, temperature=2.0, top_k=2)
     with torch.no_grad():  # the first token of each is one of the two most likely
@@ -71,14 +60,8 @@ def test_one_token_to_choose_from_is_the_greedy_answer(policy, problems):
             assert rollout.ids[0] in best
 
 
-def test_sampling_keeps_the_models_mode(policy, problems):
-    policy.model.train()
-    sample(policy, problems[:1], samples=1, sampling=Sampling(max_new_tokens=2, batch=1), seed=0)
-    assert policy.model.training
-    policy.model.eval()
-
-
-def test_an_interrupted_sampling_leaves_mode_and_random_streams_as_they_were(policy, problems, monkeypatch):
+@pytest.mark.parametrize("training", [True, False])
+def test_an_interrupted_sampling_leaves_mode_and_random_streams_as_they_were(policy, problems, monkeypatch, training):
     def interrupted(**_):
         raise KeyboardInterrupt
 
@@ -88,11 +71,13 @@ def test_an_interrupted_sampling_leaves_mode_and_random_streams_as_they_were(pol
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
     expected = drawn()
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
-    monkeypatch.setattr(policy.model, "generate", interrupted)
-    policy.model.train()
-    with pytest.raises(KeyboardInterrupt), undisturbed():
+    policy.model.train(training)
+    with monkeypatch.context() as patch, undisturbed():
         sample(policy, problems[:1], samples=1, sampling=Sampling(max_new_tokens=2, batch=1), seed=0)
-    assert policy.model.training
+        patch.setattr(policy.model, "generate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sample(policy, problems[:1], samples=1, sampling=Sampling(max_new_tokens=2, batch=1), seed=0)
+    assert policy.model.training == training
     assert drawn() == expected
     policy.model.eval()
 
@@ -116,8 +101,7 @@ def test_log_probabilities_are_those_of_one_sequence_at_a_time(policy, problems,
         with torch.no_grad():
             policy.model.get_output_embeddings().weight.mul_(20)
     rollouts = sample(policy, problems, samples=2, sampling=Sampling(max_new_tokens=12, batch=64), seed=0)
-    values = sequence_log_probs(policy, problems, rollouts, batch=3)
-    prompts = {p.id: p.prompt for p in problems}
+    values, prompts = sequence_log_probs(policy, problems, rollouts, batch=3), {p.id: p.prompt for p in problems}
     for rollout, value in zip(rollouts, values, strict=True):
         prompt = policy.tokenizer(prompts[rollout.problem])["input_ids"]
         with torch.no_grad():
@@ -128,8 +112,10 @@ def test_log_probabilities_are_those_of_one_sequence_at_a_time(policy, problems,
 
 def test_rollouts_survive_storing(policy, problems, tmp_path):
     rollouts = sample(policy, problems, samples=2, sampling=Sampling(max_new_tokens=8, batch=64), seed=0)
-    write_rollouts(tmp_path / "r.parquet", rollouts, [0.0] * len(rollouts), {"teacher": "t"})
-    assert read_rollouts(tmp_path / "r.parquet") == (rollouts, {"teacher": "t"})
+    write_rollouts(tmp_path / "r.parquet", rollouts, [-0.5] * len(rollouts), {"teacher": "t"})
+    stored, how = read_rollouts(tmp_path / "r.parquet")
+    assert (stored, how) == (rollouts, {"teacher": "t"})
+    assert {r.log_prob for r in stored} == {-0.5}
 
 
 @pytest.mark.parametrize("broken", ["missing", "text", "columns"])

@@ -1,4 +1,4 @@
-"""Adapters: what they train, what merging them gives, and two models over one base."""
+"""Adapters: what they train, what merging them gives, and how they are kept."""
 
 import copy
 
@@ -7,16 +7,15 @@ import torch
 from peft import get_peft_model
 
 from s2d_lib.errors import StudyError
-from s2d_lib.policies.adapters import (
+from s2d_lib.models.adapters import (
     is_adapter,
     lora_config,
     merge_adapters,
     merged,
-    on_shared_base,
     plain,
     save_adapter,
 )
-from s2d_lib.policies.policy import load_policy
+from s2d_lib.models.policy import load_policy
 from s2d_lib.study.lora import Lora
 from s2d_lib.study.settings import Hardware, RoleModel
 
@@ -57,14 +56,6 @@ def stored(policy, tmp_path):
     return store
 
 
-def test_only_adapters_get_gradients(policy):
-    model = adapted(policy.model, 1, Lora(rank=4, alpha=8, target_modules=["q_proj"]))
-    model(input_ids=IDS, labels=IDS).loss.backward()
-    learning = {name for name, weights in model.named_parameters() if weights.grad is not None}
-    assert learning == {name for name, _ in model.named_parameters() if "q_proj.lora_" in name}
-    assert len(learning) == 2 * policy.model.config.num_hidden_layers
-
-
 def test_a_merged_model_is_the_adapters_model_and_w_plus_ba_by_hand(policy):
     base = policy.model.model.layers[0].self_attn.q_proj.weight.double()
     model = adapted(policy.model.double(), 1)
@@ -94,27 +85,6 @@ def test_a_stored_adapter_is_the_same_bytes_again_and_names_no_place(stored):
     for file in sorted(p.name for p in one.iterdir()):
         assert (one / file).read_bytes() == (other / file).read_bytes()
     assert str(one.parent) not in (one / "adapter_config.json").read_text()
-
-
-def test_two_models_share_one_base(policy, stored):
-    teacher, student = stored("teacher", 1), stored("student", 2)
-    expected = logits(merge_adapters(copy.deepcopy(policy.model), [teacher]))
-    other = on_shared_base(policy.model, [teacher])
-    torch.testing.assert_close(logits(other), expected, atol=1e-4, rtol=0)
-    assert not any(weights.requires_grad for weights in other.parameters())
-    places = {weights.data_ptr() for weights in policy.model.parameters()}
-    own = [name for name, weights in other.named_parameters() if weights.data_ptr() not in places]
-    assert own
-    assert all("lora_" in name for name in own)
-    # The student trains and is merged; the teacher stays who it is
-    before = logits(other)
-    merged(adapted(policy.model, 3))
-    torch.testing.assert_close(logits(other), before, atol=0, rtol=0)
-    # A student that began with an adapter of its own, and one that began where the teacher ended
-    begun = merge_adapters(load_policy(RoleModel(model="micro/chains-student"), Hardware()).model, [student])
-    torch.testing.assert_close(logits(on_shared_base(begun, [teacher], [student])), expected, atol=1e-4, rtol=0)
-    same = logits(begun)
-    torch.testing.assert_close(logits(on_shared_base(begun, [student], [student])), same, atol=0, rtol=0)
 
 
 def test_a_layer_that_is_not_there_is_named(policy):

@@ -2,11 +2,14 @@
 
 import copy
 import math
+import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LinearLR, OneCycleLR
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,23 +22,77 @@ from transformers import (
 )
 
 from s2d_lib.errors import StudyError
+from s2d_lib.models.policy import Policy, configure_torch, save_policy
+from s2d_lib.problems.micro import refuse_what_teaches_nothing, world_of
 from s2d_lib.problems.world import Document, World, corpus
-from s2d_lib.study.pretraining import Corpus, MicroModel
+from s2d_lib.provenance import environment, file_hash
+from s2d_lib.runs import publish, write_json
+from s2d_lib.study import load_profile
+from s2d_lib.study.load import did_you_mean
+from s2d_lib.study.pretraining import Corpus, MicroModel, Resettled
+from s2d_lib.study.resolve import RELEASED, released_record
 
 HEAD_SIZE = 32  # the smallest that vLLM serves; it need not divide the width
 CONTEXT = 64  # tokens: the longest reprompt and its answer; of split words twice as many
+SETTLING_STEPS, SETTLING_BATCH, SETTLING_RATE = 300, 128, 2.0e-3
+
+
+def make_base(
+    profile: str,
+    name: str,
+    folder: Path = RELEASED,
+    overrides: dict | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+) -> dict:
+    """Pretrain one base model of a profile with a `pretraining` block and put it into `folder/name`, with the record that is
+    returned: parameters, loss curve, size, weights hash.
+
+    Raises:
+        StudyError: The profile pretrains nothing, or no model of that name, or what none could learn from.
+    """
+    settings = load_profile(profile, overrides)
+    if settings.pretraining is None:
+        raise StudyError(f"profile {profile!r} has no `pretraining` block: its base models are published checkpoints.")
+    if name not in settings.pretraining.models:
+        raise StudyError(f"unknown base model {name!r}; {did_you_mean(name, settings.pretraining.models)}")
+    refuse_what_teaches_nothing(settings.problems, settings.pretraining)
+    configure_torch(settings.hardware)
+    asked, spec = settings.pretraining.models[name], settings.pretraining.pretrained(name)
+    text = settings.pretraining.corpus.model_copy(update={"mix": settings.pretraining.mix(name)})
+    world = world_of(settings.problems)
+    tokenizer = build_tokenizer(world, spec.split)
+    if isinstance(asked, Resettled):
+        other = released_record(folder / asked.of)
+        curve, before = other["loss"], other["opening"]
+        model = AutoModelForCausalLM.from_pretrained(folder / asked.of)
+    else:
+        before, model = None, build_model(tokenizer, spec)
+        with tempfile.TemporaryDirectory() as scratch:
+            curve = pretrain(model, tokenizer, world, text, spec, scratch, callbacks)
+    opening = settle(model, tokenizer, world, text, spec, asked.opening, before) if asked.opening else None
+    beside = folder / f".{name}.unfinished"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(beside, ignore_errors=True)  # of an attempt that was killed
+    save_policy(Policy(model, tokenizer, chat=False), beside)
+    record = {
+        "model": asked.model_dump(),
+        "corpus": text.model_dump(),
+        "world": settings.problems.world.model_dump(),
+        "parameters": model.num_parameters(),
+        "weights_sha256": file_hash(beside / "model.safetensors"),
+        "loss": curve,
+        "opening": opening,
+        "environment": environment(),
+    }
+    write_json(beside / "record.json", record)
+    publish(beside, folder / name)
+    return record
 
 
 def build_tokenizer(world: World, split: bool = False) -> PreTrainedTokenizerFast:
-    """Tokenizer over the world's words; EOS and pad are distinct tokens.
-
-    Args:
-        world: Whose words.
-        split: Whether a character is a token, so that `v17` is `v`, `##1`, `##7` (## goes on with a word): the same texts in
-            another vocabulary. Else a word is one.
-    """
-    special = world.special
-    pieces = world.words
+    """Tokenizer over the world's words, a word a token; EOS and pad are distinct. With `split` a character is one, so that `v17`
+    is `v`, `##1`, `##7` (## goes on with a word): the same texts in another vocabulary."""
+    special, pieces = world.special, world.words
     if split:
         content = [word for word in world.words if word not in special]
         pieces = dict.fromkeys([*special, *(w[0] for w in content), *(f"##{c}" for w in content for c in w[1:])])
@@ -90,17 +147,11 @@ def pretrain(
 ) -> list[dict]:
     """Next-token training on the mixed-quality corpus, every document seen once; AdamW with a one-cycle rate.
 
-    Only the solutions carry loss: the prompts are random, so there is nothing to learn in them.
-
-    Returns:
-        The loss curve, one dict with `step` and `loss` (nats per token) every 50 steps.
-
-    Raises:
-        StudyError: When a document is longer than the context.
+    Only the solutions carry loss: the prompts are random, so there is nothing to learn in them. Returns the loss curve, one dict
+    with `step` and `loss` (nats per token) every 50 steps; raises a StudyError for a document longer than the context.
     """
-    count = spec.steps * spec.batch
-    documents = corpus(world, count, text.mix.model_dump(), text.slip, text.lengths, spec.seed, spec.hidden)
-    dataset = [_padded(document, tokenizer) for document in documents]
+    count, mix = spec.steps * spec.batch, text.mix.model_dump()
+    documents = corpus(world, count, mix, text.slip, text.lengths, spec.seed, spec.hidden)
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.01)
     # One step more than is taken: at its very end a one-cycle schedule can't be stepped again.
     rate = OneCycleLR(optimizer, max_lr=spec.learning_rate, total_steps=spec.steps + 1)
@@ -119,7 +170,7 @@ def pretrain(
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=dataset,
+        train_dataset=[_padded(document, tokenizer) for document in documents],
         data_collator=_shortest_batch,
         optimizers=(optimizer, rate),
         callbacks=callbacks,
@@ -127,9 +178,6 @@ def pretrain(
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return [{"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row]
-
-
-SETTLING = {"steps": 300, "batch": 128, "learning_rate": 2.0e-3}
 
 
 def settle(
@@ -141,39 +189,26 @@ def settle(
     opening: float,
     before: float | None = None,
 ) -> float:
-    """Give a pretrained model, in place, an opening, and leave all else it knows as it was.
+    """Give a model, pretrained by `spec` on `text`, in place an opening, and leave all else it knows as it was.
 
     The model is trained towards itself on right documents of the corpus, by the KL of its next-token distributions; only the
     log-odds of the first word, any but `#` against `#`, are moved, by the same amount for all prompts but those that carry a
     given solution, where a corpus has such. So a model is made that guesses on nearly every prompt and still knows what it
-    knew, which no share of documents could do below one in as many as it reads.
+    knew, which no share of documents could do below one in as many as it reads. `before` is the opening that it has, by default
+    what the corpus taught it.
 
-    Args:
-        model: Pretrained by `spec` on `text`.
-        tokenizer: Its own.
-        world: What both are about.
-        text: The corpus.
-        spec: The model's.
-        opening: What is asked for.
-        before: The opening that it has; by default what the corpus taught it.
-
-    Returns:
-        The opening on documents that it has not seen: sigmoid of the mean log-odds.
-
-    Raises:
-        StudyError: The opening was missed by more than a factor of two.
+    Returns the opening on documents that it has not seen, the sigmoid of the mean log-odds; raises a StudyError where it misses
+    what was asked for by more than a factor of two.
     """
     start = copy.deepcopy(model).requires_grad_(False)
     before = before or text.mix.worked
-    shift = _log_odds(opening) - _log_odds(before)
+    shift, size = _log_odds(opening) - _log_odds(before), SETTLING_BATCH
     mark = tokenizer.convert_tokens_to_ids("#")
-    steps, size, learning_rate = SETTLING.values()
-    count = (steps + 1) * size
     mix = {"right": 1.0} | ({"reprompted": 1.0} if text.mix.reprompted else {})
-    documents = corpus(world, count, mix, 0.0, text.lengths, spec.seed + 1, spec.hidden)
+    documents = corpus(world, (SETTLING_STEPS + 1) * size, mix, 0.0, text.lengths, spec.seed + 1, spec.hidden)
     rows = [_padded(d, tokenizer) | {"plain": f" {world.marker} " not in d.prompt} for d in documents]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=SETTLING_RATE, weight_decay=0.0)
+    rate = LinearLR(optimizer, 1.0, 0.0, SETTLING_STEPS)
 
     def errors(rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
         """KL of everything but the opening (nats, one a predicted word), and log-odds over what is asked, one a prompt."""
@@ -183,7 +218,7 @@ def settle(
             wanted, odds = _without(mark, start(batch["input_ids"]).logits, batch["labels"])
         return (wanted.exp() * (wanted - own)).sum(-1), own_odds - odds - shift * plain
 
-    for step in range(steps):
+    for step in range(SETTLING_STEPS):
         kl, missed = errors(rows[step * size : (step + 1) * size])
         optimizer.zero_grad()
         (kl.mean() + missed.square().mean() / 10).backward()
@@ -210,9 +245,8 @@ def _without(mark: int, logits: torch.Tensor, labels: torch.Tensor) -> tuple[tor
     first = asked & (asked.cumsum(1) == 1)
     opening = logits[:, :-1][first].log_softmax(-1)
     others = opening.index_fill(-1, torch.tensor(mark), -torch.inf).logsumexp(-1)
-    logits = logits[:, :-1].masked_fill(
-        first[..., None] & (torch.arange(logits.shape[-1]) == mark), torch.finfo(logits.dtype).min / 2
-    )
+    marked = first[..., None] & (torch.arange(logits.shape[-1]) == mark)
+    logits = logits[:, :-1].masked_fill(marked, torch.finfo(logits.dtype).min / 2)
     return logits[asked].log_softmax(-1), others - opening[:, mark]
 
 
@@ -220,14 +254,14 @@ def _padded(document: Document, tokenizer: PreTrainedTokenizerFast) -> dict:
     prompt, solution = tokenizer(list(document))["input_ids"]
     length, context = len(prompt) + len(solution), tokenizer.model_max_length
     if length > context:
+        asks = " ".join(document.prompt.split()[:8])
         raise StudyError(
             f"a document of {length} tokens is longer than the micro models' context of {context}: lower the corpus's "
-            f"`lengths` (it asks {' '.join(document.prompt.split()[:8])} ...)."
+            f"`lengths` (it asks {asks} ...)."
         )
     # Right padding under a causal mask is never attended to by a real token, so no attention mask is needed.
-    tokens = np.full(context, tokenizer.pad_token_id)
+    tokens, labels = np.full(context, tokenizer.pad_token_id), np.full(context, -100)
     tokens[:length] = prompt + solution
-    labels = np.full(context, -100)
     labels[len(prompt) : length] = solution
     return {"input_ids": tokens, "labels": labels, "length": length}
 

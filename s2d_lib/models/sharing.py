@@ -1,13 +1,11 @@
-"""A model that several processes share: accelerate's config files, a frozen teacher in shards, and who looks after files."""
+"""A model that several processes share by FSDP2: accelerate's config file, frozen models in shards, and who looks after files."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
@@ -16,14 +14,13 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
+from yaml import YAMLError
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import project_root
 from s2d_lib.study.settings import Hardware
 
 Item = TypeVar("Item")
-
-BLOCKS = {DistributedType.FSDP: "fsdp_config", DistributedType.DEEPSPEED: "deepspeed_config"}
 
 
 def config_path(hardware: Hardware) -> Path | None:
@@ -32,13 +29,8 @@ def config_path(hardware: Hardware) -> Path | None:
 
 
 def check_sharing(hardware: Hardware) -> None:
-    """Whether the file that says how processes share a model is there, and one that accelerate understands.
-
-    accelerate itself ignores misspelled keys of fsdp_config and deepspeed_config.
-
-    Raises:
-        StudyError: It is missing, broken or for something else, or it needs a package that is not installed.
-    """
+    """Raise a StudyError unless the file that says how processes share a model is one of accelerate's for FSDP2, in which
+    nothing is misspelled: accelerate itself ignores unknown keys of fsdp_config."""
     path = config_path(hardware)
     if path is None:
         return
@@ -46,29 +38,19 @@ def check_sharing(hardware: Hardware) -> None:
         raise StudyError(f"hardware.accelerate names {path.name}, which is not in {path.parent}.")
     try:
         config = load_config_from_file(str(path))
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except (ValueError, TypeError, AttributeError, YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise StudyError(f"{path.name} is no config file of accelerate ({said}): see `accelerate launch -h`.") from None
+    if config.distributed_type != DistributedType.FSDP or config.fsdp_config.get("fsdp_version") != 2:
         raise StudyError(
-            f"{path.name} is no config file of accelerate ({reason}): see `accelerate launch -h`."
-        ) from None
-    if config.distributed_type not in BLOCKS:
-        raise StudyError(
-            f"{path.name} has distributed_type {config.distributed_type}, under which no model is shared: set it to FSDP or "
-            "DEEPSPEED, or leave hardware.accelerate out."
+            f"{path.name} does not share a model by FSDP2 (it says {config.distributed_type}): set distributed_type to FSDP and "
+            "fsdp_version to 2, or leave hardware.accelerate out."
         )
-    block = getattr(config, BLOCKS[config.distributed_type])
     known = vars(launch_command_parser().parse_args(["script"]))
-    if unknown := [key for key in block if key not in known]:
+    if unknown := [key for key in config.fsdp_config if key not in known]:
         raise StudyError(
-            f"{path.name}: accelerate knows no {unknown[0]!r}: check its spelling with `accelerate launch -h`."
+            f"{path.name}: accelerate knows no {unknown[0]!r}: see `accelerate launch -h` for its spelling."
         )
-    if config.distributed_type == DistributedType.FSDP and block.get("fsdp_version") != 2:
-        raise StudyError(f"{path.name} asks for FSDP {block.get('fsdp_version', 1)}: set fsdp_version to 2.")
-    if config.distributed_type == DistributedType.DEEPSPEED:
-        if block.get("zero_stage") != 3:
-            raise StudyError(f"{path.name} asks for ZeRO stage {block.get('zero_stage', 2)}: set zero_stage to 3.")
-        if importlib.util.find_spec("deepspeed") is None:
-            raise StudyError(f"{path.name} needs the package deepspeed: install it, or name fsdp2.yaml.")
 
 
 def from_first(look: Callable[[], Item]) -> Item:
@@ -81,11 +63,8 @@ def from_first(look: Callable[[], Item]) -> Item:
 
 
 def in_shards(model: PreTrainedModel, accelerator: Accelerator) -> PreTrainedModel:
-    """A frozen model sharded by FSDP2 as accelerate shards the trained one; every process gathers a layer at a time.
-
-    `Accelerator.prepare` takes no second model under FSDP2, and TRL 1.16 leaves a teacher whole in every process. What
-    requires gradients would be made float32 on the way.
-    """
+    """A frozen model (gradients would make it float32) sharded as the trained one: `Accelerator.prepare` takes no second model
+    under FSDP2, and TRL 1.16 leaves a teacher whole in every process."""
     return fsdp2_prepare_model(accelerator, model.requires_grad_(False))
 
 
@@ -113,9 +92,8 @@ def before_sharding(model: PreTrainedModel, accelerator: Accelerator) -> None:
 def back_into_shards(model: nn.Module) -> None:
     """Let this process hold no more than its part of a model that FSDP2 shards; any other model stays as it is.
 
-    From a forward to its backward pass the last layers (norm, head, tied embeddings; accelerate 1.15) and the root stay
-    gathered: plain tensors in the precision of the computation. After a forward pass without a backward pass, as sampling
-    makes them, they would go on taking that memory, and TRL 1.16 can hand vLLM only what is in shards.
+    From a forward to its backward pass the last layers and the root stay gathered (accelerate 1.15). After sampling, which has
+    no backward pass, they would go on taking that memory, and TRL 1.16 can hand vLLM only what is in shards.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -1,1 +1,0 @@
-"""vLLM as the engine for sampling: refused where it can't be right, and checked wherever it is used."""

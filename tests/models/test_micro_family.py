@@ -1,0 +1,124 @@
+"""The micro families: what is released is what its record says, and students and teachers fit each other."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from s2d_lib.errors import StudyError
+from s2d_lib.models.micro_family import build_model, build_tokenizer, make_base
+from s2d_lib.models.pair import OTHER_TEACHER, check_pair
+from s2d_lib.models.policy import load_policy
+from s2d_lib.problems.micro import world_of
+from s2d_lib.problems.world import corpus
+from s2d_lib.study import load_profile, resolve
+from s2d_lib.study.pretraining import MicroModel
+from s2d_lib.study.resolve import RELEASED, released_record
+from s2d_lib.study.settings import Hardware, RoleModel
+
+NAMES = ("chains-student", "chains-teacher")
+FAMILIES = {"micro": NAMES, "micro-llama": ("llama-student", "llama-teacher")}
+PAIRS = FAMILIES | {"micro-crossing": ("selection-student", "selection-teacher")}
+BENCHMARKS = {f"micro-{b}": (f"{b}-student",) for b in ("arithmetic", "conversion", "table-lookup", "tool-calls")}
+RELEASES = [(profile, name) for profile, names in (PAIRS | BENCHMARKS).items() for name in names]
+
+
+def load(*names: str):
+    return [load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in names]
+
+
+@pytest.mark.parametrize(("profile", "name"), RELEASES)
+def test_what_is_released_is_what_its_record_says_and_speaks_its_world(profile, name):
+    settings, record, (policy,) = load_profile(profile), released_record(RELEASED / name), load(name)
+    declared, world, text = settings.pretraining.models[name], world_of(settings.problems), settings.pretraining.corpus
+    config, tokenizer = policy.model.config, policy.tokenizer
+    assert policy.size == record["parameters"]
+    assert config.model_type == declared.architecture == ("llama" if profile == "micro-llama" else "qwen3")
+    assert (config.head_dim, config.tie_word_embeddings) == (32, True)
+    assert tokenizer.eos_token_id != tokenizer.pad_token_id
+    assert MicroModel(**record["model"]) == declared
+    vocabulary = {word: i for i, word in enumerate(world.words)}
+    assert tokenizer.get_vocab() == vocabulary == build_tokenizer(world).get_vocab()
+    for document in corpus(world, 50, text.mix.model_dump(), text.slip, text.lengths, seed=0):
+        ids = tokenizer(" ".join(document))["input_ids"]
+        assert tokenizer.decode(ids) == " ".join(document)
+        assert ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.unk_token_id not in ids
+        assert len(ids) <= tokenizer.model_max_length
+
+
+def test_the_second_family_shares_nothing_with_the_first():
+    first, second = (world_of(load_profile(profile).problems) for profile in FAMILIES)
+    assert set(first.words) & set(second.words) == {"#"}
+    assert first.words.index(first.special.end) != second.words.index(second.special.end)
+
+
+@pytest.mark.parametrize(("architecture", "kind"), [("qwen3", "Qwen3ForCausalLM"), ("llama", "LlamaForCausalLM")])
+def test_a_new_model_has_the_architecture_asked_for(architecture, kind):
+    settings = load_profile("micro")
+    spec = settings.pretraining.models["chains-student"].model_copy(update={"architecture": architecture})
+    model = build_model(build_tokenizer(world_of(settings.problems)), spec)
+    assert (type(model).__name__, model.config.head_dim, model.dtype) == (kind, 32, torch.float32)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_the_released_families_are_small_and_hold_no_pickles():
+    files = [p for p in RELEASED.rglob("*") if p.is_file()]
+    assert len(files) > 100
+    assert sum(p.stat().st_size for p in files) < 10 * 1024**2
+    assert not [p for p in files if p.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_new_base_weights_make_every_run_stale(monkeypatch):
+    before = resolve("micro", "student.bridge.rl_teacher", 0).hash
+    monkeypatch.setattr(sys.modules["s2d_lib.study.resolve"], "released_weights", lambda model: "others")
+    assert resolve("micro", "student.bridge.rl_teacher", 0).hash != before
+
+
+def test_a_base_model_can_be_made_and_a_changed_one_is_refused(tmp_path):
+    overrides = {"pretraining": {"models": {"chains-student": {"steps": 3, "batch": 4, "opening": None}}}}
+    record = make_base("micro", "chains-student", tmp_path, overrides)
+    assert record["weights_sha256"] == make_base("micro", "chains-student", tmp_path, overrides)["weights_sha256"]
+    assert released_record(tmp_path / "chains-student")["parameters"] == record["parameters"]
+    path = tmp_path / "chains-student" / "record.json"
+    path.write_text(json.dumps({**record, "weights_sha256": "0"}))
+    with pytest.raises(StudyError, match="not those of its record"):
+        released_record(tmp_path / "chains-student")
+    with pytest.raises(StudyError, match="make it with `make base`"):
+        released_record(tmp_path / "teacher")
+
+
+@pytest.mark.parametrize("names", PAIRS.values())
+def test_released_student_and_teacher_fit_each_other(names):
+    check_pair(*load(*names))
+
+
+def chatting(policy) -> None:
+    policy.chat, policy.tokenizer.chat_template = True, "f2 {{ messages[0].content }}"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence", "remedy"),
+    [
+        (lambda p: p.tokenizer.add_tokens(["new"]), "their vocabularies", OTHER_TEACHER),
+        (lambda p: setattr(p.tokenizer, "eos_token", "#"), "the EOS token", "set `eos_token` of one role"),
+        (lambda p: setattr(p.tokenizer, "pad_token", "#"), "the pad token", "set `pad_token` of one role"),
+        (lambda p: setattr(p, "chat", True), "chat prompts", "set `chat` the same for both roles"),
+        (chatting, "their chat templates", "set `chat_template` the same for both roles"),
+        (
+            lambda p: p.model.resize_token_embeddings(64),
+            "the size of their output heads",
+            "resize one model's embeddings",
+        ),
+    ],
+)
+def test_a_pair_that_does_not_fit_is_refused_with_the_difference_and_the_remedy(change, sentence, remedy):
+    student, teacher = load(*NAMES)
+    if change is chatting:
+        student.chat, student.tokenizer.chat_template = True, "f1 {{ messages[0].content }}"
+    change(teacher)
+    with pytest.raises(StudyError, match=f"can't be bridged, they differ in {sentence}") as error:
+        check_pair(student, teacher)
+    assert remedy in str(error.value)
+    assert "\n" not in str(error.value)

