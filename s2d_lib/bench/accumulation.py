@@ -19,7 +19,7 @@ from s2d_lib.report.style import BLUE, GREEN, ORANGE, PURPLE, use_style
 from s2d_lib.stages.self_distillation import self_distillation_trainer
 from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
 from s2d_lib.study.load import deep_merge
-from s2d_lib.study.self_distillation_params import METHODS
+from s2d_lib.study.stage_params import METHODS
 
 ONE_DENOMINATOR, OF_ITS_OWN = "one denominator", "each micro-batch its own"
 

@@ -23,7 +23,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.stages.self_distillation import self_distillation_trainer
 from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
 from s2d_lib.study.load import deep_merge
-from s2d_lib.study.self_distillation_params import METHODS
+from s2d_lib.study.stage_params import METHODS
 
 
 def equality_errors(overrides: dict | None = None, methods: Sequence[str] = METHODS) -> pd.DataFrame:

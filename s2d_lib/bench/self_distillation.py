@@ -25,7 +25,7 @@ from s2d_lib.runs import PlacedRun
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.self_distillation import self_distillation_trainer
 from s2d_lib.study import resolve
-from s2d_lib.study.self_distillation_params import METHODS, laid_over
+from s2d_lib.study.profile import METHODS, laid_over
 
 PROFILE, CHECKPOINT, SEED = "micro-table-lookup", "student.srpo", 0
 SHARED = (

@@ -51,7 +51,7 @@ def check_gpus(profile: str) -> Iterator[Line]:
 
 def _assumed(run: Resolved) -> str:
     """The GPU that the plan takes a run to have."""
-    return load_profile(run.profile).cluster_of(run.stage, run.role).gpu or GPU
+    return load_profile(run.profile).block("cluster", run.stage, run.role).gpu or GPU
 
 
 def check_memory(profile: str) -> Iterator[Line]:

@@ -5,8 +5,8 @@ from s2d_lib.plan.memory import BYTES
 from s2d_lib.plan.tokens import counts
 from s2d_lib.plan.trained import lora_of, trained_parameters
 from s2d_lib.study import Resolved
-from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 from s2d_lib.study.settings import Lengths
+from s2d_lib.study.stage_params import SELF_TAUGHT
 
 SAVED = 2  # trainer checkpoints kept while a run trains (save_total_limit)
 TOKEN = 8  # bytes of a stored token: its id and its text, before parquet compresses them

@@ -18,8 +18,8 @@ from s2d_lib.plan.one_base import DENSE
 from s2d_lib.plan.tokens import counts, validation_limit
 from s2d_lib.plan.trained import lora_of
 from s2d_lib.study import Resolved
-from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 from s2d_lib.study.settings import Lengths
+from s2d_lib.study.stage_params import SELF_TAUGHT
 from s2d_lib.study.vllm import Use
 
 AROUND = 0.5  # hours of a run for what is not counted: loading, grading, saving

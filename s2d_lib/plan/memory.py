@@ -20,9 +20,9 @@ from s2d_lib.plan.one_base import DENSE
 from s2d_lib.plan.tokens import counts, samples_itself, size, validation_limit
 from s2d_lib.plan.trained import lora_of, trained_parameters
 from s2d_lib.study import Resolved
-from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 from s2d_lib.study.settings import Lengths
 from s2d_lib.study.several_processes import state_on_host
+from s2d_lib.study.stage_params import SELF_TAUGHT
 from s2d_lib.study.vllm import Use
 
 BYTES = {"float32": 4, "bfloat16": 2}

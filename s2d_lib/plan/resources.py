@@ -81,7 +81,7 @@ def resources(profile: str, runs: dict[str, Resolved], root: Path | None = None)
     for key, run in runs.items():
         same = (run.checkpoint, str(run.overrides))
         if same not in memo:
-            memo[same] = _of_run(run, teacher_of(run, by_name), settings.cluster_of(run.stage, run.role), lengths)
+            memo[same] = _of_run(run, teacher_of(run, by_name), settings.block("cluster", run.stage, run.role), lengths)
         found[key] = memo[same]
     return found
 

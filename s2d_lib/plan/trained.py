@@ -2,7 +2,7 @@
 
 from s2d_lib.plan.architecture import Architecture
 from s2d_lib.study import Resolved
-from s2d_lib.study.lora import Lora
+from s2d_lib.study.settings import Lora
 
 
 def lora_of(run: Resolved) -> Lora | None:

@@ -11,8 +11,7 @@ from pydantic import Field
 from s2d_lib.errors import StudyError
 from s2d_lib.provenance import file_hash
 from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_root, validated
-from s2d_lib.study.nodes import all_nodes, parents_in, traces_of
-from s2d_lib.study.page import Checkpoint, Role, Stage
+from s2d_lib.study.page import Checkpoint, Role, StageName, all_nodes, parents_in, traces_of
 from s2d_lib.study.problem_sets import (
     HALVES,
     WHOLE,
@@ -25,17 +24,13 @@ from s2d_lib.study.problem_sets import (
     ProblemSets,
     at_most,
 )
-from s2d_lib.study.profile import Profile
-from s2d_lib.study.self_distillation_params import SelfDistillation, laid_over
+from s2d_lib.study.profile import Profile, laid_over
 from s2d_lib.study.settings import Evaluation, Hardware, Logging, RoleModel, Sampling, Validation
-from s2d_lib.study.stage_params import Distillation, SparseRL, TeacherRollouts, Training
-from s2d_lib.study.stages import STAGE_PARAMS
+from s2d_lib.study.stage_params import STAGES, TRAINED
 from s2d_lib.study.strict import Strict
 from s2d_lib.study.vllm import WHERE
 
 UNHASHED = {"profile": True, "overrides": True, "logging": True, "sampling": {"vllm": WHERE}}
-LABELED = ("sparse_rl", "self_distillation")
-HALVED = (*LABELED, "teacher_sft")
 RELEASED = Path(__file__).parents[1] / "policies" / "micro"
 
 
@@ -45,7 +40,7 @@ class Resolved(Strict):
     profile: str
     checkpoint: str
     seed: int
-    stage: Stage
+    stage: StageName
     role: Role
     model: RoleModel
     traces: str | None = Field(None, exclude_if=lambda value: value is None)  # file of the answers that it learns from
@@ -72,7 +67,7 @@ class Resolved(Strict):
     @property
     def next_token(self) -> bool:
         """Whether it trains on stored answers, whose model is never run."""
-        return self.stage in ("teacher_sample_sft", "teacher_sft")
+        return STAGES[self.stage].next_token
 
     @property
     def by_text(self) -> bool:
@@ -80,9 +75,9 @@ class Resolved(Strict):
         return self.next_token or self.params.get("estimator") == "gold"
 
     @property
-    def stage_params(self) -> SparseRL | SelfDistillation | Distillation | Training | TeacherRollouts | None:
+    def stage_params(self) -> Strict | None:
         """The stage's hyperparameters as their own type."""
-        model = STAGE_PARAMS.get(self.stage)
+        model = STAGES[self.stage].params
         return model.model_validate(self.params) if model else None
 
 
@@ -188,7 +183,7 @@ def _resolve_node(
             f"{where}: stage {node.stage!r} can't train on {params['states']} states by the profile alone; set `states` in "
             "the checkpoint's overrides in study.yaml, where the graph can see it."
         )
-    trains = node.stage not in ("base", "teacher_rollouts")
+    trains = node.stage in TRAINED
     # A pool that is read from files loses what it shares with the validation set, so rollouts on it must know that set as
     # the runs do that train on them; a generated validation set is made around the pool.
     apart = bool(node.labels) and isinstance(settings.problems, CompetitionMath | Benchmark)
@@ -213,12 +208,12 @@ def _resolve_node(
         labels=node.labels,
         params=params,
         problems=problems,
-        sampling=settings.sampling_of(node.stage, role),
+        sampling=settings.block("sampling", node.stage, role),
         evaluation=settings.evaluation
         if node.stage == "base"
         else settings.evaluation.model_copy(update={"untrained": []}),
         validation=settings.validation if trains else None,
-        hardware=settings.hardware_of(node.stage, role),
+        hardware=settings.block("hardware", node.stage, role),
         logging=settings.logging,
         parents={kind: parent.checkpoint for kind, parent in parents.items()},
         parent_hashes={parent.checkpoint: parent.hash for parent in parents.values()},
@@ -234,7 +229,7 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
         hint = did_you_mean(name, [*problems.pools, *HALVES])
         raise StudyError(f"{where}: label pool {name!r} is not declared; {hint}")
     # Halves are of the labeled problems: who spends half of the labels upstream has the others for downstream.
-    of_labels = node.stage in LABELED or params.get("filter") or name in HALVES
+    of_labels = STAGES[node.stage].graded or params.get("filter") or name in HALVES
     what = "labels" if of_labels else "prompts"
     at_hand = getattr(problems, what)
     if at_hand and name not in (WHOLE, *HALVES):
@@ -278,12 +273,12 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
             content = laid_over(stage, below, extra)
         except ValueError as error:
             raise StudyError(f"{where}: {error}.") from None
-        return validated(STAGE_PARAMS[stage], content, f"{where}, stage {stage!r}").model_dump()
+        return validated(STAGES[stage].params, content, f"{where}, stage {stage!r}").model_dump()
 
     own = params(node.stage, node.overrides)
     if node.steps_of:
         own["steps"] = sum(params(stage, {})["steps"] for stage in node.steps_of)
-    if node.stage in HALVED and node.labels in HALVES:
+    if STAGES[node.stage].halved and node.labels in HALVES:
         own["steps"] = (own["steps"] + 1) // 2
     return own
 

@@ -10,7 +10,7 @@ from s2d_lib.plan.memory import activations, memory_of
 from s2d_lib.plan.tokens import assumed_lengths
 from s2d_lib.plan.trained import adapter_parameters, trained_parameters
 from s2d_lib.study import load_profile, resolve
-from s2d_lib.study.lora import Lora
+from s2d_lib.study.settings import Lora
 from tests.plan.test_memory import built, shaped
 
 QWEN = named()["Qwen/Qwen3-1.7B"]

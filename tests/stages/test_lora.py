@@ -16,8 +16,7 @@ from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.live import LiveCurve
 from s2d_lib.stages.weights import weights_of
 from s2d_lib.study.load import deep_merge
-from s2d_lib.study.lora import Lora
-from s2d_lib.study.settings import RoleModel
+from s2d_lib.study.settings import Lora, RoleModel
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +43,8 @@ class Killed(BaseException):
 def changed_layers(run) -> set[str]:
     """Last names of the weights in which a run's model differs from the base."""
     own, base = (
-        load_policy(RoleModel(model="micro/chains-student"), run.resolved.hardware, *w).model for w in (weights_of(run), ())
+        load_policy(RoleModel(model="micro/chains-student"), run.resolved.hardware, *w).model
+        for w in (weights_of(run), ())
     )
     theirs = dict(base.named_parameters())
     return {name.split(".")[-2] for name, w in own.named_parameters() if not torch.equal(w, theirs[name])}

@@ -11,8 +11,8 @@ from s2d_lib.pipeline import Job
 from s2d_lib.study import load_profile, load_study, needed, points, resolve
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.load import deep_merge
-from s2d_lib.study.map import settings_text
-from s2d_lib.study.nodes import all_nodes, parents_of
+from s2d_lib.study.page import all_nodes, parents_of
+from s2d_lib.study.profile import settings_text
 
 SIZES = ("teacher", "large_teacher")
 KINDS = ("rl", "sft")

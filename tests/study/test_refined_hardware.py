@@ -18,7 +18,7 @@ def test_the_role_goes_before_the_stage_and_both_before_the_profile():
     settled = {name: (one.processes, one.threads, one.sampling_gpus) for name, one in found.items()}
     assert settled == {"student": (2, 1, 1), "student.grpo": (4, 2, 1), "teacher.rl": (8, 2, 2)}
     profile = load_profile("micro", REFINED)
-    asked = {role: profile.cluster_of("sparse_rl", role) for role in ("student", "teacher")}
+    asked = {role: profile.block("cluster", "sparse_rl", role) for role in ("student", "teacher")}
     assert {role: (one.hours, one.partition) for role, one in asked.items()} == {
         "student": (3, None),
         "teacher": (3, "long"),
