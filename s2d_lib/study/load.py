@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from s2d_lib.errors import StudyError
 from s2d_lib.study.page import Study
 from s2d_lib.study.profile import Profile
+from s2d_lib.study.stage_params import STAGES
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the former, where PyYAML has it, is ten times faster
@@ -134,7 +135,7 @@ def overridden(content: dict, overrides: dict) -> dict:
     over the defaults and is a rule as well, the last but for their own."""
     stages = overrides.get("stages")
     stages = stages if isinstance(stages, dict) else {}
-    last = [{"match": {"stage": stage}, "set": own} for stage, own in stages.items() if isinstance(own, dict) and own]
+    last = [{"match": {"stage": stage}, "set": own} for stage, own in stages.items() if stage in STAGES and own]
     above = deep_merge({"rules": last}, {"rules": overrides["rules"]} if "rules" in overrides else {})
     return deep_merge(content, overrides | above if last or "rules" in overrides else overrides)
 

@@ -1,8 +1,8 @@
 """Which problems a profile has: sources, label pools, evaluation sets, and what a run is given of them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, create_model, model_validator
 
 from s2d_lib.study.strict import Strict
 
@@ -93,16 +93,6 @@ class ToolCallWorldSpec(Strict):
         return self
 
 
-WorldSpec = (
-    ChainWorldSpec
-    | SortingWorldSpec
-    | ArithmeticWorldSpec
-    | ConversionWorldSpec
-    | TableLookupWorldSpec
-    | ToolCallWorldSpec
-)
-
-
 class MicroSet(Strict):
     """A set of micro problems."""
 
@@ -119,59 +109,26 @@ class MicroSet(Strict):
 class MicroProblems(ProblemSource):
     """What the problem sources of micro families have; s2d_lib.problems.micro knows the world behind each."""
 
-    world: WorldSpec
+    world: Strict
     pools: dict[str, MicroSet]
     evaluations: dict[str, MicroSet]
     validation: MicroSet | None = None
 
 
-class FunctionChains(MicroProblems):
-    """Chains of memorised functions."""
-
-    source: Literal["function_chains"]
-    world: ChainWorldSpec
-
-
-class Sorting(MicroProblems):
-    """Lists to be sorted by a memorised order."""
-
-    source: Literal["sorting"]
-    world: SortingWorldSpec
-
-
-class Arithmetic(MicroProblems):
-    """Running sums with the carries written out."""
-
-    source: Literal["arithmetic"]
-    world: ArithmeticWorldSpec
-
-
-class Selection(MicroProblems):
-    """The m-th symbol of a list by a memorised order."""
-
-    source: Literal["selection"]
-    world: SortingWorldSpec
-
-
-class Conversion(MicroProblems):
-    """Conversions along a memorised ladder of units."""
-
-    source: Literal["conversion"]
-    world: ConversionWorldSpec
-
-
-class TableLookup(MicroProblems):
-    """Two hops through tables that stand in the prompt."""
-
-    source: Literal["table_lookup"]
-    world: TableLookupWorldSpec
-
-
-class ToolCalls(MicroProblems):
-    """Requests to be turned into the right call of a specified tool."""
-
-    source: Literal["tool_calls"]
-    world: ToolCallWorldSpec
+WORLDS = {
+    "function_chains": ChainWorldSpec,  # chains of memorised functions
+    "sorting": SortingWorldSpec,  # lists to be sorted by a memorised order
+    "arithmetic": ArithmeticWorldSpec,  # running sums with the carries written out
+    "selection": SortingWorldSpec,  # the m-th symbol of a list by a memorised order
+    "conversion": ConversionWorldSpec,  # conversions along a memorised ladder of units
+    "table_lookup": TableLookupWorldSpec,  # two hops through tables that stand in the prompt
+    "tool_calls": ToolCallWorldSpec,  # requests to be turned into the right call of a specified tool
+}
+"""Source of micro problems -> its world."""
+MICRO = [
+    create_model(source, __base__=MicroProblems, source=(Literal[source], ...), world=(world, ...))
+    for source, world in WORLDS.items()
+]
 
 
 class CompetitionSet(Strict):
@@ -274,20 +231,7 @@ class ReasoningGym(ProblemSource):
     instruction: str = ""
 
 
-Problems = Annotated[
-    FunctionChains
-    | Sorting
-    | Arithmetic
-    | Selection
-    | Conversion
-    | TableLookup
-    | ToolCalls
-    | CompetitionMath
-    | Science
-    | ToolUse
-    | ReasoningGym,
-    Field(discriminator="source"),
-]
+Problems = Annotated[Union[*MICRO, CompetitionMath, Science, ToolUse, ReasoningGym], Field(discriminator="source")]
 AnySet = MicroSet | CompetitionSet | BenchmarkSet | GymSet
 """One set of problems, of whatever source."""
 
@@ -326,7 +270,7 @@ class ProblemSets(Strict):
     """The problems a run touches."""
 
     source: str
-    world: WorldSpec | None = None
+    world: Union[*dict.fromkeys(WORLDS.values()), None] = None
     instruction: str = ""
     overlap: str = "refuse"
     pool: AnySet | Half | LabelBudget | None = None  # the label pool; none for a base checkpoint

@@ -185,7 +185,7 @@ def test_vllms_share_is_taken_before_the_run_and_must_hold_the_engine():
 
 def test_fewer_gpus_than_processes_and_a_missing_accelerate_config_are_problems(project, monkeypatch):
     monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [("one", 80 * 10**9)] * 2)
-    text = "extends: llama3\nby_role: {teacher: {hardware: {accelerate: none.yaml}}}\n"
+    text = "extends: llama3\nrules: [{match: {role: teacher}, set: {hardware: {accelerate: none.yaml}}}]\n"
     (project / "params" / "spread.yaml").write_text(text)
     found = problems(hardware_check.check_gpus("spread"))
     assert "2, but 'student' is given 8: lower hardware.processes or sampling_gpus" in found["number of GPUs"]
@@ -204,7 +204,7 @@ def test_without_a_gpu_memory_is_held_against_the_one_that_the_plan_assumes(proj
     assert "held against the plan's GPU, h100-80gb" in problems(hardware_check.check_gpus("qwen3-single-gpu"))["GPUs"]
     lines = list(hardware_check.check_memory("qwen3-single-gpu"))
     assert all(line.ok and "of one h100-80gb's 80.0" in line.says for line in lines)
-    small = "extends: qwen3-single-gpu\nby_stage: {sparse_rl: {cluster: {gpu: rtx4090-24gb}}}\n"
+    small = "extends: qwen3-single-gpu\nrules: [{match: {stage: sparse_rl}, set: {cluster: {gpu: rtx4090-24gb}}}]\n"
     (project / "params" / "small.yaml").write_text(small)
     found = problems(hardware_check.check_memory("small"))
     assert list(found) == [f"memory, sparse_rl of Qwen/Qwen3-{size}" for size in ("1.7B", "8B")]
@@ -226,7 +226,7 @@ def test_the_machines_own_memory_is_held_against_what_gpu_runs_take_of_it(projec
 def test_processes_that_each_read_the_model_count_each(project, monkeypatch):
     monkeypatch.setattr(hardware_check.fitting, "visible_gpus", lambda: [("one", 80 * 10**9)] * 4)
     monkeypatch.setattr(hardware_check.host, "machine_memory", lambda: 100 * 10**9)
-    text = "extends: qwen3-single-gpu\nby_role: {teacher: {hardware: {processes: 4}}}\n"
+    text = "extends: qwen3-single-gpu\nrules: [{match: {role: teacher}, set: {hardware: {processes: 4}}}]\n"
     (project / "params" / "four.yaml").write_text(text)
     found = problems(hardware_check.check_machine("four"))
     assert list(found) == ["the machine's memory, sparse_rl of Qwen/Qwen3-8B"]

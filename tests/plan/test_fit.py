@@ -116,7 +116,12 @@ def test_an_evaluation_that_would_not_fit_is_refused_before_the_training(gpu, ma
     machine(2000)
     run = resolve("llama3", "teacher.rl", 0)
     refuse_what_does_not_fit(run, None)
-    one = resolve("llama3", "teacher.rl", 0, {"by_role": {"teacher": {"hardware": {"sampling_gpus": 1}}}})
+    one = resolve(
+        "llama3",
+        "teacher.rl",
+        0,
+        {"rules": [{"match": {"role": "teacher"}, "set": {"hardware": {"sampling_gpus": 1}}}]},
+    )
     with pytest.raises(StudyError) as error:
         refuse_what_does_not_fit(one, None)
     says = str(error.value)

@@ -122,7 +122,9 @@ def test_what_several_have_trained_is_evaluated_by_one_process_in_float32_over_i
 
 def test_state_that_an_accelerate_config_keeps_on_the_host_takes_the_hosts_memory():
     lengths, names = assumed_lengths(load_profile("qwen3")), ("fsdp2.yaml", "fsdp2-offload.yaml")
-    over = [{"by_role": {"large_teacher": {"hardware": {"accelerate": name}}}} for name in names]
+    over = [
+        {"rules": [{"match": {"role": "large_teacher"}, "set": {"hardware": {"accelerate": name}}}]} for name in names
+    ]
     runs = [resolve("qwen3", "large_teacher.rl", 0, one) for one in over]
     shards, host = (memory_of(run, LARGE, None, lengths) for run in runs)
     assert shards.on(8) - host.on(8) == shards.state / 8 == 20 * LARGE.parameters / 8  # the reference's among them
