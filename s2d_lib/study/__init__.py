@@ -3,7 +3,7 @@
 from s2d_lib.study.graph import Point, needed, points
 from s2d_lib.study.load import load_profile, load_study, profile_names, project_root
 from s2d_lib.study.page import all_nodes, parents_of, rollouts_name
-from s2d_lib.study.resolve import Resolved, derive_seed, lineage, resolve
+from s2d_lib.study.resolve import Resolved, derive_seed, lineage, origins, resolve
 from s2d_lib.study.stage_params import STAGES
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "load_profile",
     "load_study",
     "needed",
+    "origins",
     "parents_of",
     "points",
     "profile_names",

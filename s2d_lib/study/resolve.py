@@ -283,6 +283,29 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
     return own
 
 
+def origins(run: Resolved, root: Path | None = None) -> dict[str, str]:
+    """Where each of a run's hyperparameters comes from: a default, the profile's `stages`, one of its rules, the checkpoint's
+    entry in study.yaml, or the overrides."""
+    root = root or project_root()
+    settings, plain = load_profile(run.profile, run.overrides, root), load_profile(run.profile, root=root)
+    node, goes_on = (
+        all_nodes(load_study(root))[run.checkpoint],
+        load_study(root).checkpoints[run.parents["from"]].stage != "base" if "from" in run.parents else False,
+    )
+    given = getattr(settings.stages, run.stage).model_fields_set if run.params else set()
+    found = {name: "stages" if name in given else "default" for name in run.params}
+    for rule in settings.rules_for(run.stage, run.role, goes_on, run.params.get("method")):
+        number = settings.rules.index(rule)
+        match = ", ".join(f"{key} {value}" for key, value in rule.match.model_dump(exclude_none=True).items())
+        found |= dict.fromkeys(rule.set, f"rule {number + 1} ({match})" if number < len(plain.rules) else "overrides")
+    found |= dict.fromkeys(node.overrides, "study.yaml")
+    if node.steps_of:
+        found["steps"] = f"study.yaml: steps of {' and '.join(node.steps_of)}"
+    if STAGES[node.stage].halved and node.labels in HALVES:
+        found["steps"] += ", half of them on half of the labels"
+    return {name: found[name] for name in run.params}
+
+
 def _size_of_whole(problems: Problems, where: str) -> int:
     size = at_most(problems.pools[WHOLE])
     if size is None:

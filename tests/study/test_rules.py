@@ -3,7 +3,7 @@
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.study import load_profile, resolve
+from s2d_lib.study import load_profile, origins, resolve
 from s2d_lib.study.several_processes import refuse_what_is_not_shared
 
 REFINED = {
@@ -87,3 +87,17 @@ def test_a_dense_stage_needs_the_heads_on_its_gpus():
     refuse_what_is_not_shared(resolve("qwen3", "student.bridge.raw_teacher", 0))
     with pytest.raises(StudyError, match=r"opd reads the models' heads .* name fsdp2\.yaml for it"):
         refuse_what_is_not_shared(resolve("qwen3", "student.bridge.raw_teacher", 0, over))
+
+
+def test_it_is_said_where_every_hyperparameter_comes_from():
+    said = origins(resolve("micro", "teacher.rl_1H", 0, {"stages": {"sparse_rl": {"learning_rate": 1e-4}}}))
+    teacher = "rule 1 (stage sparse_rl, role ['teacher', 'large_teacher', 'split_teacher'])"
+    assert said["steps"] == f"{teacher}, half of them on half of the labels"
+    assert (said["learning_rate"], said["batch"], said["kl_coefficient"]) == ("overrides", "stages", "default")
+    assert (
+        origins(resolve("micro", "student.opd_only.rl_teacher", 0))["steps"]
+        == "study.yaml: steps of forward_kl and opd"
+    )
+    assert origins(resolve("micro", "student.bridge.rl_teacher.topk_tail", 0))["top_k"] == "study.yaml"
+    assert origins(resolve("micro", "student.bridge.rl_teacher.grpo", 0))["steps"].startswith("rule 2 (stage [")
+    assert origins(resolve("micro", "student", 0)) == {}
