@@ -14,7 +14,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import DRIVER, Run, find_run, lock, process, publish, read_finished, refuse_another_writer
-from s2d_lib.study import NOTEBOOKS, load_profile, project_root, resolve
+from s2d_lib.study import STAGES, load_profile, project_root, resolve
 from s2d_lib.warm_kernels import kernel_name
 
 KERNEL = "python3"
@@ -73,7 +73,7 @@ def run_checkpoint(profile: str, checkpoint: str, seed: int, overrides: dict | N
         os.environ[DRIVER] = process()
         try:
             execute(
-                project_root() / "notebooks" / NOTEBOOKS[resolved.stage],
+                project_root() / "notebooks" / STAGES[resolved.stage].notebook,
                 executed,
                 {"profile": profile, "checkpoint": checkpoint, "seed": seed, "overrides": overrides or {}},
             )

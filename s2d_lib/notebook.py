@@ -14,6 +14,7 @@ from s2d_lib.report.style import use_style
 from s2d_lib.runs import Run, open_run
 from s2d_lib.stages import inputs as stage_inputs
 from s2d_lib.stages.inputs import Inputs
+from s2d_lib.study import origins
 from s2d_lib.study.load import did_you_mean
 
 PARAMETERS = ("profile", "checkpoint", "seed", "overrides")
@@ -74,7 +75,8 @@ def _values_of(source: str) -> set[str]:
 
 
 def resolved_table(run: Run) -> pd.DataFrame:
-    """The resolved stage as a table: where it starts, who teaches, on which labels, with which hyperparameters."""
+    """The resolved stage as a table: where it starts, who teaches, on which labels, with which hyperparameters, and where each of
+    these comes from."""
     resolved = run.resolved
     rows = {
         "checkpoint": f"{resolved.checkpoint} (profile {resolved.profile}, seed {resolved.seed})",
@@ -86,7 +88,8 @@ def resolved_table(run: Run) -> pd.DataFrame:
         **{name: value for name, value in resolved.params.items() if value is not None},
         "hash": resolved.hash[:12],
     }
-    return pd.DataFrame({"value": {name: str(value) for name, value in rows.items()}})
+    table = pd.DataFrame({"value": {name: str(value) for name, value in rows.items()}})
+    return table.assign(**{"from": pd.Series(origins(resolved), dtype=object)}).fillna("")
 
 
 def finish(run: Run, inputs: Inputs | None = None) -> pd.DataFrame:

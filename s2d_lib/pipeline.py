@@ -10,8 +10,8 @@ from pathlib import Path
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import Run, find_run, runs_root, words_for
 from s2d_lib.study import Point, Resolved, load_profile, needed, points, project_root, resolve
-from s2d_lib.study.map import settings_text
-from s2d_lib.study.self_distillation_params import METHODS
+from s2d_lib.study.profile import settings_text
+from s2d_lib.study.stage_params import METHODS
 
 
 @dataclass(frozen=True)
@@ -144,15 +144,16 @@ def regime_trials(profile: str) -> list[Trial]:
     for name, block in product([profile, *regime.also_on], regime.trials):
         plain = resolve(name, block.checkpoint, regime.seeds[0])
         for rate, steps, share in product(block.learning_rates, block.steps, block.warmups or [None]):
-            tried: dict = {"learning_rate": rate, "steps": steps}
-            place = {"by_role": {plain.role: {block.stage: tried}}}
+            tried: dict[str, object] = {"learning_rate": rate, "steps": steps}
+            where: list[tuple[dict, dict]] = [({"stage": block.stage, "role": plain.role}, tried)]
             if block.stage == "stage_3":
-                place = {"stage_3": tried}
+                where = [({"stage": "sparse_rl", "goes_on": True}, tried)]
             elif block.stage in METHODS:
-                place = {"by_method": {block.stage: tried}}
+                where = [({"stage": "self_distillation", "method": block.stage}, tried)]
             elif share:
                 parts = {"forward_kl": round(share * steps), "opd": steps - round(share * steps)}
-                place = {"by_role": {plain.role: {stage: tried | {"steps": own} for stage, own in parts.items()}}}
+                where = [({"stage": stage, "role": plain.role}, tried | {"steps": own}) for stage, own in parts.items()]
+            place = {"rules": [{"match": match, "set": own} for match, own in where]}
             resolved = resolve(name, block.checkpoint, regime.seeds[0], place)
             found.append(Trial(block.stage, rate, steps, share, plain if plain.hash == resolved.hash else resolved))
     return found

@@ -27,7 +27,7 @@ import psutil
 
 from s2d_lib.errors import StudyError
 from s2d_lib.provenance import environment, file_hash, peak_memory_mb
-from s2d_lib.study import NOTEBOOKS, Resolved, lineage, project_root, resolve
+from s2d_lib.study import STAGES, Resolved, lineage, project_root, resolve
 
 UNRECORDED = ("record.json", "notebook.ipynb", "facts.json")  # files of a run folder that its record does not hash
 READ, MODEL = "read", "the model"  # what a record says of content from outside the study, and of models in it
@@ -211,7 +211,7 @@ class Run:
             raise StudyError(
                 f"{resolved.checkpoint!r} needs the run {parent.checkpoint!r} (profile {resolved.profile}, seed "
                 f"{resolved.seed}), which {what}: make it with `{command_for(parent)}` or notebook "
-                f"{NOTEBOOKS[parent.stage]}."
+                f"{STAGES[parent.stage].notebook}."
             )
         known = self.facts.setdefault("parent_contents", {})
         if not self.finished and known.setdefault(found.name, found.content) != found.content:
@@ -345,7 +345,7 @@ def open_run(
     shown = show and run.finished and run.path("evaluation.csv").is_file()
     if stages and resolved.stage not in stages and not shown:
         raise StudyError(
-            f"checkpoint {checkpoint!r} is stage {resolved.stage!r}: run it with notebook {NOTEBOOKS[resolved.stage]}, or "
+            f"checkpoint {checkpoint!r} is stage {resolved.stage!r}: run it with notebook {STAGES[resolved.stage].notebook}, or "
             f"with `{command_for(resolved)}`."
         )
     if run.finished:

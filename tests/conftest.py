@@ -50,12 +50,6 @@ TINY = {
             "save_steps": 2,
         },
     },
-    # What the profile refines would else stand over the stages above.
-    "by_role": {
-        role: {stage: {"steps": 4} for stage in ("sparse_rl", "teacher_sft")}
-        for role in ("teacher", "large_teacher", "split_teacher")
-    },
-    "stage_3": {"steps": 4},
 }
 """Overrides of the micro profile that make every stage take seconds."""
 

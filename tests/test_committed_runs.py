@@ -5,7 +5,7 @@ import pytest
 
 from s2d_lib.results.bundle import read_bundle
 from s2d_lib.study import points, profile_names, resolve
-from s2d_lib.study.map import settings_text
+from s2d_lib.study.profile import settings_text
 from tests.conftest import ROOT
 
 RESULTS = {name: ROOT / "figures" / name / "results" for name in profile_names(ROOT)}

@@ -14,8 +14,7 @@ from s2d_lib.models.adapters import lora_config, save_adapter
 from s2d_lib.models.policy import load_policy, save_policy
 from s2d_lib.provenance import environment
 from s2d_lib.runs import open_run
-from s2d_lib.study.lora import Lora
-from s2d_lib.study.settings import Hardware, RoleModel
+from s2d_lib.study.settings import Hardware, Lora, RoleModel
 
 EVALUATION = "set,problem,level,correct,tokens,cut_off\n" + "".join(
     f"micro-math,p{i},3,0110,9.0,0.0\n" for i in range(4)

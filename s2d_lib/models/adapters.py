@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import write_json
-from s2d_lib.study.lora import NOT_TARGETS, Lora
+from s2d_lib.study.settings import NOT_TARGETS, Lora
 
 TRAINED = "default"  # peft's name, and TRL's, of the adapter that a trainer trains
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -124,7 +124,7 @@ def resources(profile: str, runs: dict[str, Resolved], root: Path | None = None)
     """
     settings, by_name, found = load_profile(profile, root=root), {run.checkpoint: run for run in runs.values()}, {}
     for key, run in runs.items():
-        cluster, hardware = settings.cluster_of(run.stage, run.role), run.hardware
+        cluster, hardware = settings.block("cluster", run.stage, run.role), run.hardware
         row = needs(run, teacher_of(run, by_name), assumed_lengths(settings), cluster.gpu or GPU)
         found[key] = row | {
             "cores": hardware.threads * (hardware.processes if "steps" in run.params else 1),

@@ -14,11 +14,10 @@ from typing import NamedTuple
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.shapes import BYTES, Shape
 from s2d_lib.study import Resolved
-from s2d_lib.study.lora import Lora
 from s2d_lib.study.problem_sets import AnySet, Half, LabelBudget, at_most
 from s2d_lib.study.profile import Profile
-from s2d_lib.study.self_distillation_params import SELF_TAUGHT
-from s2d_lib.study.settings import Lengths
+from s2d_lib.study.settings import Lengths, Lora
+from s2d_lib.study.stage_params import SELF_TAUGHT
 
 DENSE = ("forward_kl", "opd")
 """Stages that match a teacher's distributions."""

@@ -17,9 +17,9 @@ from s2d_lib.errors import StudyError
 from s2d_lib.plan.cost import DENSE, assumed_lengths, counts, lora_of, size, teacher_of, trained_parameters
 from s2d_lib.plan.shapes import BYTES, Shape, gpu_named, shape_of
 from s2d_lib.study import Resolved, lineage, load_profile
-from s2d_lib.study.self_distillation_params import SELF_TAUGHT
 from s2d_lib.study.settings import Lengths
 from s2d_lib.study.several_processes import state_on_host
+from s2d_lib.study.stage_params import SELF_TAUGHT
 
 GPU = "h100-80gb"  # that is assumed where nothing says another
 RESERVE = 0.09  # of a GPU's memory
@@ -180,7 +180,7 @@ def refuse_what_does_not_fit(run: Resolved, certain: bool = True) -> None:
     """
     settings, on_cpu, memory = load_profile(run.profile, run.overrides), run.hardware.device == "cpu", machine_memory()
     free = [memory] if on_cpu else [one for _, one in visible_gpus()]
-    assumed = settings.cluster_of(run.stage, run.role).gpu or GPU
+    assumed = settings.block("cluster", run.stage, run.role).gpu or GPU
     teacher = teacher_of(run, lineage(run.profile, run.checkpoint, run.seed, run.overrides))
     try:
         model, beside = shape_of(run.model.model), shape_of(teacher) if teacher else None

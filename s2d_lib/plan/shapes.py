@@ -5,8 +5,8 @@ from pathlib import Path
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import did_you_mean, project_root, read_yaml
-from s2d_lib.study.lora import Lora
 from s2d_lib.study.resolve import RELEASED
+from s2d_lib.study.settings import Lora
 
 HERE = Path(__file__).parent
 BYTES = {"float32": 4, "bfloat16": 2}

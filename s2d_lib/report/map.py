@@ -11,8 +11,8 @@ from s2d_lib.report.run_pages import markdown
 from s2d_lib.report.style import interval, route_label
 from s2d_lib.results.map import MapResults, read_map
 from s2d_lib.study import load_profile, load_study, project_root
-from s2d_lib.study.map import Map, Part, settings_of, settings_text
 from s2d_lib.study.page import Study
+from s2d_lib.study.profile import Map, Part, settings_of, settings_text
 from s2d_lib.study.settings import MAIN
 
 OPD, BRIDGE, FORWARD = "student.opd_only.rl_teacher", "student.bridge.rl_teacher", "student.forward_kl_only.rl_teacher"

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from s2d_lib.report.map import BEST, Chart, cell_page, cell_title
 from s2d_lib.report.style import BLACK, GREY, entitle, route_label, route_look, use_style
-from s2d_lib.study.map import settings_text
+from s2d_lib.study.profile import settings_text
 from s2d_lib.study.settings import MAIN
 
 DIVERGING = "PuOr_r"  # colour-blind safe; orange where the first of two is ahead

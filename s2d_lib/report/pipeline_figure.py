@@ -14,8 +14,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from s2d_lib.report.route_map import learns_from_labels, lines_of, role_of, stage_name
 from s2d_lib.report.style import BLACK, GREEN, PURPLE, route_label, route_look, use_style
-from s2d_lib.study.nodes import rollouts_of
-from s2d_lib.study.page import Study
+from s2d_lib.study.page import Study, rollouts_of
 
 BRIDGED = "student.bridge.rl_teacher_1H.grpo_2H"
 DIRECT = "student.grpo"

@@ -14,7 +14,7 @@ from s2d_lib.claims.bootstrap import Estimate, bootstrap
 from s2d_lib.report.decodings import STUDENT
 from s2d_lib.report.map import BEST, Chart, cell_page, read_cell
 from s2d_lib.report.style import BLACK, GREY, entitle, interval, route_label, route_look, use_style
-from s2d_lib.study.map import Settings, settings_of, settings_text
+from s2d_lib.study.profile import Settings, settings_of, settings_text
 from s2d_lib.study.settings import Evaluation
 
 T1, GREEDY = "t1", "greedy"

@@ -18,7 +18,7 @@ from s2d_lib.pipeline import Trial
 from s2d_lib.report.style import PALETTE, use_style
 from s2d_lib.runs import FinishedRun
 from s2d_lib.study.profile import Profile
-from s2d_lib.study.self_distillation_params import METHODS
+from s2d_lib.study.stage_params import METHODS
 
 WITHIN = 0.01  # of accuracy: what more steps must be worth
 

@@ -17,7 +17,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.results.bundle import GZIP, read_evaluation, read_validation, write_csv
 from s2d_lib.runs import FinishedRun
 from s2d_lib.study import Point
-from s2d_lib.study.map import settings_text
+from s2d_lib.study.profile import settings_text
 from s2d_lib.study.settings import MAIN
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # right samples of a problem, one digit: at most 35 samples

@@ -80,7 +80,7 @@ def given_to_base(profile: str, role: str = "student", samples: int = 8) -> pd.D
         raise StudyError(f"profile {profile!r} needs `stages.self_distillation` and `problems.validation` for this.")
     if role not in settings.roles:
         raise StudyError(f"profile {profile!r} has no role {role!r}; {did_you_mean(role, settings.roles)}")
-    policy = load_policy(settings.roles[role], settings.hardware_of("base", role))
+    policy = load_policy(settings.roles[role], settings.block("hardware", "base", role))
     given = settings.problems.model_dump(
         include={"source", "world", "instruction", "overlap", "evaluations", "validation"}
     )

@@ -16,7 +16,7 @@ from s2d_lib.stages.reprompt import Reprompts
 from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
 from s2d_lib.stages.sparse_rl import RecordedReward, capped, label_cost, resumed_step
 from s2d_lib.stages.training import finished_metrics, run_seed, scheduled, train, trainer_arguments
-from s2d_lib.study.self_distillation_params import SELF_TAUGHT
+from s2d_lib.study.stage_params import SELF_TAUGHT
 from s2d_lib.vllm import check_syncs, vllm_arguments
 
 

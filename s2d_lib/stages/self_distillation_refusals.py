@@ -7,7 +7,7 @@ from torch import Tensor
 
 from s2d_lib.errors import StudyError
 from s2d_lib.stages.reprompt import Reprompts
-from s2d_lib.study.self_distillation_params import SELF_TAUGHT, SelfDistillation
+from s2d_lib.study.stage_params import SELF_TAUGHT, SelfDistillation
 
 
 def refuse_what_says_too_little(

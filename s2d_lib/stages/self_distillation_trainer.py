@@ -39,7 +39,7 @@ from s2d_lib.stages.self_distillation_refusals import (
 )
 from s2d_lib.stages.self_teacher import FollowPolicy, SelfTeacher, completion_hidden
 from s2d_lib.stages.tally import Tally
-from s2d_lib.study.self_distillation_params import SELF_TAUGHT, SelfDistillation
+from s2d_lib.study.stage_params import SELF_TAUGHT, SelfDistillation
 
 MEASURED = 4096  # tokens; all of a micro profile's step
 

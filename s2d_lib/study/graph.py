@@ -5,21 +5,8 @@ from pathlib import Path
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import deep_merge, did_you_mean, load_profile, load_study, project_root
-from s2d_lib.study.map import Settings
-from s2d_lib.study.nodes import all_nodes, parents_in
-from s2d_lib.study.page import Study, Table
-from s2d_lib.study.profile import Profile
-
-NOTEBOOKS = {
-    "base": "50_evaluate.ipynb",
-    "teacher_rollouts": "30_forward_kl_warmup.ipynb",
-    "sparse_rl": "20_sparse_rl.ipynb",
-    "teacher_sft": "21_teacher_sft.ipynb",
-    "forward_kl": "30_forward_kl_warmup.ipynb",
-    "opd": "31_opd.ipynb",
-    "teacher_sample_sft": "32_teacher_sample_sft.ipynb",
-    "self_distillation": "40_self_distillation.ipynb",
-}
+from s2d_lib.study.page import Study, Table, all_nodes, parents_in
+from s2d_lib.study.profile import Profile, Settings
 
 
 def needed(profile: str, root: Path | None = None) -> dict[str, list[str]]:

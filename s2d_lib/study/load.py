@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from s2d_lib.errors import StudyError
 from s2d_lib.study.page import Study
 from s2d_lib.study.profile import Profile
+from s2d_lib.study.stage_params import STAGES
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the former, where PyYAML has it, is ten times faster
@@ -117,12 +118,26 @@ OF_PROBLEMS = ("problems", "stands_for", "lengths", "pretraining", "regime")
 
 
 def deep_merge(base: dict, changes: dict) -> dict:
-    """`base` with `changes` laid over it, nested mappings merged key by key; neither is modified."""
+    """`base` with `changes` laid over it, nested mappings merged key by key, and its `rules` after the base's; neither is
+    modified."""
     merged = dict(base)
     for key, value in changes.items():
-        both_nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = deep_merge(merged[key], value) if both_nested else value
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            value = deep_merge(merged[key], value)
+        elif key == "rules" and isinstance(value, list) and isinstance(merged.get(key), list):
+            value = [*merged[key], *value]
+        merged[key] = value
     return merged
+
+
+def overridden(content: dict, overrides: dict) -> dict:
+    """A profile's content with overrides laid over it, which stand above all of its rules: what they say of a stage is laid
+    over the defaults and is a rule as well, the last but for their own."""
+    stages = overrides.get("stages")
+    stages = stages if isinstance(stages, dict) else {}
+    last = [{"match": {"stage": stage}, "set": own} for stage, own in stages.items() if stage in STAGES and own]
+    above = deep_merge({"rules": last}, {"rules": overrides["rules"]} if "rules" in overrides else {})
+    return deep_merge(content, overrides | above if last or "rules" in overrides else overrides)
 
 
 def load_study(root: Path | None = None) -> Study:
@@ -170,7 +185,7 @@ def load_profile(name: str, overrides: dict | None = None, root: Path | None = N
         raise StudyError(f"unknown profile {name!r}; {did_you_mean(str(name), profile_names(root))}")
     if overrides is not None and not isinstance(overrides, dict):
         raise StudyError(f"`overrides` must be a mapping shaped like params/{name}.yaml, given {overrides!r}.")
-    content = deep_merge(_extended(name, root), overrides or {})
+    content = overridden({"rules": []} | _extended(name, root), overrides or {})
     key = repr((name, content))
     if key not in _PROFILES:
         _PROFILES[key] = validated(Profile, content, f"profile {name!r}")

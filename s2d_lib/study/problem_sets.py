@@ -1,19 +1,10 @@
 """Which problems a profile has: sources, label pools, evaluation sets, and what a run is given of them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, create_model, model_validator
 
 from s2d_lib.study.strict import Strict
-from s2d_lib.study.worlds import (
-    ArithmeticWorldSpec,
-    ChainWorldSpec,
-    ConversionWorldSpec,
-    SortingWorldSpec,
-    TableLookupWorldSpec,
-    ToolCallWorldSpec,
-    WorldSpec,
-)
 
 WHOLE = "full"
 """The label pool that holds all labeled problems."""
@@ -41,6 +32,67 @@ class ProblemSource(Strict):
         return self
 
 
+class ChainWorldSpec(Strict):
+    """The facts behind function-chain problems (see s2d_lib.problems.function_chains.ChainWorld)."""
+
+    functions: PositiveInt
+    values: PositiveInt
+    zipf: float = Field(ge=0)
+    seed: int = Field(ge=0)
+    # Share of the facts that no problem uses but those of sets that say `withheld`: what is it that training forgets?
+    withheld: float = Field(0.0, ge=0, le=0.5, exclude_if=lambda value: not value)
+
+
+class SortingWorldSpec(Strict):
+    """The order behind sorting and selection problems (see s2d_lib.problems.sorting.SortingWorld)."""
+
+    symbols: int = Field(ge=2, le=80)  # as many syllables as there are to name them
+    zipf: float = Field(ge=0)
+    seed: int = Field(ge=0)
+
+
+class ArithmeticWorldSpec(Strict):
+    """The number system behind additions (see s2d_lib.problems.arithmetic.ArithmeticWorld)."""
+
+    base: int = Field(ge=3, le=64)
+    zipf: float = Field(ge=0)
+    seed: int = Field(ge=0)
+
+
+class ConversionWorldSpec(Strict):
+    """The conversion tables behind conversions (see s2d_lib.problems.conversion.ConversionWorld)."""
+
+    units: int = Field(ge=2)
+    values: int = Field(ge=2)
+    zipf: float = Field(ge=0)
+    seed: int = Field(ge=0)
+
+
+class TableLookupWorldSpec(Strict):
+    """The words that tables are made of (see s2d_lib.problems.table_lookup.TableLookupWorld)."""
+
+    names: int = Field(ge=2)
+    zipf: float = Field(ge=0)
+    seed: int = Field(ge=0)
+
+
+class ToolCallWorldSpec(Strict):
+    """Tools and the verbs that ask for them (see s2d_lib.problems.tool_calls.ToolCallWorld)."""
+
+    verbs: int = Field(ge=2)
+    tools: int = Field(ge=2)
+    arguments: int = Field(ge=2)
+    values: int = Field(ge=2)
+    zipf: float = Field(ge=0)
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _every_tool_has_a_verb(self):
+        if self.verbs < self.tools:
+            raise ValueError(f"{self.verbs} verbs can't ask for {self.tools} tools: raise `verbs` or lower `tools`")
+        return self
+
+
 class MicroSet(Strict):
     """A set of micro problems."""
 
@@ -57,59 +109,26 @@ class MicroSet(Strict):
 class MicroProblems(ProblemSource):
     """What the problem sources of micro families have; s2d_lib.problems.micro knows the world behind each."""
 
-    world: WorldSpec
+    world: Strict
     pools: dict[str, MicroSet]
     evaluations: dict[str, MicroSet]
     validation: MicroSet | None = None
 
 
-class FunctionChains(MicroProblems):
-    """Chains of memorised functions."""
-
-    source: Literal["function_chains"]
-    world: ChainWorldSpec
-
-
-class Sorting(MicroProblems):
-    """Lists to be sorted by a memorised order."""
-
-    source: Literal["sorting"]
-    world: SortingWorldSpec
-
-
-class Arithmetic(MicroProblems):
-    """Running sums with the carries written out."""
-
-    source: Literal["arithmetic"]
-    world: ArithmeticWorldSpec
-
-
-class Selection(MicroProblems):
-    """The m-th symbol of a list by a memorised order."""
-
-    source: Literal["selection"]
-    world: SortingWorldSpec
-
-
-class Conversion(MicroProblems):
-    """Conversions along a memorised ladder of units."""
-
-    source: Literal["conversion"]
-    world: ConversionWorldSpec
-
-
-class TableLookup(MicroProblems):
-    """Two hops through tables that stand in the prompt."""
-
-    source: Literal["table_lookup"]
-    world: TableLookupWorldSpec
-
-
-class ToolCalls(MicroProblems):
-    """Requests to be turned into the right call of a specified tool."""
-
-    source: Literal["tool_calls"]
-    world: ToolCallWorldSpec
+WORLDS = {
+    "function_chains": ChainWorldSpec,  # chains of memorised functions
+    "sorting": SortingWorldSpec,  # lists to be sorted by a memorised order
+    "arithmetic": ArithmeticWorldSpec,  # running sums with the carries written out
+    "selection": SortingWorldSpec,  # the m-th symbol of a list by a memorised order
+    "conversion": ConversionWorldSpec,  # conversions along a memorised ladder of units
+    "table_lookup": TableLookupWorldSpec,  # two hops through tables that stand in the prompt
+    "tool_calls": ToolCallWorldSpec,  # requests to be turned into the right call of a specified tool
+}
+"""Source of micro problems -> its world."""
+MICRO = [
+    create_model(source, __base__=MicroProblems, source=(Literal[source], ...), world=(world, ...))
+    for source, world in WORLDS.items()
+]
 
 
 class CompetitionSet(Strict):
@@ -212,20 +231,7 @@ class ReasoningGym(ProblemSource):
     instruction: str = ""
 
 
-Problems = Annotated[
-    FunctionChains
-    | Sorting
-    | Arithmetic
-    | Selection
-    | Conversion
-    | TableLookup
-    | ToolCalls
-    | CompetitionMath
-    | Science
-    | ToolUse
-    | ReasoningGym,
-    Field(discriminator="source"),
-]
+Problems = Annotated[Union[*MICRO, CompetitionMath, Science, ToolUse, ReasoningGym], Field(discriminator="source")]
 AnySet = MicroSet | CompetitionSet | BenchmarkSet | GymSet
 """One set of problems, of whatever source."""
 
@@ -264,7 +270,7 @@ class ProblemSets(Strict):
     """The problems a run touches."""
 
     source: str
-    world: WorldSpec | None = None
+    world: Union[*dict.fromkeys(WORLDS.values()), None] = None
     instruction: str = ""
     overlap: str = "refuse"
     pool: AnySet | Half | LabelBudget | None = None  # the label pool; none for a base checkpoint

@@ -1,19 +1,130 @@
-"""params/<profile>.yaml: which models play the roles, on which problems, with which hyperparameters and hardware."""
+"""params/<profile>.yaml: which models play the roles, on which problems, with which hyperparameters and hardware.
 
-from typing import Literal, get_args
+A profile has two layers: defaults, and rules that lay something over them for the runs that they match, in their order.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, create_model, model_validator
 
-from s2d_lib.study.map import Map
-from s2d_lib.study.page import Role, Stage
+from s2d_lib.study.page import Role, StageName
 from s2d_lib.study.pretraining import Pretraining
 from s2d_lib.study.problem_sets import MicroProblems, Problems
-from s2d_lib.study.self_distillation_params import Method, laid_over
 from s2d_lib.study.settings import Cluster, Evaluation, Hardware, Lengths, Logging, RoleModel, Sampling, Validation
-from s2d_lib.study.stages import STAGE_PARAMS, Stages
+from s2d_lib.study.stage_params import METHODS, STAGES, TRAINED, Method, SelfDistillation
 from s2d_lib.study.strict import Strict
 
-TrainedStage = Literal["sparse_rl", "teacher_sft", "forward_kl", "opd", "teacher_sample_sft", "self_distillation"]
+Stages = create_model(
+    "Stages",
+    __base__=Strict,
+    __doc__="Hyperparameters of every stage; a profile that leaves out self_distillation makes no checkpoints of that stage.",
+    **{
+        name: (stage.params | None, None) if name == "self_distillation" else (stage.params, ...)
+        for name, stage in STAGES.items()
+        if stage.params
+    },
+)
+BLOCKS = {"sampling": Sampling, "hardware": Hardware, "cluster": Cluster}
+"""What a rule can refine besides a stage's hyperparameters, key by key."""
+
+
+class Match(Strict):
+    """Which runs a rule is for: those that fit all that is given, one name or one of several."""
+
+    stage: StageName | list[StageName] | None = None
+    role: Role | list[Role] | None = None  # of the model that trains, or that a run is of
+    method: Method | list[Method] | None = None  # of self-distillation
+    goes_on: bool | None = None  # from a trained checkpoint instead of a base model (paper A: Stage 3)
+
+    def fits(self, **run: object) -> bool:
+        """Whether it fits a run, given as its `stage`, `role`, `method` and `goes_on`."""
+        asked = self.model_dump(exclude_none=True)
+        return all(run[key] in (one if isinstance(one, list) else [one]) for key, one in asked.items())
+
+
+class Rule(Strict):
+    """What is laid over a profile's defaults for some of its runs."""
+
+    match: Match
+    # Hyperparameters of the matched stages, and `sampling`, `hardware` and `cluster`, key by key.
+    set: dict[str, object] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _hyperparameters_are_of_a_stage(self):
+        own = self.set.keys() - BLOCKS
+        if own and not self.match.stage:
+            raise ValueError(f"a rule that sets {', '.join(sorted(own))} must match a stage: name it under `match`")
+        for block in self.set.keys() & BLOCKS:
+            if not isinstance(self.set[block], dict):
+                raise ValueError(f"`{block}` is set key by key: give a mapping")
+        return self
+
+
+Settings = dict[str, str]
+"""Dial -> the name of one of its values."""
+
+
+def settings_text(settings: Mapping[str, str]) -> str:
+    """Dials and their values as one word, `opening=0.03,labels=16`."""
+    return ",".join(f"{dial}={value}" for dial, value in settings.items())
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """The dials of `settings_text`."""
+    return dict(word.split("=", 1) for word in text.split(",")) if text else {}
+
+
+class Part(Strict):
+    """One question to the map: routes in every cell of a grid."""
+
+    title: str
+    across: dict[str, list[str]] = Field(min_length=1)  # dial -> names of its values; cells are their product
+    at: Settings = Field(default_factory=dict)  # further dials, the same in all cells
+    # Route -> what is tried of it in every cell: dials, whose product are its trials.
+    routes: dict[str, dict[str, list[str]]] = Field(min_length=1)
+
+    @property
+    def cells(self) -> list[Settings]:
+        """Every cell's own dials."""
+        return list(_grid(self.across))
+
+    def trials(self, route: str) -> list[Settings]:
+        """What is tried of a route."""
+        return list(_grid(self.routes[route]))
+
+    @model_validator(mode="after")
+    def _as_many_trials_for_all(self):
+        trained = {route: len(self.trials(route)) for route, tried in self.routes.items() if tried}
+        if len(set(trained.values())) > 1:
+            raise ValueError(f"routes must have the same number of trials in a cell, or none: {trained}")
+        return self
+
+
+class Map(Strict):
+    """What can be turned, and the grids that are made of it."""
+
+    # Dial -> name of a value -> what it lays over the profile, nested as `overrides` are.
+    dials: dict[str, dict[str, dict[str, object]]]
+    parts: dict[str, Part]
+
+    @model_validator(mode="after")
+    def _dials_are_declared(self):
+        for name, part in self.parts.items():
+            for dials in (part.across, {dial: [value] for dial, value in part.at.items()}, *part.routes.values()):
+                for dial, values in dials.items():
+                    for value in values:
+                        if value not in self.dials.get(dial, {}):
+                            known = ", ".join(f"{d}: {', '.join(v)}" for d, v in self.dials.items())
+                            raise ValueError(
+                                f"part {name!r} turns {dial!r} to {value!r}, which is not declared ({known})"
+                            )
+        return self
+
+
+def _grid(dials: dict[str, list[str]]) -> Iterator[Settings]:
+    return (dict(zip(dials, values, strict=True)) for values in product(*dials.values()))
 
 
 class Trials(Strict):
@@ -22,12 +133,11 @@ class Trials(Strict):
     Every pair is a run of its own: where rates decay, a long run's curve does not tell how a shorter one would end.
     """
 
-    checkpoint: (
-        str  # the run they are tried on; where it takes the steps of several stages, those of the others are added
-    )
-    stage: (
-        TrainedStage | Literal["stage_3", "bridge"] | Method
-    )  # bridge: forward_kl and opd as one, the steps those of both
+    # The run they are tried on; where it takes the steps of several stages, those of the others are added.
+    checkpoint: str
+    # A stage or a method of self-distillation; stage_3: sparse RL that goes on from a trained checkpoint; bridge: forward_kl and
+    # opd as one, the steps those of both.
+    stage: Literal["stage_3", "bridge", *TRAINED, *METHODS]
     steps: list[PositiveInt] = Field(min_length=1)
     learning_rates: list[float] = Field(min_length=1)
     warmups: list[float] = Field(default_factory=list)  # shares of a bridge's steps that are forward_kl's
@@ -57,22 +167,6 @@ class Regime(Strict):
     also_on: list[str] = Field(default_factory=list)
 
 
-class Refined(Strict):
-    """What differs of `sampling`, `hardware` and `cluster`, key by key."""
-
-    sampling: dict[str, object] = Field(default_factory=dict)
-    hardware: dict[str, object] = Field(default_factory=dict)
-    cluster: dict[str, object] = Field(default_factory=dict)
-
-
-RefinedRole = create_model(
-    "RefinedRole",
-    __base__=Refined,
-    __doc__="What differs for a role's model: of the three blocks in all its runs, of the stages that train it.",
-    **{stage: (dict[str, object], Field(default_factory=dict)) for stage in get_args(TrainedStage)},
-)
-
-
 class Profile(Strict):
     """params/<profile>.yaml."""
 
@@ -86,15 +180,7 @@ class Profile(Strict):
     hardware: Hardware = Hardware()
     logging: Logging = "none"  # a viewer's files of a training's metrics, in the run's folder; no run's hash holds it
     stages: Stages
-    # Refines `sampling`, `hardware` and `cluster` for the runs of a stage, base models' and teacher rollouts' among them.
-    by_stage: dict[Stage, Refined] = Field(default_factory=dict)
-    # Refines `stages` for the model that trains, and after `by_stage` the three for the one that a run is of.
-    by_role: dict[Role, RefinedRole] = Field(default_factory=dict)
-    by_method: dict[Method, dict[str, object]] = Field(
-        default_factory=dict
-    )  # refines self_distillation, before by_role
-    # Refines sparse_rl and self_distillation where they go on from a trained checkpoint (paper A: Stage 3).
-    stage_3: dict[str, object] = Field(default_factory=dict)
+    rules: list[Rule] = Field(default_factory=list)
     pretraining: Pretraining | None = None  # only of the micro family; read by notebook 10
     regime: Regime | None = None
     tables: list[str]  # which of the study's tables this profile makes
@@ -108,14 +194,21 @@ class Profile(Strict):
     lengths: Lengths | None = None  # only the planner reads it, likewise
     cluster: Cluster = Cluster()  # only what a scheduler is asked for, likewise
 
-    def stage_settings(self, stage: str, role: str, goes_on: bool = False, method: str | None = None) -> dict:
-        """Hyperparameters of a stage before a checkpoint's own overrides.
+    def rules_for(self, stage: str, role: str, goes_on: bool = False, method: str | None = None) -> list[Rule]:
+        """The rules that fit a run, in their order.
 
         Args:
-            stage: Which.
-            role: Of the model that trains.
+            stage: Of the run.
+            role: Of the model that trains, or that the run is of.
             goes_on: Whether it goes on from a trained checkpoint instead of a base model.
             method: Of self_distillation; the profile's own by default.
+        """
+        if stage == "self_distillation" and method is None and self.stages.self_distillation:
+            method = self.stages.self_distillation.method
+        return [rule for rule in self.rules if rule.match.fits(stage=stage, role=role, method=method, goes_on=goes_on)]
+
+    def stage_settings(self, stage: str, role: str, goes_on: bool = False, method: str | None = None) -> dict[str, Any]:
+        """Hyperparameters of a stage before a checkpoint's own overrides; arguments as of `rules_for`.
 
         Raises:
             ValueError: The profile has none for this stage.
@@ -123,54 +216,47 @@ class Profile(Strict):
         own = getattr(self.stages, stage)
         if own is None:
             raise ValueError(f"there are no hyperparameters of stage {stage!r}: add them under `stages`")
-        of_role = getattr(self.by_role.get(role, RefinedRole()), stage, {})
-        refined = laid_over(stage, own.model_dump(), of_role)
-        if stage == "self_distillation":
-            method = method or refined["method"]
-            refined = laid_over(stage, refined, {"method": method} | self.by_method.get(method, {}))
-            refined |= {name: of_role[name] for name in refined.keys() & of_role.keys() - {"method"}}
-        return refined | (self.stage_3 if goes_on and stage in ("sparse_rl", "self_distillation") else {})
+        content = laid_over(stage, own.model_dump(), {"method": method} if method else {})
+        for rule in self.rules_for(stage, role, goes_on, method):
+            content = laid_over(stage, content, {key: value for key, value in rule.set.items() if key not in BLOCKS})
+        return content
 
-    def hardware_of(self, stage: str, role: str) -> Hardware:
-        """Where the runs of a stage compute that are of a role's model.
+    def block(
+        self, name: Literal["sampling", "hardware", "cluster"], stage: str, role: str
+    ) -> Sampling | Hardware | Cluster:
+        """How the runs of a stage sample that are of a role's model, where they compute, or what a scheduler is asked for.
 
         Raises:
-            ValueError: What refines it does not fit it.
+            ValueError: What rules set does not fit it.
         """
-        return Hardware.model_validate(self._refined("hardware", stage, role))
-
-    def cluster_of(self, stage: str, role: str) -> Cluster:
-        """What a scheduler is asked for, likewise."""
-        return Cluster.model_validate(self._refined("cluster", stage, role))
-
-    def sampling_of(self, stage: str, role: str) -> Sampling:
-        """How the runs of a stage sample that are of a role's model, likewise."""
-        return Sampling.model_validate(self._refined("sampling", stage, role))
-
-    def _refined(self, block: Literal["sampling", "hardware", "cluster"], stage: str, role: str) -> dict:
-        refinements = (self.by_stage.get(stage, Refined()), self.by_role.get(role, RefinedRole()))
-        return getattr(self, block).model_dump() | getattr(refinements[0], block) | getattr(refinements[1], block)
+        content = getattr(self, name).model_dump()
+        for rule in self.rules_for(stage, role):
+            content |= rule.set.get(name, {})
+        return BLOCKS[name].model_validate(content)
 
     @model_validator(mode="after")
-    def _refinements_fit_their_stages(self):
-        for role, refined in self.by_role.items():
-            for stage in refined.model_fields_set - set(Refined.model_fields):
-                STAGE_PARAMS[stage].model_validate(self.stage_settings(stage, role))
-        type(self.stages.sparse_rl).model_validate(self.stage_settings("sparse_rl", "student", goes_on=True))
-        for method in self.by_method:
-            STAGE_PARAMS["self_distillation"].model_validate(
-                self.stage_settings("self_distillation", "student", method=method)
+    def _rules_fit(self):
+        for number, rule in enumerate(self.rules, 1):
+            stages = rule.match.stage or list(STAGES)
+            for stage in [stages] if isinstance(stages, str) else stages:
+                self._refuse_unfit(f"rule {number}", stage, rule)
+        return self
+
+    def _refuse_unfit(self, which: str, stage: str, rule: Rule) -> None:
+        known = (STAGES[stage].params.model_fields.keys() if STAGES[stage].params else set()) | BLOCKS.keys()
+        if unknown := rule.set.keys() - known:
+            raise ValueError(
+                f"{which} sets {sorted(unknown)[0]!r}, which stage {stage} does not have; known: {', '.join(sorted(known))}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _refinements_fit_their_blocks(self):
-        for stage in (*self.by_stage, "base"):
-            for role in self.roles:
-                self.sampling_of(stage, role)
-                self.hardware_of(stage, role)
-                self.cluster_of(stage, role)
-        return self
+        roles = rule.match.role or list(self.roles)
+        for role in [roles] if isinstance(roles, str) else roles:
+            for name in rule.set.keys() & BLOCKS:
+                self.block(name, stage, role)
+            if rule.set.keys() - BLOCKS and getattr(self.stages, stage) is not None:
+                methods = rule.match.method if isinstance(rule.match.method, list) else [rule.match.method]
+                for method in methods:
+                    settings = self.stage_settings(stage, role, bool(rule.match.goes_on), method)
+                    STAGES[stage].params.model_validate(settings)
 
     @model_validator(mode="after")
     def _validation_has_problems(self):
@@ -199,3 +285,16 @@ class Profile(Strict):
         if len(set(self.stands_for.values())) < len(self.stands_for):
             raise ValueError("stands_for gives one evaluation set two meanings, and its problems would count twice")
         return self
+
+
+def laid_over(stage: str, below: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a stage with changes laid over them.
+
+    Where the changes choose another method of self-distillation, options that it does not read stay behind; those that
+    the changes themselves ask for do not, and are refused.
+    """
+    content = below | changes
+    if stage != "self_distillation":
+        return content
+    unread = SelfDistillation.unread(content)
+    return {name: value for name, value in content.items() if name in changes or name not in unread}

@@ -11,8 +11,7 @@ from pydantic import Field
 from s2d_lib.errors import StudyError
 from s2d_lib.provenance import file_hash
 from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_root, validated
-from s2d_lib.study.nodes import all_nodes, parents_in, traces_of
-from s2d_lib.study.page import Checkpoint, Role, Stage
+from s2d_lib.study.page import Checkpoint, Role, StageName, all_nodes, parents_in, traces_of
 from s2d_lib.study.problem_sets import (
     HALVES,
     WHOLE,
@@ -25,17 +24,13 @@ from s2d_lib.study.problem_sets import (
     ProblemSets,
     at_most,
 )
-from s2d_lib.study.profile import Profile
-from s2d_lib.study.self_distillation_params import SelfDistillation, laid_over
+from s2d_lib.study.profile import Profile, laid_over
 from s2d_lib.study.settings import Evaluation, Hardware, Logging, RoleModel, Sampling, Validation
-from s2d_lib.study.stage_params import Distillation, SparseRL, TeacherRollouts, Training
-from s2d_lib.study.stages import STAGE_PARAMS
+from s2d_lib.study.stage_params import STAGES, TRAINED
 from s2d_lib.study.strict import Strict
 from s2d_lib.study.vllm import WHERE
 
 UNHASHED = {"profile": True, "overrides": True, "logging": True, "sampling": {"vllm": WHERE}}
-LABELED = ("sparse_rl", "self_distillation")
-HALVED = (*LABELED, "teacher_sft")
 RELEASED = Path(__file__).parents[1] / "models" / "micro"
 
 
@@ -45,7 +40,7 @@ class Resolved(Strict):
     profile: str
     checkpoint: str
     seed: int
-    stage: Stage
+    stage: StageName
     role: Role
     model: RoleModel
     traces: str | None = Field(None, exclude_if=lambda value: value is None)  # file of the answers that it learns from
@@ -72,12 +67,12 @@ class Resolved(Strict):
     @property
     def next_token(self) -> bool:
         """Whether it trains on stored answers, whose model is never run."""
-        return self.stage in ("teacher_sample_sft", "teacher_sft")
+        return STAGES[self.stage].next_token
 
     @property
     def samples_itself(self) -> bool:
         """Whether it trains on completions that it samples itself, and not on another run's."""
-        return self.stage in LABELED or self.params.get("states") == "student"
+        return STAGES[self.stage].graded or self.params.get("states") == "student"
 
     @property
     def by_text(self) -> bool:
@@ -85,9 +80,9 @@ class Resolved(Strict):
         return self.next_token or self.params.get("estimator") == "gold"
 
     @property
-    def stage_params(self) -> SparseRL | SelfDistillation | Distillation | Training | TeacherRollouts | None:
+    def stage_params(self) -> Strict | None:
         """The stage's hyperparameters as their own type."""
-        model = STAGE_PARAMS.get(self.stage)
+        model = STAGES[self.stage].params
         return model.model_validate(self.params) if model else None
 
 
@@ -193,7 +188,7 @@ def _resolve_node(
             f"{where}: stage {node.stage!r} can't train on {params['states']} states by the profile alone; set `states` in "
             "the checkpoint's overrides in study.yaml, where the graph can see it."
         )
-    trains = node.stage not in ("base", "teacher_rollouts")
+    trains = node.stage in TRAINED
     # A pool that is read from files loses what it shares with the validation set, so rollouts on it must know that set as
     # the runs do that train on them; a generated validation set is made around the pool.
     apart = bool(node.labels) and isinstance(settings.problems, CompetitionMath | Benchmark)
@@ -218,12 +213,12 @@ def _resolve_node(
         labels=node.labels,
         params=params,
         problems=problems,
-        sampling=settings.sampling_of(node.stage, role),
+        sampling=settings.block("sampling", node.stage, role),
         evaluation=settings.evaluation
         if node.stage == "base"
         else settings.evaluation.model_copy(update={"untrained": []}),
         validation=settings.validation if trains else None,
-        hardware=settings.hardware_of(node.stage, role),
+        hardware=settings.block("hardware", node.stage, role),
         logging=settings.logging,
         parents={kind: parent.checkpoint for kind, parent in parents.items()},
         parent_hashes={parent.checkpoint: parent.hash for parent in parents.values()},
@@ -239,7 +234,7 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
         hint = did_you_mean(name, [*problems.pools, *HALVES])
         raise StudyError(f"{where}: label pool {name!r} is not declared; {hint}")
     # Halves are of the labeled problems: who spends half of the labels upstream has the others for downstream.
-    of_labels = node.stage in LABELED or params.get("filter") or name in HALVES
+    of_labels = STAGES[node.stage].graded or params.get("filter") or name in HALVES
     what = "labels" if of_labels else "prompts"
     at_hand = getattr(problems, what)
     if at_hand and name not in (WHOLE, *HALVES):
@@ -283,14 +278,37 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
             content = laid_over(stage, below, extra)
         except ValueError as error:
             raise StudyError(f"{where}: {error}.") from None
-        return validated(STAGE_PARAMS[stage], content, f"{where}, stage {stage!r}").model_dump()
+        return validated(STAGES[stage].params, content, f"{where}, stage {stage!r}").model_dump()
 
     own = params(node.stage, node.overrides)
     if node.steps_of:
         own["steps"] = sum(params(stage, {})["steps"] for stage in node.steps_of)
-    if node.stage in HALVED and node.labels in HALVES:
+    if STAGES[node.stage].halved and node.labels in HALVES:
         own["steps"] = (own["steps"] + 1) // 2
     return own
+
+
+def origins(run: Resolved, root: Path | None = None) -> dict[str, str]:
+    """Where each of a run's hyperparameters comes from: a default, the profile's `stages`, one of its rules, the checkpoint's
+    entry in study.yaml, or the overrides."""
+    root = root or project_root()
+    settings, plain = load_profile(run.profile, run.overrides, root), load_profile(run.profile, root=root)
+    node, goes_on = (
+        all_nodes(load_study(root))[run.checkpoint],
+        load_study(root).checkpoints[run.parents["from"]].stage != "base" if "from" in run.parents else False,
+    )
+    given = getattr(settings.stages, run.stage).model_fields_set if run.params else set()
+    found = {name: "stages" if name in given else "default" for name in run.params}
+    for rule in settings.rules_for(run.stage, run.role, goes_on, run.params.get("method")):
+        number = settings.rules.index(rule)
+        match = ", ".join(f"{key} {value}" for key, value in rule.match.model_dump(exclude_none=True).items())
+        found |= dict.fromkeys(rule.set, f"rule {number + 1} ({match})" if number < len(plain.rules) else "overrides")
+    found |= dict.fromkeys(node.overrides, "study.yaml")
+    if node.steps_of:
+        found["steps"] = f"study.yaml: steps of {' and '.join(node.steps_of)}"
+    if STAGES[node.stage].halved and node.labels in HALVES:
+        found["steps"] += ", half of them on half of the labels"
+    return {name: found[name] for name in run.params}
 
 
 def _size_of_whole(problems: Problems, where: str) -> int:

@@ -44,10 +44,10 @@ def refuse_what_is_not_shared(resolved: Resolved) -> None:
     if resolved.stage in ("forward_kl", "opd", "self_distillation") and state_on_host(hardware):
         raise StudyError(
             f"{resolved.stage} reads the models' heads where they are, and {hardware.accelerate} keeps them in the machine's "
-            "memory: name fsdp2.yaml for it (hardware.accelerate, by_stage or by_role)."
+            "memory: name fsdp2.yaml for it (hardware.accelerate, in a rule)."
         )
     if getattr(params, "estimator", None) == "gold":
-        raise StudyError("estimator gold is one process's: train it in one (hardware.processes, by_stage or by_role).")
+        raise StudyError("estimator gold is one process's: train it in one (hardware.processes, in a rule).")
     if getattr(params, "teacher_targets", "recompute") != "recompute":
         raise StudyError("kept teacher_targets are one process's: use `recompute` with several processes.")
 

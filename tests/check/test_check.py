@@ -159,12 +159,15 @@ def test_memory_is_held_against_the_smallest_gpu_the_machine_and_where_there_is_
     assert "GB of the machine's 1000.0" in problems(check_runs("llama3"))["memory"]
     gpus()
     assert "memory" not in problems(check_runs("qwen3-single-gpu"))
-    project("small", "extends: qwen3-single-gpu\nby_stage: {sparse_rl: {cluster: {gpu: rtx4090-24gb}}}\n")
+    project(
+        "small",
+        "extends: qwen3-single-gpu\nrules: [{match: {stage: sparse_rl}, set: {cluster: {gpu: rtx4090-24gb}}}]\n",
+    )
     assert "of rtx4090-24gb's 24.0" in problems(check_runs("small"))["memory"]
 
 
 def test_a_missing_accelerate_config_adapters_on_no_layer_and_an_absent_tracker_are_said(project, monkeypatch):
-    project("spread", "extends: llama3\nby_role: {teacher: {hardware: {accelerate: none.yaml}}}\n")
+    project("spread", "extends: llama3\nrules: [{match: {role: teacher}, set: {hardware: {accelerate: none.yaml}}}]\n")
     assert "hardware.accelerate names none.yaml, which is not in" in problems(check_runs("spread"))["accelerate"]
     lora = "stages: {{sparse_rl: {{lora: {{rank: 2, alpha: 4, target_modules: [{}]}}}}}}\n"
     for name, targets in (("right", "q_proj, up_proj"), ("wrong", "q_proj, up_porj")):

@@ -49,7 +49,6 @@ def overrides(tiny: dict, dtype: str) -> dict:
     stages = dict.fromkeys(CHECKPOINTS, TWO_STEPS) | {"teacher_rollouts": {"samples_per_problem": 8}}
     over = {
         "stages": stages,
-        "by_role": {role: {name: {"steps": 2} for name in ("sparse_rl", "teacher_sft")} for role in ("teacher", "large_teacher")},
         "hardware": {"device": DEVICE, "dtype": dtype},
     }  # fmt: skip
     return deep_merge(tiny, over)

@@ -16,8 +16,7 @@ from s2d_lib.models.adapters import (
     save_adapter,
 )
 from s2d_lib.models.policy import load_policy
-from s2d_lib.study.lora import Lora
-from s2d_lib.study.settings import Hardware, RoleModel
+from s2d_lib.study.settings import Hardware, Lora, RoleModel
 
 LORA = Lora(rank=4, alpha=8)
 IDS = torch.tensor([[5, 9, 13, 20, 7, 31]])

@@ -206,7 +206,12 @@ def test_what_comes_after_training_and_what_lies_in_the_machines_memory_must_fit
     machine(1000)
     with pytest.raises(StudyError, match=r"needs 1411\.1 GB of the machine's 1000\.0.*a machine with more memory"):
         refuse_what_does_not_fit(run)
-    one = resolve("llama3", "teacher.rl", 0, {"by_role": {"teacher": {"hardware": {"sampling_gpus": 1}}}})
+    one = resolve(
+        "llama3",
+        "teacher.rl",
+        0,
+        {"rules": [{"match": {"role": "teacher"}, "set": {"hardware": {"sampling_gpus": 1}}}]},
+    )
     with pytest.raises(
         StudyError, match=r"^'teacher\.rl' \(its evaluation, by one process\) needs 282\.2 GB of a GPU's"
     ):

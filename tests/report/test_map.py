@@ -21,7 +21,7 @@ from s2d_lib.report.map import (
 from s2d_lib.report.map_figures import cells_figure, dial_figure, warmup_figure
 from s2d_lib.results.map import DIGITS, MapResults
 from s2d_lib.study import load_profile, load_study, points, resolve
-from s2d_lib.study.map import Map, settings_of, settings_text
+from s2d_lib.study.profile import Map, settings_of, settings_text
 
 DIALS = {
     "opening": {"wide": {}, "narrow": {"seeds": [7]}},

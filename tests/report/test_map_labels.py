@@ -19,7 +19,7 @@ from s2d_lib.report.map_labels import (
 )
 from s2d_lib.results.map import DIGITS, MapResults
 from s2d_lib.study import load_study
-from s2d_lib.study.map import Map, settings_text
+from s2d_lib.study.profile import Map, settings_text
 
 BUDGETS = ["4", "16", "64"]
 ROUTES = {route: {} for route in (GRPO, "teacher.rl", BRIDGE)}

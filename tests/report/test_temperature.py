@@ -17,7 +17,7 @@ from s2d_lib.report.temperature import (
 )
 from s2d_lib.results.map import DIGITS, MapResults, read_map
 from s2d_lib.study import load_profile, load_study
-from s2d_lib.study.map import Map, settings_text
+from s2d_lib.study.profile import Map, settings_text
 from s2d_lib.study.settings import Evaluation
 
 EVALUATION = Evaluation(

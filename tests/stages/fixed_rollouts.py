@@ -15,7 +15,7 @@ from s2d_lib.problems.sources import load_problems
 from s2d_lib.stages.reprompt import Reprompts
 from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
 from s2d_lib.study import resolve
-from s2d_lib.study.self_distillation_params import SELF_TAUGHT, SelfDistillation
+from s2d_lib.study.stage_params import SELF_TAUGHT, SelfDistillation
 
 SIZE = 4  # rollouts of one prompt
 MIXED = [1, 0, 0, 1] + [0, 0, 0, 0] + [0, 1, 0, 0] + [1, 1, 1, 1]  # noqa: RUF005 (groups)

@@ -16,8 +16,7 @@ from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.live import LiveCurve
 from s2d_lib.stages.weights import weights_of
 from s2d_lib.study.load import deep_merge
-from s2d_lib.study.lora import Lora
-from s2d_lib.study.settings import RoleModel
+from s2d_lib.study.settings import Lora, RoleModel
 
 pytestmark = pytest.mark.slow
 
@@ -28,13 +27,12 @@ def with_lora(tiny: dict, **changes) -> dict:
     """Every stage with LoRA and two steps, a checkpoint after the first, and a teacher of the student's size."""
     lora = {"rank": 2, "alpha": 4, **changes}
     stage = {"steps": 2, "save_steps": 1, "lora": lora}
-    refined = {"by_role": {"teacher": dict.fromkeys(("sparse_rl", "teacher_sft"), stage)}}
     size = {
         "roles": {"teacher": {"model": "micro/chains-student"}},
         "validation": {"samples": 1},
         "evaluation": {"samples": 2},
     }
-    return deep_merge(deep_merge(tiny, refined | size), {"stages": dict.fromkeys(STAGES, stage)})
+    return deep_merge(tiny, size | {"stages": dict.fromkeys(STAGES, stage)})
 
 
 class Killed(BaseException):

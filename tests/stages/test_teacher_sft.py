@@ -24,8 +24,7 @@ pytestmark = pytest.mark.slow
 def halved(tiny) -> dict:
     """Overrides like `tiny` with halves as large as its pool, and as many steps on them."""
     twice = {stage: {"steps": 8} for stage in ("sparse_rl", "teacher_sft")}
-    steps = {"stages": twice, "by_role": {"teacher": twice}, "stage_3": {"steps": 8}}
-    return deep_merge(tiny, {"problems": {"pools": {"full": {"count": 32}}}, **steps})
+    return deep_merge(tiny, {"problems": {"pools": {"full": {"count": 32}}}, "stages": twice})
 
 
 def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_every_label(make, tiny):

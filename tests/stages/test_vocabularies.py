@@ -107,8 +107,11 @@ def split(tmp_path_factory) -> str:
 
 def playing(tiny: dict, **models_) -> dict:
     """Overrides by which models play the roles."""
-    more = {"split_teacher": {"sampling": {"max_new_tokens": 40}, "sparse_rl": {"steps": 2}}}
-    return deep_merge(tiny, {"roles": {role: {"model": model} for role, model in models_.items()}, "by_role": more})
+    more = [
+        {"match": {"role": "split_teacher"}, "set": {"sampling": {"max_new_tokens": 40}}},
+        {"match": {"role": "split_teacher", "stage": "sparse_rl"}, "set": {"steps": 2}},
+    ]
+    return deep_merge(tiny, {"roles": {role: {"model": model} for role, model in models_.items()}, "rules": more})
 
 
 def gold_trainer(make, overrides):

@@ -21,7 +21,7 @@ def test_without_lora_the_resolved_form_has_no_word_of_it(profile, checkpoint):
 
 
 def test_lora_is_a_parameter_of_the_stage_by_role():
-    by_role = {"by_role": {"teacher": {"sparse_rl": {"lora": LORA}}}}
+    by_role = {"rules": [{"match": {"role": "teacher", "stage": "sparse_rl"}, "set": {"lora": LORA}}]}
     plain, changed = (resolve("micro", "teacher.rl", 0, o) for o in (None, by_role))
     assert changed.hash != plain.hash
     assert changed.params["lora"] == LORA | {"dropout": 0.0, "target_modules": "all-linear", "save": "merged"}

@@ -9,8 +9,8 @@ from s2d_lib.pipeline import Job
 from s2d_lib.study import load_profile, load_study, needed, points, resolve
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.load import deep_merge
-from s2d_lib.study.map import settings_text
-from s2d_lib.study.nodes import all_nodes, parents_of
+from s2d_lib.study.page import all_nodes, parents_of
+from s2d_lib.study.profile import settings_text
 
 SIZES = ("teacher", "large_teacher")
 KINDS = ("rl", "sft")
@@ -95,8 +95,7 @@ def test_fresh_problems_and_replay_get_equal_problems_and_updates():
 
 
 def test_a_half_of_the_labels_takes_half_of_the_steps_where_labels_are_used():
-    odd = {"sparse_rl": {"steps": 101}}
-    changed = {"stages": odd, "by_role": {"teacher": odd}}
+    changed = {"stages": {"sparse_rl": {"steps": 101}}}
     steps = lambda name: resolve("micro", name, 0, changed).params["steps"]  # noqa: E731
     assert (steps("teacher.rl"), steps("teacher.rl_1H"), steps("student.grpo_2H")) == (101, 51, 51)
     assert steps("student.bridge.rl_teacher_1H.replay_1H") == steps("student.bridge.rl_teacher_1H.grpo_2H")
@@ -106,7 +105,8 @@ def test_a_half_of_the_labels_takes_half_of_the_steps_where_labels_are_used():
 
 
 def test_sparse_rl_that_goes_on_from_a_trained_checkpoint_has_stage_3s_own_settings():
-    rate = lambda name: resolve("micro", name, 0, {"stage_3": {"learning_rate": 1.0e-5}}).params["learning_rate"]  # noqa: E731
+    rule = {"match": {"stage": "sparse_rl", "goes_on": True}, "set": {"learning_rate": 1.0e-5}}
+    rate = lambda name: resolve("micro", name, 0, {"rules": [rule]}).params["learning_rate"]  # noqa: E731
     assert rate("student.bridge.rl_teacher_1H.grpo_2H") == rate("student.bridge.rl_teacher.grpo") == 1.0e-5
     assert rate("student.grpo") == rate("student.grpo_2H") != 1.0e-5
     assert rate("student.bridge.rl_teacher") != 1.0e-5

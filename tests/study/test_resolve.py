@@ -36,7 +36,9 @@ def test_a_stage_parameter_makes_exactly_that_stage_and_what_is_below_it_stale()
 
 
 def test_teacher_rl_feeds_all_that_learns_from_the_rl_teacher():
-    stale = stale_after({"by_role": {"teacher": {"sparse_rl": {"learning_rate": 1e-4}}}})
+    stale = stale_after(
+        {"rules": [{"match": {"role": "teacher", "stage": "sparse_rl"}, "set": {"learning_rate": 1e-4}}]}
+    )
     assert stale == {name for name in CHECKPOINTS if "rl_teacher" in name or name.startswith("teacher.rl")}
 
 

@@ -59,8 +59,8 @@ def student(changes: dict) -> dict:
         (("micro", "student", 0, {"evaluation": {"temperature": math.nan}}), "evaluation.temperature"),
         (("micro", "student", 0, {"hardware": {"device": "tpu"}}), "hardware.device"),
         (("micro", "student", 0, ["a"]), "`overrides` must be a mapping"),
-        (("micro", "student", 0, {"by_role": {"student": {"sparse_rll": {}}}}), "sparse_rll"),
-        (("micro", "student", 0, {"by_role": {"student": {"opd": {"stepz": 1}}}}), "stepz"),
+        (("micro", "student", 0, {"stages": {"sparse_rll": {}}}), "unknown parameter 'stages.sparse_rll'"),
+        (("micro", "student", 0, {"stages": {"opd": {"stepz": 1}}}), "unknown parameter 'stages.opd.stepz'"),
         (
             ("micro", "student.opd_only.rl_teacher", 0, {"stages": {"opd": {"states": "teacher"}}}),
             "can't train on teacher states",

@@ -57,9 +57,10 @@ def test_a_run_holds_what_its_method_reads_and_nothing_else():
     assert run.stage_params.model_dump() == run.params
 
 
-def test_a_role_may_refine_it_to_another_method():
+def test_a_rule_may_leave_other_options_unread():
     overrides = {"stages": {"self_distillation": PLAIN | {"method": "srpo"}}}
-    role = {"by_role": {"student": {"self_distillation": {"dynamic_weighting": False, "steps": 6}}}}
+    match = {"stage": "self_distillation", "role": "student"}
+    role = {"rules": [{"match": match, "set": {"dynamic_weighting": False, "steps": 6}}]}
     params = resolve("micro", "student.srpo", 0, deep_merge(overrides, role)).params
     assert (params["dynamic_weighting"], params["steps"]) == (False, 6)
     with pytest.raises(
@@ -82,23 +83,31 @@ def test_a_benchmark_makes_every_method():
         assert resolve("micro-table-lookup", f"student.{name}", 0).stage == "self_distillation"
 
 
+def rule(set_: dict, method: str = "sdpo") -> dict:
+    """Overrides of one rule for a method."""
+    return {"rules": [{"match": {"stage": "self_distillation", "method": method}, "set": set_}]}
+
+
 def test_a_method_can_have_settings_of_its_own():
     rate = lambda name, given: resolve("micro-table-lookup", name, 0, given).params["learning_rate"]  # noqa: E731
-    given = {"by_method": {"sdpo": {"learning_rate": 0.123}}}
+    given = rule({"learning_rate": 0.123})
     assert rate("student.sdpo", given) == rate("student.sdpo.failed_only", given) == 0.123
     assert rate("student.srpo", given) == rate("student.srpo", {})
     with pytest.raises(StudyError, match="`mix` is not read by method sdpo"):
-        resolve("micro-table-lookup", "student.sdpo", 0, {"by_method": {"sdpo": {"mix": 0.5}}})
-    with pytest.raises(StudyError, match="by_method"):
-        resolve("micro-table-lookup", "student.sdpo", 0, {"by_method": {"spdo": {"learning_rate": 0.1}}})
+        resolve("micro-table-lookup", "student.sdpo", 0, rule({"mix": 0.5}))
+    with pytest.raises(StudyError, match=r"rules\.\d+\.match\.method"):
+        resolve("micro-table-lookup", "student.sdpo", 0, rule({"learning_rate": 0.1}, "spdo"))
 
 
-def test_a_role_goes_before_a_method_and_stage_3_before_both():
+def test_rules_of_a_method_a_role_and_of_stage_3():
+    stage = {"stage": "self_distillation"}
     given = {
         "stages": {"self_distillation": PLAIN | {"method": "srpo"}},
-        "by_method": {"srpo": {"learning_rate": 0.1, "weight_beta": 2.0}},
-        "by_role": {"teacher": {"self_distillation": {"learning_rate": 0.2}}},
-        "stage_3": {"learning_rate": 0.3},
+        "rules": [
+            {"match": stage | {"method": "srpo"}, "set": {"learning_rate": 0.1, "weight_beta": 2.0}},
+            {"match": stage | {"role": "teacher"}, "set": {"learning_rate": 0.2}},
+            {"match": stage | {"goes_on": True}, "set": {"learning_rate": 0.3}},
+        ],
     }
     found = {name: resolve("micro", name, 0, given).params for name in ("student.srpo", "teacher.srpo")}
     assert [params["learning_rate"] for params in found.values()] == [0.1, 0.2]
