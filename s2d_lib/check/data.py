@@ -6,11 +6,9 @@ from pathlib import Path
 from s2d_lib.check.line import Line
 from s2d_lib.check.params import resolved_runs
 from s2d_lib.errors import StudyError
-from s2d_lib.problems.competition import SOURCES
 from s2d_lib.problems.files import is_local
-from s2d_lib.problems.pools import cut
-from s2d_lib.problems.science import DOMAINS, HUB, SPLIT
-from s2d_lib.problems.sources import LOCAL_FILES, load_problems, local_copy
+from s2d_lib.problems.public import SOURCES
+from s2d_lib.problems.sources import LOCAL_FILES, cut, load_problems, local_copy
 from s2d_lib.study.load import project_root
 from s2d_lib.study.problem_sets import (
     WHOLE,
@@ -92,10 +90,8 @@ def hub_place(dataset: str, hub: str | None = None) -> tuple[str | None, tuple[s
         dataset: Name.
         hub: Id of a copy that a profile names, which has none of the configurations.
     """
-    if dataset in DOMAINS and not dataset.startswith("sdpo-"):
-        return hub or HUB, (None,), SPLIT
     source = SOURCES.get(dataset)
-    if source is None:
+    if source is None or source.hub is None:
         return hub, (None,) if hub else (), "train"
     return hub or source.hub, source.configs if hub in (None, source.hub) else (None,), source.split
 

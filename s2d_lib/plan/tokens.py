@@ -10,7 +10,7 @@ from s2d_lib.study.profile import Profile
 from s2d_lib.study.settings import Lengths
 
 PROBLEMS = {"dapo-math-17k": 17176, "math-500": 500, "aime-2024": 30, "aime-2025": 30, "gsm8k": 1319}
-"""Distinct problems of the competition datasets, as s2d_lib.problems.competition reads them."""
+"""Distinct problems of the competition datasets, as s2d_lib.problems.public reads them."""
 _TRAIN_AND_TEST = {"chemistry": (1890, 210), "physics": (720, 80), "biology": (450, 50), "material": (841, 94)}
 _TRAIN_AND_TEST["tool-use"] = (4046, 68)
 PROBLEMS |= {

@@ -115,7 +115,7 @@ class ToolCalls(MicroProblems):
 class CompetitionSet(Strict):
     """Competition-math problems by dataset name."""
 
-    dataset: str  # a key of s2d_lib.problems.competition
+    dataset: str  # a key of s2d_lib.problems.public.SOURCES
     path: str | None = None  # local parquet, json or jsonl file, relative to the project; none: the dataset's Hub id
     limit: PositiveInt | None = None  # a seeded subset of this size
     seed: int = Field(0, ge=0)
@@ -140,7 +140,7 @@ class CompetitionMath(ProblemSource):
 class BenchmarkSet(Strict):
     """Problems of a benchmark that comes as one file, by dataset name."""
 
-    dataset: str  # a key of s2d_lib.problems.science or s2d_lib.problems.tool_use, whichever the source is
+    dataset: str  # a key of s2d_lib.problems.public.SOURCES, of the same grading
     path: str | None = None  # local parquet, json or jsonl file, relative to the project; none: the dataset's Hub id
     # `test`: a tenth, the same whatever the file's order; `train`: the rest. Of sdpo-*, the splits as they are published.
     part: Literal["all", "train", "test"] = "all"

@@ -6,7 +6,7 @@ from s2d_lib.study.strict import Strict
 
 
 class ChainWorldSpec(Strict):
-    """The facts behind function-chain problems (see s2d_lib.problems.function_chains.ChainWorld)."""
+    """The facts behind function-chain problems (see s2d_lib.problems.micro.ChainWorld)."""
 
     functions: PositiveInt
     values: PositiveInt
@@ -17,7 +17,7 @@ class ChainWorldSpec(Strict):
 
 
 class SortingWorldSpec(Strict):
-    """The order behind sorting and selection problems (see s2d_lib.problems.sorting.SortingWorld)."""
+    """The order behind sorting and selection problems (see s2d_lib.problems.micro.SortingWorld)."""
 
     symbols: int = Field(ge=2, le=80)  # as many syllables as there are to name them
     zipf: float = Field(ge=0)
@@ -25,7 +25,7 @@ class SortingWorldSpec(Strict):
 
 
 class ArithmeticWorldSpec(Strict):
-    """The number system behind additions (see s2d_lib.problems.arithmetic.ArithmeticWorld)."""
+    """The number system behind additions (see s2d_lib.problems.micro.ArithmeticWorld)."""
 
     base: int = Field(ge=3, le=64)
     zipf: float = Field(ge=0)
@@ -33,7 +33,7 @@ class ArithmeticWorldSpec(Strict):
 
 
 class ConversionWorldSpec(Strict):
-    """The conversion tables behind conversions (see s2d_lib.problems.conversion.ConversionWorld)."""
+    """The conversion tables behind conversions (see s2d_lib.problems.micro.ConversionWorld)."""
 
     units: int = Field(ge=2)
     values: int = Field(ge=2)
@@ -42,7 +42,7 @@ class ConversionWorldSpec(Strict):
 
 
 class TableLookupWorldSpec(Strict):
-    """The words that tables are made of (see s2d_lib.problems.table_lookup.TableLookupWorld)."""
+    """The words that tables are made of (see s2d_lib.problems.micro.TableLookupWorld)."""
 
     names: int = Field(ge=2)
     zipf: float = Field(ge=0)
@@ -50,7 +50,7 @@ class TableLookupWorldSpec(Strict):
 
 
 class ToolCallWorldSpec(Strict):
-    """Tools and the verbs that ask for them (see s2d_lib.problems.tool_calls.ToolCallWorld)."""
+    """Tools and the verbs that ask for them (see s2d_lib.problems.micro.ToolCallWorld)."""
 
     verbs: int = Field(ge=2)
     tools: int = Field(ge=2)
