@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,6 @@ from s2d_lib.principle import objectives as obj
 from s2d_lib.principle import routes
 from s2d_lib.principle.objectives import ESTIMATORS, Tree, gradient_moments, sequence_log_probs, visitation
 from s2d_lib.principle.routes import draw_tasks, mismatched_student, on_path, repeat, sampled_gradient, train
-from s2d_lib.report import style
 from tests.conftest import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "00_the_principle.ipynb"
@@ -170,8 +168,7 @@ def test_mismatched_student_has_the_mass_and_changes_only_what_it_says(where):
 
 @pytest.mark.parametrize("objective", routes.OBJECTIVES)
 def test_sampled_gradients_are_unbiased(objective):
-    tree = Tree(3, 3)
-    tasks = draw_tasks(tree, 1, 0.3, seed=1)
+    tree, tasks = Tree(3, 3), draw_tasks(Tree(3, 3), 1, 0.3, seed=1)
     student = obj.random_policy(tree, np.random.default_rng(2), (1,))
     sampled = sampled_gradient(tree, student, tasks, objective, 200_000, np.random.default_rng(0))
     exact = obj.opd_gradient(tree, student, tasks.log_teacher)
@@ -186,8 +183,7 @@ def test_sampled_gradients_are_unbiased(objective):
 
 
 def test_grpo_has_no_gradient_where_a_group_agrees():
-    tree = Tree(3, 4)
-    tasks = draw_tasks(tree, 2, 0.1, seed=0)
+    tree, tasks = Tree(3, 4), draw_tasks(Tree(3, 4), 2, 0.1, seed=0)
     for mass in (1e-12, 1 - 1e-9):  # all wrong, all right
         student = mismatched_student(tree, tasks, mass, "every")
         assert not sampled_gradient(tree, student, tasks, "grpo", 16, np.random.default_rng(0)).any()
@@ -250,58 +246,20 @@ def test_adam_is_torch_adam(monkeypatch):
 
 def test_the_interval_of_a_mean():
     mean, low, high = routes.mean_interval(np.array([[1.0, 1.0, 1.0], [0.0, 1.0, 2.0]]))
-    assert mean.tolist() == [1, 1]
-    assert (low[0], high[0]) == pytest.approx((1, 1))
-    assert low[1] < 1 < high[1]
+    assert mean.tolist() == pytest.approx([1, 1])
+    assert (low[0], high[0], low[1] < 1 < high[1]) == (pytest.approx(1), pytest.approx(1), True)
 
 
-def test_figures_are_the_same_bytes_when_redrawn(tmp_path):
-    import matplotlib.pyplot as plt
-
-    def redraw(folder):
-        style.use_style()
-        figure, axes = plt.subplots()
-        axes.plot([1, 2], [3, 4], label="a")
-        axes.set(xlabel="x (tokens)", xscale="log")
-        axes.legend()
-        paths = style.save_figure(figure, folder, "line")
-        plt.close(figure)
-        return [path.read_bytes() for path in paths]
-
-    with plt.rc_context():
-        first, second = redraw(tmp_path / "one"), redraw(tmp_path / "two")
-    assert first == second
-    assert not any(word in data for data in first for word in (b"CreationDate", b"dc:date", b"Matplotlib v"))
-    for look in (style.ROUTE_COLORS, style.ROUTE_LABELS, style.ROUTE_MARKERS):  # every route has its own
-        assert len(set(look.values())) == len(look) == len(style.ROUTE_COLORS)
-
-
-def test_style_and_principle_need_no_torch():
-    code = "import sys, s2d_lib.report.style, s2d_lib.principle.routes; sys.exit('torch' in sys.modules)"
+def test_principle_needs_no_torch():
+    code = "import sys, s2d_lib.principle.routes; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_committed_notebook_is_clean():
-    notebook, text = nbformat.read(NOTEBOOK, 4), NOTEBOOK.read_text()
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
-    assert not any(word in text for word in ("papermill", str(ROOT), "/tmp/", "site-packages"))
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
 
 
 @pytest.mark.slow
 def test_notebook_runs_end_to_end(tmp_path):
     import papermill
 
-    small = {
-        "n_tasks": 3,
-        "updates": 40,
-        "warmup_updates": 10,
-        "depth": 3,
-        "seed": 7,
-        "figures": str(tmp_path / "made"),
-    }
+    small = {"n_tasks": 3, "updates": 40, "warmup_updates": 10, "depth": 3} | {"figures": str(tmp_path / "made")}
     papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", small, progress_bar=False, cwd=tmp_path)
     names = {path.stem for path in (tmp_path / "made").iterdir()}
     assert names == {path.stem for path in (ROOT / "figures" / "principle").iterdir()}

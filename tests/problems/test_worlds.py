@@ -100,18 +100,6 @@ def asked(world, count, lengths, rare=False, seed=0, taken=None, name="x"):
     return world.problems(name, spec, set() if taken is None else taken)
 
 
-def test_small_cases():
-    step = CHAIN.table[0, 2]
-    end = CHAIN.table[4, step]
-    assert CHAIN.prompt(2, [0, 4]) == "v2 f0 f4 ?"
-    assert CHAIN.solution(2, [0, 4]) == (f"v2 f0 v{step} f4 v{end} # v{end}", f"v{end}")
-    assert ADD.prompt(27, [8, 5]) == "u7 t2 +8 +5 ="
-    assert ADD.solution(27, [8, 5]) == ("u7 c0 t2 +8 u5 c1 t3 +5 u0 c1 t4 # u0 t4", "u0 t4")
-    tables = ([3, 1], [5, 2], [4, 9], [1, 0], 0)  # keys, middles, values, order of the second table, asked row
-    assert LOOK_UP.prompt(*tables) == "k3 m5 k1 m2 m2 v9 m5 v4 k3 ?"
-    assert LOOK_UP.solution(*tables) == ("k3 m5 v4 # v4", "v4")
-
-
 @every_world
 @given(seed=st.integers(0, 2**20), length=st.integers(1, 7), rare=st.booleans())
 @settings(max_examples=15, deadline=None)
@@ -183,20 +171,14 @@ def test_rare_sets_meet_rare_words_more_often(world):
     assert share_of_the_last(rare) > 1.3 * share_of_the_last(usual)
 
 
-@pytest.mark.parametrize(
-    ("world", "too_long", "sentence"),
-    [
-        (CHAIN, 10, "problems of 10 functions but the world has 9: lower `lengths` or raise `functions`"),
-        (ADD, 10, "problems of 10 addends but the world has 9: lower `lengths` or raise `base`"),
-        (SELECT, 12, "problems of 12 symbols but the world has 11"),
-        (CONVERT, 9, "problems of 9 steps but the world has 8: lower `lengths` or raise `units`"),
-        (LOOK_UP, 13, "problems of 13 rows but the world has 12: lower `lengths` or raise `names`"),
-        (CALL, 8, "problems of 8 arguments but the world has 7: lower `lengths` or raise `arguments` and `values`"),
-    ],
-)
-def test_a_problem_longer_than_the_world_is_said(world, too_long, sentence):
+@pytest.mark.parametrize(("world", "longest"), zip(BY_HAND, (9, 12, 9, 11, 8, 12, 7), strict=True))
+def test_a_problem_longer_than_the_world_is_said(world, longest):
+    raised = "base|functions|symbols|units|names|arguments` and `values"
+    sentence = (
+        rf"problems of {longest + 1} {world.parts} but the world has {longest}: lower `lengths` or raise `({raised})`"
+    )
     with pytest.raises(StudyError, match=sentence):
-        asked(world, 1, [too_long])
+        asked(world, 1, [longest + 1])
 
 
 def test_too_small_a_world_is_said_and_lists_of_the_same_symbols_are_one_problem():
