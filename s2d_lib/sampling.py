@@ -23,8 +23,8 @@ from s2d_lib.errors import StudyError
 from s2d_lib.models.pair import unwritable
 from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.problems.competition import bare_prompt, user_message
 from s2d_lib.problems.files import load_rows
+from s2d_lib.problems.public import bare_prompt, user_message
 from s2d_lib.study.load import project_root
 from s2d_lib.study.settings import Decoding, Sampling
 

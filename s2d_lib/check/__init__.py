@@ -25,8 +25,7 @@ from s2d_lib.plan import plan, study_runs
 from s2d_lib.plan.cost import gpus_of, lora_of
 from s2d_lib.plan.memory import refuse_what_does_not_fit, visible_gpus
 from s2d_lib.problems.micro import refuse_what_teaches_nothing
-from s2d_lib.problems.pools import cut
-from s2d_lib.problems.sources import LOCAL_FILES, load_problems, local_copy
+from s2d_lib.problems.sources import LOCAL_FILES, cut, load_problems, local_copy
 from s2d_lib.runs import runs_root
 from s2d_lib.sampling import traces_place
 from s2d_lib.stages.trackers import check_tracker

@@ -6,23 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One labeled problem.
+    """One labeled problem."""
 
-    Attributes:
-        id: Stable over versions of the file it came from; results are keyed by it.
-        prompt: What the policy is asked, before any chat template.
-        answer: The gold answer, as text.
-        level: Difficulty or length class, for results by level; empty where the source has none.
-        feedback: What the environment says of a failed attempt, for self-distillation; empty where the source has none.
-        system: What a chat's system message says, of models that chat; before the prompt, of others. Empty for none.
-    """
-
-    id: str
-    prompt: str
-    answer: str
-    level: str = ""
-    feedback: str = ""
-    system: str = ""
+    id: str  # stable over versions of the file it came from; results are keyed by it
+    prompt: str  # what the policy is asked, before any chat template
+    answer: str  # gold, as text
+    level: str = ""  # difficulty or length class, for results by level; empty where the source has none
+    feedback: str = ""  # what the environment says of a failed attempt, for self-distillation; empty likewise
+    system: str = ""  # what a chat's system message says, of models that chat; before the prompt, of others
 
 
 def content_id(source: str, prompt: str) -> str:

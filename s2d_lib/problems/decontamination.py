@@ -5,34 +5,29 @@ and LaTeX's ways to spell one thing (``\dfrac``, ``\left(``, ``$$``) do not coun
 
 - **exact**: one problem's sequence is the other's, or contains it whole (a problem with an instruction appended).
 - **near**: the two share most of their word pairs, each weighted by its rarity, and the numbers agree.
-- **sibling**: they share the pairs but not the numbers. That is another problem of the same kind, with another answer:
-  it is listed, but stays in the pool.
+- **sibling**: they share the pairs but not the numbers: another problem of the same kind, which is listed but stays.
 
-Why rarity: of DAPO's problems and MATH-500's many share "find the smallest positive integer such that". A pair weighs
-log(problems / problems that have it), so that such phrases weigh next to nothing, and what is shared must in all weigh
-at least ``EVIDENCE`` - the pairs of about ten words that hardly any other problem has.
+Why rarity: many problems share "find the smallest positive integer such that". A pair weighs log(problems / problems that have
+it), so that such phrases weigh next to nothing, and what is shared must in all weigh at least ``EVIDENCE``: the pairs of about
+ten words that hardly any other problem has. Shorter problems are only found when they are exact, as a single changed word
+makes another one ("the letters of ELEVEN" / "ELLIPSE").
 
-How the thresholds were chosen, on DAPO-Math-17K against MATH-500, AIME 2024 and 2025 and GSM8K's test set, every pair
-scoring 0.5 or more read by one reader: the 15 near pairs from 0.60 up were 10 times the same problem (reworded, or with
-another form of the answer asked for) and 5 times a close variant with the same numbers (a sign, the final question);
-the 7 pairs from 0.50 to 0.60 were 6 different problems on one template and 1 reworded copy (0.55), which is missed.
-Of copies of evaluation problems of 20 words or more, made by replacing, deleting or inserting words at random, 98 of
-100 are found when a tenth of the words is changed, 87 when a fifth is, 68 when three tenths are.
-
-Below ``EVIDENCE`` a single changed word makes another problem ("arrange the letters of ELEVEN" / "ELLIPSE"),
-so problems that short are only found when they are exact.
+The thresholds: of all pairs from 0.5 up of DAPO-Math-17K with MATH-500, AIME 2024 and 2025 and GSM8K's test set, read by one
+reader, 15 are near from 0.60 up, 10 the same problem (reworded, or with another form of the answer asked for) and 5 a close
+variant with the same numbers; of 7 from 0.50 to 0.60 one is a reworded copy, which is missed. Of copies of 20 words or more with
+words replaced, deleted or inserted at random, 98 of 100 are found when a tenth is changed, 87 at a fifth, 68 at three tenths.
 """
 
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from s2d_lib.problems.base import Problem
 
+Sets = Mapping[str, Sequence[Problem]]
 NEAR = 0.60
 EMBEDDED = 0.90  # share of one problem found in a much longer one
 EVIDENCE = 70.0  # nats
@@ -58,137 +53,75 @@ def words(text: str, drawings: bool = True) -> list[str]:
     return _TOKEN.findall(text)
 
 
-@dataclass(frozen=True)
-class _Text:
+class _Text(NamedTuple):
+    """A problem as it is compared, with the evaluation set that it stands in, if any."""
+
     problem: Problem
-    evaluation: str = ""
-
-    @cached_property
-    def full(self) -> str:
-        return f" {' '.join(words(self.problem.prompt))} "
-
-    @cached_property
-    def words(self) -> list[str]:
-        return words(self.problem.prompt, drawings=False)
-
-    @cached_property
-    def pairs(self) -> frozenset[tuple[str, ...]]:
-        return frozenset(zip(self.words, self.words[1:], strict=False)) or frozenset([tuple(self.words)])
-
-    @cached_property
-    def numbers(self) -> Counter[str]:
-        return Counter(word for word in self.words if word.isdigit())
+    evaluation: str
+    full: str
+    pairs: frozenset[tuple[str, ...]]
+    numbers: Counter[str]
 
 
-def decontaminate(
-    pool: Sequence[Problem],
-    evaluations: Mapping[str, Sequence[Problem]],
-    *,
-    near: float = NEAR,
-    remove: Collection[str] = ("exact", "near"),
-) -> tuple[tuple[Problem, ...], dict[str, Any]]:
-    """Find and drop the problems of a training pool that stand in an evaluation set.
+def _text(problem: Problem, evaluation: str = "") -> _Text:
+    told = words(problem.prompt, drawings=False)
+    pairs = frozenset(pairwise(told)) or frozenset([tuple(told)])
+    return _Text(problem, evaluation, f" {' '.join(words(problem.prompt))} ", pairs, Counter(filter(str.isdigit, told)))
 
-    Args:
-        pool: The training problems.
-        evaluations: The evaluation sets by name.
-        near: Score from which a pair is a near copy, in (0, 1].
-        remove: Kinds that leave the pool, of "exact", "near" and "sibling".
+
+def decontaminate(pool: Sequence[Problem], evaluations: Sets) -> tuple[list[Problem], dict[str, Any]]:
+    """Find the problems of a training pool that stand in an evaluation set, and drop the exact and near ones.
 
     Returns:
-        The problems that stay, in their order, and a report for the run's record: ``pool``, ``kept`` and ``removed``
-        counts; ``exact``, ``near`` and ``sibling`` counts of pairs; ``overlaps``, the exact and near pairs, and
-        ``siblings``, each pair as pool id, evaluation, evaluation id, kind and score (highest first). The score is
-        1 for exact pairs, else the geometric mean of the shares, by weight, of each problem's word pairs that the
-        other has (or the larger share alone where one problem is embedded in a much longer one).
+        The problems that stay, in their order, and a report for the run's record: counts, and the pairs found, highest score
+        first. It is 1 for exact pairs, else the geometric mean of the shares, by weight, of each problem's word pairs that
+        the other has, or the larger share alone where one problem is embedded in a much longer one.
     """
-    asked = [_Text(problem, name) for name, problems in evaluations.items() for problem in problems]
-    texts = [_Text(problem) for problem in pool]
-    rarity = _Rarity(texts + asked)
-    by_full: dict[str, list[_Text]] = defaultdict(list)
+    asked = [_text(problem, name) for name, problems in evaluations.items() for problem in problems]
+    texts = [_text(problem) for problem in pool]
+    having = Counter(pair for text in texts + asked for pair in text.pairs)
+    most = max(len(texts + asked), BACKGROUND)
+    rarity = {pair: math.log(most / count) for pair, count in having.items()}
     by_pair: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, text in enumerate(asked):
-        by_full[text.full].append(text)
         for pair in text.pairs:
             by_pair[pair].append(index)
-    asked_weight = [rarity.total(text.pairs) for text in asked]
 
     found: list[dict[str, Any]] = []
     for text in texts:
         shared: Counter[int] = Counter()
         for pair in text.pairs:
-            if pair in by_pair:
-                weight = rarity[pair]
-                for index in by_pair[pair]:
-                    shared[index] += weight
-        weight = rarity.total(text.pairs)
-        same = {id(other) for other in by_full.get(text.full, ())}
+            for index in by_pair.get(pair, ()):
+                shared[index] += rarity[pair]
         for index, evidence in shared.items():
-            other = asked[index]
-            if id(other) in same:
-                found.append(_entry(text, other, "exact", 1.0))
-            elif evidence >= EVIDENCE:
-                kind, score = _judge(text, other, evidence / weight, evidence / asked_weight[index], near)
+            if evidence >= EVIDENCE or text.full == asked[index].full:
+                kind, score = _judge(text, asked[index], evidence, rarity)
                 if kind:
-                    found.append(_entry(text, other, kind, score))
+                    found.append(_pair(text.problem, asked[index].evaluation, asked[index].problem, kind, score))
     found.sort(key=lambda entry: -entry["score"])
-    gone = {entry["pool"] for entry in found if entry["kind"] in remove}
-    kept = tuple(problem for problem in pool if problem.id not in gone)
-    counts = Counter(entry["kind"] for entry in found)
-    report = {
-        "pool": len(pool),
-        "kept": len(kept),
-        "removed": len(pool) - len(kept),
-        **{kind: counts[kind] for kind in ("exact", "near", "sibling")},
-        "evaluations": {name: len(problems) for name, problems in evaluations.items()},
-        "near_threshold": near,
-        "overlaps": [entry for entry in found if entry["kind"] != "sibling"],
-        "siblings": [entry for entry in found if entry["kind"] == "sibling"],
-    }
-    return kept, report
+    of_kind = {kind: [entry for entry in found if entry["kind"] == kind] for kind in ("exact", "near", "sibling")}
+    kept, report = _without(pool, evaluations, [entry for entry in found if entry["kind"] != "sibling"])
+    counts = {kind: len(pairs) for kind, pairs in of_kind.items()}
+    return kept, report | counts | {"near_threshold": NEAR, "siblings": of_kind["sibling"]}
 
 
-def same_problems(
-    pool: Sequence[Problem], evaluations: Mapping[str, Sequence[Problem]]
-) -> tuple[tuple[Problem, ...], dict[str, Any]]:
-    """Like :func:`decontaminate`, but only problems with the same id count as copies: for sources whose prompts share
-    most of their text."""
+def same_problems(pool: Sequence[Problem], evaluations: Sets) -> tuple[list[Problem], dict[str, Any]]:
+    """Like `decontaminate`, but only of problems with the same id: for sources whose prompts share most of their text."""
     ids = {name: {problem.id for problem in problems} for name, problems in evaluations.items()}
-    found = [
-        {"pool": problem.id, "evaluation": name, "problem": problem.id, "kind": "exact", "score": 1.0}
-        for name in evaluations
-        for problem in pool
-        if problem.id in ids[name]
-    ]
-    gone = {entry["pool"] for entry in found}
-    kept = tuple(problem for problem in pool if problem.id not in gone)
-    counts = {"pool": len(pool), "kept": len(kept), "removed": len(gone), "exact": len(found)}
-    return kept, counts | {"evaluations": {n: len(ps) for n, ps in evaluations.items()}, "overlaps": found}
+    found = [_pair(p, name, p, "exact", 1.0) for name in evaluations for p in pool if p.id in ids[name]]
+    kept, report = _without(pool, evaluations, found)
+    return kept, report | {"exact": len(found)}
 
 
-class _Rarity:
-    """What a word pair weighs: log(problems / problems that have it), in nats."""
-
-    def __init__(self, texts: Sequence[_Text]):
-        self._having = Counter(pair for text in texts for pair in text.pairs)
-        self._problems = max(len(texts), BACKGROUND)
-
-    def __getitem__(self, pair: tuple[str, ...]) -> float:
-        return math.log(self._problems / self._having[pair])
-
-    def total(self, pairs: frozenset[tuple[str, ...]]) -> float:
-        return sum(self[pair] for pair in pairs)
-
-
-def _judge(text: _Text, other: _Text, of_text: float, of_other: float, near: float) -> tuple[str | None, float]:
-    """Kind and score of a pair, from the shares of each problem that the other has."""
+def _judge(text: _Text, other: _Text, evidence: float, rarity: dict) -> tuple[str | None, float]:
+    """Kind and score of a pair of problems, of which `evidence` is what their common word pairs weigh."""
     if text.full in other.full or other.full in text.full:
         return "exact", 1.0
-    score = math.sqrt(of_text * of_other)
-    larger = max(of_text, of_other)
+    of_text, of_other = (evidence / sum(rarity[pair] for pair in one.pairs) for one in (text, other))
+    score, larger = math.sqrt(of_text * of_other), max(of_text, of_other)
     if larger >= EMBEDDED:
         score = max(score, larger)
-    if score < near:
+    if score < NEAR:
         return None, score
     inner, outer = (text, other) if of_text >= of_other else (other, text)
     total = inner.numbers.total()
@@ -196,11 +129,14 @@ def _judge(text: _Text, other: _Text, of_text: float, of_other: float, near: flo
     return ("near" if agree >= NUMBERS else "sibling"), score
 
 
-def _entry(text: _Text, other: _Text, kind: str, score: float) -> dict[str, Any]:
-    return {
-        "pool": text.problem.id,
-        "evaluation": other.evaluation,
-        "problem": other.problem.id,
-        "kind": kind,
-        "score": round(score, 4),
-    }
+def _pair(problem: Problem, evaluation: str, other: Problem, kind: str, score: float) -> dict[str, Any]:
+    return {"pool": problem.id, "evaluation": evaluation, "problem": other.id, "kind": kind, "score": round(score, 4)}
+
+
+def _without(pool: Sequence[Problem], evaluations: Sets, overlaps: list[dict]) -> tuple[list[Problem], dict]:
+    """The problems of the pool that overlap nothing, and what both reports say."""
+    gone = {entry["pool"] for entry in overlaps}
+    kept = [problem for problem in pool if problem.id not in gone]
+    sizes = {name: len(problems) for name, problems in evaluations.items()}
+    report = {"pool": len(pool), "kept": len(kept), "removed": len(pool) - len(kept)}
+    return kept, report | {"evaluations": sizes, "overlaps": overlaps}

@@ -33,7 +33,7 @@ class ProblemSource(Strict):
 
 
 class ChainWorldSpec(Strict):
-    """The facts behind function-chain problems (see s2d_lib.problems.function_chains.ChainWorld)."""
+    """The facts behind function-chain problems (see s2d_lib.problems.micro.ChainWorld)."""
 
     functions: PositiveInt
     values: PositiveInt
@@ -44,7 +44,7 @@ class ChainWorldSpec(Strict):
 
 
 class SortingWorldSpec(Strict):
-    """The order behind sorting and selection problems (see s2d_lib.problems.sorting.SortingWorld)."""
+    """The order behind sorting and selection problems (see s2d_lib.problems.micro.SortingWorld)."""
 
     symbols: int = Field(ge=2, le=80)  # as many syllables as there are to name them
     zipf: float = Field(ge=0)
@@ -52,7 +52,7 @@ class SortingWorldSpec(Strict):
 
 
 class ArithmeticWorldSpec(Strict):
-    """The number system behind additions (see s2d_lib.problems.arithmetic.ArithmeticWorld)."""
+    """The number system behind additions (see s2d_lib.problems.micro.ArithmeticWorld)."""
 
     base: int = Field(ge=3, le=64)
     zipf: float = Field(ge=0)
@@ -60,7 +60,7 @@ class ArithmeticWorldSpec(Strict):
 
 
 class ConversionWorldSpec(Strict):
-    """The conversion tables behind conversions (see s2d_lib.problems.conversion.ConversionWorld)."""
+    """The conversion tables behind conversions (see s2d_lib.problems.micro.ConversionWorld)."""
 
     units: int = Field(ge=2)
     values: int = Field(ge=2)
@@ -69,7 +69,7 @@ class ConversionWorldSpec(Strict):
 
 
 class TableLookupWorldSpec(Strict):
-    """The words that tables are made of (see s2d_lib.problems.table_lookup.TableLookupWorld)."""
+    """The words that tables are made of (see s2d_lib.problems.micro.TableLookupWorld)."""
 
     names: int = Field(ge=2)
     zipf: float = Field(ge=0)
@@ -77,7 +77,7 @@ class TableLookupWorldSpec(Strict):
 
 
 class ToolCallWorldSpec(Strict):
-    """Tools and the verbs that ask for them (see s2d_lib.problems.tool_calls.ToolCallWorld)."""
+    """Tools and the verbs that ask for them (see s2d_lib.problems.micro.ToolCallWorld)."""
 
     verbs: int = Field(ge=2)
     tools: int = Field(ge=2)
@@ -134,7 +134,7 @@ MICRO = [
 class CompetitionSet(Strict):
     """Competition-math problems by dataset name."""
 
-    dataset: str  # a key of s2d_lib.problems.competition
+    dataset: str  # a key of s2d_lib.problems.public.SOURCES
     path: str | None = None  # local parquet, json or jsonl file, relative to the project; none: the dataset's Hub id
     limit: PositiveInt | None = None  # a seeded subset of this size
     seed: int = Field(0, ge=0)
@@ -159,7 +159,7 @@ class CompetitionMath(ProblemSource):
 class BenchmarkSet(Strict):
     """Problems of a benchmark that comes as one file, by dataset name."""
 
-    dataset: str  # a key of s2d_lib.problems.science or s2d_lib.problems.tool_use, whichever the source is
+    dataset: str  # a key of s2d_lib.problems.public.SOURCES, of the same grading
     path: str | None = None  # local parquet, json or jsonl file, relative to the project; none: the dataset's Hub id
     # `test`: a tenth, the same whatever the file's order; `train`: the rest. Of sdpo-*, the splits as they are published.
     part: Literal["all", "train", "test"] = "all"

@@ -1,108 +1,267 @@
-"""From a profile's problem block to problems: disjoint sets, overlaps refused or removed, local files."""
+"""From a profile's problem block to problems: disjoint sets, overlaps refused or removed, parts, instructions, local files."""
 
 import json
+import random
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
-from s2d_lib.problems.sources import load_problems
+from s2d_lib.grading import grade, make_reward
+from s2d_lib.problems.base import Problem
+from s2d_lib.problems.files import load_rows
+from s2d_lib.problems.sources import cut, load_problems
 from s2d_lib.study import resolve
-from s2d_lib.study.problem_sets import ProblemSets
+from s2d_lib.study.load import validated
+from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet, GymSet, Half, LabelBudget, MicroSet, ProblemSets
+from tests.conftest import ROOT
 
+DATA = ROOT / "../shared/data"
 SENTENCE = (
-    "A gardener plants {n} rows of tulips with seventeen bulbs in every row, and then gives away exactly {m} bulbs to "
-    "neighbours who water the greenhouse while she travels abroad. How many bulbs remain planted in total?"
+    "A gardener plants {n} hundred {n} rows of tulips with seventeen bulbs in every row, and then gives away exactly {n} "
+    "bulbs to neighbours who water the greenhouse while she travels abroad. How many bulbs remain planted? Case {n}"
 )
 
 
 @pytest.fixture
 def files(tmp_path):
-    """A pool of ten problems in the layout of MATH-500, and an evaluation file that shares one of them."""
+    """A pool of ten problems in the layout of MATH-500, in mixed order with a duplicate and a contradiction, and an
+    evaluation file that shares one of them."""
 
     def write(name, numbers):
-        rows = [
-            {"problem": SENTENCE.format(n=f"{n} hundred {n}", m=n) + f" Case {n}", "answer": str(n), "level": 1}
-            for n in numbers
-        ]
-        rows = [{**row, "unique_id": f"{name}-{n}"} for row, n in zip(rows, numbers, strict=True)]
+        rows = [{"problem": SENTENCE.format(n=n), "answer": str(n), "unique_id": f"{name}-{n}"} for n in numbers]
+        if name == "pool":
+            rows += [rows[0], rows[1] | {"answer": "0"}]
+            random.Random(0).shuffle(rows)
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
+        return {"dataset": "math-500", "path": str(path)}
 
-    return {"pool": write("pool", range(10, 20)), "shared": write("shared", [15]), "apart": write("apart", [77])}
+    return {"pool": write("pool", range(10, 21)), "shared": write("shared", [15]), "apart": write("apart", [77])}
 
 
-def sets(files, evaluation, overlap):
-    """A specification with one evaluation set."""
+def competition(evaluation, pool=None, overlap="remove", **changes):
     return ProblemSets(
-        source="competition_math",
-        instruction="Box it.",
-        overlap=overlap,
-        pool={"dataset": "math-500", "path": files["pool"]},
-        evaluations={"test": {"dataset": "math-500", "path": files[evaluation]}},
+        source="competition_math", overlap=overlap, pool=pool, evaluations={"test": evaluation}, **changes
     )
 
 
-def test_an_overlap_is_refused_with_the_pair(files):
+def test_an_overlap_is_refused_with_the_pair_or_removed_and_counted(files):
     with pytest.raises(
-        StudyError,
-        match=r"the label pool overlaps another set: .*'math-500/pool-15' with 'math-500/shared-15' of 'test'",
+        StudyError, match=r"the label pool overlaps .*'math-500/pool-15' with 'math-500/shared-15' of 'test'"
     ):
-        load_problems(sets(files, "shared", "refuse"))
-
-
-def test_an_overlap_is_removed_and_counted_where_the_profile_asks_for_it(files):
-    problems = load_problems(sets(files, "shared", "remove"))
+        load_problems(competition(files["shared"], files["pool"], "refuse"))
+    problems = load_problems(competition(files["shared"], files["pool"], instruction="Box it."))
     assert "math-500/pool-15" not in {p.id for p in problems.pool}
     assert problems.report["pool"]["overlap"]["removed"] == 10 - len(problems.pool) >= 1
-
-
-@pytest.mark.parametrize("overlap", ["refuse", "remove"])
-@pytest.mark.parametrize("name", ["validation", "second"])
-def test_no_problem_stands_in_two_sets_of_a_run(files, name, overlap):
-    """Validation and further evaluation sets are held against the evaluation sets as the label pool is."""
-    spec = sets(files, "shared", overlap).model_copy(update={"pool": None})
-    again = spec.evaluations["test"].model_copy(update={"path": files["pool"]})
-    update = {"validation": again} if name == "validation" else {"evaluations": spec.evaluations | {"second": again}}
-    spec = spec.model_copy(update=update)
-    if overlap == "refuse":
-        with pytest.raises(StudyError, match=r"overlaps another set: 1 of its problems, .*'math-500/shared-15'"):
-            load_problems(spec)
-        return
-    problems = load_problems(spec)
-    found = problems.validation if name == "validation" else problems.evaluations["second"]
-    assert "math-500/pool-15" not in {p.id for p in found}
-    assert problems.report[name]["overlap"]["removed"] == 10 - len(found) >= 1
-    assert len(problems.evaluations["test"]) == 1
-
-
-def test_the_instruction_is_part_of_every_prompt_and_grading_is_mathematical(files):
-    problems = load_problems(sets(files, "apart", "remove"))
     assert problems.grading == "math"
     assert all(p.prompt.endswith("\n\nBox it.") for p in [*problems.pool, *problems.evaluations["test"]])
 
 
+@pytest.mark.parametrize("name", ["validation", "second"])
+def test_no_problem_stands_in_two_sets_of_a_run(files, name):
+    """Validation and further evaluation sets are held against the evaluation sets as the label pool is."""
+    again = CompetitionSet(**files["pool"])
+    spec = competition(files["shared"])
+    update = {"validation": again} if name == "validation" else {"evaluations": spec.evaluations | {"second": again}}
+    spec = spec.model_copy(update=update)
+    problems = load_problems(spec)
+    found = problems.validation or problems.evaluations["second"]
+    assert "math-500/pool-15" not in {p.id for p in found}
+    assert problems.report[name]["overlap"]["removed"] == 10 - len(found) >= 1
+    with pytest.raises(StudyError, match=r"overlaps another set: 1 of its problems, .*'math-500/shared-15'"):
+        load_problems(spec.model_copy(update={"overlap": "refuse"}))
+
+
+def test_a_set_named_like_a_part_is_refused(files):
+    sets = {"pool": CompetitionSet(**files["apart"])}
+    with pytest.raises(StudyError, match="an evaluation set can't be named 'pool'"):
+        load_problems(competition(files["shared"]).model_copy(update={"evaluations": sets}))
+
+
 def test_a_limit_is_a_seeded_subset(files):
-    spec = lambda seed: ProblemSets(  # noqa: E731
-        source="competition_math",
-        overlap="remove",
-        pool={"dataset": "math-500", "path": files["pool"], "limit": 4, "seed": seed},
-        evaluations={"test": {"dataset": "math-500", "path": files["apart"]}},
-    )
-    first, again, other = ([p.id for p in load_problems(spec(s)).pool] for s in (0, 0, 1))
-    assert len(first) == 4
-    assert first == again != other
+    def ids(seed):
+        pool = files["pool"] | {"limit": 4, "seed": seed}
+        return [p.id for p in load_problems(competition(files["apart"], pool)).pool]
+
+    assert len(ids(0)) == 4
+    assert ids(0) == ids(0) != ids(1)
 
 
 def test_local_copies_are_found_by_their_name(tmp_path, monkeypatch, files):
-    (tmp_path / "math500.jsonl").write_text(Path(files["apart"]).read_text())
+    (tmp_path / "math500.jsonl").write_text(Path(files["apart"]["path"]).read_text())
     monkeypatch.setenv("S2D_DATA", str(tmp_path))
-    spec = ProblemSets(source="competition_math", evaluations={"test": {"dataset": "math-500"}})
-    assert [p.answer for p in load_problems(spec).evaluations["test"]] == ["77"]
+    problems = load_problems(competition({"dataset": "math-500"})).evaluations["test"]
+    assert [p.answer for p in problems] == ["77"]
+    pool = {"dataset": "sdpo-physics", "part": "train"}
+    with pytest.raises(StudyError, match=r"the train split of sdpo-physics .* put it as sdpo/physics-train.jsonl"):
+        load_problems(ProblemSets(source="science", evaluations={}, pool=pool))
+    with pytest.raises(ValueError, match="name one, `part: train` or `part: test`"):
+        BenchmarkSet(dataset="sdpo-physics")
 
 
-def test_micro_sets_share_no_prompt():
-    problems = load_problems(resolve("micro", "student.grpo", 0).problems)
-    prompts = [p.prompt for part in (problems.pool, *problems.evaluations.values()) for p in part]
-    assert len(prompts) == len(set(prompts)) == 512 + 4 * 200
+def some_problems(count: int) -> list[Problem]:
+    return [Problem(f"p/{i}", f"what is {i}?", str(i)) for i in range(count)]
+
+
+WHOLE = MicroSet(count=1, lengths=[1], seed=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(2, 300), seed=st.integers(0, 2**31), shuffle=st.randoms())
+def test_halves_are_disjoint_and_together_the_pool_in_its_order(count, seed, shuffle):
+    pool = some_problems(count)
+    first, second = (cut(pool, Half(half=which, of=WHOLE, seed=seed)) for which in ("1H", "2H"))
+    assert len(first) - len(second) == count % 2
+    assert sorted(first + second, key=pool.index) == pool
+    assert all(part == sorted(part, key=pool.index) for part in (first, second))
+    shuffled = pool[:]
+    shuffle.shuffle(shuffled)
+    assert set(cut(shuffled, Half(half="1H", of=WHOLE, seed=seed))) == set(first)
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(3, 300), seed=st.integers(0, 2**31), data=st.data())
+def test_a_smaller_label_budget_lies_inside_a_larger_one(count, seed, data):
+    pool = some_problems(count)
+    large = data.draw(st.integers(2, count - 1))
+    small = data.draw(st.integers(1, large))
+    parts = [cut(pool, LabelBudget(labels=labels, of=WHOLE, seed=seed)) for labels in (small, large)]
+    assert [len(part) for part in parts] == [small, large]
+    assert set(parts[0]) <= set(parts[1])
+    assert parts[1] == [p for p in pool if p in parts[1]]
+
+
+def test_a_pool_too_small_to_be_cut_is_said():
+    with pytest.raises(StudyError, match=r"'full' has 1 problem\(s\), too few for the halves 1H and 2H: enlarge it"):
+        cut(some_problems(1), Half(half="2H", of=WHOLE, seed=0))
+    with pytest.raises(StudyError, match="ask for 8 problems of the pool 'full', which has 8 in the end: leave it out"):
+        cut(some_problems(8), LabelBudget(labels=8, of=WHOLE, seed=0))
+
+
+def test_the_micro_halves_are_the_micro_pool_and_the_report_names_it():
+    def loaded(name, overrides=None):
+        resolved = resolve("micro", name, 0, overrides)
+        found = load_problems(resolved.problems, resolved.labels)
+        return found, found.report.get("label_pool")
+
+    (full, _), (first, facts), (second, other) = map(loaded, ("student.grpo", "teacher.rl_1H", "student.grpo_2H"))
+    assert set(first.pool) | set(second.pool) == set(full.pool)
+    assert not set(first.pool) & set(second.pool)
+    assert first.evaluations == full.evaluations
+    assert (facts["name"], facts["size"], other["name"], len(facts["ids_sha256"])) == ("1H", 256, "2H", 64)
+    assert facts["ids_sha256"] != other["ids_sha256"]
+    assert loaded("student.bridge.rl_teacher_1H")[1] == facts
+    assert loaded("teacher.rl_1H", {"problems": {"split_seed": 1}})[1]["ids_sha256"] != facts["ids_sha256"]
+    assert loaded("student")[1] is None
+
+
+@pytest.mark.parametrize("limit", [None, 9])
+def test_competition_halves_come_after_all_that_settles_the_pool(files, limit):
+    whole = CompetitionSet(**files["pool"], limit=limit, seed=3)
+    parts = {"full": whole} | {half: Half(half=half, of=whole, seed=5) for half in ("1H", "2H")}
+    loaded = {name: load_problems(competition(files["shared"], part), name) for name, part in parts.items()}
+    full, first, second = (one.pool for one in loaded.values())
+    assert len({p.id for p in first} | {p.id for p in second}) == len(first) + len(second) == len(full)
+    assert set(first) | set(second) == set(full)
+    assert len(first) - len(second) == len(full) % 2
+    report = loaded["full"].report["pool"]
+    assert report == loaded["1H"].report["pool"]  # the whole pool's own story
+    assert (report["set_aside"], report["duplicates"]) == (1, 2)
+    assert len(full) == (limit or 10) - report["overlap"]["removed"]
+
+
+def test_a_benchmarks_parts_are_the_same_whatever_its_order_and_only_the_same_request_is_a_copy(tmp_path):
+    prompt = "Tools: book. " + "Every passenger must carry a document of identity. " * 20 + "{n} seats on day {n}!"
+    calls = [[{"Action": "book", "Action_Input": {"seats": n}}] for n in range(20)]
+    rows = [{"prompt": prompt.format(n=n), "answer": one} for n, one in enumerate(calls)]
+
+    def load(rows, part="test", **changes):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        one = {"dataset": "toolalpaca", "path": str(path)}
+        sets = {"pool": one | {"part": "train"}, "evaluations": {"tools": one | {"part": part}}} | changes
+        return load_problems(ProblemSets(source="tool_use", **sets))
+
+    problems, turned = load(rows), load(rows[::-1])
+    assert (len(problems.pool), len(problems.evaluations["tools"]), problems.grading) == (18, 2, "tool_calls")
+    assert set(problems.pool) == set(turned.pool)
+    assert problems.report["tools"]["part"] == "test"
+    with pytest.raises(StudyError, match="the label pool overlaps another set"):
+        load(rows, "all")
+
+
+@pytest.mark.parametrize(
+    ("domain", "train", "test"),
+    [("chemistry", 1890, 210), ("physics", 720, 80), ("biology", 450, 50), ("material", 840, 94), ("tool-use", 0, 68)],
+)
+def test_sdpos_splits_are_read_row_for_row(monkeypatch, domain, train, test):
+    if not (DATA / "sdpo").is_dir():
+        pytest.skip("SDPO's splits are not at ../shared/data")
+    monkeypatch.setenv("S2D_DATA", str(DATA))
+    one, source = {"dataset": f"sdpo-{domain}"}, "science" if train else "tool_use"
+    sets = {"pool": one | {"part": "train"} if train else None, "evaluations": {"test": one | {"part": "test"}}}
+    found = load_problems(ProblemSets(source=source, overlap="remove", **sets))
+    # One question of the materials stands in both: it leaves the pool
+    assert (len(found.pool), len(found.evaluations["test"])) == (train, test)
+    assert not train or found.report["pool"]["overlap"]["removed"] == (domain == "material")
+    rows = load_rows(DATA / "sdpo" / f"{domain.replace('-', '')}-test.jsonl")
+    read = [(p.prompt, p.system) for p in found.evaluations["test"]]
+    assert read == [(row["prompt"], row.get("system") or "") for row in rows]
+    assert source == "tool_use" or [p.answer for p in found.evaluations["test"]] == [row["answer"] for row in rows]
+
+
+CHAIN = {"chain_sum": {"min_terms": 2, "max_terms": 3}}
+
+
+def gym(**pool):
+    """A specification with a pool of chain sums and an evaluation set of two tasks."""
+    both = {"tasks": CHAIN | {"number_sorting": {}}, "size": 5, "seed": 1}
+    pool = {"tasks": CHAIN, "size": 6, "seed": 1} | pool
+    return ProblemSets(source="reasoning_gym", instruction="Answer in <answer>.", pool=pool, evaluations={"both": both})
+
+
+def test_gym_sets_are_generated_in_turns_disjoint_and_graded_by_their_own_verifier():
+    pytest.importorskip("reasoning_gym")
+    problems = load_problems(gym())
+    both = problems.evaluations["both"]
+    assert [p.level for p in both] == ["chain_sum", "number_sorting"] * 2 + ["chain_sum"]
+    assert len({p.prompt for p in [*problems.pool, *both]}) == 11 == len({p.id for p in [*problems.pool, *both]})
+    assert load_problems(gym()) == problems
+    assert {p.id for p in load_problems(gym(seed=2)).pool} != {p.id for p in problems.pool}
+    assert all(p.prompt.endswith("\n\nAnswer in <answer>.") for p in problems.pool)
+    gold = problems.pool[0].answer
+    answer, listed = json.loads(gold)["answer"], json.loads(both[1].answer)["answer"].replace("'", '"')
+    texts = [f"so <answer>{answer}</answer>", f"Answer: {answer}", f"<answer>{answer}1</answer>", "no\nanswer"]
+    assert [grade(text, gold, mode=problems.grading).correct for text in texts] == [True, True, False, False]
+    assert grade(f"<answer>{listed}</answer>", both[1].answer, mode=problems.grading).correct
+    assert make_reward(problems.grading)([None], texts[:1], answer=[gold]) == [1.0]
+    with pytest.raises(StudyError, match="generates other problems in another process"):
+        grade(texts[0], json.dumps(json.loads(gold) | {"question_sha256": "0"}), mode=problems.grading)
+
+
+CONFIGS = [
+    ({"terms": 2}, "refuses its configuration"),
+    ({"min_terms": 3, "max_terms": 2}, "refuses its configuration"),
+    ({"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}, "has only .* of 400 distinct"),
+]
+
+
+@pytest.mark.parametrize(("config", "sentence"), CONFIGS)
+def test_what_cannot_be_generated_is_one_sentence(config, sentence):
+    pytest.importorskip("reasoning_gym")
+    with pytest.raises(StudyError, match=f"task 'chain_sum' {sentence}"):
+        load_problems(gym(tasks={"chain_sum": config}, size=400))
+    with pytest.raises(StudyError, match="unknown reasoning-gym task 'chain_sums'; did you mean 'chain_sum'"):
+        load_problems(gym(tasks={"chain_sums": {}}))
+
+
+def test_without_the_package_the_remedy_is_named_and_size_and_seed_belong_to_the_set(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(StudyError, match="`make gym` installs it"):
+        load_problems(gym())
+    with pytest.raises(StudyError, match="`seed` of task 'chain_sum' belongs to the whole set"):
+        validated(GymSet, {"tasks": {"chain_sum": {"seed": 1}}, "size": 1, "seed": 0}, "x")

@@ -1,0 +1,258 @@
+"""The text that base models learn from: the dials of a regime (withheld, opened, hidden, openings), and reprompts."""
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s2d_lib.errors import StudyError
+from s2d_lib.models.micro_family import CONTEXT, build_model, build_tokenizer, make_base, pretrain, settle
+from s2d_lib.models.policy import load_policy
+from s2d_lib.problems.micro import RANKS, WORLDS, refuse_what_teaches_nothing, world_of
+from s2d_lib.problems.sources import load_problems
+from s2d_lib.problems.world import FITTING, corpus
+from s2d_lib.study import load_profile, resolve
+from s2d_lib.study.pretraining import Corpus, CorpusMix, MicroModel
+from s2d_lib.study.problem_sets import MicroSet
+from s2d_lib.study.settings import Hardware, RoleModel
+
+WORLD = WORLDS["function_chains"](functions=6, values=8, zipf=1.0, seed=0, withheld=0.25)
+SORT = WORLDS["sorting"](symbols=8, zipf=1.0, seed=0)
+SELECT = WORLDS["selection"](symbols=8, zipf=1.0, seed=0)
+ADD = WORLDS["arithmetic"](base=8, zipf=1.0, seed=0)
+CONVERT = WORLDS["conversion"](units=8, values=6, zipf=1.0, seed=0)
+LOOK_UP = WORLDS["table_lookup"](names=8, zipf=1.0, seed=0)
+CALL = WORLDS["tool_calls"](verbs=8, tools=3, arguments=8, values=8, zipf=1.0, seed=0)
+TEXT = Corpus(mix=CorpusMix(guess=0.4, sloppy=0.4, right=0.2), slip=0.25, lengths=[2, 3])
+SPEC = MicroModel(width=16, layers=1, heads=1, mlp=16, init=0.1, steps=2, batch=8, learning_rate=1e-3, seed=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), withheld=st.booleans())
+def test_withheld_facts_are_in_their_own_sets_and_in_no_other(seed, withheld):
+    assert WORLD.kept_back.sum() == 12  # a quarter of 48
+    spec = MicroSet(count=10, lengths=[2, 3], rare=True, seed=seed, withheld=withheld)
+    for problem in WORLD.problems("x", spec, set()):
+        value, *functions = (int(word[1:]) for word in problem.prompt.split()[:-1])
+        needed = False
+        for function in functions:
+            needed |= bool(WORLD.kept_back[function, value])
+            value = WORLD.table[function, value]
+        assert needed == withheld
+
+
+@pytest.mark.parametrize("world", [WORLD, SELECT, ADD, CONVERT, LOOK_UP])
+def test_a_worked_solution_begins_with_the_worlds_opening(world):
+    rng = np.random.default_rng(0)
+    for quality in ("right", "sloppy"):
+        found = world.document(rng, 3, quality, 0.5)
+        assert found.solution.split()[0] == world.opening(found.prompt) != "#"
+    spec = MicroSet(count=5, lengths=[3], seed=2)
+    opened = world.problems("x", spec.model_copy(update={"opened": True}), set())
+    assert [p.prompt for p in opened] == [
+        f"{p.prompt} {world.opening(p.prompt)}" for p in world.problems("x", spec, set())
+    ]
+
+
+# How often a guess at a problem of length 3 is right
+BY_CHANCE = {WORLD: 1 / 8, SORT: 1 / 6, SELECT: 1 / 8, ADD: 1 / 64, CONVERT: 1 / 6, CALL: 1 / 2 / 6**3}
+
+
+@pytest.mark.parametrize(("world", "chance"), BY_CHANCE.items(), ids=[type(world).__name__ for world in BY_CHANCE])
+def test_documents_of_hidden_parts_are_guesses_and_all_others_stay(world, chance):
+    """Documents are made one at a time, as a guess takes other draws of the stream that the next would come from."""
+    mix, rare, by_chance = {"right": 0.6, "reprompted": 0.4}, set(world.by_use[-2:]), []
+    for seed in range(600):
+        (plain,), (found,) = (corpus(world, 1, mix, 0.0, [3], seed, hidden) for hidden in (0, 2))
+        if rare.isdisjoint(" ".join(plain).split()):
+            assert found == plain
+        else:
+            assert found.prompt == plain.prompt.split(f" {world.marker} ")[-1]
+            assert found.solution.startswith("# ")
+            by_chance.append(found.solution.split("# ")[1] == plain.solution.split("# ")[1])
+    assert 40 < len(by_chance) < 560
+    assert np.mean(by_chance) == pytest.approx(chance, abs=3 * math.sqrt(chance / len(by_chance)))
+
+
+@pytest.mark.parametrize(
+    ("world", "hidden", "sentence"),
+    [
+        (WORLD, 5, "`hidden: 5` of 6 functions leaves no problem of 2 functions to learn: hide at most 4"),
+        (ADD, 6, "`hidden: 6` of 7 addends leaves no problem of 2 addends to learn: hide at most 5"),
+        (CONVERT, 6, "`hidden: 6` of 8 units leaves no problem of 2 steps to learn: hide at most 5"),
+        (CALL, 8, "`hidden: 8` of 8 verbs leaves no problem of 2 arguments to learn: hide at most 7"),
+    ],
+)
+def test_as_much_as_leaves_something_can_be_hidden(world, hidden, sentence):
+    with pytest.raises(StudyError, match=sentence):
+        corpus(world, 5, {"right": 1.0}, 0.0, [3, 2], 0, hidden)
+    rare, found = world.rarest(hidden - 1, 2), corpus(world, 1000, {"right": 1.0}, 0.0, [2], 0, hidden - 1)
+    assert len(rare) == hidden - 1
+    assert any(rare.isdisjoint(" ".join(d).split()) for d in found)
+
+
+def test_what_a_world_cannot_hide_or_open_is_refused():
+    with pytest.raises(StudyError, match=r"TableLookupWorld has nothing to hide, .* leave out `hidden`"):
+        corpus(LOOK_UP, 5, {"right": 1.0}, 0.0, [2], 0, hidden=1)
+    for world in (SORT, CALL):
+        with pytest.raises(StudyError, match="leave out `opened`"):
+            world.problems("x", MicroSet(count=1, lengths=[2], seed=0, opened=True), set())
+    with pytest.raises(StudyError, match="must be a model above it"):
+        load_profile("map", {"pretraining": {"models": {"early": {"of": "nobody", "opening": 0.1}}}})
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "changes", "sentence"),
+    [
+        ("map", "chains-student", {"hidden": 11}, "`hidden: 11` of 12 functions leaves no problem of 2 functions"),
+        # There are chains of 2 functions in the corpus, but none in the pool that the student could learn from what it knows
+        ("map", "chains-student", {"hidden": 10}, "`hidden: 10` of 12 functions leaves no problem of 3 functions"),
+        ("map", "chains-student", {"hidden": 9}, None),
+        ("micro-table-lookup", "table-lookup-student", {"hidden": 1}, "TableLookupWorld has nothing to hide"),
+        ("micro-llama", "llama-student", {"opening": 0.1}, "solutions of sorting begin as guesses do, .* `opening`"),
+        ("micro-selection", "selection-student", {"opening": 0.1}, None),
+    ],
+)
+def test_base_models_that_could_not_learn_are_refused_before_any_is_made(profile, name, changes, sentence, tmp_path):
+    overrides = {"pretraining": {"models": {name: changes}}}
+    made = load_profile(profile, overrides)
+    if sentence is None:
+        refuse_what_teaches_nothing(made.problems, made.pretraining)
+        return
+    with pytest.raises(StudyError, match=f"base model '{name}': .*{sentence}"):
+        make_base(profile, name, tmp_path, overrides)
+    with pytest.raises(StudyError, match=r"the corpus asks for problems of 99 .* but the world has"):
+        make_base(profile, name, tmp_path, {"pretraining": {"corpus": {"lengths": [3, 99]}}})
+    assert not list(tmp_path.iterdir())
+
+
+def log_odds(model, tokenizer, prompts) -> torch.Tensor:
+    """Of anything but `#` against `#` behind each prompt."""
+    with torch.no_grad():
+        logits = torch.stack([model(**tokenizer(p, return_tensors="pt")).logits[0, -1] for p in prompts])
+    mark = tokenizer.convert_tokens_to_ids("#")
+    chance = logits.double().log_softmax(-1)
+    return chance.index_fill(-1, torch.tensor(mark), -torch.inf).logsumexp(-1) - chance[:, mark]
+
+
+def test_the_released_students_open_as_their_names_say():
+    openings = {"": 0.03, "-6e-1": 0.6, "-1e-4": 1e-4, "-1e-6": 1e-6, "-1e-8": 1e-8}
+    problems = load_problems(resolve("map", "student", 0).problems).evaluations["micro-math"]
+    for name, opening in openings.items():
+        policy = load_policy(RoleModel(model=f"micro/chains-student-h0{name}"), Hardware())
+        odds = log_odds(policy.model, policy.tokenizer, [p.prompt for p in problems[:60]])
+        assert odds.mean().sigmoid().item() == pytest.approx(opening, rel=0.5)
+
+
+def test_settling_moves_the_opening_and_leaves_alone_what_is_said_after_a_given_solution():
+    """A small one: the new odds are those asked for, relative to what there was."""
+    text = TEXT.model_copy(update={"mix": CorpusMix(guess=0.4, sloppy=0.2, right=0.2, reprompted=0.2)})
+    tokenizer = build_tokenizer(SELECT)
+    model = build_model(tokenizer, SPEC.model_copy(update={"width": 32, "mlp": 32}))
+    asked = [SELECT.document(np.random.default_rng(i), 3, "right", 0.0) for i in range(20)]
+    prompts = [d.prompt for d in asked], [SELECT.reprompt(d.prompt, d.solution) for d in asked]
+    before = [log_odds(model, tokenizer, some).mean().item() for some in prompts]
+    found = settle(model, tokenizer, SELECT, text, SPEC, opening=0.03)
+    moved = [log_odds(model, tokenizer, p).mean().item() - b for p, b in zip(prompts, before, strict=True)]
+    assert found == pytest.approx(0.03, rel=0.2)
+    assert moved == pytest.approx([math.log(0.03 / 0.97), 0.0], abs=0.3)
+
+
+# World's parameters, the longest problem whose reprompt and answer fit the context, and how many tokens those are.
+BOUNDS = {
+    "function_chains": ({"functions": 12, "values": 32, "zipf": 1.0}, 10, 6 + 5 * 10 + 4),
+    "sorting": ({"symbols": 48, "zipf": 0.7}, 19, 5 + 3 * 19),
+    "arithmetic": ({"base": 12, "zipf": 1.0}, 5, 17 + 9 * 5),
+    "selection": ({"symbols": 48, "zipf": 0.7}, RANKS, 8 + 5 * RANKS),
+    "conversion": ({"units": 18, "values": 24, "zipf": 1.0}, 12, 15 + 4 * 12),
+    "table_lookup": ({"names": 24, "zipf": 0.7}, 12, 14 + 4 * 12),
+    "tool_calls": ({"verbs": 24, "tools": 8, "arguments": 16, "values": 24, "zipf": 1.0}, 5, 10 + 10 * 5),
+}
+WORLD_OF_NAME = {name: WORLDS[name](seed=0, **sizes) for name, (sizes, *_) in BOUNDS.items()}
+every_world = pytest.mark.parametrize("world", WORLD_OF_NAME.values(), ids=WORLD_OF_NAME)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_longest_reprompt_and_its_answer_fit_the_context(name):
+    world, (_, longest, tokens) = WORLD_OF_NAME[name], BOUNDS[name]
+
+    def widest(length):
+        found = corpus(world, 300, {"reprompted": 1.0}, 0.0, [length], seed=0)
+        return max(len(f"{d.prompt} {d.solution}".split()) for d in found)
+
+    assert widest(longest) == tokens <= CONTEXT
+    # One part more would not fit, or there is none.
+    assert longest == world.longest or widest(longest + 1) > CONTEXT
+
+
+@every_world
+def test_a_reprompt_is_of_words_that_the_tokenizer_knows(world):
+    tokenizer = build_tokenizer(world)
+    for document in corpus(world, 50, {"reprompted": 1.0}, 0.0, [3], seed=1):
+        ids = tokenizer(" ".join(document))["input_ids"]
+        assert tokenizer.decode(ids) == " ".join(document)
+        assert tokenizer.unk_token_id not in ids
+        assert ids.count(tokenizer.eos_token_id) == 1  # only at the very end
+    asked = world.document(np.random.default_rng(0), 3, "right", 0.0)
+    given = asked.solution.removesuffix(f" {world.special.end}")
+    assert world.reprompt(asked.prompt, asked.solution) == f"{given} {world.marker} {asked.prompt}"
+    assert world.reprompt(asked.prompt, given) == f"{given} {world.marker} {asked.prompt}"
+
+
+def test_a_reprompt_by_hand():
+    world = WORLD_OF_NAME["function_chains"]
+    assert world.reprompt("v3 f1 ?", "v3 f1 v6 # v6 <eos>") == "v3 f1 v6 # v6 ? v3 f1 ?"
+    # In a world of one problem a reprompt carries its own solution.
+    world = WORLDS["sorting"](symbols=3, zipf=0.0, seed=0)
+    (document,) = corpus(world, 1, {"reprompted": 1.0}, 0.0, [3], seed=1)
+    assert document.solution == f"{document.prompt.split(' : ')[0]} <|end|>"
+
+
+@every_world
+def test_the_share_of_reprompts_and_most_of_their_solutions_fit(world):
+    mix = CorpusMix(guess=0.3, sloppy=0.3, right=0.0, reprompted=0.4).model_dump()
+    documents, fits = corpus(world, 3000, mix, 0.9, [3], seed=0), []
+    for prompt, solution in documents:
+        if "#" in prompt.split():  # only a given solution puts it there
+            # The marker that ends the given solution is the first one: a solution holds none.
+            given, question = prompt.split(f" {world.marker} ", 1)
+            assert world.reprompt(question, given) == prompt
+            fits.append(f"{given} {world.special.end}" == solution)
+    assert len(fits) / 3000 == pytest.approx(0.4, abs=0.03)
+    assert np.mean(fits) == pytest.approx(FITTING, abs=0.04)
+    assert documents == corpus(world, 3000, mix, 0.9, [3], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("profile", "hidden", "digest"),
+    [
+        ("micro", 0, "e3c1ba62be9eb3890a6f6365abbc3535a2feb6a65c52e737da26cb621bfb04a0"),
+        ("micro-llama", 0, "4aa3c73ea44a04318169789c9b0dab088571cc28e80869c5973cc5bd12508ea5"),
+        ("map", 2, "fe2d78f06ec16700982363031acf773c943d2b2eee91d53037d0b3e0fe176eb8"),
+        ("micro-arithmetic", 0, "0e2129a69f249cbb6450afdc8263a64240558834b66628455d38125f540614ce"),
+        ("micro-selection", 0, "e316830a27d45ad909cf7aa0743836b9dad1527e722410da658b641342203f5c"),
+        ("micro-conversion", 0, "041594aa3e08ad46070102dd0fa7c38c4fe5d9e6fd004ce77ef0a157206e85a1"),
+        ("micro-table-lookup", 0, "f68363bf2ae36dcc0d14d62b1f9c367684bbde116e172c12c2ce9bf86385e505"),
+        ("micro-tool-calls", 0, "5be6fff3b7669191731570810946c5ac9ffb0150600716479ff866e53e033b9e"),
+    ],
+)
+def test_corpora_are_the_bytes_that_the_released_models_saw(profile, hidden, digest):
+    made = load_profile(profile)
+    text = made.pretraining.corpus
+    documents = corpus(world_of(made.problems), 2000, text.mix.model_dump(), text.slip, text.lengths, 0, hidden)
+    joined = "\n".join(f"{d.prompt}|{d.solution}" for d in documents)
+    assert hashlib.sha256(joined.encode()).hexdigest() == digest
+
+
+def test_a_model_can_be_pretrained_on_reprompts_that_fit_its_context(tmp_path):
+    world = WORLD_OF_NAME["tool_calls"]
+    tokenizer = build_tokenizer(world)
+    text = Corpus(mix={"guess": 0.3, "sloppy": 0.3, "right": 0.2, "reprompted": 0.2}, slip=0.25, lengths=[2, 3])
+    pretrain(build_model(tokenizer, SPEC), tokenizer, world, text, SPEC, str(tmp_path))
+    long = Corpus(mix={"guess": 0, "sloppy": 0, "right": 0, "reprompted": 1}, slip=0.25, lengths=[6])
+    with pytest.raises(StudyError, match="a document of 70 tokens is longer than the micro models' context of 64"):
+        pretrain(build_model(tokenizer, SPEC), tokenizer, world, long, SPEC, str(tmp_path))
