@@ -22,7 +22,10 @@ from s2d_lib.results.map import collect_map, read_map
 from s2d_lib.runs import FinishedRun
 from s2d_lib.study import Point, resolve
 
-PROBLEMS, SAID = ["NA", "null", "007", *"tuvwxyz"], ["NA", "a\rb", "", "007", *"uvwxyz"]  # text that must stay what it is
+PROBLEMS, SAID = (
+    ["NA", "null", "007", *"tuvwxyz"],
+    ["NA", "a\rb", "", "007", *"uvwxyz"],
+)  # text that must stay what it is
 
 
 @pytest.fixture
@@ -32,7 +35,9 @@ def made(tmp_path):
     def run(checkpoint: str, seed: int, answers=(), decodings=("main",), **files) -> FinishedRun:
         folder = tmp_path / f"{checkpoint}-{seed}"
         folder.mkdir()
-        table = pd.DataFrame({"set": "NA", "problem": PROBLEMS, "level": ["", "1"] * 5, "correct": "0110", "tokens": 1.5})
+        table = pd.DataFrame(
+            {"set": "NA", "problem": PROBLEMS, "level": ["", "1"] * 5, "correct": "0110", "tokens": 1.5}
+        )
         if answers:
             several = [table.assign(decoding=name) for name in decodings]
             (pd.concat(several) if len(several) > 1 else table).to_csv(folder / "evaluation.csv", index=False)
