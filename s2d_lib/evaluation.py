@@ -7,9 +7,7 @@ import pandas as pd
 
 from s2d_lib.grading import grade_many
 from s2d_lib.problems.base import Problem
-from s2d_lib.results.bundle import read_evaluation, write_csv
-from s2d_lib.results.samples import write_samples
-from s2d_lib.results.summary import summarise
+from s2d_lib.results.bundle import read_evaluation, summarise, write_csv, write_samples
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout
 from s2d_lib.stages.inputs import Inputs

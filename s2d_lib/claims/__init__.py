@@ -1,12 +1,9 @@
 """Claims: intervals, verdicts, and a file of claims against results. Knows no torch."""
 
-from s2d_lib.claims.bootstrap import Estimate, bootstrap
+from s2d_lib.claims.bootstrap import Estimate, bootstrap, claim_verdict, compare
 from s2d_lib.claims.claims import Outcome, Results, evaluate
-from s2d_lib.claims.load import load_claims, load_published
-from s2d_lib.claims.printed import printed_difference, printed_verdict, settle
-from s2d_lib.claims.published import Published
-from s2d_lib.claims.schema import Claims
-from s2d_lib.claims.verdict import claim_verdict, compare
+from s2d_lib.claims.printed import Published, load_published, printed_difference, printed_verdict, settle
+from s2d_lib.claims.schema import Claims, load_claims
 
 __all__ = [
     "Claims",

@@ -1,25 +1,27 @@
-"""Is it fair to compare two checkpoints? Same seeds, problems and settings, and equal label budgets, or a refusal."""
+"""May two checkpoints be compared, and is what the comparison presupposes there?
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Both sides need the same seeds, problems and settings and equal label budgets, or the comparison is refused. A premise is
+missing where the 95% interval of one of its conditions lies wholly beyond the bound, over seeds and problems or, of what is
+measured while training, over seeds. With one seed nothing is known of another run, and nothing is missing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from math import nan
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from s2d_lib.claims.bootstrap import SHARE, Bounds, Estimate, bootstrap
+from s2d_lib.claims.schema import Comparison, Condition, Premise
 from s2d_lib.errors import StudyError
-from s2d_lib.results.bundle import Bundle
-from s2d_lib.results.cost import ancestry, route_cost
+from s2d_lib.results.bundle import Bundle, ancestry, own_line, route_cost
 
 # What may differ between seeds of one checkpoint: the seed, the hashes that contain it, and mere labels.
 VARYING = ("seed", "parent_hashes", "profile", "overrides")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a route spent of the labels over its whole ancestry, means over seeds."""
-
-    labels: float  # distinct labeled problems
-    gradings: float
+ONLY = "the only one"  # decoding at which a base model was evaluated
 
 
 def seeds_of(bundle: Bundle, checkpoint: str) -> list[int]:
@@ -28,156 +30,184 @@ def seeds_of(bundle: Bundle, checkpoint: str) -> list[int]:
 
 
 def accuracies(bundle: Bundle, checkpoint: str, name: str) -> pd.DataFrame:
-    """Mean correctness on a set, a row a seed and a column a problem, whole.
-
-    Raises:
-        StudyError: When a seed that the checkpoint was run with, or a problem with one of them, is missing.
-    """
+    """Mean correctness on a set, a row a seed and a column a problem; a StudyError where one is missing."""
     found = bundle.accuracy(checkpoint, name)
     if list(found.index) != seeds_of(bundle, checkpoint) or found.isna().any(axis=None):
-        raise StudyError(
-            f"{checkpoint!r} was not evaluated on the same problems of {name!r} with every seed that it was run with: make "
-            "its runs again."
-        )
+        _refuse(f"{checkpoint!r} was not evaluated on the same problems of {name!r} with every seed of its runs")
     return found
 
 
 def paired_accuracies(bundle: Bundle, better: str, than: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean correctness of both on the same seeds and problems of a set, each of shape (seeds, problems).
+    """Mean correctness of both on the same seeds and problems of a set, each of shape (seeds, problems); a StudyError where one
+    lacks what the other has."""
+    return _alike(name, {side: accuracies(bundle, side, name) for side in (better, than)})
 
-    Raises:
-        StudyError: When one of them lacks seeds or problems of the other.
-    """
-    check_seeds(bundle, better, than)
-    high, low = accuracies(bundle, better, name), accuracies(bundle, than, name)
-    if set(high.columns) != set(low.columns):
-        raise StudyError(
-            f"{better!r} and {than!r} were not evaluated on the same problems of {name!r}: make their runs again."
-        )
-    return high.to_numpy(), low.reindex(index=high.index, columns=high.columns).to_numpy()
+
+def _alike(name: str, tables: Mapping[str, pd.DataFrame]) -> tuple[np.ndarray, ...]:
+    """Accuracies by checkpoint as arrays of the same seeds and problems."""
+    first = next(iter(tables.values()))
+    if any(list(table.index) != list(first.index) or set(table) != set(first) for table in tables.values()):
+        sides = " and ".join(map(repr, tables))
+        _refuse(f"{sides} were not evaluated with the same seeds on the same problems of {name!r}")
+    return tuple(table[first.columns].to_numpy() for table in tables.values())
+
+
+def _refuse(what: str) -> None:
+    raise StudyError(f"{what}: make their runs again.")
+
+
+def check_seeds(bundle: Bundle, one: str, other: str) -> None:
+    """Raises StudyError unless both were run, with the same seeds."""
+    seeds = seeds_of(bundle, one), seeds_of(bundle, other)
+    if seeds[0] != seeds[1] or not seeds[0]:
+        sides = f"{one!r} was run with seeds {seeds[0]} and {other!r} with {seeds[1]}"
+        raise StudyError(f"{sides}: make the missing runs, a comparison pairs them by seed.")
 
 
 def check_together(bundle: Bundle, checkpoints: Sequence[str]) -> None:
-    """Whatever stands in one table belongs together: the same seeds, each checkpoint with one setting and the ancestors
-    that it was made from, all evaluated in the same way.
-
-    Raises:
-        StudyError: Naming what does not, and both sides.
-    """
-    for name in checkpoints:
-        check_seeds(bundle, checkpoints[0], name)
-        check_evaluation(bundle, checkpoints[0], name)
-        check_settings(bundle, name)
-        check_lineage(bundle, name)
-
-
-def check_seeds(bundle: Bundle, better: str, than: str) -> None:
-    """Both sides must have been run with the same seeds.
-
-    Raises:
-        StudyError: When one of them lacks a seed of the other.
-    """
-    if seeds_of(bundle, better) != seeds_of(bundle, than):
-        raise StudyError(
-            f"{better!r} was run with seeds {seeds_of(bundle, better)} and {than!r} with {seeds_of(bundle, than)}: make "
-            "the missing runs, a comparison pairs them by seed."
-        )
+    """Raises StudyError unless what stands in one table belongs together: the same seeds, each checkpoint with one setting and
+    the ancestors that it was made from (its costs are theirs), all evaluated in the same way."""
+    first = checkpoints[0]
+    for checkpoint in checkpoints:
+        check_seeds(bundle, first, checkpoint)
+        if _sampled(bundle, first) != _sampled(bundle, checkpoint):
+            _refuse(f"{first!r} and {checkpoint!r} were evaluated with different sampling")
+        check_settings(bundle, checkpoint)
+        for seed in seeds_of(bundle, checkpoint):
+            _check_lineage(bundle, checkpoint, seed)
 
 
-def check_lineage(bundle: Bundle, checkpoint: str) -> None:
-    """The results must hold the very ancestors that a checkpoint was made from: its costs are theirs.
-
-    Raises:
-        StudyError: Naming an ancestor that was made again with other parameters, and both hashes.
-    """
-    for seed in seeds_of(bundle, checkpoint):
-        for name in ancestry(bundle, checkpoint, seed):
-            for parent, used in bundle.records[name, seed]["resolved"].get("parent_hashes", {}).items():
-                found = bundle.records[parent, seed].get("hash", used)
-                if found != used:
-                    raise StudyError(
-                        f"{name!r}, seed {seed}, was made from a run {parent!r} with hash {used[:12]}, but the results hold "
-                        f"one with {found[:12]}: collect them again with `make study`."
-                    )
-
-
-def check_settings(bundle: Bundle, checkpoint: str) -> None:
-    """Seeds of one checkpoint, and of all it was made from, must differ in nothing but the seed.
-
-    Raises:
-        StudyError: Naming the first parameter that differs.
-    """
-    first, *others = seeds_of(bundle, checkpoint)
-    expected = _settings(bundle, checkpoint, first)
-    for seed in others:
-        given = _settings(bundle, checkpoint, seed)
-        for key in sorted(expected.keys() | given.keys()):
-            if expected.get(key) != given.get(key):
+def _check_lineage(bundle: Bundle, checkpoint: str, seed: int) -> None:
+    for name in ancestry(bundle, checkpoint, seed):
+        for parent, used in bundle.records[name, seed]["resolved"].get("parent_hashes", {}).items():
+            found = bundle.records[parent, seed].get("hash", used)
+            if found != used:
+                made = f"{name!r}, seed {seed}, was made from a run {parent!r} with hash {used[:12]}"
                 raise StudyError(
-                    f"runs of {key[0]!r} have different parameters under one name ({key[1]} is {expected.get(key)!r} with "
-                    f"seed {first} and {given.get(key)!r} with seed {seed}): make them again with one setting."
+                    f"{made}, the results hold one with {found[:12]}: collect them again with `make study`."
                 )
 
 
-def _settings(bundle: Bundle, checkpoint: str, seed: int) -> dict[tuple[str, str], object]:
-    """Resolved parameters of the checkpoint and its ancestors by run and dotted name."""
-    settings = {}
-    for name in ancestry(bundle, checkpoint, seed):
-        resolved = bundle.records[name, seed]["resolved"]
-        kept = {key: value for key, value in resolved.items() if key not in VARYING}
-        settings |= {(name, key): value for key, value in _flat(kept).items()}
-    return settings
-
-
-def _flat(nested: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
-
-
-def check_evaluation(bundle: Bundle, better: str, than: str) -> None:
-    """Both sides must have been sampled for evaluation in the same way.
-
-    Raises:
-        StudyError: When they were not.
-    """
-    first, second = (_sampled(bundle.records[name, seeds_of(bundle, name)[0]]["resolved"]) for name in (better, than))
-    if first != second:
-        raise StudyError(f"{better!r} and {than!r} were evaluated with different sampling: make their runs again.")
-
-
-def _sampled(resolved: dict) -> tuple[dict, dict]:
+def _sampled(bundle: Bundle, checkpoint: str) -> tuple[dict, dict]:
     """How a run was sampled for evaluation, without the temperatures that only base models have beside it."""
+    resolved = bundle.records[checkpoint, seeds_of(bundle, checkpoint)[0]]["resolved"]
     return {key: value for key, value in resolved["evaluation"].items() if key != "untrained"}, resolved["sampling"]
 
 
-def budget(bundle: Bundle, checkpoint: str) -> Budget:
-    """Label budget of a checkpoint over its whole ancestry."""
-    costs = [route_cost(bundle, checkpoint, seed) for seed in seeds_of(bundle, checkpoint)]
-    return Budget(*(float(np.mean([cost[name] for cost in costs])) for name in ("labels", "gradings")))
+def check_settings(bundle: Bundle, checkpoint: str) -> None:
+    """Raises StudyError where seeds of a checkpoint, or of what it was made from, differ in more than the seed."""
+    seeds = seeds_of(bundle, checkpoint)
+    lines = [{n: bundle.records[n, seed]["resolved"] for n in ancestry(bundle, checkpoint, seed)} for seed in seeds]
+    for name in lines[0]:
+        given = [{key: value for key, value in line.get(name, {}).items() if key not in VARYING} for line in lines]
+        table = pd.json_normalize(given if any(one != given[0] for one in given) else []).map(repr)
+        for key in table.columns[table.nunique() > 1][:1]:
+            values = " and ".join(f"{value} with seed {seed}" for value, seed in zip(table[key], seeds, strict=True))
+            _refuse(f"runs of {name!r} have different parameters under one name ({key} is {values})")
 
 
-def unequal_budgets(better: Budget, than: Budget, tolerance: float, reasons: dict[str, str]) -> str:
-    """Why routes of different budgets may be compared; empty where the budgets are equal.
+def budget(bundle: Bundle, checkpoint: str) -> pd.Series:
+    """What a route spent over its whole ancestry, means over seeds: `labels` (distinct labeled problems) and `gradings`."""
+    costs = pd.DataFrame([route_cost(bundle, checkpoint, seed) for seed in seeds_of(bundle, checkpoint)])
+    return costs[["labels", "gradings"]].mean()
 
-    Args:
-        better: Budget of one side.
-        than: Of the other.
-        tolerance: Share of the larger number by which gradings may differ; distinct problems must be equal.
-        reasons: `labels` and `gradings`, as the comparison in claims.yaml gives them; may be empty.
 
-    Raises:
-        StudyError: When a budget differs and no reason is given.
-    """
-    unequal = {
-        "labels": better.labels != than.labels,
-        "gradings": abs(better.gradings - than.gradings) > tolerance * max(better.gradings, than.gradings),
-    }
-    for kind in (kind for kind, differs in unequal.items() if differs and not reasons[kind]):
-        words = {"labels": "distinct labeled problems", "gradings": "gradings"}[kind]
-        raise StudyError(
-            f"the routes use {getattr(better, kind):,.0f} and {getattr(than, kind):,.0f} {words}, which is no fair "
-            f"comparison: compare routes of equal budgets, or say why not in `unequal_{kind}`."
+def unequal_budgets(better: pd.Series, than: pd.Series, comparison: Comparison, tolerance: float) -> str:
+    """Why a comparison is made at different budgets, as claims.yaml says; empty where they are equal, a StudyError where there is
+    no reason. Gradings may differ by the tolerance, a share of the larger number; distinct problems must be equal."""
+    reasons = {"labels": comparison.unequal_labels, "gradings": comparison.unequal_gradings}
+    allowed = pd.Series({"labels": 0.0, "gradings": tolerance}) * np.maximum(better, than)
+    unequal = [kind for kind in reasons if abs(better[kind] - than[kind]) > allowed[kind]]
+    for kind in filter(lambda kind: not reasons[kind], unequal):
+        words = "distinct labeled problems" if kind == "labels" else kind
+        used = f"the routes use {better[kind]:,.0f} and {than[kind]:,.0f} {words}, which is no fair comparison"
+        raise StudyError(f"{used}: compare routes of equal budgets, or say why not in `unequal_{kind}`.")
+    return "; ".join(dict.fromkeys(reasons[kind] for kind in unequal))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A condition of a premise, measured of one checkpoint."""
+
+    premise: str
+    condition: Condition
+    checkpoint: str
+    evaluation: str = ""  # the set; empty for what is measured while training, or when no set stands for what is asked
+    minus: str = ""  # whose accuracy was taken off
+    estimate: Estimate | None = None  # shares for accuracies
+    # Of each base model in it, the decoding at which it is best on that very set, which favours it, or ONLY.
+    decodings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Literal["present", "absent", "unclear", "not measured"]:
+        """Whether the bound is kept: `unclear` where the interval holds it, or there is none."""
+        if self.estimate is None:
+            return "not measured"
+        low, high, bound = self.estimate.low, self.estimate.high, self.condition.at_least
+        if bound is None:
+            low, high, bound = -high, -low, -self.condition.at_most
+        return "present" if low >= bound else "absent" if high < bound else "unclear"
+
+
+class Premises:
+    """The premises of a file, measured on the results of one profile; each condition once."""
+
+    def __init__(self, premises: Mapping[str, Premise], bundle: Bundle, stands_for: Mapping[str, str]):
+        """`stands_for`: what the papers evaluate on -> the profile's evaluation set."""
+        self.premises, self.bundle, self.stands_for = premises, bundle, stands_for
+        self._measured = cache(self._measured)
+
+    def of(self, names: Sequence[str], routes: Sequence[str], evaluation: str) -> tuple[Measured, ...]:
+        """The conditions of some premises, for a comparison of routes that were run, on a set; each is asked of the checkpoints
+        that the routes were made from."""
+        behind = {n for r in routes for n in ancestry(self.bundle, r, seeds_of(self.bundle, r)[0])[:-1]}
+        return tuple(
+            self._measured(name, condition, checkpoint, evaluation)
+            for name in names
+            for checkpoint in self.premises[name].of
+            if checkpoint in behind
+            for condition in self.premises[name].conditions
         )
-    return "; ".join(dict.fromkeys(reasons[kind] for kind, differs in unequal.items() if differs))
+
+    def _measured(self, name: str, condition: Condition, checkpoint: str, evaluation: str) -> Measured:
+        if condition.measure != "accuracy":
+            found = while_training(self.bundle, checkpoint, condition.measure, 0)
+            return Measured(name, condition, checkpoint, estimate=None if np.isnan(found.mean) else found)
+        evaluation = self.stands_for.get(condition.set, "") if condition.set else evaluation
+        minus = condition.minus or ""
+        if minus == "base":
+            minus = own_line(self.bundle, checkpoint, seeds_of(self.bundle, checkpoint)[0])[-1]
+        asked, sides = Measured(name, condition, checkpoint, evaluation, minus), [s for s in (checkpoint, minus) if s]
+        rows = self.bundle.evaluation
+        if not set(sides) <= set(rows.loc[rows["set"] == evaluation, "checkpoint"]):
+            return asked
+        found = {side: at_best(self.bundle, side, evaluation) for side in sides}
+        values = _alike(evaluation, {side: table for side, (table, _) in found.items()})
+        decodings = {side: decoding for side, (_, decoding) in found.items() if decoding}
+        return replace(asked, estimate=_over_seeds(*values), decodings=decodings)
+
+
+def at_best(bundle: Bundle, checkpoint: str, name: str) -> tuple[pd.DataFrame, str]:
+    """Mean correctness on a set as `accuracies` gives it, of a base model at the decoding where it is best on that very set,
+    which favours it; and that decoding or ONLY, empty for a trained model."""
+    base = bundle.records[checkpoint, seeds_of(bundle, checkpoint)[0]]["resolved"]["stage"] == "base"
+    rows = bundle.decoded[(bundle.decoded["checkpoint"] == checkpoint) & (bundle.decoded["set"] == name)]
+    if not base or rows["decoding"].nunique() < 2:
+        return accuracies(bundle, checkpoint, name), ONLY if base else ""
+    tables = {decoding: accuracies(bundle.at(decoding), checkpoint, name) for decoding in rows["decoding"].unique()}
+    best = max(tables, key=lambda decoding: tables[decoding].to_numpy().mean())
+    return tables[best], best
+
+
+def while_training(bundle: Bundle, checkpoint: str, column: str, place: int) -> Estimate:
+    """Mean over seeds at the first (0) or last (-1) measurement, with its 95% interval; NaN where it was not measured."""
+    rows = bundle.validation[bundle.validation["checkpoint"] == checkpoint].sort_values("step")
+    values = rows.groupby("seed").nth(place).get(column, pd.Series(dtype=float)).dropna().to_numpy(float)
+    return _over_seeds(values[:, None], bounds=None) if len(values) else Estimate(nan, nan, nan)
+
+
+def _over_seeds(*values: np.ndarray, bounds: Bounds = SHARE) -> Estimate:
+    """`bootstrap`, without an interval where there is one seed."""
+    if len(values[0]) > 1:
+        return bootstrap(*values, bounds=bounds)
+    return Estimate(float(values[0].mean() - sum(other.mean() for other in values[1:])), nan, nan)

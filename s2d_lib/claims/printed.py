@@ -1,159 +1,222 @@
-"""What printed accuracies can say: errors over problems that a table of single means with k samples a problem must have.
+"""Published figures: what the papers print, and the errors over problems that their means must have.
 
-A problem's true solve rate differs from problem to problem. Of the variance p(1-p) of one graded answer a share rho lies
-between problems (the intraclass correlation of 0/1 outcomes), the rest within them, so the mean over n problems of k samples
-each has the standard error
-
-    sqrt(p(1-p) / n * (rho + (1 - rho) / k)).
-
-With rho = 0, where all problems are equally hard, it is sqrt(p(1-p) / (k n)): no honest error over problems is expected below
-that floor. rho is the model's one free quantity. It is measured on this study's own per-problem results (`share_between`) and
-varied over RHO_RANGE. For two models on the same problems, `correlation` is that of their problems' true solve rates: 0
-gives the unpaired error, which is all that a table of means supports; a positive one what pairing by problem could gain.
-
-Another training run is in none of this: each row of both papers is one run.
+Of the variance p(1-p) of one graded answer a share rho lies between problems, whose true solve rates differ (the intraclass
+correlation of 0/1 outcomes), the rest within them, so the mean over n problems of k samples each has the standard error
+sqrt(p(1-p) / n * (rho + (1 - rho) / k)). With rho = 0, where all problems are equally hard, it is sqrt(p(1-p) / (k n)): no honest
+error is expected below that floor. rho is measured on this study's own results (`share_between`) and varied over RHO_RANGE. For
+two models on the same problems, `correlation` is that of their true solve rates: 0 gives the unpaired error, which is all that a
+table of means supports; a positive one what pairing could gain. Another training run is in none of this: each row is one run.
 """
 
 import math
+from collections import namedtuple
+from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import NormalDist
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import Field, model_validator
+from scipy.special import ndtri
 
-from s2d_lib.claims.bootstrap import Estimate
-from s2d_lib.claims.published import Cell, Published
-from s2d_lib.claims.verdict import ERROR, POWER
+from s2d_lib.claims.bootstrap import ERROR, POWER, Estimate, Verdict, mean_squares, verdict_of
+from s2d_lib.claims.schema import known
+from s2d_lib.study.load import load_study, project_root, read_yaml, validated
+from s2d_lib.study.strict import Strict
 
+Hours = float | None  # of training, of paper B
+
+AVERAGE = "average"  # of paper B's five benchmarks
 SAMPLES = 16  # of every problem, in both papers
 RHO_RANGE = (0.3, 0.85)
 """What is plausible: nine of ten trained students of ours lie above its lower end on one kind of micro problem (medians 0.4 and
 0.5), and below its upper end on SmolLM2's tasks of many kinds (median 0.84; notebook 80)."""
-RHO = 0.6
-"""The middle of the range. Benchmarks that mix topics and levels resemble the upper half, so this is kind to the papers."""
-CORRELATION = 0.7
-"""Of two trained models' solve rates over problems, for the gain of pairing; medians of ours: 0.5 to 0.9."""
-RUN_SPREAD = 2.0
-"""Points between training runs of one recipe; medians of ours: 0.2 to 3.7."""
-
-PrintedVerdict = Literal["holds", "contradicted", "undecided", "not printed"]
+RHO = 0.6  # the middle: benchmarks that mix topics and levels resemble the upper half, so this is kind to the papers
+CORRELATION = 0.7  # of two trained models' solve rates, for the gain of pairing; medians of ours: 0.5 to 0.9
+RUN_SPREAD = 2.0  # points between training runs of one recipe; medians of ours: 0.2 to 3.7
 
 
-def standard_error(cell: Cell, rho: float = RHO, samples: int = SAMPLES) -> float:
+@dataclass(frozen=True)
+class Cell:
+    """One printed number."""
+
+    mean: float  # in percent (or seconds a step)
+    error: float | None  # the printed standard error in points
+    parts: tuple[tuple[float, int], ...]  # (percent, problems) of the sets that it is the mean of: mostly one
+    source: str  # the table or tables that print it
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A published difference: two cells of one set."""
+
+    better: Cell
+    than: Cell
+
+    @property
+    def value(self) -> float:
+        """In points."""
+        return round(self.better.mean - self.than.mean, 1)
+
+    @property
+    def source(self) -> str:
+        """Where the cells are printed, and the cells."""
+        tables = "; ".join(dict.fromkeys((self.better.source, self.than.source)))
+        return f"{tables}: {self.better.mean} - {self.than.mean}"
+
+
+class RowsOfA(Strict):
+    """Rows of a table of paper A."""
+
+    family: str  # of models, as in claims.yaml
+    source: str
+    rows: dict[str, dict[str, tuple[float, float]]]  # checkpoint of the study -> set -> mean in percent, printed error
+    repeats: list[str] = Field(default_factory=list)  # rows of another table that this one prints again
+
+
+class RowsOfB(Strict):
+    """Rows of a table of paper B."""
+
+    model: str
+    source: str
+    unit: Literal["percent", "seconds a step"] = "percent"
+    rows: dict[str, dict[float, dict[str, float]]]  # method -> hours of training -> set -> value
+    repeats: list[str] = Field(default_factory=list)
+
+
+class Published(Strict):
+    """params/published.yaml."""
+
+    samples: int  # of every problem
+    problems: dict[Literal["A", "B"], dict[str, int]]  # of every paper's sets
+    paper_a: list[RowsOfA]
+    paper_b: list[RowsOfB]
+
+    @model_validator(mode="after")
+    def _every_cell_once(self):
+        sets_of_a, sets_of_b = self.problems["A"], self.problems["B"]
+        rows = [(f"{of.family} {route}", cells, sets_of_a) for of in self.paper_a for route, cells in of.rows.items()]
+        for unit in ("percent", "seconds a step"):
+            for model, method, hours, _, cells in self.rows_of_b(unit):
+                whole = [AVERAGE] if unit != "percent" or AVERAGE in cells else sets_of_b
+                rows.append((f"{model} {method} {hours:g} h {unit}", cells, whole))
+        names = [row for row, _, _ in rows]
+        for row, cells, sets in rows:
+            if names.count(row) > 1:
+                raise ValueError(f"the row {row!r} stands twice (one that is printed again belongs to `repeats`)")
+            if set(cells) != set(sets):
+                raise ValueError(f"the row {row!r} needs cells for {', '.join(sets)}, given {', '.join(cells)}")
+        return self
+
+    @cached_property
+    def accuracies(self) -> dict[tuple[str, str, str, float | None], Cell]:
+        """Cells by (family, checkpoint, set, None) for paper A and (model, method, set, hours) for paper B."""
+        found = {}
+        for block in self.paper_a:
+            cells = [(route, name, *cell) for route, of in block.rows.items() for name, cell in of.items()]
+            for route, name, mean, error in cells:
+                parts = ((mean, self.problems["A"][name]),)
+                found[block.family, route, name, None] = Cell(mean, error, parts, block.source)
+        for model, method, hours, source, cells in self.rows_of_b("percent"):
+            parts = {name: (cells.get(name, cells.get(AVERAGE)), n) for name, n in self.problems["B"].items()}
+            for name in parts if AVERAGE not in cells else ():
+                found[model, method, name, hours] = Cell(cells[name], None, (parts[name],), source)
+            mean = round(float(np.mean([mean for mean, _ in parts.values()])), 1)
+            found[model, method, AVERAGE, hours] = Cell(mean, None, tuple(parts.values()), source)
+        return found
+
+    def rows_of_b(self, unit: str) -> Iterator[tuple[str, str, float, str, dict[str, float]]]:
+        """Paper B's rows: model, method, hours, source and cells."""
+        for block in (block for block in self.paper_b if block.unit == unit):
+            for method, budgets in block.rows.items():
+                for hours, cells in budgets.items():
+                    yield block.model, method, hours, block.source, cells
+
+    def cell(self, family: str, route: str, name: str, hours: Hours = None) -> Cell | None:
+        """An accuracy of paper A, or with `hours` of paper B (then `family` is its model, `route` its method); None where it
+        is not printed."""
+        return self.accuracies.get((family, route, name, hours))
+
+    def difference(self, family: str, better: str, than: str, name: str, hours: Hours = None) -> Difference | None:
+        """`better` minus `than` on a set, from the two cells; None where one is not printed."""
+        high, low = (self.cell(family, route, name, hours) for route in (better, than))
+        return Difference(high, low) if high and low else None
+
+
+def load_published(root: Path | None = None) -> Published:
+    """The validated params/published.yaml; a StudyError when it is broken: a missing cell, a set that its paper does not have, a
+    row twice, or a row of paper A that is no checkpoint of the study."""
+    path = (root or project_root()) / "params" / "published.yaml"
+    published, study = validated(Published, read_yaml(path), path.name), load_study(root)
+    for route in (route for block in published.paper_a for route in block.rows):
+        known("published.yaml: the row", route, study.checkpoints, "no checkpoint of study.yaml")
+    return published
+
+
+def standard_error(cell: Cell, rho: float = RHO) -> float:
     """Of a printed accuracy over problems, in points; with rho = 0 the floor."""
-    return math.sqrt(_total(_variances(cell, None, rho, 0.0), samples))
+    between, within = _variances([cell], rho)
+    return math.sqrt(between + within / SAMPLES)
 
 
 def honest_difference(better: Cell, than: Cell, rho: float = RHO, correlation: float = 0.0) -> Estimate:
     """`better` minus `than` in points with its 95% interval over problems; `correlation` 0: unpaired."""
-    difference = round(better.mean - than.mean, 1)
-    half = NormalDist().inv_cdf(1 - ERROR / 2) * math.sqrt(_total(_variances(better, than, rho, correlation), SAMPLES))
-    return Estimate(difference, difference - half, difference + half)
+    between, within = _variances([better, than], rho, correlation)
+    mean, half = Difference(better, than).value, ndtri(1 - ERROR / 2) * math.sqrt(between + within / SAMPLES)
+    return Estimate(mean, mean - half, mean + half)
 
 
-def printed_difference(
-    published: Published, family: str, better: str, than: str, name: str, hours: float | None = None
-) -> Estimate | None:
-    """What the printed tables say of `better` minus `than`: points with an unpaired 95% interval; None where not printed.
-
-    Arguments as of `Published.difference`.
-    """
-    cells = [published.cell(family, route, name, hours) for route in (better, than)]
-    return None if None in cells else honest_difference(*cells)
+def printed_difference(published: Published, *what: str, **more: float | str | None) -> Estimate | None:
+    """`Published.difference` with the unpaired 95% interval that the printed tables support; None where it is not printed."""
+    found = published.difference(*what, **more)
+    return found and honest_difference(found.better, found.than)
 
 
 def printed_verdict(
-    published: Published,
-    family: str,
-    better: str,
-    than: str,
-    name: str,
-    margin: float = 0.0,
-    paired: bool = False,
-    hours: float | None = None,
-) -> PrintedVerdict:
-    """Whether the printed tables support that `better` is above `than` (by no more than `margin` points below it).
+    published: Published, family: str, better: str, than: str, name: str, margin=0.0, paired=False, hours: Hours = None
+) -> Verdict | Literal["not printed"]:
+    """What the printed tables support, judged as a measured difference is; `paired`: as if the paper had compared problem by
+    problem and the models' problems correlated by CORRELATION."""
+    found = published.difference(family, better, than, name, hours)
+    correlation = CORRELATION if paired else 0.0
+    return verdict_of(honest_difference(found.better, found.than, RHO, correlation), margin) if found else "not printed"
 
-    It holds when the 95% interval lies above -margin and is contradicted when it lies below. `paired`: as if the models'
-    problems correlated by CORRELATION and the paper had compared problem by problem.
+
+Settled = namedtuple("Settled", ["problems", "samples", "seeds"])
+
+
+def settle(better: Cell, than: Cell, margin: float = 0.0, rho: float = RHO, correlation: float = 0.0) -> Settled:
+    """What finds a difference of the printed size with 80% power at two-sided 5%: how many problems with 16 samples of each, how
+    many samples of each of the paper's own problems, and how many training runs a side, however many problems there are, when
+    runs differ by RUN_SPREAD; infinite where nothing of the kind does.
+
+    The standard error that finds a difference d is d / (z(0.975) + z(0.8)). The part of the variance that lies between problems
+    falls with their number only, the part within also with the samples, and 2 RUN_SPREAD^2 with the runs.
     """
-    cells = [published.cell(family, route, name, hours) for route in (better, than)]
-    if None in cells:
-        return "not printed"
-    return verdict_of(honest_difference(*cells, correlation=CORRELATION if paired else 0.0), margin)
+    wanted = (abs(better.mean - than.mean + margin) / (ndtri(1 - ERROR / 2) + ndtri(POWER))) ** 2
+    between, within = _variances([better, than], rho, correlation)
+    problems = sum(n for _, n in better.parts) * (between + within / SAMPLES)
+    needed = (problems, wanted), (within, wanted - between), (2 * RUN_SPREAD**2, wanted)
+    return Settled(*(math.ceil(part / of) if of > 0 else math.inf for part, of in needed))
 
 
-def verdict_of(estimate: Estimate, margin: float = 0.0) -> PrintedVerdict:
-    """Of an interval in points."""
-    if estimate.low > -margin:
-        return "holds"
-    return "contradicted" if estimate.high < -margin else "undecided"
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What finds a difference of the printed size with 80% power at two-sided 5%; infinite where nothing of the kind does.
-
-    Attributes:
-        problems: With 16 samples of each and one training run a side.
-        samples: Of each of the paper's own problems, with one training run a side.
-        seeds: Training runs a side that are needed however many problems there are, when runs differ by RUN_SPREAD.
-    """
-
-    problems: float
-    samples: float
-    seeds: float
-
-
-def settle(
-    better: Cell,
-    than: Cell,
-    margin: float = 0.0,
-    rho: float = RHO,
-    correlation: float = 0.0,
-    spread: float = RUN_SPREAD,
-) -> Settled:
-    """How many problems, samples or seeds settle the printed difference, each in closed form.
-
-    The standard error that finds a difference d with 80% power is d / (z(0.975) + z(0.8)). The part of the variance that
-    lies between problems falls with their number only, the part within also with the samples, and 2 spread^2 with the runs.
-    """
-    normal = NormalDist()
-    wanted = (abs(better.mean - than.mean + margin) / (normal.inv_cdf(1 - ERROR / 2) + normal.inv_cdf(POWER))) ** 2
-    between, within = _variances(better, than, rho, correlation)
-    over = lambda part, of: math.ceil(part / of) if of > 0 else math.inf  # noqa: E731
-    return Settled(
-        problems=over(sum(n for _, n in better.parts) * _total((between, within), SAMPLES), wanted),
-        samples=over(within, wanted - between),
-        seeds=over(2 * spread**2, wanted),
-    )
-
-
-def _variances(better: Cell, than: Cell | None, rho: float, correlation: float) -> tuple[float, float]:
+def _variances(cells: list[Cell], rho: float, correlation: float = 0.0) -> tuple[float, float]:
     """Variance of a cell, or of a difference, in squared points: the part between problems, and the part within them for one
     sample of each."""
-    cells = [better] if than is None else [better, than]
     between = within = 0.0
     for sides in zip(*(cell.parts for cell in cells), strict=True):
         answer = [mean * (100 - mean) for mean, _ in sides]
-        shared = 2 * correlation * math.sqrt(math.prod(answer)) if than else 0.0
-        weight = 1 / (sides[0][1] * len(better.parts) ** 2)
+        shared = 2 * correlation * math.sqrt(math.prod(answer)) if len(cells) > 1 else 0.0
+        weight = 1 / (sides[0][1] * len(cells[0].parts) ** 2)
         between += weight * rho * (sum(answer) - shared)
         within += weight * (1 - rho) * sum(answer)
     return between, within
 
 
-def _total(variances: tuple[float, float], samples: int) -> float:
-    return variances[0] + variances[1] / samples
-
-
 def components(accuracy: np.ndarray, samples: int) -> tuple[float, float]:
-    """Variance of one graded answer between problems and within them, unbiased (one-way analysis of variance in every run).
-
-    Args:
-        accuracy: Mean correctness, shape (seeds, problems).
-        samples: Of each problem, at least two.
-    """
+    """Variance of one graded answer between problems and within them, unbiased (one-way analysis of variance in every run), from
+    mean correctness of shape (seeds, problems) over at least two samples a problem."""
     within = float((accuracy * (1 - accuracy)).mean()) * samples / (samples - 1)
     return float(accuracy.var(axis=1, ddof=1).mean()) - within / samples, within
 
@@ -165,18 +228,14 @@ def share_between(accuracy: np.ndarray, samples: int) -> float:
 
 
 def difficulty_correlation(first: np.ndarray, second: np.ndarray, samples: int) -> float:
-    """Correlation of two models' true solve rates over problems (samples are independent, so their noise is in the variances
-    alone, from which it is taken out); arguments as of `components`, the same seeds and problems on both sides."""
-    centred = [side - side.mean(axis=1, keepdims=True) for side in (first, second)]
-    covariance = (centred[0] * centred[1]).sum(axis=1).mean() / (first.shape[1] - 1)
+    """Correlation of two models' true solve rates over the same problems, without the noise of samples, which is independent and
+    so in the variances alone; arguments as of `components`."""
+    covariance = np.mean([np.cov(*pair)[0, 1] for pair in zip(first, second, strict=True)])
     return float(covariance / math.sqrt(components(first, samples)[0] * components(second, samples)[0]))
 
 
 def run_spread(accuracy: np.ndarray) -> float:
     """Standard deviation between training runs in points, without what problems and samples add (two-way analysis of
     variance; 0 where it is not above that); shape (seeds, problems)."""
-    seeds, problems = accuracy.shape
-    of_seed = accuracy.mean(axis=1) - accuracy.mean()
-    rest = accuracy - accuracy.mean(axis=0) - of_seed[:, None]
-    squares = problems * (of_seed**2).sum() / (seeds - 1), (rest**2).sum() / ((seeds - 1) * (problems - 1))
-    return 100 * math.sqrt(max(0.0, (squares[0] - squares[1]) / problems))
+    of_seeds, _, rest = mean_squares(accuracy)
+    return 100 * math.sqrt(max(0.0, (of_seeds - rest) / accuracy.shape[1]))

@@ -1,11 +1,24 @@
-"""What may stand in params/claims.yaml: sentences of a paper as comparisons of checkpoints."""
+"""What may stand in params/claims.yaml: sentences of a paper as comparisons of checkpoints, or of moments of their training."""
 
+from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from s2d_lib.errors import StudyError
+from s2d_lib.study.load import did_you_mean, project_root, read_yaml, validated
 from s2d_lib.study.strict import Strict
+
+Measure = Literal["accuracy", "length", "entropy"]
+
+
+class Sentence(Strict):
+    """What a paper says, or we."""
+
+    sentence: str
+    source: str  # where it is said
 
 
 class Condition(Strict):
@@ -22,16 +35,12 @@ class Condition(Strict):
     def _one_bound(self):
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("a condition has one bound, `at_least` or `at_most`")
-        if self.measure != "accuracy" and (self.set or self.minus):
-            raise ValueError(f"`set` and `minus` are of accuracies, but the measure is {self.measure}")
         return self
 
 
-class Premise(Strict):
+class Premise(Sentence):
     """What a claim presupposes; where it is measurably missing, the claim is not tested."""
 
-    sentence: str
-    source: str  # where the paper says it, or ours
     of: list[str] = Field(min_length=1)  # checkpoints; asked of those that the compared routes were made from
     conditions: list[Condition] = Field(min_length=1)
 
@@ -58,17 +67,12 @@ class Comparison(Strict):
         return list(pairwise(self.better_first))
 
 
-class Claim(Strict):
+class Claim(Sentence):
     """One sentence of a paper."""
 
-    sentence: str
-    source: str  # where the paper says it
     family: str  # which of the paper's model families it is about
     premises: list[str] = Field(default_factory=list)  # what its comparisons presuppose
     comparisons: list[Comparison] = Field(min_length=1)
-
-
-Measure = Literal["accuracy", "length", "entropy"]
 
 
 class Moment(Strict):
@@ -79,6 +83,11 @@ class Moment(Strict):
     best: bool = False  # the best until then instead of the last
     minus: str | None = None  # a checkpoint whose value at the same time is taken off
 
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_checkpoint(cls, value: Any) -> Any:
+        return {"checkpoint": value} if isinstance(value, str) else value
+
 
 class CurveComparison(Strict):
     """Moments of training of which each should be above the next."""
@@ -87,11 +96,7 @@ class CurveComparison(Strict):
     measure: Measure = "accuracy"
     margin: float = Field(0.0, ge=0)  # points (of an accuracy), tokens or nats by which the better one may be below
     each: bool = False  # on every benchmark by itself too
-
-    @field_validator("better_first", mode="before")
-    @classmethod
-    def _bare_checkpoints(cls, value: Any) -> Any:
-        return [{"checkpoint": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+    pairs = Comparison.pairs
 
     @model_validator(mode="after")
     def _only_an_accuracy_has_a_best(self):
@@ -99,16 +104,10 @@ class CurveComparison(Strict):
             raise ValueError(f"`best` is a maximum of accuracies, but the measure is {self.measure}")
         return self
 
-    def pairs(self) -> list[tuple[Moment, Moment]]:
-        """(better, than) of neighbours in the list."""
-        return list(pairwise(self.better_first))
 
-
-class CurveClaim(Strict):
+class CurveClaim(Sentence):
     """One sentence of paper B, about the course of training."""
 
-    sentence: str
-    source: str
     comparisons: list[CurveComparison] = Field(min_length=1)
 
 
@@ -123,11 +122,9 @@ class Courses(Strict):
     claims: dict[str, CurveClaim]
 
 
-class Prediction(Strict):
+class Prediction(Sentence):
     """What is expected of a part of the map before its runs."""
 
-    sentence: str
-    source: str  # a prediction of the paper, P1 to P3, another paper, or ours
     part: Literal["A", "B", "C", "D", "E", "F"]
     compares: list[str] = Field(min_length=1)  # checkpoints
     of: str  # what is compared of them
@@ -140,9 +137,35 @@ class Claims(Strict):
 
     sets: list[str]  # what the papers evaluate on; a profile's `stands_for` says what stands for it there
     gradings_tolerance: float = Field(ge=0, lt=1)  # share of the larger number by which gradings may differ
-    # Profile whose table it is -> the paper's family -> the profile that plays it.
-    families: dict[str, dict[str, str]]
+    families: dict[str, dict[str, str]]  # profile whose table it is -> the paper's family -> the profile that plays it
     premises: dict[str, Premise] = Field(default_factory=dict)
     claims: dict[str, Claim]
     map: dict[str, Prediction] = Field(default_factory=dict)
     courses: dict[str, Courses] = Field(default_factory=dict)  # by the name of the folder in figures/
+
+    @model_validator(mode="after")
+    def _names_are_declared(self):
+        families = {family for played in self.families.values() for family in played}
+        for name, claim in self.claims.items():
+            who, parts = f"claim {name!r} is about", (claim, *claim.comparisons)
+            known(f"{who} family", claim.family, families, "not in `families` of claims.yaml")
+            for premise in (premise for part in parts for premise in part.premises or ()):
+                known(f"{who} premise", premise, self.premises, "not in `premises` of claims.yaml")
+            for meant in (meant for comparison in claim.comparisons for meant in comparison.sets):
+                known(f"{who} set", meant, self.sets, "not in `sets` of claims.yaml")
+        for name, premise in self.premises.items():
+            for meant in (condition.set for condition in premise.conditions if condition.set):
+                known(f"premise {name!r} is about set", meant, self.sets, "not in `sets` of claims.yaml")
+        return self
+
+
+def known(who: str, name: str, declared: Iterable[str], otherwise: str) -> None:
+    """Raises StudyError where a name is not declared, with what it is otherwise and what may have been meant."""
+    if name not in declared:
+        raise StudyError(f"{who} {name!r}, {otherwise}; {did_you_mean(name, declared)}")
+
+
+def load_claims(root: Path | None = None) -> Claims:
+    """The validated params/claims.yaml, or a StudyError. Its checkpoints are checked against the study when it is evaluated."""
+    path = (root or project_root()) / "params" / "claims.yaml"
+    return validated(Claims, read_yaml(path), path.name)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from s2d_lib.claims import Claims, Outcome, Published, Results, claim_verdict
-from s2d_lib.claims.moments import CurveOutcome
-from s2d_lib.claims.premises import Measured
+from s2d_lib.claims.fair import Measured
 from s2d_lib.claims.printed import printed_difference, printed_verdict
 from s2d_lib.claims.schema import Claim, CurveClaim
 from s2d_lib.errors import StudyError
@@ -135,7 +134,7 @@ def _states(premises: Sequence[Measured]) -> str:
 
 
 def claims_table(
-    outcomes: Sequence[Outcome | CurveOutcome],
+    outcomes: Sequence[Outcome],
     claims: Mapping[str, Claim | CurveClaim],
     comparisons: pd.DataFrame,
 ) -> pd.DataFrame:
@@ -171,7 +170,7 @@ LINK = ["claim", "better", "than"]
 COUNTED = ("holds", "contradicted", "undecided", "premise absent", "not run", "no set")
 
 
-def _judged(outcomes: Sequence[Outcome | CurveOutcome], own: pd.DataFrame) -> dict:
+def _judged(outcomes: Sequence[Outcome], own: pd.DataFrame) -> dict:
     """What several comparisons, rows of the outcomes' table, say together."""
     counted = own[own["verdict"] != "no set"]
     results = [outcomes[place].result for place in counted.index]

@@ -15,9 +15,7 @@ from s2d_lib.plan.shapes import shape_of
 from s2d_lib.report.decodings import with_best
 from s2d_lib.report.run_pages import run_page
 from s2d_lib.report.style import entitle, route_look, use_style
-from s2d_lib.results.bundle import Bundle
-from s2d_lib.results.cost import ancestry
-from s2d_lib.results.spent import spent
+from s2d_lib.results.bundle import Bundle, ancestry, spent
 
 PANELS = {"gradings": "gradings", "tokens sampled": "tokens sampled", "flops": "training FLOPs"}
 SIDE = 1.07  # times a cost, from one route to the next that has the same

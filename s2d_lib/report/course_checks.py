@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from s2d_lib.claims.bootstrap import bootstrap
-from s2d_lib.claims.moments import WINDOW, Course
+from s2d_lib.claims.claims import WINDOW, Course
 from s2d_lib.claims.schema import Courses, Moment
 from s2d_lib.report.courses import draw_line, finished
 from s2d_lib.report.study_table import open_results

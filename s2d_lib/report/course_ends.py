@@ -8,7 +8,7 @@ import pandas as pd
 from s2d_lib.claims import Published
 from s2d_lib.claims.bootstrap import bootstrap
 from s2d_lib.claims.fair import accuracies, check_together
-from s2d_lib.claims.published import AVERAGE
+from s2d_lib.claims.printed import AVERAGE
 from s2d_lib.claims.schema import Courses
 from s2d_lib.report.decodings import beside_untrained, with_best
 from s2d_lib.report.study_table import NOT_PRINTED, open_results

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 
 from s2d_lib.claims import Published
 from s2d_lib.claims.bootstrap import Estimate
-from s2d_lib.claims.moments import Course, CurveOutcome, Progress
-from s2d_lib.claims.printed import printed_difference, printed_verdict
-from s2d_lib.claims.published import AVERAGE
+from s2d_lib.claims.claims import Course, Outcome, Progress
+from s2d_lib.claims.printed import AVERAGE, printed_difference, printed_verdict
 from s2d_lib.claims.schema import Claims, Courses, Moment
 from s2d_lib.errors import StudyError
 from s2d_lib.report.claims import SMALL, VERDICT_NOTE, chance_words, readable_claims, verdict_words
@@ -244,7 +243,7 @@ METHODS = {
 HOURS = 10  # of training, the whole budget of paper B
 
 
-def comparisons_table(outcomes: Sequence[CurveOutcome], spec: Courses, published: Published) -> pd.DataFrame:
+def comparisons_table(outcomes: Sequence[Outcome], spec: Courses, published: Published) -> pd.DataFrame:
     """All numbers, one row a comparison, as `s2d_lib.report.claims_figure.claims_figure` wants them.
 
     Returns:
@@ -292,7 +291,7 @@ def comparisons_table(outcomes: Sequence[CurveOutcome], spec: Courses, published
     return pd.DataFrame(rows)
 
 
-def _printed(outcome: CurveOutcome, spec: Courses) -> dict[str, Any]:
+def _printed(outcome: Outcome, spec: Courses) -> dict[str, Any]:
     """Which printed difference a comparison is beside: that of two methods after the same hours; empty where none is."""
     better, than = outcome.better, outcome.than
     name = spec.stands_for.get(outcome.benchmark, "") if outcome.benchmark else AVERAGE

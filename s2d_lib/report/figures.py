@@ -13,8 +13,7 @@ from s2d_lib.report.decodings import STUDENT, shared_decodings, with_best
 from s2d_lib.report.run_pages import run_page
 from s2d_lib.report.style import BEST, BLACK, GREY, ROUTE_LABELS, entitle, route_label, route_look, use_style
 from s2d_lib.report.tables import at_decoding
-from s2d_lib.results.bundle import Bundle
-from s2d_lib.results.cost import ancestry
+from s2d_lib.results.bundle import Bundle, ancestry
 
 MARKS = "sdv^<>"  # of further decodings
 OPEN = {"color": BLACK, "markerfacecolor": "none", "markersize": 4, "markeredgewidth": 0.8}

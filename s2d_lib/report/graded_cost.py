@@ -6,8 +6,7 @@ import pandas as pd
 
 from s2d_lib.claims.fair import seeds_of
 from s2d_lib.report.style import route_label
-from s2d_lib.results.bundle import Bundle
-from s2d_lib.results.spent import spent
+from s2d_lib.results.bundle import Bundle, spent
 
 GRADED = ("sparse_rl", "self_distillation")
 
@@ -17,7 +16,7 @@ def graded_cost(bundle: Bundle, checkpoints: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         One row a checkpoint: `route`; `compute, M`, counted in forward passes of its model over a million tokens (see
-        s2d_lib.results.spent); `of a self-teacher, %` of them; `steps`; `seconds` of the steps, beside whatever else ran.
+        s2d_lib.results.bundle); `of a self-teacher, %` of them; `steps`; `seconds` of the steps, beside whatever else ran.
     """
     rows = []
     for name in checkpoints:

@@ -9,9 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from s2d_lib.claims.bootstrap import bootstrap
 from s2d_lib.report.run_pages import markdown, parameter_table
 from s2d_lib.report.style import route_label
-from s2d_lib.results.bundle import Bundle
-from s2d_lib.results.cost import ancestry, label_ledger
-from s2d_lib.results.summary import summarise
+from s2d_lib.results.bundle import Bundle, ancestry, label_ledger, summarise
 
 MICRO = "micro/"  # what the names of models released inside the package begin with
 

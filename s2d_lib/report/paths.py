@@ -10,8 +10,7 @@ from matplotlib.lines import Line2D
 from s2d_lib.claims.fair import seeds_of
 from s2d_lib.report.run_pages import run_page
 from s2d_lib.report.style import BLACK, BROWN, GREEN, GREY, ORANGE, PURPLE, SKY, entitle, route_look, use_style
-from s2d_lib.results.bundle import Bundle
-from s2d_lib.results.cost import own_line
+from s2d_lib.results.bundle import Bundle, own_line
 
 SPARE = (ORANGE, GREEN, PURPLE, SKY, BROWN, BLACK)  # without the colour of direct GRPO, which has a meaning
 LineStyle = str | tuple

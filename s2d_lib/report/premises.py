@@ -11,8 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from s2d_lib.claims import Claims, Estimate, Outcome, Results, bootstrap
-from s2d_lib.claims.fair import accuracies, seeds_of
-from s2d_lib.claims.premises import while_training
+from s2d_lib.claims.fair import accuracies, seeds_of, while_training
 from s2d_lib.report.style import route_label
 from s2d_lib.report.tables import write_forms
 from s2d_lib.study.page import Study

@@ -15,16 +15,17 @@ from matplotlib.patches import Patch
 
 from s2d_lib.claims import Claims, Published, settle
 from s2d_lib.claims.printed import (
+    AVERAGE,
     CORRELATION,
     RHO,
     RHO_RANGE,
+    Cell,
     difficulty_correlation,
     honest_difference,
     run_spread,
     share_between,
     standard_error,
 )
-from s2d_lib.claims.published import AVERAGE, Cell
 from s2d_lib.report.style import BLACK, BLUE, BROWN, GREEN, GREY, ORANGE, PURPLE, entitle, route_label, use_style
 from s2d_lib.report.tables import write_forms
 from s2d_lib.results.bundle import Bundle, read_bundle

@@ -6,8 +6,7 @@ import pandas as pd
 
 from s2d_lib.errors import StudyError
 from s2d_lib.report.map import BEST, BRIDGE, OPD
-from s2d_lib.results.bundle import read_evaluation
-from s2d_lib.results.summary import summarise
+from s2d_lib.results.bundle import read_evaluation, summarise
 from s2d_lib.runs import FinishedRun
 from s2d_lib.study.settings import MAIN
 

@@ -13,8 +13,7 @@ from s2d_lib.report.analysis import so_far
 from s2d_lib.report.decodings import best_note, shared_decodings, with_best, with_untrained
 from s2d_lib.report.style import BEST, interval, route_label
 from s2d_lib.report.tables import at_decoding, linked, readable, table_of, write_forms
-from s2d_lib.results.bundle import Bundle, read_bundle
-from s2d_lib.results.cost import ancestry, own_line
+from s2d_lib.results.bundle import Bundle, ancestry, own_line, read_bundle
 from s2d_lib.study import load_profile, load_study, project_root
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.page import Table

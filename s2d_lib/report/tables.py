@@ -12,8 +12,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.report.decodings import beside_untrained, shared_decodings, with_best
 from s2d_lib.report.run_pages import link, markdown
 from s2d_lib.report.style import BEST, ROUTE_LABELS, interval, route_label
-from s2d_lib.results.bundle import Bundle
-from s2d_lib.results.cost import route_cost
+from s2d_lib.results.bundle import Bundle, route_cost
 from s2d_lib.study.page import Table
 
 COSTS = {

@@ -1,90 +1,67 @@
-"""The compact results of a study: what every table and figure is drawn from, small enough to be committed.
+"""The compact results that a study commits, what every table and figure is drawn from; and what its routes cost.
 
-`figures/<profile>/results/` holds evaluation.csv.gz (every problem's samples, graded), curves.csv.gz (metrics of every
-optimiser step), validation.csv.gz (accuracy and divergences while training), records.json (parameters, label use,
+`figures/<profile>/results/` of a study holds evaluation.csv.gz (every problem's samples, graded), curves.csv.gz (metrics of
+every optimiser step), validation.csv.gz (accuracies and divergences while training), records.json (parameters, label use,
 tokens, versions of every run), samples.csv (some completions as text) and constant.csv (what always the same answer scores).
 """
 
+import csv
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from s2d_lib.errors import StudyError
-from s2d_lib.results import constant
-from s2d_lib.results.samples import COLUMNS, FILE, kept_samples, read_samples, write_samples
 from s2d_lib.runs import FinishedRun, write_json
 from s2d_lib.study.settings import MAIN, Evaluation
 
-CURVES = [
-    "loss",
-    "reward",
-    "accuracy",
-    "formed",
-    "entropy",
-    "argmax_agreement",
-    "completions/mean_length",
-    "completions/clipped_ratio",
-    "frac_reward_zero_std",
-    "grad_norm",
-    "num_tokens",
-    "seconds/step",
-    "seconds/sampling",
-    "seconds/self_teacher",
-    "routed/grpo",
-    "routed/sdpo",
-    "self_teacher/entropy",
-    "self_teacher/student_entropy",
-    "self_teacher/kl",
-    "self_teacher/tokens",
-    "self_teacher/prompt_tokens",
-    "self_teacher/mean_weight",
-]
-
-
-# Without a time in its header the same results are the same bytes
-GZIP = {"method": "gzip", "mtime": 0}
+TEXTS = ["set", "problem", "level", "decoding", "correct", "prompt", "answer", "completion"]
+TEXTS += ["part", "cell", "route", "trial", "run", "right"]  # of a map
+CURVES = ["step", "loss", "reward", "accuracy", "formed", "entropy", "argmax_agreement", "completions/mean_length"]
+CURVES += ["completions/clipped_ratio", "frac_reward_zero_std", "grad_norm", "num_tokens"]
+CURVES += ["seconds/step", "seconds/sampling", "seconds/self_teacher", "routed/grpo", "routed/sdpo"]
+CURVES += [f"self_teacher/{n}" for n in ("entropy", "student_entropy", "kl", "tokens", "prompt_tokens", "mean_weight")]
+SAMPLES = ["seed", "checkpoint", "set", "problem", "prompt", "answer", "completion", "correct"]
+CONSTANT = ["set", "level", "problems", "answer", "share"]
+KEPT = 6  # problems of every evaluation set, whose samples are kept as text
+LEDGER = {  # what readers are told of `spent_by`
+    "all_steps": "optimiser steps",
+    "labels": "labeled problems",
+    "sampled_sequences": "samples",
+    "sampled_tokens": "tokens sampled",
+    "trained_tokens": "tokens trained on",
+}
+TRAINING = 3  # forward passes that a forward and a backward pass cost
+GZIP = {"method": "gzip", "mtime": 0}  # without a time in its header the same results are the same bytes
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Results of one profile.
+    """Results of one profile, as tables."""
 
-    Attributes:
-        evaluation: One row a problem, at one decoding: seed, checkpoint, set, problem, level, correct (a 0 or 1 each
-            sample), tokens, cut_off and formed (which results from before it was measured do not have).
-        curves: One row an optimiser step: seed, checkpoint, step and the metrics in CURVES.
-        records: Records by checkpoint and seed.
-        validation: One row a measurement while training: seed, checkpoint, step, accuracy, length, formed, correct (the
-            samples' grades) and in dense stages the divergences `<forward_kl|reverse_kl>/<teacher|student>_states` (see
-            s2d_lib.stages.validation).
-        samples: Some completions as text (see s2d_lib.results.samples).
-        constant: The most frequent right answer by set and level (see s2d_lib.results.constant).
-        decoded: `evaluation` at every decoding, told apart by the column `decoding` (in words, the main one first); empty
-            where there is one only.
-    """
-
+    # A row a problem, at one decoding: seed, checkpoint, set, problem, level, correct (a 0 or 1 each sample), tokens, cut_off
+    # and formed (which results from before it was measured do not have).
     evaluation: pd.DataFrame
-    curves: pd.DataFrame
-    records: dict[tuple[str, int], dict]
+    curves: pd.DataFrame  # a row an optimiser step: seed, checkpoint, step and the metrics in CURVES
+    records: dict[tuple[str, int], dict]  # by checkpoint and seed
+    # A row a measurement while training: seed, checkpoint, step, accuracy, length, formed, correct (the samples' grades) and
+    # in dense stages the divergences `<forward_kl|reverse_kl>/<teacher|student>_states` (see s2d_lib.stages.validation).
     validation: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["seed", "checkpoint", "step"]))
-    samples: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
-    constant: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=constant.COLUMNS))
+    samples: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SAMPLES))  # as text
+    constant: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CONSTANT))  # see `constant_answers`
+    # `evaluation` at every decoding, told apart by the column `decoding` (in words, the main one first); empty with one only.
     decoded: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["checkpoint", "set", "decoding"]))
 
     def accuracy(self, checkpoint: str, name: str) -> pd.DataFrame:
-        """Mean correctness of every problem of a set: a row a seed, a column a problem.
-
-        Raises:
-            StudyError: When the checkpoint was not evaluated on that set.
-        """
+        """Mean correctness on a set, a row a seed and a column a problem; a StudyError where it was not evaluated on it."""
         rows = self.evaluation[(self.evaluation["checkpoint"] == checkpoint) & (self.evaluation["set"] == name)]
         if rows.empty:
             raise StudyError(f"no results of {checkpoint!r} on {name!r}.")
-        mean = rows["correct"].map(lambda bits: bits.count("1") / len(bits))
-        return rows.assign(accuracy=mean).pivot(index="seed", columns="problem", values="accuracy")
+        return rows.assign(accuracy=_shares(rows)).pivot(index="seed", columns="problem", values="accuracy")
 
     def at(self, decoding: str) -> "Bundle":
         """The same with the evaluation at another decoding (one of `decoded`)."""
@@ -96,99 +73,202 @@ class Bundle:
         return list(self.evaluation["set"].unique())
 
 
+def _shares(evaluation: pd.DataFrame) -> pd.Series:
+    return evaluation["correct"].map(lambda bits: bits.count("1") / len(bits))
+
+
+def summarise(evaluation: pd.DataFrame) -> pd.DataFrame:
+    """A row an evaluation set: `problems`, `samples`, `avg` (avg@k, mean over problems of the mean correctness), `se` (its
+    standard error over problems), `pass` (pass@k, share of problems with a right sample), `tokens` (mean length), `cut_off`
+    (share without EOS) and, where it was measured, `formed` (share of samples with a well-formed answer)."""
+    rows = []
+    for name, part in evaluation.groupby("set", sort=False):
+        mean = _shares(part).to_numpy(float)
+        se = mean.std(ddof=1) / math.sqrt(len(mean)) if len(mean) > 1 else math.nan
+        row = {"set": name, "problems": len(part), "samples": len(part["correct"].iloc[0])}
+        row |= {"avg": mean.mean(), "se": se, "pass": (mean > 0).mean()}
+        rows.append(row | {kind: part[kind].mean() for kind in ("tokens", "cut_off", "formed") if kind in part})
+    return pd.DataFrame(rows)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of results or of a run. Names stay names, a set called NA too, and the samples' grades, such as `0110`, text."""
+    blank = {column: [""] for column in pd.read_csv(path, nrows=0) if column not in TEXTS}
+    table = pd.read_csv(path, keep_default_na=False, na_values=blank, dtype=dict.fromkeys(TEXTS, str))
+    return table.assign(correct=table["correct"] == "True") if "completion" in table else table
+
+
 def read_evaluation(path: Path, decoding: str | None = MAIN) -> pd.DataFrame:
-    """Per-problem results of a decoding, or of all (None), then with a column `decoding` where there are several. Names stay
-    names, a set called NA too, and the samples' grades, such as `0110`, stay text.
-
-    Raises:
-        StudyError: There is nothing of that decoding.
-    """
-    texts = dict.fromkeys(("set", "problem", "level", "correct"), str)
-    later = {column: [""] for column in ("formed", "decoding")}  # empty in results from before they were measured
-    table = pd.read_csv(path, keep_default_na=False, na_values=later, dtype=texts)
-    return table if decoding is None else _only(table, decoding, path)
-
-
-def _only(table: pd.DataFrame, decoding: str, path: Path) -> pd.DataFrame:
-    of = table["decoding"].fillna(MAIN) if "decoding" in table else pd.Series(MAIN, table.index)
+    """Per-problem results of a decoding, or of all (None), then with a column `decoding` where there are several; a StudyError
+    where there is nothing of that decoding."""
+    table = read_table(path)
+    if decoding is None:
+        return table
+    of = table["decoding"].replace("", MAIN) if "decoding" in table else pd.Series(MAIN, table.index)
     if not of.eq(decoding).any():
         raise StudyError(f"{path} has no results of decoding {decoding!r}; it has {', '.join(of.unique())}.")
     return table[of == decoding].drop(columns="decoding", errors="ignore").reset_index(drop=True)
 
 
-def _in_words(table: pd.DataFrame, records: Iterable[dict]) -> pd.DataFrame:
-    """The results of several decodings, each called what it is instead of by the name that the profile gives it."""
-    evaluations = [Evaluation.model_validate(record["resolved"]["evaluation"]) for record in records]
-    words = {name: one.words for evaluation in evaluations for name, one in evaluation.decodings.items()}
-    return table.assign(decoding=table["decoding"].fillna(MAIN).map(words))
-
-
-def read_validation(path: Path) -> pd.DataFrame:
-    """Measurements while training; the samples' grades, such as `0110/1111`, stay text."""
-    return pd.read_csv(path, dtype={"correct": str})
-
-
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table so that the file is there whole or not at all."""
-    beside = path.with_name(f".{path.name}")
-    table.to_csv(beside, index=False, float_format="%.6g")
+def write_csv(table: pd.DataFrame, path: Path, digits: int = 6) -> None:
+    """Write a table so that the file is there whole or not at all; with gzip in place, since that keeps the name it is given."""
+    packed = path.suffix == ".gz"
+    beside = path if packed else path.with_name(f".{path.name}")
+    table.to_csv(beside, index=False, float_format=f"%.{digits}g", compression=GZIP if packed else None)
     beside.replace(path)
 
 
-def collect(runs: list[FinishedRun], folder: Path) -> None:
-    """Write the bundle of finished runs.
+def write_samples(table: pd.DataFrame, path: Path) -> None:
+    """Write samples with all text quoted: Python's csv before 3.13 leaves a carriage return bare, which ends a row."""
+    table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)
 
-    Args:
-        runs: All runs of the profile.
-        folder: figures/<profile>/results.
-    """
-    evaluations, curves, validations, records = [], [], [], {}
-    for run in runs:
-        checkpoint, seed = run.name, run.record["resolved"]["seed"]
-        labels = {"seed": seed, "checkpoint": checkpoint}
-        if run.path("evaluation.csv").is_file():
-            table = read_evaluation(run.path("evaluation.csv"), decoding=None)
-            evaluations.append(table.assign(**labels)[["seed", "checkpoint", *table.columns]])
-        if run.path("metrics.csv").is_file():
-            table = pd.read_csv(run.path("metrics.csv"))
-            kept = ["step", *[c for c in CURVES if c in table]]
-            curves.append(table[kept].assign(**labels)[["seed", "checkpoint", *kept]])
-        if run.path("validation.csv").is_file():
-            validations.append(read_validation(run.path("validation.csv")).assign(**labels))
-        records[f"{checkpoint}@{seed}"] = {k: v for k, v in run.record.items() if k != "files"}
+
+def collect(runs: Sequence[FinishedRun], folder: Path) -> None:
+    """Write the bundle of all runs of a profile into figures/<profile>/results."""
     folder.mkdir(parents=True, exist_ok=True)
-    curves = curves or [pd.DataFrame(columns=["seed", "checkpoint", "step"])]  # base models alone
-    pd.concat(curves).to_csv(folder / "curves.csv.gz", index=False, float_format="%.5g", compression=GZIP)
-    if validations:
-        rows = pd.concat(validations)
-        rows = rows[["seed", "checkpoint", *(c for c in rows if c not in ("seed", "checkpoint"))]]
-        rows.to_csv(folder / "validation.csv.gz", index=False, float_format="%.5g", compression=GZIP)
+    write_csv(_stacked(runs, "evaluation.csv"), folder / "evaluation.csv.gz")
+    write_csv(_stacked(runs, "metrics.csv", CURVES), folder / "curves.csv.gz", digits=5)
+    validation = _stacked(runs, "validation.csv")
+    if not validation.empty:
+        write_csv(validation, folder / "validation.csv.gz", digits=5)
+    records = {f"{run.name}@{seed_of(run)}": {k: v for k, v in run.record.items() if k != "files"} for run in runs}
     write_json(folder / "records.json", records)
-    write_samples(kept_samples(runs), folder / FILE)
-    constant.collected_constant(runs).to_csv(folder / constant.FILE, index=False, float_format="%.6g")
-    pd.concat(evaluations).to_csv(folder / "evaluation.csv.gz", index=False, float_format="%.6g", compression=GZIP)
+    write_samples(kept_samples(runs), folder / "samples.csv")
+    write_csv(constant_answers(runs), folder / "constant.csv")
 
 
-def read_bundle(folder: Path, decoding: str = MAIN) -> Bundle:
-    """Read the bundle of a profile, its evaluation at one of the profile's decodings.
+def seed_of(run: FinishedRun) -> int:
+    """The seed that a run was made with."""
+    return run.record["resolved"]["seed"]
 
-    Raises:
-        StudyError: When it is not there or broken, or was not evaluated so.
-    """
+
+def _stacked(runs: Iterable[FinishedRun], name: str, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """A table of all runs that have it, or these of its columns, every row behind its seed and checkpoint."""
+    tables = [pd.DataFrame(columns=["seed", "checkpoint", "step"])]
+    for run in runs:
+        if run.path(name).is_file():
+            table = read_table(run.path(name))
+            kept = [column for column in columns or table if column in table]
+            tables.append(table[kept].assign(seed=seed_of(run), checkpoint=run.name)[["seed", "checkpoint", *kept]])
+    return pd.concat(tables[1:] or tables)
+
+
+def kept_samples(runs: Sequence[FinishedRun]) -> pd.DataFrame:
+    """Some completions of every checkpoint, with SAMPLES: of its first seed, one each of a set's first problems."""
+    table = _stacked(sorted(runs, key=seed_of), "samples.csv").reindex(columns=SAMPLES)
+    table = table[table["seed"] == table.groupby("checkpoint")["seed"].transform("min")]
+    table = table.groupby(["checkpoint", "set"], sort=False).head(KEPT)
+    return table.assign(answer=table["answer"].map(shown_answer))
+
+
+def constant_answers(runs: Iterable[FinishedRun]) -> pd.DataFrame:
+    """What always the same answer would score, a floor for accuracies over few possible answers: a row a set and level with how
+    many `problems`, their most frequent right `answer` (the first in order) and its `share`, by the first evaluated run."""
+    rows = []
+    for run in [run for run in runs if run.path("samples.csv").is_file()][:1]:
+        levels, samples = (read_table(run.path(name)) for name in ("evaluation.csv", "samples.csv"))
+        levels = levels[["set", "problem", "level"]].drop_duplicates()  # of several decodings
+        table = levels.merge(samples[["set", "problem", "answer"]], on=["set", "problem"])
+        for place, group in table.groupby(["set", "level"], sort=False):
+            counts = group["answer"].map(shown_answer).value_counts().sort_index()
+            rows.append((*place, len(group), counts.idxmax(), counts.max() / len(group)))
+    return pd.DataFrame(rows, columns=CONSTANT)
+
+
+def shown_answer(answer: str) -> str:
+    """A gold answer for readers: of reasoning-gym's notes only the answer itself."""
     try:
-        path = folder / "evaluation.csv.gz"
-        table = read_evaluation(path, None)
-        evaluation = _only(table, decoding, path)
-        curves = pd.read_csv(folder / "curves.csv.gz")
-        validation = folder / "validation.csv.gz"  # of a profile whose stages validate
-        more = {"validation": read_validation(validation)} if validation.is_file() else {}
-        samples = folder / FILE  # which results from before there were any do not have
-        more |= {"samples": read_samples(samples)} if samples.is_file() else {}
-        always = folder / constant.FILE
-        more |= {"constant": constant.read_constant(always)} if always.is_file() else {}
+        note = json.loads(answer)
+    except ValueError:
+        return answer
+    return str(note["answer"]) if isinstance(note, dict) and "answer" in note else answer
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The bundle of a profile, its evaluation at the main decoding; a StudyError when it is not there or broken."""
+    younger = ("validation.csv.gz", "samples.csv", "constant.csv")  # than some results
+    try:
+        evaluation = read_evaluation(folder / "evaluation.csv.gz", None)
+        names = ["curves.csv.gz", *(name for name in younger if (folder / name).is_file())]
+        tables = {name.split(".")[0]: read_table(folder / name) for name in names}
         raw = json.loads((folder / "records.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StudyError(f"no readable results in {folder} ({error}): make them with `make study`.") from None
     records = {(name.rsplit("@", 1)[0], int(name.rsplit("@", 1)[1])): record for name, record in raw.items()}
-    more |= {"decoded": _in_words(table, raw.values())} if "decoding" in table else {}
-    return Bundle(evaluation, curves, records, **more)
+    if "decoding" in evaluation:  # called what it is instead of by the name that the profile gives it
+        made = [Evaluation.model_validate(record["resolved"]["evaluation"]) for record in raw.values()]
+        words = {name: one.words for each in made for name, one in each.decodings.items()}
+        of = evaluation["decoding"].replace("", MAIN)
+        tables["decoded"] = evaluation.assign(decoding=of.map(words))
+        evaluation = evaluation[of == MAIN].drop(columns="decoding").reset_index(drop=True)
+    return Bundle(evaluation, records=records, **tables)
+
+
+def ancestry(bundle: Bundle, checkpoint: str, seed: int) -> list[str]:
+    """The checkpoint and all runs it was made from, each once, parents before children; a StudyError where one is missing."""
+    if (checkpoint, seed) not in bundle.records:
+        raise StudyError(f"the results lack the run {checkpoint!r}, seed {seed}: collect them again with `make study`.")
+    parents = bundle.records[checkpoint, seed]["resolved"]["parents"].values()
+    return list(dict.fromkeys([*(name for parent in parents for name in ancestry(bundle, parent, seed)), checkpoint]))
+
+
+def own_line(bundle: Bundle, checkpoint: str, seed: int) -> list[str]:
+    """The checkpoint and the runs whose weights it continues, back to its base."""
+    line = [checkpoint]
+    while parent := bundle.records[line[-1], seed]["resolved"]["parents"].get("from"):
+        line.append(parent)
+    return line
+
+
+def route_cost(bundle: Bundle, checkpoint: str, seed: int) -> dict[str, int]:
+    """`own_steps`, the optimiser steps of the checkpoint's own weights, and `spent_by` its whole ancestry, teacher included."""
+    own, whole = (names(bundle, checkpoint, seed) for names in (own_line, ancestry))
+    steps = spent_by([bundle.records[name, seed] for name in own])["all_steps"]
+    return {"own_steps": steps, **spent_by([bundle.records[name, seed] for name in whole])}
+
+
+def spent_by(records: Sequence[dict]) -> dict[str, int]:
+    """What some runs spent together: `labels` (distinct labeled problems that were graded against), `gradings`, `all_steps`,
+    `sampled_sequences`, `sampled_tokens`, `trained_tokens`."""
+    uses, sampled = ([record.get(key, {}) for record in records] for key in ("label_use", "sampled"))
+    return {
+        "labels": len(set().union(*(use.get("problems", {}) for use in uses))),
+        "gradings": sum(use.get("gradings", 0) for use in uses),
+        "all_steps": sum(record.get("optimizer_steps", 0) for record in records),
+        "sampled_sequences": sum(one.get("sequences", 0) for one in sampled),
+        "sampled_tokens": sum(one.get("tokens", 0) for one in sampled),
+        "trained_tokens": sum(record.get("trained_tokens", 0) for record in records),
+    }
+
+
+def label_ledger(bundle: Bundle, checkpoint: str, seed: int) -> pd.DataFrame:
+    """Which model consumed which labels on the way to a checkpoint: a row a run of the ancestry that did something, then the
+    total, with `role`, `checkpoint`, `stage`, `pool`, `use` of it (`labels`, or `prompts` alone), `gradings` and LEDGER."""
+    rows, records = [], {name: bundle.records[name, seed] for name in ancestry(bundle, checkpoint, seed)}
+    for name, record in records.items():
+        what, used = record["resolved"], record.get("label_use", {}).get("problems")
+        if what["stage"] != "base":
+            row = {"role": what["role"], "checkpoint": name, "stage": what["stage"], "pool": what["labels"]}
+            rows.append(row | {"use": "labels" if used else "prompts"} | spent_by([record]))
+    total = {"role": "total"} | dict.fromkeys(("checkpoint", "stage", "pool", "use"), "")
+    return pd.DataFrame([*rows, total | spent_by(list(records.values()))]).rename(columns=LEDGER)
+
+
+def spent(bundle: Bundle, checkpoint: str, seed: int) -> pd.DataFrame:
+    """What a run's own training had spent at every `step`, from 0 on: `compute`, `scored` (the self-teacher's part of it) and
+    measured `seconds` of the steps, beside whatever else ran there. Methods of unequal cost are compared on these axes.
+
+    Compute is counted in forward passes of the trained model over one token: each token of a prompt or rollout once for
+    sampling and three times for its update, each that a self-teacher reads or scores once more. So model size cancels.
+    """
+    rows = steps_of(bundle.curves, checkpoint, seed)
+    scored = rows.reindex(columns=["self_teacher/tokens", "self_teacher/prompt_tokens"]).sum(axis=1)
+    compute = (1 + TRAINING) * np.diff(rows["num_tokens"], prepend=0.0) + scored
+    each = pd.DataFrame({"compute": compute, "scored": scored, "seconds": rows["seconds/step"]}, dtype=float)
+    table = pd.concat([pd.DataFrame(0.0, [0], each.columns), each.cumsum()], ignore_index=True)
+    return table.assign(step=[0, *rows["step"]])
+
+
+def steps_of(table: pd.DataFrame, checkpoint: str, seed: int) -> pd.DataFrame:
+    """The rows of a run in `curves` or `validation`, step by step."""
+    return table[(table["checkpoint"] == checkpoint) & (table["seed"] == seed)].sort_values("step")

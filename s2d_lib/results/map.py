@@ -1,4 +1,4 @@
-"""The compact results of a profile's map: what every one of its cells is drawn from. Knows no torch.
+"""The compact results of a profile's map: what every one of its cells is drawn from.
 
 `figures/<profile>/results/` holds `points.csv` (which run stands at which place of the map), `runs.csv` (what each run cost, how
 it ended on validation problems, how far teacher and student were apart before it) and `cells.csv.gz` (how many samples of
@@ -14,170 +14,106 @@ import numpy as np
 import pandas as pd
 
 from s2d_lib.errors import StudyError
-from s2d_lib.results.bundle import GZIP, read_evaluation, read_validation, write_csv
+from s2d_lib.results.bundle import read_table, seed_of, spent_by, write_csv
 from s2d_lib.runs import FinishedRun
 from s2d_lib.study import Point
 from s2d_lib.study.profile import settings_text
 from s2d_lib.study.settings import MAIN
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # right samples of a problem, one digit: at most 35 samples
-BEFORE = (
-    "forward_kl/teacher_states",
-    "reverse_kl/student_states",
-    "top16_overlap/student_states",
-    "implicit_reward_variance/student_states",
-    "opening/teacher_states",
-)
+BEFORE = ["forward_kl/teacher_states", "reverse_kl/student_states", "top16_overlap/student_states"]
+BEFORE += ["implicit_reward_variance/student_states", "opening/teacher_states"]
 """What of validation.csv is kept from before the first step: how far apart teacher and student are (conditions C1 and C2)."""
 
 
-def run_name(run: FinishedRun) -> str:
+def collect_map(found: Iterable[tuple[Point, int, FinishedRun]], others: Iterable[FinishedRun], folder: Path) -> None:
+    """Write a map into figures/<profile>/results: its points, each with a seed and the run that was made for it, and
+    other runs that these were made from, whose cost counts too."""
+    points, runs = [], {}
+    for point, seed, run in found:
+        settings = {"cell": settings_text(point.cell), "route": point.route, "trial": settings_text(point.trial)}
+        points.append({"part": point.part, **settings, "seed": seed, "run": _name(run)})
+        runs[_name(run), seed_of(run)] = run
+    runs |= {(_name(run), seed_of(run)): run for run in others}
+    facts = [{"run": name, "seed": seed} | _facts(run) for (name, seed), run in runs.items()]
+    evaluated = {key: run for key, run in runs.items() if run.path("evaluation.csv").is_file()}
+    cells = pd.concat(_counts(run).assign(run=name, seed=seed) for (name, seed), run in evaluated.items())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(pd.DataFrame(points), folder / "points.csv")
+    write_csv(pd.DataFrame(facts), folder / "runs.csv")
+    write_csv(cells[["run", "seed", "set", "decoding", "samples", "right"]], folder / "cells.csv.gz")
+
+
+def _name(run: FinishedRun) -> str:
     """A run's name on the map: its checkpoint and the start of its hash."""
     return f"{run.name}@{run.record['hash'][:8]}"
 
 
-def collect_map(found: Iterable[tuple[Point, int, FinishedRun]], others: Iterable[FinishedRun], folder: Path) -> None:
-    """Write the results of a map.
-
-    Args:
-        found: Its points, with a seed and the run that was made for it.
-        others: Runs that these were made from: their cost counts too.
-        folder: figures/<profile>/results.
-    """
-    found = list(found)
-    points = [
-        {
-            "part": point.part,
-            "cell": settings_text(point.cell),
-            "route": point.route,
-            "trial": settings_text(point.trial),
-            "seed": seed,
-            "run": run_name(run),
-        }
-        for point, seed, run in found
-    ]
-    runs = {(run_name(run), run.record["resolved"]["seed"]): run for run in [*(r for *_, r in found), *others]}
-    evaluations = [_counts(run).assign(run=name, seed=seed) for (name, seed), run in runs.items() if _evaluated(run)]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(pd.DataFrame(points), folder / "points.csv")
-    write_csv(
-        pd.DataFrame([{"run": name, "seed": seed} | _facts(run) for (name, seed), run in runs.items()]),
-        folder / "runs.csv",
-    )
-    columns = ["run", "seed", "set", "decoding", "samples", "right"]
-    pd.concat(evaluations)[columns].to_csv(folder / "cells.csv.gz", index=False, compression=GZIP)
-
-
-def _evaluated(run: FinishedRun) -> bool:
-    return run.path("evaluation.csv").is_file()
-
-
 def _counts(run: FinishedRun) -> pd.DataFrame:
-    table = read_evaluation(run.path("evaluation.csv"), decoding=None)
-    if "decoding" not in table:
-        table["decoding"] = MAIN
-    rows = [
-        {
-            "set": name,
-            "decoding": decoding,
-            "samples": len(part["correct"].iloc[0]),
-            "right": "".join(DIGITS[bits.count("1")] for bits in part["correct"]),
-        }
-        for (decoding, name), part in table.groupby(["decoding", "set"], sort=False)
-    ]
-    return pd.DataFrame(rows)
+    table = read_table(run.path("evaluation.csv"))
+    right = table["correct"].map(lambda bits: DIGITS[bits.count("1")])
+    table = table.assign(decoding=table.get("decoding", MAIN), samples=table["correct"].str.len(), right=right)
+    sets = table.groupby(["decoding", "set"], sort=False)
+    return sets.agg({"samples": "first", "right": "".join}).reset_index()
 
 
 def _facts(run: FinishedRun) -> dict:
-    record = run.record
-    facts = {
-        "stage": record["resolved"]["stage"],
-        "seconds": record["seconds"],
-        "steps": record.get("optimizer_steps", 0),
-        "labels": len(record.get("label_use", {}).get("problems", {})),
-        "gradings": record.get("label_use", {}).get("gradings", 0),
-        "sampled_tokens": record.get("sampled", {}).get("tokens", 0),
-    }
+    record, spent = run.record, spent_by([run.record])
+    facts = {"stage": record["resolved"]["stage"], "seconds": record["seconds"], "steps": spent["all_steps"]}
+    facts |= {name: spent[name] for name in ("labels", "gradings", "sampled_tokens")}
     if run.path("validation.csv").is_file():
-        validation = read_validation(run.path("validation.csv"))
+        validation = read_table(run.path("validation.csv"))
         facts["validation"] = validation["accuracy"].iloc[-1]
         facts |= {name: validation[name].iloc[0] for name in BEFORE if name in validation}
     if facts["stage"] == "sparse_rl":  # of the first ten steps: later groups are those of another model
-        metrics = pd.read_csv(run.path("metrics.csv")).head(10)
+        metrics = read_table(run.path("metrics.csv")).head(10)
         facts |= {"first_reward": metrics["reward"].mean(), "mixed_groups": 1 - metrics["frac_reward_zero_std"].mean()}
     return facts
 
 
 @dataclass(frozen=True)
 class MapResults:
-    """Results of a map.
+    """Results of a map, as tables."""
 
-    Attributes:
-        points: part, cell, route, trial, seed, run.
-        runs: A row a run and seed: stage, seconds, steps, labels, gradings, sampled_tokens, validation (accuracy where it
-            ended), BEFORE, and of GRPO first_reward and mixed_groups over its first ten steps.
-        cells: run, seed, set, decoding, samples, right (a digit a problem).
-    """
-
-    points: pd.DataFrame
+    points: pd.DataFrame  # part, cell, route, trial, seed, run
+    # A row a run and seed: stage, seconds, steps, labels, gradings, sampled_tokens, validation (accuracy where it ended), BEFORE,
+    # and of GRPO first_reward and mixed_groups over its first ten steps.
     runs: pd.DataFrame
-    cells: pd.DataFrame
+    cells: pd.DataFrame  # run, seed, set, decoding, samples, right (a digit a problem)
 
-    def best_trial(self, part: str, cell: str, route: str) -> tuple[str, list[str]]:
+    def best_trial(self, part: str, cell: str, route: str) -> tuple[str, list[tuple[str, int]]]:
         """What was tried of a route in a cell and ended best on validation problems, mean over seeds: the trial, and its runs,
-        one a seed.
-
-        Raises:
-            StudyError: Nothing was.
-        """
-        try:
-            return self._best[part, cell, route]
-        except KeyError:
-            raise StudyError(f"the map has no {route!r} in the cell {cell!r} of part {part!r}.") from None
+        one a seed; a StudyError where nothing was."""
+        if (part, cell, route) not in self._best:
+            raise StudyError(f"the map has no {route!r} in the cell {cell!r} of part {part!r}.")
+        return self._best[part, cell, route]
 
     @cached_property
     def _best(self) -> dict[tuple[str, str, str], tuple[str, list[tuple[str, int]]]]:
         rows = self.points.merge(self.runs[["run", "seed", "validation"]], on=["run", "seed"], validate="many_to_one")
         found = {}
         for place, own in rows.groupby(["part", "cell", "route"], sort=False):
-            ends = (
-                own.groupby("trial", sort=False)["validation"].mean().fillna(-1.0)
-            )  # a base model has no end, and one trial
+            ends = own.groupby("trial", sort=False)["validation"].mean().fillna(-1.0)  # a base model has no end
             chosen = own[own["trial"] == ends.idxmax()].sort_values("seed")
             found[place] = ends.idxmax(), list(zip(chosen["run"], chosen["seed"].tolist(), strict=True))
         return found
 
     def accuracy(self, runs: list[tuple[str, int]], name: str, decoding: str = MAIN) -> np.ndarray:
-        """Share of right samples of every problem of a set, shape (runs, problems).
-
-        Raises:
-            StudyError: One of the runs was not evaluated so.
-        """
-        at = self._by_run.get((name, decoding), {})
-        if missing := [run for run, seed in runs if (run, seed) not in at]:
+        """Share of right samples of every problem of a set, shape (runs, problems); a StudyError where a run was not evaluated
+        so."""
+        if missing := [run for run, seed in runs if (name, decoding, run, seed) not in self._right]:
             raise StudyError(f"the map has no results of {missing[0]!r} on {name!r} at decoding {decoding!r}.")
-        return np.array([[DIGITS.index(digit) / at[key][0] for digit in at[key][1]] for key in runs])
+        found = (self._right[name, decoding, run, seed] for run, seed in runs)
+        return np.array([[DIGITS.index(digit) / samples for digit in right] for samples, right in found])
 
     @cached_property
-    def _by_run(self) -> dict:
-        found: dict = {}
-        for row in self.cells.itertuples():
-            found.setdefault((row.set, row.decoding), {})[row.run, row.seed] = (row.samples, row.right)
-        return found
+    def _right(self) -> dict[tuple[str, str, str, int], tuple[int, str]]:
+        return {(row.set, row.decoding, row.run, row.seed): (row.samples, row.right) for row in self.cells.itertuples()}
 
 
 def read_map(folder: Path) -> MapResults:
-    """Read the results of a map.
-
-    Raises:
-        StudyError: There are none, or they are broken.
-    """
-    texts = dict.fromkeys(("part", "cell", "route", "trial", "run", "set", "decoding", "right"), str)
+    """The results of a map; a StudyError when there are none, or they are broken."""
     try:
-        points, runs, cells = (
-            pd.read_csv(folder / name, dtype=texts, keep_default_na=name == "runs.csv")
-            for name in ("points.csv", "runs.csv", "cells.csv.gz")
-        )
+        return MapResults(*(read_table(folder / name) for name in ("points.csv", "runs.csv", "cells.csv.gz")))
     except (OSError, ValueError) as error:
         raise StudyError(f"no readable map in {folder} ({error}): make it with `make study PROFILE=map`.") from None
-    return MapResults(points, runs, cells)

@@ -16,7 +16,7 @@ from s2d_lib.models.adapters import plain
 from s2d_lib.models.policy import Policy
 from s2d_lib.models.sharing import back_into_shards, from_first
 from s2d_lib.problems.base import Problem
-from s2d_lib.results.bundle import read_validation, write_csv
+from s2d_lib.results.bundle import read_table, write_csv
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, completion_states, evaluating, sample, undisturbed
 from s2d_lib.stages.heads import head_of
@@ -48,7 +48,7 @@ class Validation(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         """Take up the rows of an interrupted attempt, up to the step that training resumes from."""
         if self.path.is_file():
-            rows = read_validation(self.path)
+            rows = read_table(self.path)
             self.rows = rows[rows["step"] <= state.global_step].to_dict("records")
         # Processes measure at the same steps, also after a kill between their writing: they may share the model.
         (self.rows,) = broadcast_object_list([self.rows])

@@ -20,9 +20,10 @@ def graded(rng, accuracy: float, seeds: int, problems: np.ndarray, seed_sd=0.15,
     return rng.binomial(SAMPLES, 1 / (1 + np.exp(-(logit + own + noise))))
 
 
-def resolved(seed: int, parents: dict[str, str], **facts) -> dict:
-    """A resolved stage as far as claims read it."""
-    return {
+def record(seed: int, parents: dict[str, str] | None = None, labels=(), gradings: int = 0, **facts) -> dict:
+    """A record of one run that graded `labels` (problem ids) `gradings` times, as far as claims read it."""
+    parents = parents or {}
+    resolved = {
         "seed": seed,
         "stage": facts.get("stage", "sparse_rl"),
         "role": facts.get("role", "student"),
@@ -33,26 +34,12 @@ def resolved(seed: int, parents: dict[str, str], **facts) -> dict:
         "parents": parents,
         "parent_hashes": {parent: f"{parent}-{seed}" for parent in parents.values()},
     }
-
-
-def record(seed: int, parents: dict[str, str] | None = None, labels=(), gradings: int = 0, **facts) -> dict:
-    """A record of one run that graded `labels` (problem ids) `gradings` times."""
     use = {"label_use": {"problems": dict.fromkeys(labels, 1), "gradings": gradings}} if gradings else {}
-    return {"resolved": resolved(seed, parents or {}, **facts), "optimizer_steps": 10, **use}
+    return {"resolved": resolved, "optimizer_steps": 10, **use}
 
 
-def bundle_of(
-    accuracies: dict[str, dict[str, float]], records: dict[str, dict], seeds: int, problems: dict[str, int], rng
-):
-    """A bundle.
-
-    Args:
-        accuracies: Checkpoint -> set -> true accuracy of an average problem.
-        records: Checkpoint -> arguments of `record`.
-        seeds: How many.
-        problems: Set -> how many.
-        rng: Random generator.
-    """
+def bundle_of(accuracies: dict, records: dict, seeds: int, problems: dict[str, int], rng) -> Bundle:
+    """Checkpoint -> set -> true accuracy of an average problem, and checkpoint -> arguments of `record`, as a bundle."""
     difficulty = {name: rng.normal(0, 1.2, count) for name, count in problems.items()}
     rows = []
     for checkpoint, on in accuracies.items():

@@ -1,28 +1,31 @@
-"""A claims file against results: verdicts with known truth, nothing dropped, nothing unfair."""
+"""Claims against results: verdicts with known truth, nothing dropped, nothing unfair, nothing tested without its premises."""
 
 import dataclasses
+from math import nan
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from s2d_lib.claims import Results, claim_verdict, evaluate
+from s2d_lib.claims import Claims, Estimate, Results, claim_verdict, evaluate
+from s2d_lib.claims.fair import ONLY, Measured, _check_lineage
+from s2d_lib.claims.schema import Condition
 from s2d_lib.errors import StudyError
-from s2d_lib.results.bundle import Bundle
+from tests.claims.conftest import ACCURACIES, RUNS
+from tests.claims.synthetic import bundle_of
 
 
 def verdict(outcomes, claim):
     return claim_verdict([o.result for o in outcomes if o.claim == claim and o.verdict != "no set"])
 
 
-def test_known_truths_get_their_verdicts(claims, study, results):
+def test_known_truths_get_their_verdicts_and_what_was_not_run_says_why(claims, study, results):
     outcomes = evaluate(claims, study, results)
     assert {name: verdict(outcomes, name) for name in claims.claims} == {
         "C1": "holds", "C2": "contradicted", "C3": "holds", "C4": "not run", "C5": "not run",
     }  # fmt: skip
     assert len(outcomes) == 7
-
-
-def test_what_was_not_run_says_why(claims, study, results):
-    missing = {outcome.claim: outcome.missing for outcome in evaluate(claims, study, results)}
+    missing = {outcome.claim: outcome.missing for outcome in outcomes}
     assert missing["C1"] == ""
     assert "plays the Llama family" in missing["C4"]
     assert missing["C5"] == "no run of bridge.large in the results of profile micro"
@@ -32,19 +35,10 @@ def test_a_set_that_nothing_stands_for_is_said_and_not_in_the_verdict(claims, st
     profile = results["Qwen3"].profile.model_copy(update={"stands_for": {"MATH": "micro-math"}})
     partly = {"Qwen3": dataclasses.replace(results["Qwen3"], profile=profile)}
     outcomes = evaluate(claims, study, partly)
-    assert [(o.verdict, o.missing) for o in outcomes[:2]] == [
-        ("holds", ""),
-        ("no set", "no set stands for AIME 2024 in profile micro"),
-    ]
+    assert [o.verdict for o in outcomes[:2]] == ["holds", "no set"]
+    assert outcomes[1].missing == "no set stands for AIME 2024 in profile micro"
     assert verdict(outcomes, "C1") == "holds"
     assert verdict(evaluate(edited(claims, "C1", sets=["AIME 2024"]), study, partly), "C1") == "no set"
-
-
-def test_reasons_show_only_where_budgets_differ(claims, study, results):
-    outcomes = {(o.better, o.than): o for o in evaluate(claims, study, results) if o.claim == "C3"}
-    assert outcomes["bridge", "student.grpo"].reason == ""
-    assert outcomes["student.grpo", "bridge.raw"].reason == "raw uses none"
-    assert [b.labels for b in outcomes["student.grpo", "bridge.raw"].budgets] == [16, 0]
 
 
 def edited(claims, name, **changes):
@@ -68,7 +62,11 @@ def test_unfair_or_unknown_comparisons_are_refused(claims, study, results, chang
         evaluate(edited(claims, "C1", **changes), study, results)
 
 
-def test_gradings_within_the_tolerance_are_equal(claims, study, results):
+def test_unequal_budgets_have_a_reason_and_gradings_a_tolerance(claims, study, results):
+    found = {(o.better, o.than): o for o in evaluate(claims, study, results) if o.claim == "C3"}
+    assert found["bridge", "student.grpo"].reason == ""
+    assert found["student.grpo", "bridge.raw"].reason == "raw uses none"
+    assert [b.labels for b in found["student.grpo", "bridge.raw"].budgets] == [16, 0]
     for seed in range(3):
         results["Qwen3"].bundle.records["student.grpo", seed]["label_use"]["gradings"] = 155
     assert evaluate(claims, study, results)[0].reason == ""
@@ -76,68 +74,153 @@ def test_gradings_within_the_tolerance_are_equal(claims, study, results):
         evaluate(claims.model_copy(update={"gradings_tolerance": 0.0}), study, results)
 
 
-def test_a_meaning_that_no_claim_knows_is_refused(claims, study, results):
+def test_names_that_are_unknown_are_refused(claims, asking, study, results):
     profile = results["Qwen3"].profile.model_copy(update={"stands_for": {"MAHT": "micro-math"}})
-    with pytest.raises(StudyError, match=r"stands_for.MAHT is unknown in claims.yaml; did you mean 'MATH'"):
+    with pytest.raises(StudyError, match=r"`stands_for` has 'MAHT', unknown in claims.yaml; did you mean 'MATH'"):
         evaluate(claims, study, {"Qwen3": Results("micro", profile, results["Qwen3"].bundle)})
-
-
-def without(bundle, **where):
-    """The bundle without the evaluation rows that match, and without the records of a removed seed."""
-    rows = bundle.evaluation
-    gone = rows[list(where)].eq(list(where.values())).all(axis=1)
-    records = {
-        key: record
-        for key, record in bundle.records.items()
-        if set(where) != {"checkpoint", "seed"} or key != (where["checkpoint"], where["seed"])
-    }
-    return Bundle(rows[~gone], bundle.curves, records)
+    room = asking.premises["room"].model_copy(update={"of": ["studnet"]})
+    with pytest.raises(StudyError, match=r"premise 'room' is about 'studnet'.*did you mean 'student'"):
+        evaluate(asking.model_copy(update={"premises": {"room": room}}), study, results)
 
 
 @pytest.mark.parametrize(
     ("where", "sentence"),
     [
-        (
-            {"checkpoint": "bridge", "seed": 2},
-            r"'bridge' was run with seeds \[0, 1\] and 'student.grpo' with \[0, 1, 2\]",
-        ),
-        ({"checkpoint": "bridge", "problem": "micro-math/7"}, "not evaluated on the same problems of 'micro-math'"),
-        ({"checkpoint": "bridge", "problem": "micro-math/7", "seed": 1}, "not evaluated on the same problems"),
+        ({"checkpoint": "bridge", "seed": 2}, r"'bridge' was run with seeds \[0, 1\] and 'student.grpo' with \[0, 1, 2\]"),
+        ({"checkpoint": "bridge", "problem": "micro-math/7"}, "with the same seeds on the same problems of 'micro-math'"),
+        ({"checkpoint": "bridge", "problem": "micro-math/7", "seed": 1}, "'bridge' was not evaluated on the same problems"),
         ({"checkpoint": "bridge", "set": "micro-math"}, "no results of 'bridge' on 'micro-math'"),
     ],
-)
+)  # fmt: skip
 def test_missing_seeds_and_problems_are_refused(claims, study, results, where, sentence):
-    partial = dataclasses.replace(results["Qwen3"], bundle=without(results["Qwen3"].bundle, **where))
+    whole = results["Qwen3"].bundle
+    gone = whole.evaluation[list(where)].eq(list(where.values())).all(axis=1)
+    lost = ("bridge", 2) if set(where) == {"checkpoint", "seed"} else None
+    records = {key: record for key, record in whole.records.items() if key != lost}
+    partial = with_bundle(results, evaluation=whole.evaluation[~gone], records=records)
     with pytest.raises(StudyError, match=f"claim 'C1', bridge against student.grpo on micro-math: .*{sentence}"):
-        evaluate(claims, study, {"Qwen3": partial})
+        evaluate(claims, study, partial)
 
 
 @pytest.mark.parametrize(
     ("run", "path", "sentence"),
     [
-        (
-            ("student.grpo", 2),
-            ("params", "learning_rate"),
-            "'student.grpo' have different parameters.*params.learning_rate",
-        ),
+        (("student.grpo", 2), ("params", "learning_rate"), "'student.grpo' have different parameters.*params.learning_rate"),
         (("teacher.rl", 1), ("params", "learning_rate"), "'teacher.rl' have different parameters.*0.001 with seed 0"),
-        (("bridge", 0), ("sampling", "temperature"), "'bridge' have different parameters"),
+        (("bridge", 0), ("sampling", "temperature"), "'bridge' have different parameters.*0.5 with seed 0 and 1.0"),
     ],
-)
+)  # fmt: skip
 def test_runs_of_different_parameters_under_one_name_are_refused(claims, study, results, run, path, sentence):
+    results["Qwen3"].bundle.records["bridge", 1]["resolved"]["sampling"] = {"temperature": 1.0}
     results["Qwen3"].bundle.records[run]["resolved"][path[0]][path[1]] = 0.5
     with pytest.raises(StudyError, match=sentence):
-        evaluate(claims, study, results)
+        evaluate(claims.model_copy(update={"claims": {"C1": claims.claims["C1"]}}), study, results)
 
 
-def test_sides_that_were_sampled_differently_are_refused(claims, study, results):
-    for seed in range(3):
-        results["Qwen3"].bundle.records["bridge", seed]["resolved"]["sampling"]["temperature"] = 0.5
+def test_what_was_sampled_differently_or_has_other_ancestors_is_refused(claims, study, results):
+    records = results["Qwen3"].bundle.records
+    records["bridge", 0]["resolved"]["evaluation"] = {"samples": 4}
     with pytest.raises(StudyError, match="evaluated with different sampling"):
-        evaluate(claims, study, results)
-
-
-def test_a_lost_ancestor_is_named(claims, study, results):
-    del results["Qwen3"].bundle.records["teacher.rl", 0]
+        evaluate(edited(claims, "C1", better_first=["student.grpo", "bridge"]), study, results)
+    records["teacher.rl", 0]["hash"] = "another"
+    with pytest.raises(StudyError, match=r"'bridge', seed 0, was made from a run 'teacher.rl' with hash teacher.rl-0"):
+        _check_lineage(results["Qwen3"].bundle, "bridge", 0)
+    del records["teacher.rl", 0]
     with pytest.raises(StudyError, match=r"lack the run 'teacher.rl', seed 0"):
         evaluate(claims, study, results)
+
+
+COLUMN = "forward_kl/teacher_states"
+UNTRAINED = {"micro-math": 0.2, "micro-aime": 0.1}
+TRAINED = {"teacher.rl": {"micro-math": 0.95, "micro-aime": 0.7}}
+PREMISES = {
+    "good": {"of": ["teacher.rl"], "conditions": [{"set": "MATH", "at_least": 0.8}, {"minus": "base", "at_least": 0.1}]},
+    "room": {"of": ["student"], "conditions": [{"minus": "teacher.rl", "at_most": -0.2}]},
+    "far": {"of": ["teacher.rl"], "conditions": [{"measure": COLUMN, "at_least": 0.25}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "state"),
+    [
+        ({"at_least": 0.8}, (0.9, 0.8, 0.95), "present"),
+        ({"at_least": 0.8}, (0.85, 0.79, 0.9), "unclear"),
+        ({"at_least": 0.8}, (0.7, 0.6, 0.79), "absent"),
+        ({"at_most": -0.2}, (-0.1, -0.15, -0.05), "absent"),
+        ({"at_most": -0.2}, (-0.3, -0.4, -0.2), "present"),
+        ({"at_least": 0.8}, (0.1, nan, nan), "unclear"),
+        ({"at_least": 0.8}, None, "not measured"),
+    ],
+)
+def test_a_premise_is_absent_only_with_its_whole_interval(bound, value, state):
+    assert Measured("x", Condition(**bound), "a", estimate=value and Estimate(*value)).state == state
+
+
+@pytest.fixture
+def asking(claims):
+    """The claims of the small study, C1 and C3 with every premise."""
+    content = claims.model_dump()
+    content["premises"] = {name: {"sentence": "S.", "source": "ours"} | premise for name, premise in PREMISES.items()}
+    for name in ("C1", "C3"):
+        content["claims"][name]["premises"] = list(PREMISES)
+    return Claims.model_validate(content)
+
+
+@pytest.fixture
+def measured(results):
+    """Results in which base models and the teacher are evaluated too."""
+    accuracies = ACCURACIES | {"student": UNTRAINED, "teacher": UNTRAINED} | TRAINED
+    made = bundle_of(accuracies, RUNS, 3, {"micro-math": 80, "micro-aime": 40}, np.random.default_rng(0))
+    return {"Qwen3": dataclasses.replace(results["Qwen3"], bundle=made)}
+
+
+def with_bundle(results: dict[str, Results], **changes) -> dict[str, Results]:
+    bundle = dataclasses.replace(results["Qwen3"].bundle, **changes)
+    return {"Qwen3": dataclasses.replace(results["Qwen3"], bundle=bundle)}
+
+
+def states(outcome) -> list[tuple[str, str]]:
+    return [(m.premise, m.state) for m in outcome.premises]
+
+
+def test_a_premise_that_is_there_or_not_measured_changes_no_verdict(asking, study, measured, results):
+    outcomes = evaluate(asking, study, measured)
+    assert states(outcomes[0]) == [("good", "present")] * 2 + [("room", "present"), ("far", "not measured")]
+    assert outcomes[0].premises[2].decodings == {"student": ONLY}
+    assert (outcomes[0].verdict, outcomes[0].by_numbers) == ("holds", "holds")
+    # asked only of what the routes were made from: the raw teacher's bridge has no RL teacher
+    assert [len(link.premises) for link in outcomes if link.claim == "C3"] == [4, 1]
+    assert not any(o.premises for o in evaluate(edited(asking, "C1", premises=[]), study, measured)[:2])
+    unknown = evaluate(asking, study, results)[0]  # nothing but the routes themselves was evaluated
+    assert {state for _, state in states(unknown)} == {"not measured"}
+    assert unknown.verdict == "holds"
+
+
+def test_base_models_count_at_their_best_decoding(asking, study, measured):
+    rows = measured["Qwen3"].bundle.evaluation
+    greedy = rows[rows["checkpoint"] == "student"].assign(correct="1")
+    decoded = pd.concat([rows.assign(decoding="T 1"), greedy.assign(decoding="greedy")])
+    outcome = evaluate(asking, study, with_bundle(measured, decoded=decoded))[0]
+    room = outcome.premises[2]
+    assert (room.state, room.decodings) == ("absent", {"student": "greedy"})
+    assert 0 < room.estimate.mean < 0.2  # all right greedily, where the teacher has a few wrong
+    assert (outcome.verdict, outcome.by_numbers) == ("premise absent", "holds")
+
+
+def test_what_is_measured_while_training_is_that_before_the_first_step(asking, study, measured):
+    rows = [
+        {"seed": seed, "checkpoint": "teacher.rl", "step": step, COLUMN: value + seed / 1000}
+        for seed in range(3)
+        for step, value in ((50, 9.0), (0, 0.1))
+    ]
+    far = evaluate(asking, study, with_bundle(measured, validation=pd.DataFrame(rows)))[0].premises[-1]
+    assert (far.estimate.mean, far.state) == (pytest.approx(0.101), "absent")
+
+
+def test_one_seed_misses_nothing(asking, study, measured):
+    bundle = measured["Qwen3"].bundle
+    rows = bundle.evaluation[bundle.evaluation["seed"] == 0]
+    rows = rows.assign(correct=rows["correct"].where(rows["checkpoint"] != "student", "1"))
+    records = {key: record for key, record in bundle.records.items() if key[1] == 0}
+    outcome = evaluate(asking, study, with_bundle(measured, evaluation=rows, records=records))[0]
+    assert ("room", "unclear") in states(outcome)

@@ -1,101 +1,174 @@
-"""claims.yaml and `stands_for`: what is committed is valid, what is wrong gets one sentence."""
+"""params/claims.yaml and params/published.yaml: what is committed is valid and as printed, what is wrong gets one sentence."""
+
+import csv
+import re
 
 import pytest
+import yaml
 
 from s2d_lib.claims import evaluate, load_claims, load_published
 from s2d_lib.errors import StudyError
 from s2d_lib.study import load_profile, load_study, resolve
-
-HEAD = """
-sets: [MATH]
-gradings_tolerance: 0.05
-families: {micro: {Qwen3: micro}}
-claims:
-  A1:
-    sentence: s
-    source: s
-"""
+from tests.conftest import ROOT
 
 
-def test_the_committed_claims_are_all_there():
-    claims = load_claims()
+def test_the_committed_claims_are_all_there_about_the_study_and_printed():
+    claims, published = load_claims(), load_published()
     assert list(claims.claims) == [f"P{n}" for n in range(1, 4)] + [f"A{n}" for n in range(1, 14)]
     on = {name: {meant for c in claim.comparisons for meant in c.sets} for name, claim in claims.claims.items()}
     assert {name for name, sets in on.items() if sets == {"MATH"}} == {"A5", "A10", "A11"}
-    assert on["A6"] == {"AIME 2024", "AIME 2025"}
-    assert on["A4"] == {"MATH", "AIME 2024"}
+    assert (on["A6"], on["A4"]) == ({"AIME 2024", "AIME 2025"}, {"AIME 2024", "MATH"})
     assert all(len(on[name]) == 3 for name in set(on) - {"A4", "A5", "A6", "A10", "A11"})
-
-
-def test_every_comparison_of_a_claim_is_printed_by_the_paper():
-    published = load_published()
-    for outcome in evaluate(load_claims(), load_study(), {}):
+    assert all(claim.premises for claim in claims.claims.values())
+    assert {name for claim in claims.claims.values() for name in claim.premises} == set(claims.premises)
+    outcomes = evaluate(claims, load_study(), {})
+    assert {outcome.claim for outcome in outcomes} == set(claims.claims)
+    for outcome in outcomes:
+        assert outcome.missing
         assert published.difference(outcome.family, outcome.better, outcome.than, outcome.meant), outcome
 
 
-def test_every_claim_is_about_checkpoints_of_the_study_and_none_is_dropped():
-    outcomes = evaluate(load_claims(), load_study(), {})
-    assert {outcome.claim for outcome in outcomes} == set(load_claims().claims)
-    assert all(outcome.missing for outcome in outcomes)
-
-
-def test_paper_bs_claims_are_all_there_and_about_methods_of_their_table():
+def test_paper_bs_claims_are_about_methods_of_their_table_and_predictions_about_the_study():
     study, courses = load_study(), load_claims().courses
     assert list(courses["micro-srpo"].claims) == [f"B{n}" for n in range(1, 9)]
     for spec in courses.values():
         moments = [m for claim in spec.claims.values() for c in claim.comparisons for m in c.better_first]
         assert set(spec.stands_for) <= set(spec.profiles)
         assert set(spec.stands_for.values()) <= set(load_published().problems["B"])
-        named = {name for m in moments for name in (m.checkpoint, m.minus) if name}
-        assert named <= set(study.tables[spec.table].rows)
+        assert {name for m in moments for name in (m.checkpoint, m.minus) if name} <= set(study.tables[spec.table].rows)
         assert all(spec.table in load_profile(name).tables for name in spec.profiles)
-
-
-def test_the_maps_predictions_are_about_the_study_and_say_what_would_contradict_them():
     predictions = load_claims().map
     assert {p.part for p in predictions.values()} == set("ABCDEF")
-    assert {name for p in predictions.values() for name in p.compares} <= set(load_study().checkpoints)
-    assert all(name.startswith(f"M{p.part}") for name, p in predictions.items())
+    assert {name for p in predictions.values() for name in p.compares} <= set(study.checkpoints)
 
 
 def test_every_difference_in_labels_by_design_has_its_reason():
-    for claim in load_claims().claims.values():
-        for comparison in claim.comparisons:
-            raw = any("raw_" in name for name in comparison.better_first)
-            replayed = any(name.endswith("replay_1H") for name in comparison.better_first)
-            assert bool(comparison.unequal_labels) >= (raw or replayed)
-            assert not (replayed and comparison.unequal_gradings)  # at equal updates
+    for comparison in (comparison for claim in load_claims().claims.values() for comparison in claim.comparisons):
+        raw = any("raw_" in name for name in comparison.better_first)
+        replayed = any(name.endswith("replay_1H") for name in comparison.better_first)
+        assert bool(comparison.unequal_labels) >= (raw or replayed)
+        assert not (replayed and comparison.unequal_gradings)  # at equal updates
+
+
+HEAD = (
+    "sets: [MATH]\ngradings_tolerance: 0.05\nfamilies: {micro: {Qwen3: micro}}\nclaims: {A1: {sentence: s, source: s, "
+)
+
+
+def refused(folder, name: str, text: str, load) -> str:
+    """What is said of a broken file of params/."""
+    (folder / "params").mkdir()
+    (folder / "params" / "study.yaml").symlink_to(ROOT / "params" / "study.yaml")
+    (folder / "params" / name).write_text(text, encoding="utf-8")
+    with pytest.raises(StudyError) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
     ("family", "comparisons", "sentence"),
     [
-        ("Qwen3", "[{better_first: [a, b], sets: [MAHT]}]", "'MAHT', not in `sets`; did you mean 'MATH'"),
-        ("Qwen", "[{better_first: [a, b], sets: [MATH]}]", "'Qwen', not in `families`; did you mean 'Qwen3'"),
+        ("Qwen3", "[{better_first: [a, b], sets: [MAHT]}]", "'MAHT', not in `sets` of claims.yaml; did you mean 'MATH'"),
+        ("Qwen", "[{better_first: [a, b], sets: [MATH]}]", "'Qwen', not in `families` of claims.yaml; did you mean 'Qwen3'"),
+        ("Qwen3", "[{better_first: [a, b], sets: [MATH], premises: [C1]}]", "'C1', not in `premises` of claims.yaml"),
         ("Qwen3", "[{better_first: [a], sets: [MATH]}]", "better_first"),
         ("Qwen3", "[{better_first: [a, b, a], sets: [MATH]}]", "stands twice"),
         ("Qwen3", "[{better_first: [a, b], sets: [MATH], margn: 1}]", "unknown parameter.*margn"),
         ("Qwen3", "[]", "comparisons"),
     ],
-)
+)  # fmt: skip
 def test_broken_claims_get_one_sentence(tmp_path, family, comparisons, sentence):
-    (tmp_path / "params").mkdir()
-    (tmp_path / "params" / "claims.yaml").write_text(f"{HEAD}    family: {family}\n    comparisons: {comparisons}\n")
-    with pytest.raises(StudyError, match=sentence) as error:
-        load_claims(tmp_path)
-    assert "\n" not in str(error.value)
+    text = f"{HEAD}family: {family}, comparisons: {comparisons}}}}}"
+    assert re.search(sentence, refused(tmp_path, "claims.yaml", text, load_claims))
 
 
-def test_a_stand_in_must_be_an_evaluation_set():
+def test_a_stand_in_must_be_an_evaluation_set_and_makes_no_run_stale():
     with pytest.raises(StudyError, match=r"stands_for.MATH names 'micro-mat', which is no evaluation set"):
         load_profile("micro", {"stands_for": {"MATH": "micro-mat"}})
     with pytest.raises(StudyError, match="two meanings"):
         load_profile("micro", {"stands_for": {"MATH": "micro-math", "AIME 2024": "micro-math"}})
+    what, named = "student.bridge.rl_teacher", {"stands_for": {"MATH": "micro-aime", "AIME 2024": "micro-math"}}
+    assert resolve("micro", what, 0).hash == resolve("micro", what, 0, named).hash
 
 
-def test_what_a_set_stands_for_makes_no_run_stale():
-    named = {"stands_for": {"MATH": "micro-aime", "AIME 2024": "micro-math"}}
-    assert (
-        resolve("micro", "student.bridge.rl_teacher", 0).hash
-        == resolve("micro", "student.bridge.rl_teacher", 0, named).hash
+PRINTED = ROOT / "../shared/data/published"
+DIRECT = {"4B": "small_teacher.rl", "8B": "teacher.rl", "14B": "large_teacher.rl"}
+TRANSFER = {"bridge": "bridge", "OPD only": "opd_only", "teacher-sample SFT": "teacher_sample_sft"}
+TEACHER = {"1.7B": "same_size", "8B": "teacher", "14B": "large_teacher", "70B": "teacher"}
+STAGE_3 = {"": "", "GRPO on 2H": ".grpo_2H", "replay on 1H": ".replay_1H"}
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    if not (PRINTED / name).is_file():
+        pytest.skip("the papers' cells are not at ../shared/data/published")
+    with (PRINTED / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def route_of(row: dict[str, str]) -> tuple[str, str]:
+    """The family, and the study's name for a row of paper A."""
+    family, size = ("Llama" if "Llama" in row["student"] else "Qwen3"), row["student"].removeprefix("Qwen3-")
+    if row["protocol"] == "direct GRPO":
+        return family, DIRECT.get(size, "student.grpo")
+    kind, teacher = re.fullmatch(r"(raw|SFT|RL) .*?(1\.7B|8B|14B|70B).*", row["teacher"]).groups()
+    half = "_1H" if row["labels"] == "1H" else ""
+    start = f"student.{TRANSFER[row['protocol']]}.{kind.lower()}_{TEACHER[teacher]}{half}"
+    return family, start + STAGE_3[row["stage_3"]]
+
+
+def test_every_cell_of_paper_a_stands_with_its_printed_error_and_tables():
+    published, given, seen = load_published(), rows("paper_a.csv"), set()
+    assert len(given) == 114
+    for row in given:
+        family, route = route_of(row)
+        name = row["set"].replace("MATH-500", "MATH")
+        cell = published.cell(family, route, name)
+        assert (cell.mean, cell.error) == (float(row["mean"]), float(row["printed_error"])), (route, name)
+        block = next(b for b in published.paper_a if b.source == row["source"] and b.family == family)
+        assert route in {*block.rows, *block.repeats}
+        seen.add((family, route, name, None))
+    assert seen == {what for what in published.accuracies if what[3] is None}  # and nothing that is not printed
+
+
+def test_every_cell_of_paper_b_stands_and_its_averages_follow_from_its_cells():
+    published, given = load_published(), rows("paper_b.csv")
+    assert len(given) == 138
+    seconds = {(model, method, h): cells for model, method, h, _, cells in published.rows_of_b("seconds a step")}
+    for row in given:
+        hours = float(row["budget_hours"])
+        if row["what"] == "seconds a step":
+            assert seconds[row["model"], row["method"], hours] == {"average": float(row["value"])}
+        else:
+            assert published.cell(row["model"], row["method"], row["set"], hours).mean == float(row["value"]), row
+    assert len({what for what in published.accuracies if what[3] is not None}) == 138 - 9 - 3  # seconds; SRPO twice
+    assert published.difference("Qwen3", "student.bridge.rl_teacher", "student.grpo", "AIME 2024").value == 5.4
+    assert published.difference("Qwen3", "student.bridge.rl_teacher", "student.grpo_2H", "MATH") is None
+
+
+CELLS = {"MATH": [1, 1], "AIME 2024": [2, 1]}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "sentence"),
+    [
+        ([{"a": {"MATH": [1, 1]}}], [], r"'Qwen3 a' needs cells for MATH, AIME 2024, given MATH$"),
+        ([{"a": CELLS | {"AIME": [1, 1]}}], [], "given MATH, AIME 2024, AIME$"),
+        ([{"a": CELLS}, {"a": CELLS}], [], "'Qwen3 a' stands twice"),
+        ([{"a": CELLS | {"MATH": [1]}}], [], "paper_a.0.rows.a.MATH"),
+        ([{"student.grop": CELLS}], [], "'student.grop', no checkpoint of study.yaml; did you mean 'student.grpo'"),
+        ([], [{"M": {1: {"Physics": 1}}}], r"'m M 1 h percent' needs cells for Biology, Physics"),
+        ([], [{"M": {1: {"average": 1}}, "N": {1: {"average": 1, "Physics": 1}}}], "for average, given average, Physics"),
+        ([], [{"M": {1: {"average": 1}}}, {"M": {1: {"average": 2}}}], "'m M 1 h percent' stands twice"),
+    ],
+)  # fmt: skip
+def test_broken_published_figures_get_one_sentence(tmp_path, a, b, sentence):
+    content = {
+        "samples": 16,
+        "problems": {"A": {"MATH": 5, "AIME 2024": 3}, "B": {"Biology": 5, "Physics": 8}},
+        "paper_a": [{"family": "Qwen3", "source": "s", "rows": rows} for rows in a],
+        "paper_b": [{"model": "m", "source": "s", "rows": rows} for rows in b],
+    }
+    assert re.search(
+        sentence, refused(tmp_path, "published.yaml", yaml.safe_dump(content, sort_keys=False), load_published)
     )

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from s2d_lib.claims import load_published, printed_difference, printed_verdict
 from s2d_lib.claims.printed import (
     RHO,
+    RUN_SPREAD,
+    Cell,
     components,
     difficulty_correlation,
     honest_difference,
@@ -18,7 +20,6 @@ from s2d_lib.claims.printed import (
     share_between,
     standard_error,
 )
-from s2d_lib.claims.published import Cell
 
 
 def cell(mean: float, problems: int = 100) -> Cell:
@@ -28,32 +29,26 @@ def cell(mean: float, problems: int = 100) -> Cell:
 def test_the_error_of_a_mean_in_its_extremes():
     assert standard_error(cell(50), rho=1) == pytest.approx(5)  # as 100 answers
     assert standard_error(cell(50), rho=0) == pytest.approx(5 / 4)  # as 1600
-    assert standard_error(cell(50), rho=0.5, samples=1) == pytest.approx(5)  # one sample: 100 answers in any case
     assert standard_error(cell(20, 30), rho=0) == pytest.approx(math.sqrt(20 * 80 / 480))
+    # models that agree on every problem differ by their samples alone
+    width = honest_difference(cell(50), cell(50), rho=0.5, correlation=1.0).high
+    assert width == pytest.approx(1.959964 * math.sqrt(2 * 0.5 * 2500 / 100 / 16))
 
 
 shares, means = st.floats(0, 1), st.floats(0.5, 99.5)
 
 
-@given(means, shares, shares)
-def test_an_error_is_never_below_the_floor_and_grows_with_the_spread_of_difficulties(mean, one, other):
-    low, high = (standard_error(cell(mean), rho) for rho in sorted((one, other)))
-    assert standard_error(cell(mean), 0) <= low * (1 + 1e-12)
+@given(means, means, shares, shares, shares)
+def test_errors_grow_with_the_spread_of_difficulties_add_up_unpaired_and_narrow_by_pairing(
+    better, than, one, other, paired
+):
+    low, high = (standard_error(cell(better), rho) for rho in sorted((one, other)))
+    assert standard_error(cell(better), 0) <= low * (1 + 1e-12)
     assert low <= high * (1 + 1e-12)
-
-
-@given(means, means, shares, shares)
-def test_pairing_only_narrows_and_an_unpaired_error_adds_up(better, than, rho, correlation):
-    unpaired = honest_difference(cell(better), cell(than), rho)
-    paired = honest_difference(cell(better), cell(than), rho, correlation)
-    assert paired.low >= unpaired.low - 1e-9
-    both = math.hypot(standard_error(cell(better), rho), standard_error(cell(than), rho))
+    unpaired = honest_difference(cell(better), cell(than), one)
+    both = math.hypot(standard_error(cell(better), one), standard_error(cell(than), one))
     assert unpaired.high - unpaired.low == pytest.approx(2 * 1.959964 * both, rel=1e-5)
-
-
-def test_models_that_agree_on_every_problem_differ_by_their_samples_alone():
-    width = honest_difference(cell(50), cell(50), rho=0.5, correlation=1.0).high
-    assert width == pytest.approx(1.959964 * math.sqrt(2 * 0.5 * 2500 / 100 / 16))
+    assert honest_difference(cell(better), cell(than), one, paired).low >= unpaired.low - 1e-9
 
 
 def test_68_of_72_aime_cells_print_less_than_the_floor_and_so_do_72_of_76_as_printed():
@@ -80,39 +75,23 @@ def test_verdicts_of_the_printed_tables():
     assert said(rl, "student.grpo", "MATH", paired=True) == "holds"
     assert said(opd, rl, "MATH", margin=6) == "holds"
     assert said(rl, "student.grpo_2H", "MATH") == "not printed"
-    assert printed_difference(published, "Qwen3", rl, "student.grpo_2H", "MATH") is None
-
-
-def test_paper_b_is_asked_with_its_hours_and_its_average_is_that_of_five_sets():
-    published = load_published()
-    found = {
-        name: printed_difference(published, "Qwen3-8B", "SRPO", "GRPO", name, hours=10)
-        for name in ("average", *published.problems["B"])
-    }
-    assert found["average"].mean == 3.4
-    halves = [(e.high - e.low) / 2 for name, e in found.items() if name != "average"]
-    assert found["average"].high - found["average"].mean == pytest.approx(math.hypot(*halves) / 5)
     assert printed_verdict(published, "Qwen3-8B", "SRPO", "GRPO", "Biology") == "not printed"  # without hours
+    sets = ("average", *published.problems["B"])
+    average, *apart = (printed_difference(published, "Qwen3-8B", "SRPO", "GRPO", name, hours=10) for name in sets)
+    assert average.mean == 3.4
+    assert average.high - average.mean == pytest.approx(math.hypot(*((e.high - e.low) / 2 for e in apart)) / 5)
 
 
 def test_what_settles_a_difference():
     better, than = cell(60), cell(50)
-    alone = settle(better, than, rho=1.0)  # answers count once a problem, so samples change nothing
-    assert alone.problems == math.ceil((2400 + 2500) / (10 / 2.801585) ** 2)
-    assert alone.samples == math.inf
-    equal = settle(better, than, rho=0.0)
-    assert equal.problems == math.ceil((2400 + 2500) / 16 / (10 / 2.801585) ** 2)
-    assert equal.samples == math.ceil((2400 + 2500) / 100 / (10 / 2.801585) ** 2)
-    assert settle(better, than, spread=5).seeds == math.ceil(2 * 25 / (10 / 2.801585) ** 2)
+    wanted = (10 / 2.801585) ** 2
+    alone, equal = settle(better, than, rho=1.0), settle(better, than, rho=0.0)
+    assert alone.problems == math.ceil((2400 + 2500) / wanted)
+    assert alone.samples == math.inf  # answers count once a problem, so samples change nothing
+    assert equal.problems == math.ceil((2400 + 2500) / 16 / wanted)
+    assert equal.samples == math.ceil((2400 + 2500) / 100 / wanted)
+    assert settle(cell(51), than).seeds == math.ceil(2 * RUN_SPREAD**2 / (1 / 2.801585) ** 2)
     assert settle(than, than).problems == math.inf
-
-
-@given(st.floats(1, 40), shares)
-def test_the_number_of_problems_found_has_the_power_asked_for(difference, rho):
-    problems = settle(cell(50), cell(50 - difference), rho=rho).problems
-    found = honest_difference(cell(50, problems), cell(50 - difference, problems), rho)
-    error = (found.high - found.low) / 2 / 1.959964
-    assert difference >= 2.801585 * error * (1 - 1e-5)
 
 
 def test_shares_and_correlations_of_known_difficulties():
@@ -127,11 +106,8 @@ def test_shares_and_correlations_of_known_difficulties():
 
 def test_the_components_are_unbiased():
     # Every outcome of 2 samples on 2 problems that are solved at rates 0.2 and 0.8, with its probability.
-    rates, expected = (0.2, 0.8), np.zeros(2)
-    for first in range(3):
-        for second in range(3):
-            chance = math.prod(
-                math.comb(2, k) * p**k * (1 - p) ** (2 - k) for k, p in zip((first, second), rates, strict=True)
-            )
-            expected += chance * np.array(components(np.array([[first / 2, second / 2]]), samples=2))
+    expected = np.zeros(2)
+    for right in np.ndindex(3, 3):
+        chance = math.prod(math.comb(2, k) * p**k * (1 - p) ** (2 - k) for k, p in zip(right, (0.2, 0.8), strict=True))
+        expected += chance * np.array(components(np.array([right]) / 2, samples=2))
     assert expected == pytest.approx([0.18, 0.16])  # of the rates (with n - 1), and mean p(1-p)

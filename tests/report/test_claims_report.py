@@ -24,7 +24,7 @@ from s2d_lib.report.claims import (
 from s2d_lib.report.claims_figure import claims_figure
 from s2d_lib.report.premises import asked_table
 from s2d_lib.report.style import route_label, save_figure
-from s2d_lib.results.cost import label_ledger, route_cost
+from s2d_lib.results.bundle import label_ledger, route_cost
 from tests.claims.conftest import bundle, claims, results, study  # noqa: F401
 from tests.claims.synthetic import record
 from tests.report.synthetic import write_bundle

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from s2d_lib.claims import evaluate, load_claims, load_published
-from s2d_lib.claims.moments import evaluate_curves
+from s2d_lib.claims.claims import evaluate_curves
 from s2d_lib.report import courses
 from s2d_lib.report.analysis import analyses_of
 from s2d_lib.report.claims import claims_table, comparisons_table, links_table, results_of, write_claims

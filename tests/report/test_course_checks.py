@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from s2d_lib.claims import load_claims
-from s2d_lib.claims.moments import Course
+from s2d_lib.claims.claims import Course
 from s2d_lib.report import course_checks
 from s2d_lib.report.course_checks import budget_steps, late_changes, rates_table, readable_changes, steps_figure
 from s2d_lib.report.courses import spec_of

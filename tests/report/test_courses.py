@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from s2d_lib.claims import load_claims, load_published
-from s2d_lib.claims.moments import Course, evaluate_curves
+from s2d_lib.claims.claims import Course, evaluate_curves
 from s2d_lib.errors import StudyError
 from s2d_lib.report.claims import claims_table
 from s2d_lib.report.claims_figure import claims_figure

@@ -7,8 +7,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from s2d_lib.report.model_card import model_card
-from s2d_lib.results.bundle import Bundle
-from s2d_lib.results.cost import ancestry, label_ledger
+from s2d_lib.results.bundle import Bundle, ancestry, label_ledger
 
 CHECKPOINT, SEED = "student.bridge.rl_teacher", 1
 ENVIRONMENT = {

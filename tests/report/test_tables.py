@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from s2d_lib.errors import StudyError
 from s2d_lib.report.run_pages import markdown
 from s2d_lib.report.tables import _tex, linked, readable, table_of, write_forms
-from s2d_lib.results.bundle import Bundle
-from s2d_lib.results.cost import ancestry, route_cost
+from s2d_lib.results.bundle import Bundle, ancestry, route_cost
 from s2d_lib.study.page import Table
 
 

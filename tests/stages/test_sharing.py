@@ -18,7 +18,7 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 from s2d_lib.errors import StudyError
 from s2d_lib.models import sharing
 from s2d_lib.models.sharing import before_sharding, check_sharing
-from s2d_lib.results.bundle import read_validation
+from s2d_lib.results.bundle import read_table
 from s2d_lib.runs import open_run
 from s2d_lib.stages import processes
 from s2d_lib.stages.inputs import prepare
@@ -146,7 +146,7 @@ def test_processes_that_share_a_model_take_the_steps_of_one(make, tiny, tmp_path
     assert (
         pd.read_csv(one.path("metrics.csv"))["learning_rate"].min() > 0
     )  # so that every loss but the first shows an update
-    rows = [read_validation(run.path("validation.csv")) for run in (one, two)]
+    rows = [read_table(run.path("validation.csv")) for run in (one, two)]
     assert rows[0]["correct"].tolist() == rows[1]["correct"].tolist()
     numbers = [part.drop(columns="correct") for part in rows]
     pd.testing.assert_frame_equal(*numbers, rtol=1e-3, atol=1e-4)

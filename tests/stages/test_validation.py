@@ -12,7 +12,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.losses import kl_divergence
 from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.results.bundle import read_validation
+from s2d_lib.results.bundle import read_table
 from s2d_lib.runs import open_run
 from s2d_lib.sampling import sample, undisturbed
 from s2d_lib.stages.inputs import prepare
@@ -90,7 +90,7 @@ def test_the_random_streams_go_on_as_if_nothing_had_been_drawn():
 def test_every_stage_is_measured_before_between_and_after_and_dense_ones_beside_their_teacher(make):
     for checkpoint, columns in (("student.grpo", []), ("student.bridge.raw_teacher", BESIDE)):
         run = make(checkpoint)
-        rows = read_validation(run.path("validation.csv"))
+        rows = read_table(run.path("validation.csv"))
         assert list(rows) == ["step", "accuracy", "length", "formed", "correct", *columns]
         graded = rows["correct"].str.split("/", expand=True)  # a column a problem
         assert graded.shape == (3, 5)
