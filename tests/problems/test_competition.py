@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.grading.normal import clean, number
+from s2d_lib.grading.compare import measured, number, spelled
 from s2d_lib.problems import competition
 from s2d_lib.problems.base import content_id
 from s2d_lib.problems.competition import SOURCES, bare_prompt, load_competition
@@ -166,7 +166,9 @@ def test_evaluation_files(name, count):
     assert len(loaded.problems) == loaded.report["rows"] == loaded.report["distinct"] == count
     assert len({problem.id for problem in loaded.problems}) == count
     if name in ("aime-2024", "aime-2025", "gsm8k"):
-        assert all(number(clean(problem.answer).text) for problem in loaded.problems)  # one AIME answer has a degree
+        assert all(
+            number(measured(spelled(problem.answer)).text) for problem in loaded.problems
+        )  # one AIME answer has a degree
     if name == "math-500":
         assert {problem.level for problem in loaded.problems} == set("12345")
 
