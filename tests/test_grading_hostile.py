@@ -51,6 +51,7 @@ HOSTILE = {
     "megabytes of answer lines": "Answer: 1\n" * 500_000,
     "one long answer line": "Answer:" + " " * 3_000_000,
     "almost answers": "answer " * 700_000,
+    "opened tags": "<answer>" * 200_000,
     "nested boxes": r"\boxed{" * 100_000 + "1" + "}" * 100_000,
     "backslashes": "\\" * 3_000_000,
     "dollars": "Answer: " + "$" * 2_000_000,
@@ -70,7 +71,7 @@ def test_hostile_completions_are_incorrect_in_bounded_time(name):
     assert not verdict.correct
     assert verdict.reason
     assert len((verdict.extracted or "").encode()) <= 800  # short, and can be written to a file
-    assert not grade("# " + HOSTILE[name], "v9", mode="exact").correct
+    assert not any(grade("# " + HOSTILE[name], "v9", mode=mode).correct for mode in ("exact", "choice", "tool_calls"))
 
 
 def test_hostile_gold_and_wrong_types_do_not_raise():

@@ -164,10 +164,10 @@ def test_the_reward_of_texts_and_of_conversations():
 
 
 def test_the_reward_has_the_name_that_trl_logs_can_be_pickled_and_logs_the_share_of_well_formed_answers():
-    reward, logged = make_reward("exact", answer_column="gold"), {}
+    reward, logged = make_reward("exact"), {}
     assert get_callable_name(reward) == "correctness"
     copy = pickle.loads(pickle.dumps(reward))
-    call = {"prompts": ["", ""], "completions": ["# v1", "v1"], "gold": ["v1", "v1"], "log_extra": None}
+    call = {"prompts": ["", ""], "completions": ["# v1", "v1"], "answer": ["v1", "v1"], "log_extra": None}
     assert copy(log_metric=logged.__setitem__, **call) == [1.0, 0.0]
     assert logged == {"formed": 0.5}
 
@@ -175,7 +175,7 @@ def test_the_reward_has_the_name_that_trl_logs_can_be_pickled_and_logs_the_share
 def test_a_reward_refuses_an_unknown_mode_a_missing_column_and_unequal_lengths():
     with pytest.raises(StudyError, match="fuzzy"):
         make_reward("fuzzy")
-    with pytest.raises(StudyError, match="'gold'"):
-        make_reward("math", answer_column="gold")(prompts=[""], completions=[""], answer=["1"])
+    with pytest.raises(StudyError, match="'answer'"):
+        make_reward("math")(prompts=[""], completions=[""], gold=["1"])
     with pytest.raises(ValueError, match=r"longer|shorter"):
         make_reward("exact")(prompts=[""], completions=["# v1"], answer=["v1", "v2"])

@@ -123,30 +123,32 @@ class CorrectnessReward:
     __name__ = "correctness"
     binary = True  # it knows no rewards but 0 and 1
 
-    def __init__(self, mode: Mode = "math", *, answer_column: str = "answer", timeout_s: float = TIMEOUT_S):
-        _check_options(mode, timeout_s)
-        self.mode, self.answer_column, self.timeout_s = mode, answer_column, timeout_s
+    def __init__(self, mode: Mode = "math"):
+        _check_options(mode, TIMEOUT_S)
+        self.mode = mode
 
     def __call__(
-        self, prompts: Any, completions: Sequence[Any], log_metric: Callable | None = None, **columns: Any
+        self,
+        prompts: Any,
+        completions: Sequence[Any],
+        answer: Sequence[str] | None = None,
+        log_metric: Callable | None = None,
+        **columns: Any,
     ) -> list[float]:
         """Grade a batch.
 
         Args:
-            prompts: Not used.
+            prompts: Not used, as other columns of the dataset.
             completions: Texts or conversations; of a conversation the last message's text is graded.
+            answer: The dataset's column of gold answers.
             log_metric: TRL's logger of scalars; gets `formed`, the share of completions with a well-formed answer.
-            columns: One entry a completion in each of the dataset's columns, among them the gold answers.
 
         Raises:
             StudyError: The dataset has no column of gold answers.
         """
-        answers = columns.get(self.answer_column)
-        if answers is None:
-            raise StudyError(
-                f"The correctness reward needs the dataset column '{self.answer_column}', which is missing: add it."
-            )
-        grades = grade_many([_text(c) for c in completions], answers, mode=self.mode, timeout_s=self.timeout_s)
+        if answer is None:
+            raise StudyError("The correctness reward needs the dataset column 'answer', which is missing: add it.")
+        grades = grade_many([_text(completion) for completion in completions], answer, mode=self.mode)
         if log_metric is not None and grades:
             log_metric("formed", sum(g.formed for g in grades) / len(grades))
         return [float(g.correct) for g in grades]

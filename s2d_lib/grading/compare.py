@@ -254,10 +254,8 @@ _MULTIPLE = re.compile(rf" ?{MARK}?({'|'.join(_MULTIPLES)})s?$", re.IGNORECASE)
 
 
 def number(text: str) -> tuple[Fraction, int | None] | None:
-    r"""The number that ``text`` is: 025, 1,000, .5, 6.7 \times 10^{-5}, 3/4, 1\frac{3}{4}, 0.\bar{3}, 12 million. None otherwise.
-
-    And how many places it has after the point, where it is written so.
-    """
+    r"""The number that ``text`` is, such as 025, 1,000, .5, 6.7 \times 10^{-5}, 3/4, 1\frac{3}{4}, 0.\bar{3} or 12 million, and
+    of a decimal the places after its point; None of anything else."""
     if len(text) > 200 or not re.search(r"\d", text):
         return None
     if multiple := _MULTIPLE.search(text):
@@ -279,11 +277,8 @@ def number(text: str) -> tuple[Fraction, int | None] | None:
 
 
 def _equal_numbers(gold: tuple, pred: tuple, hundredfold: Fraction | int) -> bool:
-    """Whether two numbers are one answer: exactly, as percent, or rounded to six significant digits.
-
-    A decimal equals a non-integer fraction when it is that fraction rounded and shows at least six digits, as math-verify
-    has it: 0.333333 is 1/3, 0.33 is not, 4.9999999 is not 5.
-    """
+    """Exactly, as percent, or as a fraction rounded to six significant digits or more, which is what math-verify takes:
+    0.333333 is 1/3, 0.33 is not, 4.9999999 is not 5."""
     if pred[0] in (gold[0], gold[0] * hundredfold):
         return True
     for (exact, whole), (rounded, places) in ((gold, pred), (pred, gold)):

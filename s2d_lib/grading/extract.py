@@ -12,7 +12,7 @@ _OPENING = re.compile(r"\s{0,20}\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # escaped braces do not count
 _UNBRACED = re.compile(r"\s{0,20}((?:\\[A-Za-z]+(?:\{[^{}]*\})*|[^\s$\\])+)")  # TeX also allows \boxed 5
 _LINE = re.compile(r"\banswer[ \t]{0,8}[*_]{0,3}[ \t]{0,8}(?:is[ \t]{0,8})?[:\uff1a]", re.IGNORECASE)
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 # A number, perhaps with what it counts, before a remark on it: 7 (since n = 3), 12 apples at 5 each.
 _REMARK = re.compile(
     r"((?=[^A-Za-z]*\d)[^A-Za-z(]{0,100}?(?: [A-Za-z]+){0,2}?)[ ,;(]+(?:since|because|as|at(?! least| most)|for|where|when|each|"
@@ -39,7 +39,7 @@ def extract_answer(completion: str) -> str | None:
     if box := _last_box(completion):
         content = (_content(completion, box)[0] or "").strip()
         return content if content.strip("{} ") else None
-    line = _last(_LINE, completion)
+    line = max(_LINE.finditer(completion), key=re.Match.start, default=None)
     if line is None:
         return None
     rest = completion[line.end() : line.end() + 4 * MAX_ANSWER_CHARS].lstrip(" \t*_\r\n")
@@ -53,8 +53,13 @@ def extract_answer(completion: str) -> str | None:
 
 def extract_tagged(completion: str) -> str | None:
     """The last ``<answer>...</answer>``, or without one what ``extract_answer`` finds."""
-    found = _last(_TAGGED, completion)
-    return found[1].strip() or None if found else extract_answer(completion)
+    found = start = None
+    for tag in _TAG.finditer(completion):  # and no .*? that would look for the end from every opened tag
+        if tag[1] and start is not None:
+            found, start = completion[start : tag.start()], None
+        elif not tag[1] and start is None:
+            start = tag.end()
+    return extract_answer(completion) if found is None else found.strip() or None
 
 
 def extract_short(completion: str) -> str | None:
@@ -106,10 +111,6 @@ def _calls(completion: str) -> list[tuple[str, str | None]]:
             inputs = None
         found.append((action[1], inputs))
     return found
-
-
-def _last(pattern: re.Pattern, text: str) -> re.Match | None:
-    return max(pattern.finditer(text), key=re.Match.start, default=None)
 
 
 def _last_box(text: str) -> re.Match | None:

@@ -34,19 +34,8 @@ GRADINGS = 5_000  # of one grader: sympy's caches never grow for long
 ATTEMPTS = 3  # a grader killed from outside is replaced and asked again
 OTHER_PROBLEM = "generates other problems in another process"
 
-Judge = Callable[[str], bool | str]
-"""Whether an answer is right; or why there is no verdict."""
-
 
 # ------------------------------------------------------------------ the asking process
-@lru_cache
-def graders_of(verifier: str, process: int) -> "Graders":
-    """What a process, by its id, asks: threads share it, what the process forks gets its own."""
-    graders = Graders(verifier)
-    atexit.register(lambda: graders.stop() if os.getpid() == process else None)
-    return graders
-
-
 class Graders:
     """A verifier's program as seen by the process that asks it; it ends when that one does."""
 
@@ -82,22 +71,20 @@ class Graders:
 
     def _start(self) -> None:
         self._connection, far = Pipe()
-        end, root = far.fileno(), str(Path(__file__).parents[2])
-        code = f"import sys; sys.path.append({root!r}); from s2d_lib.grading.graders import serve; serve(*sys.argv[1:])"
+        end, root = str(far.fileno()), str(Path(__file__).parents[2])
+        code = (
+            "import sys; root, *rest = sys.argv[1:]; root in sys.path or sys.path.insert(0, root); "
+            "from s2d_lib.grading.graders import serve; serve(*rest)"
+        )
+        # -P: no module of the user's shadows a library. sympy's order of terms, and with it its time, depends on the hash seed.
+        command = [sys.executable, "-P", "-c", code, root, self.verifier, end]
         try:
             self.program = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-c",
-                    code,
-                    self.verifier,
-                    str(end),
-                ],  # -P: nothing of the user's shadows a library
+                command,
                 **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL),
-                pass_fds=[end],
+                pass_fds=[far.fileno()],
                 start_new_session=True,  # a Ctrl-C in the terminal or notebook is not for it
-                env=os.environ | {"PYTHONHASHSEED": "0"},  # sympy's order of terms, and with it its time, depends on it
+                env=os.environ | {"PYTHONHASHSEED": "0"},
             )
             far.close()
             failure = self._connection.recv()
@@ -116,7 +103,19 @@ class Graders:
             self._connection.close()
 
 
+@lru_cache
+def graders_of(verifier: str, process: int) -> Graders:
+    """What a process, by its id, asks: threads share it, what the process forks gets its own."""
+    graders = Graders(verifier)
+    atexit.register(lambda: graders.stop() if os.getpid() == process else None)
+    return graders
+
+
 # ------------------------------------------------------------------ the verifier's program
+Prepare = Callable[[str], Callable[[str], bool | str]]
+"""From a gold answer to what judges an answer: right or not, or a phrase why there is no verdict."""
+
+
 def serve(verifier: str, end: str) -> None:
     """Reply with True, False or a phrase, until nobody is left to ask, or the grader is killed from outside."""
     connection = Connection(int(end))
@@ -141,7 +140,7 @@ def serve(verifier: str, end: str) -> None:
         connection.send(reply)
 
 
-def _limit(connection: Connection, prepare: Callable[[str], Judge]) -> None:
+def _limit(connection: Connection, prepare: Prepare) -> None:
     """A grader begins: with little memory, and ended by signals at once, even in the middle of one endless C call."""
     global _prepare
     _prepare = prepare
@@ -177,7 +176,7 @@ _POINTS = [(3, 7), (-19, 11), (31, 13), (-5, 9), (64, 9), (125, 3), (-70, 3), (2
            (60001, 7), (1, 90), (-1, 270)]  # fmt: skip
 
 
-def _math_verify() -> Callable[[str], Judge]:
+def _math_verify() -> Prepare:
     """The rules of `compare`, and for what they leave open math-verify: gold and answer are parsed as LaTeX, separately, and no
     number is picked out of text that does not parse."""
     from latex2sympy2_extended import NormalizationConfig
@@ -243,7 +242,7 @@ def _close(gold, pred, digits: int, alike: int) -> bool:
     return bool(abs(gold - pred) * 10**alike <= abs(gold))
 
 
-def _reasoning_gym() -> Callable[[str], Judge]:
+def _reasoning_gym() -> Prepare:
     """A task's own verifier must give full marks. A note of s2d_lib.problems.reasoning_gym makes its problem again."""
     import reasoning_gym
 
@@ -252,7 +251,7 @@ def _reasoning_gym() -> Callable[[str], Judge]:
         return reasoning_gym.create_dataset(task, **json.loads(config))
 
     @lru_cache(maxsize=4096)
-    def prepare(gold: str) -> Judge:
+    def prepare(gold: str) -> Callable[[str], bool | str]:
         noted = json.loads(gold)
         tasks = dataset(noted["task"], json.dumps(noted["config"]))
         entry = tasks[noted["index"]]
