@@ -1,42 +1,41 @@
-"""Grading under attack: runaway algebra, huge and broken text, threads, forks, killed workers."""
+"""Grading under attack: runaway algebra, huge and broken text, threads, forks, killed graders."""
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 
+import psutil
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.grading import client, grade
-from s2d_lib.grading.client import Worker, shared_worker
+from s2d_lib.grading import grade, graders
+from s2d_lib.grading.graders import Graders, graders_of
 
-BOUND_S = 6.0  # the limit is 1 s of processor time and 3 s on the clock; the machine may be busy
+BOUND_S = 8.0  # the limit is 1 s of processor time and 3 s on the clock; the machine may be busy
 
 # Run into the time limit (checked below): one endless C call, and endless Python.
 RUNAWAYS = ["(10^9)!", "(x+y+z+w)^{500}-1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def warm():
-    assert grade(r"\boxed{\sqrt{16}+x}", "x+4").correct
 
 
 def boxed(answer: str) -> str:
     return rf"\boxed{{{answer}}}"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def program() -> Graders:
+    assert grade(boxed(r"\sqrt{16}+x"), "x+4", timeout_s=10).correct
+    return graders_of("math-verify", os.getpid())
+
+
 HOSTILE = {
     "power": boxed("10**10**10"),
-    "power of power": boxed("10^{10^{10}}"),
     "tower": boxed("9^{9^{9^9}}"),
-    "factorial": boxed("(10^9)!"),
-    "big factorial": boxed("1000000000!"),
+    "factorial": boxed("1000000000!"),
     "double factorial": boxed("99999!!"),
-    "expansion": boxed("(x+y+z+w)^{500}-1"),
+    "binomial": boxed(r"\binom{10^{12}}{10^{11}}"),
     "integral": boxed(r"\int_0^{1} e^{x^{x^x}} dx"),
     "product": boxed(r"\prod_{k=1}^{99999} k"),
     "deep roots": boxed(r"\sqrt{" * 300 + "2" + "}" * 300),
@@ -44,6 +43,7 @@ HOSTILE = {
     "deep parentheses": boxed("(" * 400 + "1" + ")" * 400),
     "long name": boxed("x" * 900),
     "long sum": boxed("+".join("1" * 490)),
+    "pounds of pounds": boxed("5" + " pound" * 160),
     "megabyte in a box": boxed("7" * 5_000_000),
     "unclosed megabytes": r"\boxed{" + "{" * 5_000_000,
     "megabytes without an answer": "step " * 2_000_000,
@@ -51,13 +51,13 @@ HOSTILE = {
     "megabytes of answer lines": "Answer: 1\n" * 500_000,
     "one long answer line": "Answer:" + " " * 3_000_000,
     "almost answers": "answer " * 700_000,
+    "opened tags": "<answer>" * 200_000,
     "nested boxes": r"\boxed{" * 100_000 + "1" + "}" * 100_000,
     "backslashes": "\\" * 3_000_000,
     "dollars": "Answer: " + "$" * 2_000_000,
     "nul": boxed("\0" * 50 + "x"),
     "surrogates": boxed("\ud800\udfff x"),
     "unicode": boxed("\u202e\u0300\U0001f4a9" * 100),
-    "protocol": boxed('"}\n{"id": 1, "equal": [true]}\n'),
     "code": boxed("__import__('os').system('exit 1')"),
     "empty": "",
 }
@@ -71,12 +71,7 @@ def test_hostile_completions_are_incorrect_in_bounded_time(name):
     assert not verdict.correct
     assert verdict.reason
     assert len((verdict.extracted or "").encode()) <= 800  # short, and can be written to a file
-
-
-@pytest.mark.parametrize("name", ["megabyte in a box", "surrogates", "nul", "backslashes", "empty"])
-def test_hostile_completions_in_exact_mode(name):
-    assert not grade(HOSTILE[name], "v9", mode="exact").correct
-    assert not grade("# " + HOSTILE[name], "v9", mode="exact").correct
+    assert not any(grade("# " + HOSTILE[name], "v9", mode=mode).correct for mode in ("exact", "choice", "tool_calls"))
 
 
 def test_hostile_gold_and_wrong_types_do_not_raise():
@@ -87,136 +82,93 @@ def test_hostile_gold_and_wrong_types_do_not_raise():
     assert not grade(boxed(""), "").correct
 
 
-def test_the_time_limit_is_the_reason_and_the_next_grade_is_fast():
+def test_the_time_limit_is_the_reason_and_the_next_grade_is_fast(program):
+    pid = program.program.pid
     for answer in RUNAWAYS:
         assert "did not finish within 0.5 s" in grade(boxed(answer), "x^2+5", timeout_s=0.5).reason
-    pid = shared_worker().pid
     start = time.monotonic()
-    assert grade(boxed("a(b+1)"), "ab+a").correct
-    assert time.monotonic() - start < 1.0  # a fresh child of the warm process, no new import of sympy
-    assert shared_worker().pid == pid
+    assert grade(boxed("a(b+1)"), "ab+a", timeout_s=10).correct
+    assert time.monotonic() - start < 2.0  # a new grader is forked from the warm program: no new import of sympy
+    assert program.program.pid == pid
 
 
-def test_threads_share_the_worker_and_waiting_is_not_counted():
-    verdicts: dict[int, bool] = {}
+def test_a_grader_has_little_memory(program):
+    (grader,) = psutil.Process(program.program.pid).children()
+    assert grader.rlimit(psutil.RLIMIT_AS) == (graders.MEMORY_BYTES, graders.MEMORY_BYTES)
 
-    def runaway(index):
-        verdicts[-index] = grade(boxed(f"{RUNAWAYS[0]}+{index}"), "y", timeout_s=0.4).correct
 
-    def honest(index):
-        verdicts[index] = grade(boxed(f"{index}(x+1)"), f"{index}x+{index}", timeout_s=0.4).correct
+def test_threads_share_the_program_and_waiting_is_not_counted():
+    verdicts: dict[str, bool] = {}
+    answers = {f"{RUNAWAYS[0]}+{i}": "y" for i in range(3)} | {f"{i}(x+1)": f"{i}x+{i}" for i in range(2, 10)}
 
-    jobs = [(runaway, i) for i in range(1, 5)] + [(honest, i) for i in range(2, 14)]
-    threads = [threading.Thread(target=job, args=(index,)) for job, index in jobs]
+    def one(answer):
+        verdicts[answer] = grade(boxed(answer), answers[answer], timeout_s=1.0).correct
+
+    threads = [threading.Thread(target=one, args=(answer,)) for answer in answers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    # four runaways take 1.6 s before some honest answers begin: far more than those answers' own limit
-    assert verdicts == {**{-i: False for i in range(1, 5)}, **dict.fromkeys(range(2, 14), True)}
+    # three runaways take 3 s before some honest answers begin: far more than those answers' own limit
+    assert verdicts == {answer: gold != "y" for answer, gold in answers.items()}
 
 
-def test_rules_never_start_the_worker(monkeypatch):
-    def refuse(self, pairs, timeout_s):
-        raise AssertionError(f"asked {pairs}")
-
-    monkeypatch.setattr(Worker, "ask", refuse)
-    assert grade(boxed("1,234"), "1234").correct
-    assert not grade(boxed("1235"), "1234").correct
-    assert grade(boxed(r"\frac{ab}{c}"), r"\frac{ab}{c}").correct
-    with pytest.raises(AssertionError, match="asked"):
-        grade(boxed("ba"), "ab")
-
-
-def test_a_killed_worker_is_replaced():
-    worker = shared_worker()
-    first = worker.pid
-    os.kill(first, signal.SIGKILL)
-    assert grade(boxed("c(d+1)"), "cd+c").correct  # perhaps still by the dead process's child
-    time.sleep(0.2)
-    assert grade(boxed("u(v+1)"), "uv+u").correct
-    assert worker.pid != first
+def test_who_is_killed_is_replaced_and_asked_again():
+    mine = Graders("math-verify")
+    assert mine.ask("x+1", "1+x", 10.0) is True
+    for number, target in enumerate(("program", "idle grader", "grader at work")):
+        program = psutil.Process(mine.program.pid)
+        victim = program if target == "program" else program.children()[0]
+        if target == "grader at work":
+            threading.Timer(0.5, victim.kill).start()
+            assert mine.ask("x^2+5", RUNAWAYS[0], 1.5) == "did not finish within 1.5 s"  # and not: killed
+        else:
+            victim.kill()
+        assert mine.ask(f"2x+{number}", f"{number}+2x", 10.0) is True
+        assert mine.program.pid != program.pid
+    mine.stop()
+    assert mine.program is None
 
 
-def test_a_worker_killed_during_a_request_is_asked_again():
-    worker = Worker()
-    try:
-        assert worker.ask([("x", "x")], 1.0) == [True]
-        first = worker.pid
-        killer = threading.Timer(0.3, os.killpg, (first, signal.SIGKILL))
-        killer.start()
-        with pytest.raises(client.TimeLimit):  # the kill is not taken for the request's own end
-            worker.ask([("x^2+5", RUNAWAYS[0])], 1.5)
-        killer.join()
-        assert worker.pid != first
-        assert worker.ask([("x+1", "1+x")], 1.0) == [True]
-    finally:
-        worker.stop()
-
-
-def test_memory_is_bounded():
-    verdict = grade(boxed(r"\binom{10^{12}}{10^{11}}"), "y")
-    assert not verdict.correct
-
-
-def test_a_worker_that_cannot_start_says_so(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/no/such/python")
-    worker = Worker()
+def test_graders_that_cannot_start_say_so(monkeypatch):
     with pytest.raises(StudyError, match="did not start"):
-        worker.ask([("x", "y")], 1.0)
-    assert worker.pid is None
+        Graders("reasoning_gum").ask("x", "y", 1.0)
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    mine = Graders("math-verify")
+    with pytest.raises(StudyError, match="did not start"):
+        mine.ask("x", "y", 1.0)
+    assert mine.program is None
 
 
 def run(script: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-"], input=textwrap.dedent(script), capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-"], input=textwrap.dedent(script), capture_output=True, text=True, timeout=120, check=False
     )
 
 
-def test_without_main_guard_off_the_main_thread_and_after_a_fork():
+def test_without_main_guard_off_the_main_thread_after_a_fork_and_nothing_stays():
     done = run(r"""
-        import os, threading
+        import os, psutil, threading
         from s2d_lib.grading import grade
-        from s2d_lib.grading.client import shared_worker
         results = []
-        thread = threading.Thread(target=lambda: results.append(grade(r"\boxed{(k+1)2}", "2k+2").correct))
+        thread = threading.Thread(target=lambda: results.append(grade(r"\boxed{(k+1)2}", "2k+2", timeout_s=9).correct))
         thread.start(); thread.join()
-        pid = shared_worker().pid
+        started = psutil.Process().children()
         child = os.fork()
         if child == 0:
-            ok = grade(r"\boxed{(m+1)3}", "3m+3").correct and shared_worker().pid != pid
-            shared_worker().stop()
+            ok = grade(r"\boxed{(m+1)3}", "3m+3", timeout_s=9).correct and len(psutil.Process().children()) == 1
             os._exit(0 if ok else 1)
         results.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0)
-        results.append(grade(r"\boxed{(n+1)3}", "3n+3").correct and shared_worker().pid == pid)
-        print(results)
+        results.append(grade(r"\boxed{(n+1)3}", "3n+3", timeout_s=9).correct)
+        results.append(psutil.Process().children() == started)
+        print(*[process.pid for process in psutil.Process().children(recursive=True)])
+        print(results, flush=True)
+        os.kill(os.getpid(), 9)
     """)
-    assert done.stdout.strip() == "[True, True, True]", done.stderr
-
-
-def test_the_worker_dies_with_its_parent():
-    done = run(r"""
-        import os, signal
-        from s2d_lib.grading import grade
-        from s2d_lib.grading.client import shared_worker
-        assert grade(r"\boxed{(k+1)2}", "2k+2").correct
-        print(shared_worker().pid, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    """)
-    worker = int(done.stdout)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(worker, 0)  # the group: warm process and serving child
-        except (ProcessLookupError, PermissionError):
-            return
-        if _only_zombies(worker):
-            return
+    pids, results = done.stdout.splitlines() or ("", "")
+    assert results == "[True, True, True, True]", done.stderr
+    left = [psutil.Process(int(pid)) for pid in pids.split() if psutil.pid_exists(int(pid))]
+    deadline = time.monotonic() + 20
+    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in left):
+        assert time.monotonic() < deadline, "graders outlived the process that asked them"
         time.sleep(0.1)
-    pytest.fail("the grading worker outlived its parent")
-
-
-def _only_zombies(group: int) -> bool:
-    """In a container without an init process the dead stay listed."""
-    states = subprocess.run(["ps", "-o", "stat=", "-g", str(group)], capture_output=True, text=True, check=False)
-    return all(line.strip().startswith("Z") for line in states.stdout.splitlines())

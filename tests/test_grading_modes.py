@@ -1,66 +1,105 @@
-"""Grading of multiple choice and of tool calls."""
+"""Which part of a completion is graded, in each mode; and grading as TRL calls it."""
 
 import json
+import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trl.trainer.utils import get_callable_name
 
-from s2d_lib.grading import grade, make_reward
-from s2d_lib.grading.extract import extract_short
+from s2d_lib.errors import StudyError
+from s2d_lib.grading import Grade, grade, make_reward
+from s2d_lib.grading.extract import extract_answer, extract_short
+
+EXTRACTED = {
+    r"first \boxed{1}, then \boxed{2}": "2",
+    r"\boxed{\frac{1}{\sqrt{2}}} is it": r"\frac{1}{\sqrt{2}}",
+    r"\boxed{\{1,2\}}": r"\{1,2\}",
+    r"\boxed{\left\{ x : x > 1 \right.}": r"\left\{ x : x > 1 \right.",
+    r"$\boxed 5$": "5",
+    r"$\boxed5.$": "5",
+    r"\boxed \frac{1}{2}$": r"\frac{1}{2}",
+    r"\boxed {7}": "7",
+    r"\boxed{1} \fbox{2}": "2",
+    r"\fbox{1} \boxed{2}": "2",
+    r"\boxed{x = \fbox{3}}": r"x = \fbox{3}",
+    r"\boxed{3} Answer: 4": "3",
+    "reasoning\nThe answer is: 12": "12",
+    "Answer: 3\nNo, wait.\nAnswer: $4$.": "4",
+    "**Answer:** 17": "17",
+    "### Final Answer:\n\n$5$": "5",
+    "ANSWER: The value is $\\frac12$": "\\frac12",
+    r"answer : \(9\)": "9",
+    "Answer: not $7$": "not $7$",
+    "Answer: $12$ million": "$12$ million",
+    "Answer: 7 (since $n=3$)": "7",
+    "Answer: 12 apples at $5$ each": "12 apples",
+    "Answer: 5 at least": "5 at least",
+    "Answer: 7 (or 8)": "7 (or 8)",
+    "Answer: $5$ is wrong, it is 6": "$5$ is wrong, it is 6",
+    "Answer: $12 apples": "$12 apples",
+    "Answer: $5$ cm": "$5$ cm",
+    "Answer: $1$ or $2$": "$1$ or $2$",
+}
+NOTHING = ["", "The result is 5.", r"\boxed{}", r"\boxed{5} as asked in \boxed{{}}", r"\boxed{5} and \boxed{6", r"\boxed",
+           "Answer:   ", r"\boxedtext{5}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("completion", EXTRACTED)
+def test_the_last_answer_is_extracted(completion):
+    assert extract_answer(completion) == EXTRACTED[completion]
+
+
+@pytest.mark.parametrize("completion", NOTHING)
+def test_without_an_answer_nothing_is_correct_and_nothing_well_formed(completion):
+    found = grade(completion, "5")
+    assert found == Grade(False, None, found.reason)
+    assert not found.formed
 
 
 @pytest.mark.parametrize(
-    ("completion", "extracted"),
+    ("completion", "answer", "correct", "extracted"),
     [
-        ("<reasoning>\nA or B?\n</reasoning>\n<answer>\nb\n</answer>", "B"),
-        ("<answer>A</answer> no, <answer>(B)</answer>", "B"),
-        ("<answer>B: pure neon</answer>", "B"),
-        ("<answer>B. pure neon</answer>", "B"),
-        ("<answer>**B**</answer>", "B"),
-        (r"So \boxed{B}", "B"),
-        ("Answer: B", "B"),
-        (r"\boxed{\text{B}}", "B"),
-        (r"Answer: $\textbf{(B)}$ 12", "B"),
-        ("<answer>The answer is B</answer>", "B"),
-        ("<answer>B: A protein or C and N</answer>", None),
-        ("<answer>B: A protein</answer>", "B"),
-        ("<answer>A or B</answer>", None),
-        ("<answer>(B) (A)</answer>", None),
-        ("<answer>B. A. C. D.</answer>", None),
-        ("<answer>B, A</answer>", None),
-        ("<answer>B. x C. y</answer>", None),
-        ("<answer>B. A</answer>", None),
-        ("<answer>Boron</answer>", None),
-        ("<answer></answer>", None),
-        ("B", None),
-        ("", None),
+        ("v3 f1 v7 # v7 f2 # v9", "v9", True, "v9"),
+        ("v3 f1 v7 f2 v9 # v9 v9", "v9", False, "v9 v9"),
+        ("# a  b\n", " a b", True, "a b"),
+        ("v3 f1 v7 # v70", "v7", False, "v70"),
+        ("v9", "v9", False, None),
+        ("v3 # ", "v9", False, None),
+        ("v3 #v9", "v9", False, None),
+        (r"\boxed{v9}", "v9", False, None),
+        ("#", "", False, None),
     ],
 )
-def test_a_choice_is_one_letter(completion, extracted):
-    found = grade(completion, "B", mode="choice")
-    assert (found.extracted, found.correct) == (extracted, extracted == "B")
-    assert found.reason
+def test_exact_mode(completion, answer, correct, extracted):
+    verdict = grade(completion, answer, mode="exact")
+    assert (verdict.correct, verdict.extracted) == (correct, extracted)
+
+
+CHOOSE_B = [
+    "<reasoning>\nA or B?\n</reasoning>\n<answer>\nb\n</answer>", "<answer>A</answer> no, <answer>(B)</answer>",
+    "<answer>B: pure neon</answer>", "<answer>B. pure neon</answer>", "<answer>**B**</answer>", r"So \boxed{B}", "Answer: B",
+    r"\boxed{\text{B}}", r"Answer: $\textbf{(B)}$ 12", "<answer>The answer is B</answer>", "<answer>B: A protein</answer>",
+]  # fmt: skip
+CHOOSE_NONE = [
+    "<answer>B: A protein or C and N</answer>", "<answer>A or B</answer>", "<answer>(B) (A)</answer>",
+    "<answer>B. A. C. D.</answer>", "<answer>B, A</answer>", "<answer>B. x C. y</answer>", "<answer>B. A</answer>",
+    "<answer>Boron</answer>", "<answer></answer>", "B", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("completion", CHOOSE_B + CHOOSE_NONE)
+def test_a_choice_is_one_letter(completion):
+    found, letter = grade(completion, "B", mode="choice"), "B" if completion in CHOOSE_B else None
+    assert (found.extracted, found.correct) == (letter, letter == "B")
     assert not grade(completion, "C", mode="choice").correct
 
 
-@pytest.mark.parametrize(
-    ("completion", "extracted"),
-    [
-        (" 17", "17"),
-        ("<answer>17</answer>, I think", "17"),
-        ("8 + 9\nAnswer: 17", "17"),
-        ("8 + 9 is\n17", None),  # which of them?
-        ("<answer>17", None),
-        (r"\boxed{", None),
-        ("Answer:", None),
-        ("  \n", None),
-    ],
-)
-def test_a_single_line_is_its_own_answer_unless_it_names_another_place(completion, extracted):
-    found, reason = extract_short(completion)
-    assert found == extracted
-    assert bool(reason) == (extracted is None)
+def test_a_single_line_is_its_own_answer_unless_it_names_another_place():
+    lines = {" 17": "17", "<answer>17</answer>, I think": "17", "8 + 9\nAnswer: 17": "17", "8 + 9 is\n17": None}
+    lines |= dict.fromkeys(["<answer>17", r"\boxed{", "Answer:", "  \n"])
+    assert {line: extract_short(line) for line in lines} == lines
 
 
 BOOK = {"Action": "book", "Action_Input": {"day": "Monday", "seats": 2, "who": {"name": "A}B", "age": None}}}
@@ -75,64 +114,68 @@ def said(*calls: dict) -> str:
 
 
 @pytest.mark.parametrize(
-    ("completion", "correct", "reason"),
+    ("completion", "correct", "formed"),
     [
-        (said(BOOK, PAY), True, "equal"),
-        (said(PAY, BOOK), True, "equal"),
-        (said(BOOK), False, "other tools"),
-        (said(BOOK, PAY, PAY), False, "other tools"),
-        (said(BOOK | {"Action_Input": {}}, PAY), False, "other inputs"),
-        (said(BOOK | {"Action_Input": BOOK["Action_Input"] | {"more": 1}}, PAY), False, "other inputs"),
-        (said(BOOK | {"Action_Input": {}}, PAY | {"Action_Input": BOOK["Action_Input"]}), False, "other inputs"),
-        (said(BOOK | {"Action_Input": BOOK["Action_Input"] | {"seats": 2.0}}, PAY), True, "equal"),
-        (said(BOOK | {"Action_Input": BOOK["Action_Input"] | {"seats": "2"}}, PAY), False, "other inputs"),
-        (said(BOOK, PAY | {"Action_Input": {"now": 1}}), False, "other inputs"),
-        ("Action: book\nAction Input: {broken\nAction: pay", False, "other inputs"),
-        ("book it", False, "no 'Action:'"),
-        ("Action: " * 100_000, False, "other tools"),
-        ("Action: x " * 100_000, False, "other tools"),
-        ("Action: book\nAction Input: " + "[" * 100_000, False, "other tools"),
+        (said(BOOK, PAY), True, True),
+        (said(PAY, BOOK), True, True),
+        (said(BOOK), False, True),
+        (said(BOOK, PAY, PAY), False, True),
+        (said(BOOK | {"Action_Input": {}}, PAY), False, True),
+        (said(BOOK | {"Action_Input": BOOK["Action_Input"] | {"more": 1}}, PAY), False, True),
+        (said(BOOK | {"Action_Input": {}}, PAY | {"Action_Input": BOOK["Action_Input"]}), False, True),
+        (said(BOOK | {"Action_Input": BOOK["Action_Input"] | {"seats": 2.0}}, PAY), True, True),
+        (said(BOOK | {"Action_Input": BOOK["Action_Input"] | {"seats": "2"}}, PAY), False, True),
+        (said(BOOK | {"Action_Input": BOOK["Action_Input"] | {"seats": True}}, PAY), False, True),
+        ("Action: book\nAction Input: {broken\nAction: pay", False, False),
+        ("book it", False, False),
+        ("Action: x " * 100_000, False, False),
+        ("Action: book\nAction Input: " + "[" * 100_000, False, False),
     ],
 )
-def test_calls_must_be_the_gold_ones(completion, correct, reason):
+def test_calls_must_be_the_gold_ones(completion, correct, formed):
     found = grade(completion, json.dumps([BOOK, PAY]), mode="tool_calls")
-    assert found.correct is correct
-    assert reason in found.reason
+    assert (found.correct, found.formed) == (correct, formed)
+    as_text = [call | {"Action_Input": json.dumps(call["Action_Input"])} for call in (BOOK, PAY)]
+    assert grade(completion, json.dumps(as_text), mode="tool_calls") == found
+    assert not grade(completion, "no list", mode="tool_calls").correct
 
 
-def test_true_is_not_one():
-    gold = json.dumps([{"Action": "pay", "Action_Input": {"n": [True, 1]}}])
-    said_so = [
-        grade(f'Action: pay\nAction Input: {{"n": [{n}]}}', gold, mode="tool_calls") for n in ("true, 1.0", "1, 1")
-    ]
-    assert [found.correct for found in said_so] == [True, False]
-
-
-def test_calls_are_well_formed_where_their_inputs_are_json():
-    gold = json.dumps([PAY])
-    formed = [
-        grade(text, gold, mode="tool_calls").formed
-        for text in (said(BOOK), "Action: pay", "Action: pay\nAction Input: {", "")
-    ]
-    assert formed == [True, False, False, False]
-
-
-def test_a_gold_answer_may_hold_its_inputs_as_text():
-    gold = json.dumps([{"Action": "book", "Action_Input": json.dumps(BOOK["Action_Input"])}])
-    assert grade(said(BOOK), gold, mode="tool_calls").correct
-    assert grade(said(BOOK), "no list", mode="tool_calls").reason == "the gold answer is no list of calls"
-
-
-@given(st.text(max_size=300), st.sampled_from(["choice", "tool_calls"]))
+@given(st.text(max_size=300), st.sampled_from(["choice", "tool_calls", "exact"]))
 def test_no_text_breaks_the_grader(text, mode):
-    found = grade(f"Action: {text}<answer>{text}</answer>", "B" if mode == "choice" else json.dumps([PAY]), mode=mode)
-    assert isinstance(found.correct, bool)
+    found = grade(f"# Action: {text}<answer>{text}</answer>", json.dumps([PAY]), mode=mode)
+    assert found.correct is False
     (found.extracted or "").encode()
 
 
-def test_the_modes_are_rewards_too():
-    reward = make_reward("choice")
-    assert reward([None] * 2, ["<answer>A</answer>", [{"content": "<answer>B</answer>"}]], answer=["A", "A"]) == [
-        1.0,
-        0.0,
+COLUMNS = {"completion_ids": [[1], [2], [3]], "trainer_state": None, "id": ["a", "b", "c"]}
+
+
+def test_the_reward_of_texts_and_of_conversations():
+    answers, texts = ["1", "2", "3"], [r"\boxed{1}", r"\boxed{1}", "no idea"]
+    assert make_reward("math")(prompts=["?"] * 3, completions=texts, answer=answers, **COLUMNS) == [1.0, 0.0, 0.0]
+    talks = [
+        [{"role": "assistant", "content": "v1 # v2"}],
+        [{"role": "assistant", "content": [{"type": "text", "text": "v1 # v2"}]}],
+        [{"role": "assistant", "content": None, "tool_calls": []}],
     ]
+    rewards = make_reward("exact")(prompts=[[]] * 3, completions=talks, answer=["v2"] * 3)
+    assert rewards == [1.0, 1.0, 0.0]
+    assert all(type(value) is float for value in rewards)
+
+
+def test_the_reward_has_the_name_that_trl_logs_can_be_pickled_and_logs_the_share_of_well_formed_answers():
+    reward, logged = make_reward("exact"), {}
+    assert get_callable_name(reward) == "correctness"
+    copy = pickle.loads(pickle.dumps(reward))
+    call = {"prompts": ["", ""], "completions": ["# v1", "v1"], "answer": ["v1", "v1"], "log_extra": None}
+    assert copy(log_metric=logged.__setitem__, **call) == [1.0, 0.0]
+    assert logged == {"formed": 0.5}
+
+
+def test_a_reward_refuses_an_unknown_mode_a_missing_column_and_unequal_lengths():
+    with pytest.raises(StudyError, match="fuzzy"):
+        make_reward("fuzzy")
+    with pytest.raises(StudyError, match="'answer'"):
+        make_reward("math")(prompts=[""], completions=[""], gold=["1"])
+    with pytest.raises(ValueError, match=r"longer|shorter"):
+        make_reward("exact")(prompts=[""], completions=["# v1"], answer=["v1", "v2"])
