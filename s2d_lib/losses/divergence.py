@@ -159,7 +159,6 @@ class _LinearDivergence(torch.autograd.Function):
         # The first three arguments are the pair's own, passed so that autograd knows where gradients go
         results, ctx.grads = _compute(pair, beta, wanted)
         ctx.mark_non_differentiable(*results[1:])
-        ctx.set_materialize_grads(False)
         return results
 
     @staticmethod

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from plain_srpo import plain_entropy, plain_log_probs
 
 from s2d_lib.losses import Head, estimator, linear_divergence, token_log_probs
+from s2d_lib.losses.head import Kept
 from s2d_lib.losses.sampled import ESTIMATORS, sampled_token_reverse_kl, topk_tail_divergence
 
 BETAS = (0.0, 0.3, 1.0)
@@ -144,13 +145,15 @@ def test_autocast_and_bf16_agree_with_fp32_from_the_same_inputs(name):
             assert (grad.float() - expected_grads[which]).norm() < 5e-3 * expected_grads[which].norm()
 
 
-@pytest.mark.parametrize("chunk_size", [None, 2])
-def test_token_log_probs_and_entropies(chunk_size):
+@pytest.mark.parametrize("chunk", [100, 2])
+def test_token_log_probs_and_entropies(chunk, monkeypatch):
+    parts = [slice(start, start + chunk) for start in range(0, 5, chunk)]
+    monkeypatch.setattr(Kept, "chunks", lambda kept: parts if kept.n else [slice(0, 0)])
     case = make_case((2, 3), 7, 3, 3, bias=True, dtype=torch.float64)
     hidden, weight, tokens = case["student_hidden"], case["student_weight"], torch.tensor([[0, 6, -100], [3, 3, 5]])
     mask = tokens >= 0
     broken = torch.where(mask[..., None], hidden, math.nan)
-    out = token_log_probs(broken, Head(weight), tokens, 1.7, mask=mask, chunk_size=chunk_size)
+    out = token_log_probs(broken, Head(weight), tokens, 1.7, mask)
     for b, t in mask.nonzero().tolist():
         log_p = plain_log_probs(hidden[b, t].tolist(), weight.tolist(), 1.7)
         assert out.log_probs[b, t].item() == pytest.approx(log_p[tokens[b, t]], rel=1e-12)
@@ -159,8 +162,7 @@ def test_token_log_probs_and_entropies(chunk_size):
     leaves = [case[f"student_{k}"].requires_grad_() for k in ("hidden", "weight", "bias")]
 
     def log_probs(hidden, weight, bias):
-        head, options = Head(weight, bias, scale=1.2, softcap=3.0), {"mask": mask, "chunk_size": chunk_size}
-        return token_log_probs(hidden, head, tokens, 1.7, **options).log_probs
+        return token_log_probs(hidden, Head(weight, bias, scale=1.2, softcap=3.0), tokens, 1.7, mask).log_probs
 
     assert torch.autograd.gradcheck(log_probs, leaves)
     nothing = token_log_probs(hidden, Head(weight), tokens, mask=torch.zeros(2, 3))
