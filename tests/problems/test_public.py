@@ -7,7 +7,7 @@ import pytest
 
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade
-from s2d_lib.grading.normal import clean, number
+from s2d_lib.grading.compare import measured, number, spelled
 from s2d_lib.problems import public
 from s2d_lib.problems.base import content_id
 from s2d_lib.problems.public import SOURCES, bare_prompt, load_public
@@ -145,7 +145,7 @@ def test_evaluation_files(name, count):
     if name == "math-500":
         assert {problem.level for problem in problems} == set("12345")
     else:
-        assert all(number(clean(problem.answer).text) for problem in problems)  # one AIME answer has a degree
+        assert all(number(measured(spelled(problem.answer)).text) for problem in problems)  # one AIME answer has a degree
 
 
 def test_dapo_file():
