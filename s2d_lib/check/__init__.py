@@ -30,7 +30,7 @@ from s2d_lib.runs import runs_root
 from s2d_lib.sampling import traces_place
 from s2d_lib.stages.trackers import check_tracker
 from s2d_lib.study import Resolved, load_profile
-from s2d_lib.study.problem_sets import WHOLE, Half, LabelBudget, whole_pool
+from s2d_lib.study.problem_sets import WHOLE, Half, LabelBudget, ProblemSets, whole_pool
 from s2d_lib.study.resolve import refuse_too_few_problems, stored_answers
 from s2d_lib.study.settings import RoleModel
 from s2d_lib.study.several_processes import refuse_what_is_not_shared
@@ -93,7 +93,8 @@ def check_runs(profile: str) -> list[Line]:
     kinds: dict[str, tuple[Resolved, Resolved | None]] = {}
     for _, run, line in study_runs(profile):
         teacher = line.get(run.parents.get("teacher"))
-        of = (run.stage, run.model, teacher and teacher.model, run.traces, run.hardware, run.sampling, lora_of(run))
+        sizes = [run.params.get(name) for name in ("batch", "micro_batch", "lora")]
+        of = (run.stage, run.model, teacher and teacher.model, run.traces, run.hardware, run.sampling, sizes)
         kinds.setdefault(str(of), (run, teacher))
     lines = dict.fromkeys(line for kind in kinds.values() for line in _of_kind(*kind))
     return sorted(lines, key=lambda line: line.about)
@@ -160,25 +161,23 @@ def check_problems(profile: str) -> Iterator[Line]:
     uses: dict[str, list[tuple[Resolved, dict[str, Resolved]]]] = {}
     for _, run, line in study_runs(profile):
         if run.problems.pool:  # of a half or a cut to a label budget the whole, so that it is loaded once
-            labels = WHOLE if isinstance(run.problems.pool, Half | LabelBudget) else run.labels
-            uses.setdefault(labels, []).append((run, line))
-    for labels, users in uses.items():
-        yield _line(f"label pool {labels}", _pool, labels, users)
+            whole = run.problems.model_copy(update={"pool": whole_pool(run.problems.pool), "validation": None})
+            uses.setdefault(str(whole), []).append((run, line))
+    for users in uses.values():
+        run = max((run for run, _ in users), key=lambda run: run.problems.validation is not None)
+        labels = WHOLE if isinstance(run.problems.pool, Half | LabelBudget) else run.labels
+        yield _line(f"label pool {labels}", _pool, labels, run.problems, users)
 
 
-def _pool(labels: str, users: list[tuple[Resolved, dict[str, Resolved]]]) -> str:
-    spec = users[0][0].problems
-    spec = spec.model_copy(update={"pool": whole_pool(spec.pool)})
-    files = [
-        one.file for one in (spec.pool, *spec.evaluations.values(), spec.validation) if getattr(one, "dataset", None)
-    ]
-    absent = [LOCAL_FILES[file] for file in dict.fromkeys(files) if file in LOCAL_FILES and not local_copy(file)]
+def _pool(labels: str, problems: ProblemSets, users: list[tuple[Resolved, dict[str, Resolved]]]) -> str:
+    spec = problems.model_copy(update={"pool": whole_pool(problems.pool)})
+    sets = (spec.pool, *spec.evaluations.values(), spec.validation)
+    files = dict.fromkeys(one.file for one in sets if getattr(one, "dataset", None))
+    absent = ", ".join(LOCAL_FILES[file] for file in files if file in LOCAL_FILES and not local_copy(file))
     try:
         found = load_problems(spec, labels)
     except StudyError as error:
-        remedy = (
-            f" Of local copies, in the folder that S2D_DATA names, {', '.join(absent)} are missing." if absent else ""
-        )
+        remedy = f" Of local copies, in the folder that S2D_DATA names, {absent} are missing." if absent else ""
         raise StudyError(f"{error}{remedy}") from None
     for run, line in users:
         part = run.problems.pool

@@ -7,8 +7,10 @@ counts: the first makes the optimiser's state. As no answer is right, a self-tea
 
 import sys
 import tempfile
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -48,10 +50,10 @@ def pilot(plan: Plan, checkpoint: str | None = None, overrides: dict | None = No
     params = resolved.params | {option: value for option, value in changed.items() if option in resolved.params}
     short = resolved.model_copy(update={"params": params, "validation": None})
     runs_root().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pilot-", dir=runs_root()) as folder:
+    place = tempfile.TemporaryDirectory(prefix=".pilot-", dir=runs_root())
+    with place as folder, mock.patch.object(processes, "MODULE", "s2d_lib.check.pilot"):
         run = PlacedRun(short, place=Path(folder))
         write_json(run.path("resolved.json"), {"hash": short.hash, **short.model_dump(mode="json")})
-        processes.MODULE = "s2d_lib.check.pilot"
         metrics = TRAINING[short.stage](run, full_length(run))
     steps, sampled = metrics["seconds/step"], metrics["seconds/sampling"]
     sampling = sampled.iloc[-1] if sharing == 1 else sampled.iloc[0] / sharing
@@ -63,21 +65,23 @@ def pilot(plan: Plan, checkpoint: str | None = None, overrides: dict | None = No
 
 
 def full_length(run: Run) -> Inputs:
-    """What the stage works with: models as published, and answers as long as the limit."""
+    """What the stage works with: models as published, the longest prompts, and answers as long as the limit."""
     resolved, hardware = run.resolved, run.resolved.hardware.model_copy(update={"sampling_gpus": 1})
     if hardware.accelerate:  # processes will share them
         hardware = hardware.model_copy(update={"device": "cpu"})
-    policy, problems = load_policy(resolved.model, in_full(hardware)), load_problems(resolved.problems, resolved.labels)
+    policy, teacher, rows = load_policy(resolved.model, in_full(hardware)), None, 2 * resolved.params["batch"]
     policy.model.generation_config.min_new_tokens = limit = resolved.sampling.max_new_tokens
-    teacher = None
     if resolved.stage in DENSE:
         line = lineage(resolved.profile, resolved.checkpoint, resolved.seed, resolved.overrides)
         teacher = load_policy(line[resolved.parents["teacher"]].model, hardware)
-    copies = range(ceil(2 * resolved.params["batch"] / len(problems.pool)))
-    rng, words = np.random.default_rng(0), len(policy.tokenizer)
-    ids = [rng.integers(words, size=limit).tolist() for _ in copies]
-    stored = [Rollout(p.id, i, tuple(ids[i]), "", False, 0.0) for p in problems.pool for i in copies]
-    return Inputs(policy, problems, teacher, None if resolved.samples_itself else stored)
+    problems = load_problems(resolved.problems, resolved.labels)
+    problems = replace(problems, pool=sorted(problems.pool, key=lambda problem: len(problem.prompt))[-rows:])
+    if resolved.samples_itself:
+        return Inputs(policy, problems, teacher)
+    ids = tuple(np.random.default_rng(0).integers(len(policy.tokenizer), size=limit).tolist())
+    copies = range(ceil(rows / len(problems.pool)))
+    stored = [Rollout(one.id, copy, ids, "", False, 0.0) for one in problems.pool for copy in copies]
+    return Inputs(policy, problems, teacher, stored)
 
 
 if __name__ == "__main__":  # one of several processes (s2d_lib.stages.processes)
