@@ -210,9 +210,9 @@ def settle(
     optimizer = torch.optim.AdamW(model.parameters(), lr=SETTLING_RATE, weight_decay=0.0)
     rate = LinearLR(optimizer, 1.0, 0.0, SETTLING_STEPS)
 
-    def errors(rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
+    def errors(some: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
         """KL of everything but the opening (nats, one a predicted word), and log-odds over what is asked, one a prompt."""
-        batch, plain = _shortest_batch(rows), torch.tensor([row["plain"] for row in rows])
+        batch, plain = _shortest_batch(some), torch.tensor([row["plain"] for row in some])
         own, own_odds = _without(mark, model(batch["input_ids"]).logits, batch["labels"])
         with torch.no_grad():
             wanted, odds = _without(mark, start(batch["input_ids"]).logits, batch["labels"])
