@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from s2d_lib.report.run_pages import markdown
 from s2d_lib.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION
+from s2d_lib.report.tables import markdown
 
 COLORS = {
     "s2d": BLUE,
