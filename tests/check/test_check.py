@@ -89,7 +89,11 @@ def test_only_pairs_that_some_run_brings_together_are_compared():
     names = [(student.model, teacher.model) for student, teacher, _ in pairs("micro-full")]
     taught = [("micro/chains-teacher", "micro/chains-outside"), ("micro/chains-large-teacher", "micro/chains-outside")]
     assert sorted(names) == sorted(
-        [("micro/chains-student", "micro/chains-teacher"), ("micro/chains-student", "micro/chains-large-teacher"), *taught]
+        [
+            ("micro/chains-student", "micro/chains-teacher"),
+            ("micro/chains-student", "micro/chains-large-teacher"),
+            *taught,
+        ]
     )
 
 

@@ -148,7 +148,9 @@ def test_state_that_is_kept_in_the_machines_memory_must_fit_there(gpu, machine):
 def test_processes_on_a_cpu_divide_its_memory(machine):
     alone = resolve("micro", "student.bridge.raw_teacher", 0)
     both = resolve("micro", "student.bridge.raw_teacher", 0, {"hardware": {"processes": 2}})
-    (phase,) = phases_of(alone, architecture_of("micro/chains-student"), architecture_of("micro/chains-teacher"), LENGTHS)
+    (phase,) = phases_of(
+        alone, architecture_of("micro/chains-student"), architecture_of("micro/chains-teacher"), LENGTHS
+    )
     machine(1.5 * phase.each / GB)
     refuse_what_does_not_fit(alone, "micro/chains-teacher")
     with pytest.raises(StudyError) as error:

@@ -44,7 +44,8 @@ class Killed(BaseException):
 def changed_layers(run) -> set[str]:
     """Last names of the weights in which a run's model differs from the base."""
     own, base = (
-        load_policy(RoleModel(model="micro/chains-student"), run.resolved.hardware, *w).model for w in (weights_of(run), ())
+        load_policy(RoleModel(model="micro/chains-student"), run.resolved.hardware, *w).model
+        for w in (weights_of(run), ())
     )
     theirs = dict(base.named_parameters())
     return {name.split(".")[-2] for name, w in own.named_parameters() if not torch.equal(w, theirs[name])}

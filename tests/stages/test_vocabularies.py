@@ -100,7 +100,9 @@ def split(tmp_path_factory) -> str:
     assert record["model"]["split"]
     assert (
         "split"
-        not in make_base("micro-full", "whole", folder, {"pretraining": {"models": {"whole": spec | {"seed": 0}}}})["model"]
+        not in make_base("micro-full", "whole", folder, {"pretraining": {"models": {"whole": spec | {"seed": 0}}}})[
+            "model"
+        ]
     )
     return str(folder / "split")
 

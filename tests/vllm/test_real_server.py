@@ -29,7 +29,15 @@ def url(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--served-model-name", "micro/chains-teacher", "--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64"]
+    options = [
+        "--served-model-name",
+        "micro/chains-teacher",
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-num-seqs",
+        "64",
+    ]
     # `vllm serve` of 0.31.0 asks for the version of a package named vllm, which the CPU's is not.
     command = [
         sys.executable,
@@ -89,5 +97,7 @@ def test_evaluation_by_a_server_and_a_policy_that_it_does_not_hold(url, runs, ti
         inputs.policy.model.get_input_embeddings().weight.mul_(1.01)
     with pytest.raises(StudyError, match="vLLM does not hold the weights of a newer teacher"):
         checked(Server(options, eos), inputs.policy, problems, about="a newer teacher")
-    with pytest.raises(StudyError, match=r"serves micro/chains-teacher \(.*\), and what is to be sampled is micro/chains-student"):
+    with pytest.raises(
+        StudyError, match=r"serves micro/chains-teacher \(.*\), and what is to be sampled is micro/chains-student"
+    ):
         prepare(open_run("micro", "student", 0, overrides))
