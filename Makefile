@@ -59,8 +59,9 @@ test-vllm: $(VLLM)/.installed  ## vLLM for real, on the CPU, in .venv-vllm
 vllm-log: $(VLLM)/.installed  ## vLLM beside transformers on the CPU, before and after a GRPO step
 	$(VLLM)/python -m pytest -s tests/vllm/test_real_engine.py
 
-figures: $(BIN)/.installed  ## redraw figures/ from the committed results, without training
-	@$(BIN)/s2d figures
+FORMATS ?= png,svg
+figures: $(BIN)/.installed  ## redraw figures/ from the committed results, without training (FORMATS=png,svg,pdf,tex,html)
+	@S2D_FORMATS='$(FORMATS)' $(BIN)/s2d figures
 
 regime: $(BIN)/.installed $(NEEDED)  ## the check that froze a profile's setting, on seeds of its own
 	@$(BIN)/s2d study --regime --profile '$(PROFILE)' --cores $(CORES)

@@ -163,9 +163,10 @@ def _draw_results(root: Path, folder: Path) -> Iterator[str]:
         return
     # Here, since every job of the graph imports this module too, and these bring pandas and matplotlib.
     from s2d_lib.claims import load_claims
-    from s2d_lib.report.analysis import GENERIC, analyses_of
-    from s2d_lib.report.run_pages import PAGES, write_run_pages
+    from s2d_lib.report.looks import analyses_of, load_report
+    from s2d_lib.report.pages import write_run_pages
     from s2d_lib.report.study_table import open_results
+    from s2d_lib.report.tables import PAGES
 
     name, results = folder.name, open_results(folder.name, root)
     pages = write_run_pages(results.bundle, name, folder)
@@ -173,24 +174,24 @@ def _draw_results(root: Path, folder: Path) -> Iterator[str]:
     if unfinished := [table for table in load_profile(name).tables if table not in results.profile.tables]:
         yield f"figures/{name}: not all runs of {', '.join(unfinished)} are there yet"
     analyses, tables = analyses_of(name, results.profile, load_claims())
-    for analysis in analyses:
-        path = root / "notebooks" / f"{analysis.notebook}.ipynb"
+    for notebook, analysis in analyses.items():
+        path = root / "notebooks" / f"{notebook}.ipynb"
         if name == analysis.committed:
             yield _in_place(path, {"profile": name})
         else:
             yield _copy(path, folder / path.name, {"profile": name})
     for table in tables:
-        path = root / "notebooks" / f"{GENERIC}.ipynb"
+        path = root / "notebooks" / f"{load_report(root).generic}.ipynb"
         yield _copy(path, folder / f"{table}.ipynb", {"profile": name, "table": table})
 
 
 def _draw_courses(root: Path, profile: str | None) -> Iterator[str]:
     """Run the notebook over every group of benchmarks whose results are all there; of one profile, over its groups."""
     from s2d_lib.claims import load_claims
-    from s2d_lib.report.analysis import COURSES
     from s2d_lib.report.courses import complete
+    from s2d_lib.report.looks import load_report
 
-    path = root / "notebooks" / f"{COURSES}.ipynb"
+    path = root / "notebooks" / f"{load_report(root).courses}.ipynb"
     for place, (group, spec) in enumerate(load_claims(root).courses.items()):
         if complete(spec, root) and (profile is None or profile in spec.profiles):
             folder = root / "figures" / group

@@ -185,8 +185,8 @@ def snakemake_command(chosen: argparse.Namespace, root: Path) -> list[str]:
 
 def _print_graph(profile, found):
     from s2d_lib.plan import resources
-    from s2d_lib.report.graph_table import graph_summary, graph_table
-    from s2d_lib.report.run_pages import markdown
+    from s2d_lib.report.routes import graph_summary, graph_table
+    from s2d_lib.report.tables import markdown
 
     needs = resources(profile, {key: job.resolved for key, job in found.items()})
     print(markdown(graph_table(found, needs)))
@@ -194,13 +194,10 @@ def _print_graph(profile, found):
 
 
 def _print_first_table(profile, folder):
-    """The md holds links, which a terminal can't follow, so the table is made from the numbers again."""
-    import pandas as pd
-
+    """Without the links of its md, which a terminal can't follow."""
     from s2d_lib.report.map import open_chart, routes_table
-    from s2d_lib.report.run_pages import markdown
-    from s2d_lib.report.tables import readable
-    from s2d_lib.study import load_profile, load_study
+    from s2d_lib.report.tables import LINK, markdown
+    from s2d_lib.study import load_profile
 
     settings = load_profile(profile)
     if settings.map:
@@ -209,9 +206,7 @@ def _print_first_table(profile, folder):
         print(chart.map.parts[part].title)
         print(markdown(routes_table(chart, part)))
         return
-    table, sets = settings.tables[0], list(settings.problems.evaluations)
-    print(load_study().tables[table].title)
-    print(markdown(readable(pd.read_csv(folder / f"{table}.csv"), sets)))
+    print(LINK.sub(r"\1", (folder / f"{settings.tables[0]}.md").read_text(encoding="utf-8")))
 
 
 @contextlib.contextmanager
@@ -227,8 +222,7 @@ def _only_one(folder):
 
 def _results(chosen) -> int:
     from s2d_lib.pipeline import blocks, placed_on_map, regime_jobs, regime_runs, regime_trials
-    from s2d_lib.report.regime import write_regime
-    from s2d_lib.report.trials import write_trials
+    from s2d_lib.report.regime import write_regime, write_trials
     from s2d_lib.results.bundle import collect
     from s2d_lib.results.map import collect_map
     from s2d_lib.runs import find_run
@@ -282,7 +276,7 @@ def _check(chosen) -> int:
 
 def _check_pair(chosen) -> int:
     from s2d_lib.check.pair import read_pair
-    from s2d_lib.report.run_pages import markdown
+    from s2d_lib.report.tables import markdown
     from s2d_lib.study import resolve
 
     pair = read_pair(resolve(chosen.profile, chosen.pair, chosen.seed), chosen.prompts)
@@ -293,7 +287,7 @@ def _check_pair(chosen) -> int:
 def _plan(chosen) -> int:
     from s2d_lib.plan import plan
     from s2d_lib.report.plan import figure, summary, tables_of, uncertainty, write_plan
-    from s2d_lib.report.run_pages import markdown
+    from s2d_lib.report.tables import markdown
 
     found = plan(chosen.profile, chosen.gpu, chosen.utilisation)
     if chosen.pilot is not None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from s2d_lib.errors import StudyError
 from s2d_lib.models.policy import load_policy, save_policy
-from s2d_lib.report.model_card import model_card
+from s2d_lib.report.pages import model_card
 from s2d_lib.results.bundle import Bundle, read_evaluation
 from s2d_lib.runs import FinishedRun, Run, command_for, find_run, seed_folder
 from s2d_lib.stages.weights import weights_of

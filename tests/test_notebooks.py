@@ -11,8 +11,8 @@ from s2d_lib.batch import strip_machine
 from s2d_lib.claims import load_claims
 from s2d_lib.errors import StudyError
 from s2d_lib.notebook import PARAMETERS, refuse_unknown_parameters
-from s2d_lib.report.analysis import ANALYSES, COURSES, analyses_of
 from s2d_lib.report.courses import complete
+from s2d_lib.report.looks import analyses_of, load_report
 from s2d_lib.report.study_table import open_results
 from s2d_lib.study import load_profile
 from s2d_lib.study.resolve import released_record
@@ -57,12 +57,14 @@ def test_stage_notebooks_are_committed_without_outputs(notebooks):
 
 
 def test_analysis_notebooks_are_committed_with_outputs_and_without_errors(root, notebooks):
-    waiting = {a.notebook for a in ANALYSES} | {COURSES}  # for the runs of their tables
-    for profile in {a.committed for a in ANALYSES if (root / "figures" / a.committed / "results").is_dir()}:
+    report = load_report(root)
+    waiting = {*report.notebooks, report.courses}  # for the runs of their tables
+    committed = {one.committed for one in report.notebooks.values()}
+    for profile in (name for name in committed if (root / "figures" / name / "results").is_dir()):
         results = open_results(profile, root)
-        waiting -= {a.notebook for a in analyses_of(profile, results.profile, load_claims(root))[0]}
+        waiting -= set(analyses_of(profile, results.profile, load_claims(root))[0])
     if any(complete(spec, root) for spec in load_claims(root).courses.values()):
-        waiting -= {COURSES}
+        waiting -= {report.courses}
     assert "90_headline" not in waiting
     for name, notebook in notebooks.items():
         if name[0] in "01689" and name.removesuffix(".ipynb") not in waiting:

@@ -1,242 +1,189 @@
-"""Claims as tables: what the papers say, what their tables support, what this study measured, and what it presupposes."""
+"""Claims for readers: what the papers say, what their tables support, what this study measured, and what that presupposes."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from s2d_lib.claims import Claims, Outcome, Published, Results, claim_verdict
-from s2d_lib.claims.fair import Measured
-from s2d_lib.claims.printed import printed_difference, printed_verdict
-from s2d_lib.claims.schema import Claim, CurveClaim
-from s2d_lib.errors import StudyError
-from s2d_lib.report.run_pages import link
-from s2d_lib.report.study_table import open_results
-from s2d_lib.report.style import route_label
-from s2d_lib.report.tables import write_forms
-from s2d_lib.study.load import did_you_mean, profile_names, project_root
+from s2d_lib.claims import Claims, Outcome, Published, Results, bootstrap, claim_verdict
+from s2d_lib.claims.fair import accuracies, seeds_of, while_training
+from s2d_lib.claims.printed import AVERAGE, printed_difference, printed_verdict
+from s2d_lib.claims.schema import Claim, Courses, CurveClaim, Moment
+from s2d_lib.report.figures import PAPER, Mark, forest
+from s2d_lib.report.looks import load_report, route_label
+from s2d_lib.report.study_table import NOT_PRINTED
+from s2d_lib.report.style import BLACK, BLUE, GREY, PURPLE, VERMILLION
+from s2d_lib.report.tables import Sheet, columns, contrast_label, ends, interval, link, run_page
+from s2d_lib.study.page import Study
 
 SMALL = 2.0
 """Points: a difference that would matter, where the paper prints none; a narrower interval around 0 is called level."""
+LINK = ["claim", "better", "than"]
+COUNTED = ("holds", "contradicted", "undecided", "premise absent", "not run", "no set")
+LOOKS = {
+    "holds": (BLUE, "o"),
+    "contradicted": (VERMILLION, "X"),
+    "undecided": (GREY, "s"),
+    "premise absent": (PURPLE, "v"),
+}
+"""Verdict -> colour and marker, so that none depends on colour alone; others are said in words."""
+UNITS = {"accuracy": "points", "length": "tokens", "entropy": "nats"}
+HOURS = 10  # of training, the whole budget of paper B
+OF_CHECKPOINTS = [
+    "claim", "better", "than", "family", "profile", "meant", "set", "seeds", "problems", "difference", "low", "high",
+    "problem error", "detectable", "margin", "chance", "published", "published low", "published high", "published source",
+    "published verdict", "labels better", "labels than", "gradings better", "gradings than", "unequal because", "premises",
+    "verdict", "by numbers", "refuted", "missing",
+]  # fmt: skip
+OF_COURSES = [
+    "claim", "better", "than", "benchmark", "meant", "label", "measure", "unit", "seeds", "units", "difference", "low", "high",
+    "detectable", "margin", "chance", "published", "published low", "published high", "published verdict", "verdict",
+    "refuted", "missing",
+]  # fmt: skip
 
-VERDICT_NOTE = (
-    "A comparison holds when its 95% interval lies above 0 (with a margin: above minus the margin) and is contradicted when it "
-    f"lies below; undecided ones say within how many points, and are called level when that is at most {SMALL:g}. A claim holds "
-    "when all its comparisons hold and is contradicted when one is at 5% divided by their number; nothing is corrected for the "
-    "number of claims, so some of so many verdicts are wrong by chance. `Could see` is the smallest true difference that this "
-    "study finds with 80% power at two-sided 5%; the chance to hold is that of a study of this size when the printed difference "
-    f"is the true one (where none is printed: {SMALL:g} points), of a claim at most that of its least likely comparison."
-)
-NOTE = (
-    f"Differences in points, ours with 95% intervals over seeds and problems. {VERDICT_NOTE} What the paper's tables support is "
-    "said with errors over problems that its printed means of 16 samples must have, unpaired; another training run is in none "
-    "of them. Labels are distinct labeled problems over the whole route. Halves of the pool are drawn once and base models "
-    "pretrained once: no interval holds what others would change. A link is two routes of a claim, over all its sets. Where a "
-    "premise is measurably missing, its 95% interval wholly beyond the bound, nothing is tested: `premise absent`, with what the "
-    "numbers alone say in brackets; a premise that is not measured or unclear changes no verdict. Base models are taken at the "
-    "decoding where they are best."
-)
+
+def comparisons_table(outcomes: Sequence[Outcome], published: Published, spec: Courses | None = None) -> pd.DataFrame:
+    """All numbers, a row a comparison of checkpoints (columns OF_CHECKPOINTS) or, with their group of benchmarks, of courses
+    (OF_COURSES): differences, intervals, `detectable` ones and margins in points or their `unit`, chances in percent; `problem
+    error`: standard error over problems alone; `published verdict`: what the paper's tables support; `by numbers`: the verdict
+    whatever is presupposed; `refuted`: contradicted at the level corrected for the claim."""
+    counted = Counter(outcome.claim for outcome in outcomes if spec or outcome.verdict != "no set")
+    rows = []
+    for outcome in outcomes:
+        own, printed_as = _of_courses(outcome, spec) if spec else _of_checkpoints(outcome)
+        rows.append(own | _measured(outcome, own["unit"], counted[outcome.claim], published, printed_as))
+    return pd.DataFrame(rows)[OF_COURSES if spec else OF_CHECKPOINTS]
 
 
-def results_of(profile: str, claims: Claims, root: Path | None = None) -> dict[str, Results]:
-    """The committed results of all profiles that play a model family in this profile's table.
+def _of_checkpoints(outcome: Outcome) -> tuple[dict, dict]:
+    """What only comparisons of checkpoints have, and as what they may be printed."""
+    own = {name: getattr(outcome, name) for name in ("better", "than", "family", "profile", "meant", "missing")}
+    for place, side in enumerate(("better", "than")):
+        for kind in ("labels", "gradings"):
+            own[f"{kind} {side}"] = outcome.budgets and getattr(outcome.budgets[place], kind)
+    worst, states = ("absent", "not measured", "unclear", "present"), {}
+    for measured in outcome.premises:
+        states.setdefault(measured.premise, []).append(measured.state)
+    own["premises"] = ", ".join(f"{name} {min(found, key=worst.index)}" for name, found in states.items())
+    own |= {"unit": "points", "set": outcome.evaluation, "unequal because": outcome.reason}
+    own |= {"verdict": outcome.verdict, "by numbers": outcome.by_numbers}
+    return own, {"family": outcome.family, "better": outcome.better, "than": outcome.than, "name": outcome.meant}
 
-    Args:
-        profile: Whose table it is.
-        claims: Whose `families` say which profile plays which family.
-        root: The project's folder.
 
-    Returns:
-        Family -> results; without the families whose profile or results do not exist yet.
-
-    Raises:
-        StudyError: When claims.yaml gives the profile no part, or results that exist are broken.
-    """
-    root = root or project_root()
-    if profile not in claims.families:
-        hint = did_you_mean(profile, claims.families)
-        raise StudyError(f"profile {profile!r} is not in `families` of claims.yaml, so no claim is about it; {hint}")
-    return {
-        family: open_results(name, root)
-        for family, name in claims.families[profile].items()
-        if name in profile_names(root) and (root / "figures" / name / "results").is_dir()
+def _of_courses(outcome: Outcome, spec: Courses) -> tuple[dict, dict]:
+    """What only comparisons of courses have, and as what they may be printed: as of two methods after the same hours."""
+    better, than, where = outcome.better, outcome.than, outcome.benchmark
+    first, second = (moment_label(moment, outcome.measure) for moment in (better, than))
+    own = {
+        "better": better.checkpoint,
+        "than": than.checkpoint,
+        "benchmark": where or "all",
+        "meant": "",
+        "missing": "",
     }
+    own |= {"label": f"{first} > {second}{f' · {where}' if where else ''}", "measure": outcome.measure}
+    own |= {"unit": UNITS[outcome.measure], "verdict": outcome.result.verdict}
+    name, methods = spec.stands_for.get(where, "") if where else AVERAGE, load_report().paper_b
+    same = better.within == than.within and better.checkpoint != than.checkpoint and not better.minus
+    if outcome.measure != "accuracy" or not (spec.model and name and same):
+        return own, {}
+    routes = {side: methods.get(own[side], "") for side in ("better", "than")}
+    return own, {"family": spec.model, **routes, "name": name, "hours": HOURS * better.within}
 
 
-def comparisons_table(outcomes: Sequence[Outcome], published: Published) -> pd.DataFrame:
-    """All numbers, one row a comparison; differences, intervals and margins in points.
-
-    Returns:
-        `claim`, `better`, `than`, `family`, `profile`, `meant` (what the paper evaluates on), `set`; `seeds`, `problems`,
-        `difference`, `low`, `high`, `problem error` (standard error over problems alone), `detectable`, `margin`;
-        `published` with its `low` and `high`, `published source` and `published verdict` (what the paper's tables support);
-        `chance` of holding, percent; `labels better`, `labels than`, `gradings better`, `gradings than`; `unequal because`,
-        `premises` (the state of each), `verdict`, `by numbers` (the verdict whatever is presupposed), `refuted` (contradicted
-        at the level corrected for the claim), `missing`.
-    """
-    counted = Counter(outcome.claim for outcome in outcomes if outcome.verdict != "no set")
-    return pd.DataFrame([_row(outcome, published, counted[outcome.claim]) for outcome in outcomes])
-
-
-def _row(outcome: Outcome, published: Published, of: int) -> dict:
-    what = outcome.family, outcome.better, outcome.than, outcome.meant
-    found, printed = published.difference(*what), printed_difference(published, *what)
-    result, budgets = outcome.result, outcome.budgets
-    measured = {
-        "seeds": result and result.seeds,
-        "problems": result and result.problems,
-        "difference": result and 100 * result.difference.mean,
-        "low": result and 100 * result.difference.low,
-        "high": result and 100 * result.difference.high,
-        "problem error": result and 100 * result.problem_error,
-        "detectable": result and 100 * result.detectable,
-        "margin": outcome.margin,
-        "chance": result and 100 * result.chance((found.value if found else SMALL) / 100),
-    }
-    spent = {
-        f"{kind} {side}": budgets and getattr(budgets[place], kind)
-        for kind in ("labels", "gradings")
-        for place, side in enumerate(("better", "than"))
-    }
-    return {
-        "claim": outcome.claim,
-        "better": outcome.better,
-        "than": outcome.than,
-        "family": outcome.family,
-        "profile": outcome.profile,
-        "meant": outcome.meant,
-        "set": outcome.evaluation,
-        **measured,
-        "published": found and found.value,
-        "published low": printed and printed.low,
-        "published high": printed and printed.high,
-        "published source": found.source if found else "not printed",
-        "published verdict": printed_verdict(published, *what, margin=outcome.margin),
-        **spent,
-        "unequal because": outcome.reason,
-        "premises": _states(outcome.premises),
-        "verdict": outcome.verdict,
-        "by numbers": outcome.by_numbers,
-        "refuted": bool(result and result.refuted(of)),
-        "missing": outcome.missing,
-    }
+def _measured(outcome, unit: str, of: int, published: Published, printed_as: dict) -> dict:
+    """What was measured of one of the `of` comparisons of a claim, and what was printed of it."""
+    row: dict = {"claim": outcome.claim, "margin": outcome.margin, "refuted": False, "chance": None}
+    found = published.difference(**printed_as) if printed_as else None
+    printed = printed_difference(published, **printed_as) if printed_as else None
+    row |= {"published": found and found.value, "published source": found.source if found else NOT_PRINTED}
+    row |= {f"published {end}": printed and getattr(printed, end) for end in ("low", "high")}
+    supported = printed_verdict(published, **printed_as, margin=outcome.margin) if printed_as else NOT_PRINTED
+    row["published verdict"] = supported
+    measures = ("difference", "low", "high", "problem error", "detectable", "seeds", "problems", "units")
+    if (result := outcome.result) is None:
+        return row | dict.fromkeys(measures)
+    difference, scale = result.difference, 100 if unit == "points" else 1
+    values = (difference.mean, difference.low, difference.high, result.problem_error, result.detectable)
+    row |= dict(
+        zip(measures, [*(scale * v for v in values), result.seeds, result.problems, result.problems], strict=True)
+    )
+    chance = 100 * result.chance((found.value if found else SMALL) / 100) if unit == "points" else None
+    return row | {"refuted": bool(result.refuted(of)), "chance": chance}
 
 
-def _states(premises: Sequence[Measured]) -> str:
-    """The state of each premise, that of the worst of its conditions."""
-    worst = ("absent", "not measured", "unclear", "present")
-    found: dict[str, list[str]] = {}
-    for measured in premises:
-        found.setdefault(measured.premise, []).append(measured.state)
-    return ", ".join(f"{name} {min(states, key=worst.index)}" for name, states in found.items())
+def moment_label(moment: Moment, measure: str) -> str:
+    """A moment in readers' words: `SDPO, best within 50%`."""
+    words = [route_label(moment.checkpoint) + (f" minus {route_label(moment.minus)}" if moment.minus else "")]
+    if moment.best or moment.within < 1:
+        words.append(f"{'best within' if moment.best else 'at'} {moment.within:.0%}")
+    return ", ".join(words) + ("" if measure == "accuracy" else f" ({measure})")
 
 
-def claims_table(
+def judged(outcomes: Sequence[Outcome], comparisons: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """What comparisons say together, a row a claim (`by` its name) or a link of it, two routes over all sets (`by` LINK): how
+    many of each verdict; `published verdict`: what the paper's tables support; `premises`; `verdict` here and `by numbers`
+    alone; the greatest `chance` (percent) that it could have held; what is `missing`."""
+    rows = []
+    for names, own in comparisons.groupby(by, sort=False):
+        counted, printed = own[own["verdict"] != "no set"], set(own["published verdict"])
+        results = [outcomes[place].result for place in counted.index]
+        states = (word for text in own.get("premises", ()) for word in text.split(", ") if word)
+        row = dict(zip(by, names, strict=True)) | {"comparisons": len(own)}
+        row |= {kind: (own["verdict"] == kind).sum() for kind in COUNTED}
+        said = (word for word in ("contradicted", "undecided", "holds") if word in printed)
+        row |= {"published verdict": next(said, NOT_PRINTED), "premises": ", ".join(dict.fromkeys(states))}
+        row |= {"verdict": claim_verdict(results, counted["verdict"].eq("premise absent").tolist())}
+        row |= {"by numbers": claim_verdict(results), "chance": own["chance"].astype(float).min()}
+        rows.append(row | {"missing": "; ".join(dict.fromkeys(text for text in own["missing"] if text))})
+    return pd.DataFrame(rows)
+
+
+def claims_sheet(
     outcomes: Sequence[Outcome],
     claims: Mapping[str, Claim | CurveClaim],
     comparisons: pd.DataFrame,
-) -> pd.DataFrame:
-    """One row a claim.
-
-    Args:
-        outcomes: The comparisons.
-        claims: What they are of.
-        comparisons: From `comparisons_table`, here or in s2d_lib.report.courses.
-
-    Returns:
-        `claim`, `sentence`, `source`; how many `comparisons` and how many of them are of each verdict; `published verdict`: what
-        the paper's tables support; `premises`: their states; `verdict` here, what it would be `by numbers` alone, and the
-        greatest `chance` (percent) that it could have held; `missing`: what it would take to decide the rest.
-    """
-    return pd.DataFrame(
-        {"claim": name, "sentence": claim.sentence, "source": claim.source}
-        | _judged(outcomes, comparisons[comparisons["claim"] == name])
-        for name, claim in claims.items()
+    note: str,
+    asked: pd.DataFrame | None = None,
+    profile: str = "",
+) -> Sheet:
+    """Everything about claims: tables of the claims, of the `comparisons_table` and, with paper A's `asked_table`, of links
+    and premises. `note`: what is special about these results; `profile`: whose folder it is written to."""
+    of_claims, notes, numbers = judged(outcomes, comparisons, ["claim"]), load_report().notes, comparisons
+    about = [{"the paper": claims[name].sentence, "source": claims[name].source} for name in of_claims["claim"]]
+    tables = {"Claims": _readable(of_claims, about, of_claims[["missing"]].to_dict("records"))}
+    if asked is not None:
+        links = judged(outcomes, comparisons, LINK)
+        about = [{"link": contrast_label(*pair)} for pair in links[LINK[1:]].to_numpy()]
+        tables["Links of the claims"] = _readable(links, about)
+        tables |= {} if asked.empty else {"What the claims presuppose": asked}
+        of_links = links[[*LINK, "verdict", "chance"]].rename(
+            columns={"verdict": "link verdict", "chance": "link chance"}
+        )
+        numbers = comparisons.merge(of_links, on=LINK, how="left")
+    tables["Comparisons"] = readable_comparisons(comparisons, profile)
+    verdicts = of_claims.set_index("claim")["verdict"]
+    text = notes["course_claims" if asked is None else "claims"].format(
+        verdicts=notes["verdicts"].format(SMALL), note=note
     )
+    return Sheet("claims", numbers.assign(**{"claim verdict": numbers["claim"].map(verdicts)}), tables, text.strip())
 
 
-def links_table(outcomes: Sequence[Outcome], comparisons: pd.DataFrame) -> pd.DataFrame:
-    """One row a link of a claim, which is two routes of which one should be better, over all its sets: `claim`, `better`, `than`
-    and what `claims_table` says of a claim; arguments as there."""
-    return pd.DataFrame(
-        dict(zip(LINK, names, strict=True)) | _judged(outcomes, own)
-        for names, own in comparisons.groupby(LINK, sort=False)
-    )
-
-
-LINK = ["claim", "better", "than"]
-COUNTED = ("holds", "contradicted", "undecided", "premise absent", "not run", "no set")
-
-
-def _judged(outcomes: Sequence[Outcome], own: pd.DataFrame) -> dict:
-    """What several comparisons, rows of the outcomes' table, say together."""
-    counted = own[own["verdict"] != "no set"]
-    results = [outcomes[place].result for place in counted.index]
-    premises = own.get("premises", pd.Series(dtype=str))
-    return {
-        "comparisons": len(own),
-        **{kind: (own["verdict"] == kind).sum() for kind in COUNTED},
-        "published verdict": together(own["published verdict"]),
-        "premises": ", ".join(dict.fromkeys(word for text in premises for word in text.split(", ") if word)),
-        "verdict": claim_verdict(results, counted["verdict"].eq("premise absent").tolist()),
-        "by numbers": claim_verdict(results),
-        "chance": own["chance"].astype(float).min(),
-        "missing": "; ".join(dict.fromkeys(text for text in own["missing"] if text)),
-    }
-
-
-def together(verdicts: pd.Series) -> str:
-    """Of a claim, from those of its comparisons on the paper's own tables that are printed, at 95% each."""
-    found = set(verdicts) - {"not printed"}
-    return next((word for word in ("contradicted", "undecided", "holds") if word in found), "not printed")
-
-
-def readable_claims(claims: pd.DataFrame) -> pd.DataFrame:
-    """The claims for readers: the paper's sentence, what its tables support, and what holds here."""
+def _readable(verdicts: pd.DataFrame, about: list[dict], more: list[dict] | None = None) -> pd.DataFrame:
+    """Verdicts of claims or links in words; without a column of premises that says nothing."""
     rows = []
-    for row in claims.to_dict("records"):
-        shown = {"claim": row["claim"], "the paper": row["sentence"], "source": row["source"]}
-        rows.append(shown | _shown(row, "at most ") | {"missing": row["missing"]})
-    return _only_with_premises(rows)
-
-
-def readable_links(links: pd.DataFrame) -> pd.DataFrame:
-    """The links of claims for readers."""
-    rows = []
-    for row in links.to_dict("records"):
-        several = row["comparisons"] - row["no set"] > 1
-        shown = {"claim": row["claim"], "link": contrast_label(row["better"], row["than"])}
-        rows.append(shown | _shown(row, "at most " if several else ""))
-    return _only_with_premises(rows)
-
-
-def _shown(row: dict, chance: str) -> dict[str, str]:
-    """A claim's or a link's verdicts in words."""
-    here = row["verdict"] + (", as far as there are sets" if row["no set"] and row["verdict"] == "holds" else "")
-    if row["verdict"] != row["by numbers"]:
-        here += f" (numbers alone: {row['by numbers']})"
-    return {
-        "its tables support": row["published verdict"],
-        "here": here,
-        "chance to hold": chance_words(row["chance"], chance),
-        "comparisons": ", ".join(f"{row[kind]} {kind}" for kind in COUNTED if row[kind]),
-        "premises": row["premises"],
-    }
-
-
-def _only_with_premises(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=[c for c in rows[0] if c != "premises" or any(row[c] for row in rows)])
-
-
-def judged_at(results: Mapping[str, Results]) -> str:
-    """At which decoding the claims are judged, the main one of each profile."""
-    ways: dict[str, list[str]] = {}
-    for found in results.values():
-        ways.setdefault(found.profile.evaluation.words, []).append(found.name)
-    told = "; ".join(f"{words} ({', '.join(names)})" for words, names in ways.items())
-    return f"Claims are judged at the profile's main decoding: {told}."
+    for row, said, after in zip(verdicts.to_dict("records"), about, more or [{}] * len(about), strict=True):
+        here = row["verdict"] + (", as far as there are sets" if row["no set"] and row["verdict"] == "holds" else "")
+        here += f" (numbers alone: {row['by numbers']})" if row["verdict"] != row["by numbers"] else ""
+        several = more or row["comparisons"] - row["no set"] > 1
+        shown = {"claim": row["claim"], **said, "its tables support": row["published verdict"], "here": here}
+        shown |= {"chance to hold": chance_words(row["chance"], "at most " if several else "")}
+        shown |= {"comparisons": ", ".join(f"{row[kind]} {kind}" for kind in COUNTED if row[kind])}
+        rows.append(shown | {"premises": row["premises"]} | after)
+    table = pd.DataFrame(rows)
+    return table if table["premises"].any() else table.drop(columns="premises")
 
 
 def chance_words(percent: float, start: str = "") -> str:
@@ -251,110 +198,168 @@ def verdict_words(verdict: str, low: float, high: float, unit: str = "points") -
     if verdict != "undecided":
         return verdict
     within = max(abs(low), abs(high))
-    level = unit == "points" and within <= SMALL
-    return f"{'level' if level else 'undecided'} within {within:.1f} {unit}"
+    return f"{'level' if unit == 'points' and within <= SMALL else 'undecided'} within {within:.1f} {unit}"
 
 
-def readable_comparisons(comparisons: pd.DataFrame, folder: Path | None = None) -> pd.DataFrame:
-    """The comparisons for readers; with links to run pages where the tables go to a `folder`, figures/<profile>."""
+def readable_comparisons(comparisons: pd.DataFrame, profile: str = "") -> pd.DataFrame:
+    """The comparisons for readers; paper A's routes that were run lead to their pages, as seen from the profile's folder."""
     rows = []
     for row in comparisons.to_dict("records"):
-        made = not pd.isna(row["difference"])
-        remarks = [row["missing"]] if not made else [row["unequal because"]]
-        if made and row["seeds"] == 1:
-            remarks.append("one seed: nothing is known of another run")
-        if row["margin"]:
-            remarks.append(f"at least as good, within {row['margin']:g} points")
-        remarks += [
-            f"premise {state}" for state in row["premises"].split(", ") if state and not state.endswith("present")
-        ]
+        made, course = pd.notna(row["difference"]), "unit" in row
+        digits, unit, more = (2, row["unit"], f" {row['unit']}") if course else (1, "points", "")
+        if course:
+            sides = {"comparison": row["label"] + (f", within {row['margin']:g} {unit}" if row["margin"] else "")}
+        else:
+            start = "" if row["profile"] == profile else f"../{row['profile']}/"
+            sides = {s: link(route_label(row[s]), row[s], start) if made else route_label(row[s]) for s in LINK[1:]}
+            sides |= {"set": f"{row['set']} for {row['meant']}" if row["set"] else row["meant"]}
         absent = row["verdict"] == "premise absent"
-        here = verdict_words(row["by numbers" if absent else "verdict"], row["low"], row["high"])
+        here = verdict_words(row["by numbers"] if absent else row["verdict"], row["low"], row["high"], unit)
+        printed = NOT_PRINTED if pd.isna(row["published"]) else f"{row['published']:+.1f}"
+        source = "" if course or printed == NOT_PRINTED else f" ({row['published source']})"
+        found = interval(*(row[c] for c in ("difference", "low", "high")), 1, digits, True) + more if made else ""
         rows.append(
             {
                 "claim": row["claim"],
-                **{side: _route(row[side], row, folder) for side in ("better", "than")},
-                "set": f"{row['set']} for {row['meant']}" if row["set"] else row["meant"],
-                "published": _published(row),
+                **sides,
+                "published": printed + source,
                 "its tables support": verdict_words(
                     row["published verdict"], row["published low"], row["published high"]
                 ),
-                "difference": f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]" if made else "",
+                "difference": found,
                 "here": f"premise absent (numbers alone: {here})" if absent else here,
                 "chance to hold": chance_words(row["chance"]),
-                "could see": f"{row['detectable']:.1f} points" if made else "",
-                "labels": f"{row['labels better']:,.0f} / {row['labels than']:,.0f}" if made else "",
-                "remark": "; ".join(filter(None, remarks)),
+                "could see": f"{row['detectable']:.{digits}f} {unit}" if made else "",
+                **({} if course else _budget_and_remark(row, made)),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _route(checkpoint: str, row: dict, folder: Path | None) -> str:
-    """A route's label; where its runs exist it leads to its page, which may be another profile's."""
-    label = route_label(checkpoint)
-    if folder is None or pd.isna(row["difference"]):
-        return label
-    return link(label, checkpoint, "" if row["profile"] == folder.name else f"../{row['profile']}/")
+def _budget_and_remark(row: dict, made: bool) -> dict[str, str]:
+    remarks = [row["unequal because"] if made else row["missing"]]
+    remarks += ["one seed: nothing is known of another run"] if made and row["seeds"] == 1 else []
+    remarks += [f"at least as good, within {row['margin']:g} points"] if row["margin"] else []
+    remarks += [f"premise {state}" for state in row["premises"].split(", ") if state and not state.endswith("present")]
+    labels = f"{row['labels better']:,.0f} / {row['labels than']:,.0f}" if made else ""
+    return {"labels": labels, "remark": "; ".join(filter(None, remarks))}
 
 
-def _published(row: dict) -> str:
-    value = row["published"]
-    return "not printed" if pd.isna(value) else f"{value:+.1f} ({row['published source']})"
+def judged_at(results: Mapping[str, Results]) -> str:
+    """At which decoding the claims are judged, the main one of each profile."""
+    ways: dict[str, list[str]] = {}
+    for found in results.values():
+        ways.setdefault(found.profile.evaluation.words, []).append(found.name)
+    told = "; ".join(f"{words} ({', '.join(names)})" for words, names in ways.items())
+    return f"Claims are judged at the profile's main decoding: {told}."
 
 
-def write_claims(
-    claims: pd.DataFrame,
-    links: pd.DataFrame,
-    premises: pd.DataFrame,
-    comparisons: pd.DataFrame,
-    folder: Path,
-    note: str = "",
-) -> None:
-    """Write claims.csv (all numbers of all comparisons, with their link's and their claim's verdict), claims.md and claims.tex.
-
-    Args:
-        claims: From `claims_table`.
-        links: From `links_table`.
-        premises: From s2d_lib.report.premises.asked_table.
-        comparisons: From `comparisons_table`.
-        folder: figures/<profile>.
-        note: What to say of these results under the tables.
-    """
-    judged = links[[*LINK, "verdict", "chance"]].rename(columns={"verdict": "link verdict", "chance": "link chance"})
-    numbers = comparisons.merge(judged, on=LINK, how="left")
-    numbers["claim verdict"] = numbers["claim"].map(claims.set_index("claim")["verdict"])
-    shown = {"Claims": readable_claims(claims), "Links of the claims": readable_links(links)}
-    shown |= {} if premises.empty else {"What the claims presuppose": premises}
-    linked = shown | {"Comparisons": readable_comparisons(comparisons, folder)}
-    shown["Comparisons"] = readable_comparisons(comparisons)
-    write_forms(numbers, shown, folder, "claims", f"{NOTE} {note}".strip(), linked)
+def asked_table(outcomes: Sequence[Outcome], claims: Claims) -> pd.DataFrame:
+    """What claims presuppose, for readers: a row a premise, profile and checkpoint that was asked."""
+    asked = {(o.profile, m.premise, m.checkpoint, m.evaluation, m.condition): m for o in outcomes for m in o.premises}
+    order, rows, said = list(claims.premises), [], set()
+    for (profile, name, checkpoint, *_), measured in sorted(asked.items(), key=lambda item: order.index(item[0][1])):
+        premise, condition, found = claims.premises[name], measured.condition, measured.estimate
+        scale, unit, what = 1, "", [f"{condition.measure} before the first step"]
+        if condition.measure == "accuracy":
+            scale, unit = 100, " points" if measured.minus else "%"
+            minus = f" minus that of {route_label(measured.minus)}" if measured.minus else ""
+            what = [f"accuracy on {measured.evaluation or condition.set}{minus}"]
+            what += [f"decoding of {route_label(side)}: {decoding}" for side, decoding in measured.decodings.items()]
+        word, bound = ("at most", condition.at_most) if condition.at_least is None else ("at least", condition.at_least)
+        value = [f"{scale * v:.3g}" for v in (found.mean, found.low, found.high)] if found else []
+        row = {"premise": name, "it says": "" if name in said else f"{premise.sentence} ({premise.source})"}
+        row |= {"profile": profile, "of": route_label(checkpoint), "measured": "; ".join(what)}
+        row |= {
+            "value": f"{value[0]} [{', '.join(value[1:])}]" if value else "",
+            "bound": f"{word} {scale * bound:g}{unit}",
+        }
+        rows.append(row | {"state": measured.state})
+        said.add(name)
+    return pd.DataFrame(rows)
 
 
-def predictions_table(claims: Claims) -> pd.DataFrame:
-    """What is expected of the map, as claims.yaml had it before the runs, one row a prediction."""
-    rows = []
-    for name, prediction in claims.map.items():
-        row = {"prediction": name} | prediction.model_dump()
-        row["compares"] = " > ".join(map(route_label, prediction.compares))
-        row["where"] = ", ".join(f"{dial} {values}" for dial, values in prediction.where.items())
-        rows.append(row)
-    return pd.DataFrame(rows).rename(columns=lambda name: name.replace("_", " "))
+def premises_sheet(results: Mapping[str, Results], claims: Claims, study: Study) -> Sheet:
+    """What the predictions (claims P1 to P3) rest on: that the teachers of the warmed-up bridges in them are good (C1:
+    `accuracy, <set>` of what the paper evaluates on), and near the student where the student goes (C2: a row a quantity,
+    `before` and `after` the warmup, NaN where it was not measured)."""
+    predicted = [
+        comparison for name, claim in claims.claims.items() if name[0] == "P" for comparison in claim.comparisons
+    ]
+    starts = dict.fromkeys(study.checkpoints[name].from_ for one in predicted for name in one.better_first)
+    warmups = [name for name in starts if name and study.checkpoints[name].stage == "forward_kl"]
+    quantities, rows, shown = load_report().quantities, [], []
+    for found in results.values():
+        for warmup in (name for name in warmups if seeds_of(found.bundle, name)):
+            teacher = study.checkpoints[warmup].teacher
+            shared = {
+                "profile": found.name,
+                "teacher": teacher,
+                "warmup": warmup,
+                "seeds": len(seeds_of(found.bundle, warmup)),
+            }
+            told = {"profile": found.name, "teacher": route_label(teacher)}
+            for meant, name in found.profile.stands_for.items():
+                shared |= columns(f"accuracy, {meant}", bootstrap(accuracies(found.bundle, teacher, name).to_numpy()))
+                told[f"accuracy, set for {meant}, %"] = interval(*(shared[c] for c in ends(f"accuracy, {meant}")))
+            for column, words in quantities.items():
+                row, cells = {"quantity": column}, {"quantity": words}
+                for when, place in (("before", 0), ("after", -1)):
+                    row |= columns(when, while_training(found.bundle, warmup, column, place))
+                    cells[when] = interval(*(row[c] for c in ends(when)), scale=1, digits=3) or "not measured"
+                rows.append(shared | row)
+                shown.append(told | cells)
+                told = {name: value if name in ("profile", "teacher") else "" for name, value in told.items()}
+    title = "What the predictions rest on: the teacher's reward (C1) and its distance from the student (C2)"
+    first = [name for name in pd.DataFrame(shown) if name.startswith("accuracy")]
+    table = pd.DataFrame(shown).fillna("no set")[["profile", "teacher", *first, "quantity", "before", "after"]]
+    return Sheet("premises", pd.DataFrame(rows), {title: table}, load_report().notes["premises"])
 
 
-def contrast_label(better: str, than: str, sign: str = " > ") -> str:
-    """`a > b` in readers' words, what both have in common behind it."""
-    left, right = (route_label(name).split(", ") for name in (better, than))
-    start = _common(left, right)
-    end = _common(left[start:][::-1], right[start:][::-1])
-    own = [", ".join(words[start : len(words) - end]) for words in (left, right)]
-    if not all(own):  # one adds to the other: the bridge, and the bridge with something behind it
-        own = [words or f"{left[0]} alone" for words in own]
-    elif start and len(left) != len(right):  # what is left of a bridge would read as the teacher itself
-        return f"{route_label(better)}{sign}{route_label(than)}"
-    return " · ".join(filter(None, [sign.join(own), ", ".join(left[:start] + left[len(left) - end :])]))
-
-
-def _common(left: list[str], right: list[str]) -> int:
-    """How many words both begin with."""
-    return next((n for n, words in enumerate(zip_longest(left, right)) if words[0] != words[1]), len(left))
+def claims_figure(sheet: Sheet, title: str) -> Figure:
+    """The dashboard: a row a pair under its claim, a column a set or unit; each interval against zero, its verdict by colour
+    and marker, the paper's difference as a hollow diamond, a margin as a bar. Sets that nothing stands for have no column."""
+    comparisons, keys, panels = sheet.numbers, [], {}
+    if "label" not in comparisons:
+        labels = [contrast_label(*pair) for pair in comparisons[LINK[1:]].to_numpy()]
+        comparisons = comparisons.assign(label=labels, unit="points")
+    shown = comparisons[comparisons["verdict"] != "no set"]
+    for claim, own in shown.groupby("claim", sort=False):
+        keys += [(claim, ""), *dict.fromkeys(zip(own["claim"], own["label"], strict=True))]
+    for (meant, unit), own in shown.groupby(["meant", "unit"], sort=False):
+        stands = f"{' and '.join(filter(None, own['set'].unique())) or 'nothing'} for {meant}" if meant else unit
+        panels[stands] = marks = []
+        for row in own.to_dict("records"):
+            place, made = keys.index((row["claim"], row["label"])), pd.notna(row["difference"])
+            page = f"../{row['profile']}/{run_page(row['better'])}" if "profile" in row else None
+            values = [row[column] if made else np.nan for column in ("difference", "low", "high")]
+            marks.append(Mark(place, *values, *LOOKS.get(row["verdict"], (BLACK, "")), page=page))
+            marks += [] if made else [Mark(place, marker="", text=row["verdict"])]
+            marks += [PAPER._replace(place=place, mean=row["published"])] if pd.notna(row["published"]) else []
+            marks += [Mark(place, -row["margin"], marker="|", size=9)] if row["margin"] else []
+    claims = {row["claim"]: row for row in sheet.tables["Claims"].to_dict("records")}
+    labels = [label or f"{claim}: {claims[claim]['here']}" for claim, label in keys]
+    key = {verdict: Mark(color=color, marker=marker) for verdict, (color, marker) in LOOKS.items()} | {
+        "the paper's": PAPER
+    }
+    how = {"key": key, "shared": False, "width": 8.4 / len(panels), "height": 0.22}
+    figure = forest(panels, labels, title, "first minus second", **how)
+    for axes, unit in zip(figure.axes, shown.groupby(["meant", "unit"], sort=False)["unit"].first(), strict=True):
+        if unit == "points":  # verdicts are decided within a few points, beside differences of half a hundred
+            axes.set_xscale("symlog", linthresh=10, linscale=1.1)
+            axes.set_xticks([-50, -20, -10, -5, 0, 5, 10, 20, 50], minor=False)
+            axes.xaxis.set_major_formatter("{x:+.0f}")
+            axes.tick_params(axis="x", labelsize=7.5)
+        axes.title.set_fontsize(8.5)
+        for claim in claims:
+            axes.axhspan(keys.index((claim, "")) - 0.5, keys.index((claim, "")) + 0.5, color="#EFEFEF", zorder=1.5)
+    first = figure.axes[0]  # the sentences go over all panels
+    first.set_zorder(1)
+    first.patch.set_visible(False)
+    for claim, row in claims.items():
+        said = (
+            f"(its tables: {row['its tables support']}; chance {row['chance to hold'] or 'unknown'}) {row['the paper']}"
+        )
+        place = {"transform": first.get_yaxis_transform(), "va": "center", "fontsize": 7.5}
+        first.text(0.01, keys.index((claim, "")), said, **place).set_in_layout(False)
+    return figure

@@ -1,149 +1,185 @@
-"""Contrasts: paired differences of chosen pairs of checkpoints, where a table's one reference does not say enough."""
+"""What a table's one reference does not say: differences of chosen pairs, accuracies by level, and what it all cost."""
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from s2d_lib.claims import Results, bootstrap, load_published
 from s2d_lib.claims.fair import budget, check_together, paired_accuracies, seeds_of
 from s2d_lib.errors import StudyError
-from s2d_lib.report.run_pages import link
-from s2d_lib.report.study_table import NOT_PRINTED, SCALES, family_of, meant_by, published_sets
-from s2d_lib.report.style import route_label
-from s2d_lib.report.tables import write_forms
+from s2d_lib.plan.cost import DENSE, forward_flops
+from s2d_lib.plan.shapes import shape_of
+from s2d_lib.report.figures import Line, lines
+from s2d_lib.report.looks import load_report, route_label, route_look
+from s2d_lib.report.pages import one_line
+from s2d_lib.report.study_table import NOT_PRINTED, beside_untrained, family_of, meant_by, published_sets, with_best
+from s2d_lib.report.tables import COUNT, Sheet, columns, intervals, link, pivoted, run_page
+from s2d_lib.results.bundle import Bundle, ancestry, spent
 
-TEACHERS = ("rl_teacher", "rl_large_teacher")
-HALF = ("rl_teacher_1H", "rl_large_teacher_1H")
-SFT_HALF = ("sft_teacher_1H", "sft_large_teacher_1H")
-BRIDGE = "student.bridge"
-
-CONTRASTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
-    "transfers": (
-        "What is left of the bridge without its warmup, and without dense supervision?",
-        [
-            (f"student.{transfer}.{teacher}", f"{BRIDGE}.{teacher}")
-            for teacher in (*TEACHERS, "rl_same_size")
-            for transfer in ("opd_only", "teacher_sample_sft")
-        ],
-    ),
-    "stage_3": (
-        "What does GRPO on fresh problems add, and what does their being fresh?",
-        [
-            (f"{BRIDGE}.{teacher}.grpo_2H", f"{BRIDGE}.{teacher}{end}")
-            for teacher in (*HALF, *SFT_HALF)
-            for end in ("", ".replay_1H")
-        ],
-    ),
-    "starts": (
-        "What is the start worth once Stage 3 has followed?",
-        [
-            (f"student.{transfer}.{teacher}.grpo_2H", f"{BRIDGE}.{teacher}.grpo_2H")
-            for teacher in HALF
-            for transfer in ("opd_only", "teacher_sample_sft")
-        ],
-    ),
-    "placement": (
-        "The second half to the teacher, or to the student?",
-        [(f"{BRIDGE}.{teacher}", f"{BRIDGE}.{teacher}_1H.grpo_2H") for teacher in TEACHERS],
-    ),
-    "crossing_pairs": (
-        "What does self-distillation change in Stage 1, and in Stage 3?",
-        [
-            *((f"teacher.{method}", "teacher.rl") for method in ("sdpo", "srpo")),
-            *((f"{BRIDGE}.{method}_teacher", f"{BRIDGE}.rl_teacher") for method in ("sdpo", "srpo")),
-            ("student.srpo", "student.grpo"),
-            *((f"{BRIDGE}.rl_teacher.{method}", f"{BRIDGE}.rl_teacher") for method in ("grpo", "srpo")),
-            (f"{BRIDGE}.rl_teacher.srpo", f"{BRIDGE}.rl_teacher.grpo"),
-            *((route, "student.srpo") for route in (f"{BRIDGE}.srpo_teacher", f"{BRIDGE}.rl_teacher.srpo")),
-        ],
-    ),
-}
-"""Name of the files -> title and pairs: the first minus the second."""
+CONSTANT = "always the most frequent answer"
 
 
-def title_of(name: str) -> str:
-    """The question that contrasts answer."""
-    return CONTRASTS[name][0]
+def contrasts(results: Results, name: str, root: Path | None = None) -> Sheet:
+    """Paired differences of the pairs that params/report.yaml has under this name, the first minus the second.
 
-
-def contrasts(results: Results, name: str, root: Path | None = None) -> pd.DataFrame:
-    """Paired differences, one row a pair.
-
-    Args:
-        results: Of a profile.
-        name: Of CONTRASTS.
-        root: The project's folder.
-
-    Returns:
-        `first`, `second`, `seeds`; for each evaluation set `<set> difference` with `low` and `high` (shares, 95% over seeds
-        and problems), for a profile that plays one of paper A's families, on all of the paper's sets, `<set> published`
-        (points or NaN) and `<set> published source`; `labels first`, `labels second`,
-        `gradings first`, `gradings second` (over the whole routes, means over seeds).
+    Its numbers: `first`, `second`, `seeds`; for each evaluation set `<set> difference` (a share) with its interval; where the
+    profile plays one of paper A's families, `<set> published` (points or NaN) and `<set> published source` on all of the
+    paper's sets; labels and gradings of both sides, over the whole routes, means over seeds.
 
     Raises:
-        StudyError: When a run is missing, or what stands in one row does not belong together.
+        StudyError: A run is missing, or what stands in one row does not belong together.
     """
-    _, pairs = CONTRASTS[name]
-    return pd.DataFrame([_row(results, first, second, root) for first, second in pairs])
-
-
-def _row(results: Results, first: str, second: str, root: Path | None) -> dict:
-    bundle = results.bundle
-    for side in (first, second):
-        if not seeds_of(bundle, side):
-            raise StudyError(
-                f"the results of profile {results.name!r} hold no run of {side!r}: make it with `make study`."
-            )
-    check_together(bundle, (first, second))
+    spec, bundle, meant = load_report(root).contrasts[name], results.bundle, meant_by(results)
     published, family = load_published(root), family_of(results.name, root)
-    row: dict[str, object] = {"first": first, "second": second, "seeds": len(seeds_of(bundle, first))}
-    for name in bundle.sets:
-        found = bootstrap(*paired_accuracies(bundle, first, second, name))
-        row |= {
-            f"{name} difference": found.mean,
-            f"{name} difference low": found.low,
-            f"{name} difference high": found.high,
-        }
-    for name, theirs in published_sets(results, published).items() if family else ():
-        printed = published.difference(family, first, second, theirs)
-        row[f"{name} published"] = printed.value if printed else float("nan")
-        row[f"{name} published source"] = printed.source if printed else NOT_PRINTED
-    spent = budget(bundle, first), budget(bundle, second)
-    return row | {
-        f"{kind} {side}": getattr(own, kind)
-        for kind in ("labels", "gradings")
-        for side, own in zip(("first", "second"), spent, strict=True)
-    }
+    sets, rows = published_sets(results, published) if family else {}, []
+    for pair in spec.pairs:
+        for side in pair:
+            if not seeds_of(bundle, side):
+                raise StudyError(
+                    f"the results of profile {results.name!r} hold no run of {side!r}: make it with `make study`."
+                )
+        check_together(bundle, pair)
+        row: dict[str, object] = {"first": pair[0], "second": pair[1], "seeds": len(seeds_of(bundle, pair[0]))}
+        for one in bundle.sets:
+            row |= columns(f"{one} difference", bootstrap(*paired_accuracies(bundle, *pair, one)))
+        for one, theirs in sets.items():
+            printed = published.difference(family, *pair, theirs)
+            row |= {f"{one} published": printed.value if printed else np.nan}
+            row |= {f"{one} published source": printed.source if printed else NOT_PRINTED}
+        used = {side: budget(bundle, of) for side, of in zip(("first", "second"), pair, strict=True)}
+        rows.append(
+            row | {f"{kind} {side}": getattr(used[side], kind) for kind in ("labels", "gradings") for side in used}
+        )
+    numbers = pd.DataFrame(rows)
+    shown = {side: [link(route_label(c), c) for c in numbers[side]] for side in ("first", "second")}
+    shown |= {f"{one}, difference": intervals(numbers, f"{one} difference", signed=True) for one in bundle.sets}
+    for one in sets:
+        cells = zip(
+            numbers[f"{one} published"], numbers[f"{one} published source"].str.rpartition(": ")[2], strict=True
+        )
+        said = [NOT_PRINTED if value != value else f"{value:+.1f} ({source})" for value, source in cells]
+        shown[f"{meant.get(one, one)}, published"] = said
+    for kind in ("labels", "gradings"):
+        sides = (numbers[f"{kind} {side}"].map(COUNT) for side in ("first", "second"))
+        shown[f"{kind}, first / second"] = [" / ".join(both) for both in zip(*sides, strict=True)]
+    notes, seeds = load_report(root).notes, seeds_of(bundle, spec.pairs[0][0])
+    note = notes["contrasts"].format(profile=results.name, seeds=seeds) + (f" {notes['scales']}" if sets else "")
+    return Sheet(name, numbers, {spec.title: pd.DataFrame(shown)}, note)
 
 
-def readable_contrasts(results: Results, numbers: pd.DataFrame, links: bool = False) -> pd.DataFrame:
-    """The same for readers: points with intervals, labels and gradings of both sides; with links to run pages on request."""
-    meant = meant_by(results)
+def by_level(bundle: Bundle, checkpoints: Sequence[str], name: str, title: str) -> Sheet:
+    """Accuracy of checkpoints on every level of one evaluation set, of untrained ones also at their best temperature there:
+    `level`, `problems`, `checkpoint`, `accuracy`, `low`, `high` (95% over seeds and problems). Where the results know it, a
+    row a level without a checkpoint has what always its most frequent right answer scores.
+
+    Raises:
+        StudyError: A checkpoint was not evaluated on the set.
+    """
+    bundle = with_best(bundle)
+    own = bundle.evaluation[bundle.evaluation["set"] == name]
+    levels = own.drop_duplicates("problem").set_index("problem")["level"]
+    always = bundle.constant[bundle.constant["set"] == name].set_index("level")["share"]
     rows = []
-    for row in numbers.to_dict("records"):
-        shown = {}
-        for side in ("first", "second"):
-            label = route_label(row[side])
-            shown[side] = link(label, row[side]) if links else label
-        for name in results.bundle.sets:
-            mean, low, high = (100 * row[f"{name} difference{bound}"] for bound in ("", " low", " high"))
-            shown[f"{name}, difference"] = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-        for name in (c.removesuffix(" published") for c in numbers if c.endswith(" published")):
-            value, source = row[f"{name} published"], row[f"{name} published source"]
-            printed = NOT_PRINTED if pd.isna(value) else f"{value:+.1f} ({source.rpartition(': ')[2]})"
-            shown[f"{meant.get(name, name)}, published"] = printed
-        for kind in ("labels", "gradings"):
-            shown[f"{kind}, first / second"] = f"{row[f'{kind} first']:,.0f} / {row[f'{kind} second']:,.0f}"
-        rows.append(shown)
-    return pd.DataFrame(rows)
+    for level in levels.unique():
+        problems = levels.index[levels == level]
+        for checkpoint in beside_untrained(bundle, checkpoints):
+            found = bootstrap(bundle.accuracy(checkpoint, name)[problems].to_numpy())
+            rows.append((level, len(problems), checkpoint, found.mean, found.low, found.high))
+        rows += [(level, len(problems), "", always[level], np.nan, np.nan)] if level in always else []
+    numbers = pd.DataFrame(rows, columns=["level", "problems", "checkpoint", "accuracy", "low", "high"])
+    cells = intervals(numbers, "accuracy")
+    titles = [f"{level} ({count}), %" for level, count in zip(numbers["level"], numbers["problems"], strict=True)]
+    routes = [link(route_label(c), c) if c else CONSTANT for c in numbers["checkpoint"]]
+    table = pivoted(numbers.assign(route=routes, title=titles), "route", "title", cells)
+    return Sheet("levels", numbers, {title: table}, load_report().notes["levels"])
 
 
-def write_contrasts(results: Results, numbers: pd.DataFrame, name: str, folder: Path) -> None:
-    """Write csv, md and tex into figures/<profile>."""
-    title, pairs = CONTRASTS[name]
-    note = (
-        f"First minus second, points, paired by seed and problem, with 95% intervals over both. Profile {results.name}, seeds "
-        f"{seeds_of(results.bundle, pairs[0][0])}."
-    ) + (f" {SCALES}" if family_of(results.name) else "")
-    shown, linked = readable_contrasts(results, numbers), readable_contrasts(results, numbers, links=True)
-    write_forms(numbers, {title: shown}, folder, name, note, {title: linked})
+def levels_figure(sheet: Sheet) -> Figure:
+    """Accuracy by level, a colour a checkpoint; dashed what always the most frequent answer scores."""
+    drawn, rows = [], sheet.numbers[sheet.numbers["checkpoint"] != ""]
+    levels, routes = list(rows["level"].unique()), list(rows["checkpoint"].unique())
+    for route, shift in zip(routes, np.linspace(-0.35, 0.35, len(routes)), strict=True):
+        own = rows[rows["checkpoint"] == route]
+        values = (100 * own[column] for column in ("accuracy", "low", "high"))
+        look = (*route_look(route), "none", run_page(route))
+        drawn.append(Line(route_label(route), np.arange(len(own)) + shift, *values, *look))
+    names = [level.replace("_", " ") for level in levels]
+    axis = {"ylim": (0, 100), "ticks": names, "size": (2.6 * len(levels) + 2.0, 3.2), "note": f"dashed: {CONSTANT}"}
+    figure = lines({"": drawn}, sheet.title, "", "accuracy, %", **axis)
+    for row in sheet.numbers[sheet.numbers["checkpoint"] == ""].to_dict("records"):
+        place = levels.index(row["level"])
+        figure.axes[0].hlines(100 * row["accuracy"], place - 0.45, place + 0.45, color="black", linestyle="--")
+    return figure
+
+
+def completions_beside(bundle: Bundle, checkpoints: Sequence[str]) -> pd.DataFrame:
+    """The completions that the results keep as text: `problem` (as it was asked), `right answer`, and a column a route, where
+    a tick stands behind what was graded right."""
+    said = bundle.samples[bundle.samples["checkpoint"].isin(checkpoints)]
+    marks = said["correct"].map({True: " ✓", False: ""})
+    labels = dict(zip(checkpoints, map(route_label, checkpoints), strict=True))
+    rows = said.assign(
+        cell=said["completion"].map(one_line).str.strip("`") + marks, route=said["checkpoint"].map(labels)
+    )
+    wide = rows.pivot(index="problem", columns="route", values="cell").fillna("")
+    first = said.drop_duplicates("problem").set_index("problem")
+    asked = {"problem": first["prompt"].map(one_line).str.strip("`"), "right answer": first["answer"]}
+    return pd.DataFrame(asked).join(wide.reindex(columns=labels.values())).reset_index(drop=True)
+
+
+def study_cost(bundle: Bundle, profile: str) -> Sheet:
+    """Runs, time, optimiser steps and tokens of a study by stage, then of all, each run once however many rows it serves."""
+    rows = [
+        {
+            "stage": record["resolved"]["stage"],
+            "runs": 1,
+            "process hours": record["seconds"] / 3600,
+            "optimiser steps": record.get("optimizer_steps", 0),
+            "tokens sampled": record.get("sampled", {}).get("tokens", 0),
+            "tokens trained on": record.get("trained_tokens", 0),
+        }
+        for record in bundle.records.values()
+    ]
+    table = pd.DataFrame(rows).groupby("stage", sort=False).sum().reset_index()
+    table = pd.concat([table, table.drop(columns="stage").sum().to_frame().T.assign(stage="all")], ignore_index=True)
+    table = table.astype({name: int for name in table if name not in ("stage", "process hours")})
+    shown = {name: table[name].map(COUNT) for name in table if name != "stage"}
+    shown["process hours"] = [f"{hours:.2f}" for hours in table["process hours"]]
+    note = load_report().notes["cost"].format(profile=profile)
+    return Sheet("cost", table, {"What the whole study cost": table.assign(**shown)}, note)
+
+
+def route_flops(bundle: Bundle, checkpoint: str, seed: int) -> float:
+    """FLOPs of a route's whole ancestry, its teachers and their rollouts included: 6N for a token trained on, 2N for one that
+    was sampled or that a teacher (also a model's own) scored, with the N parameters of the model that did it
+    (s2d_lib.plan.cost). Prompts, attention, validation and pretraining are left out."""
+    total = 0.0
+    for name in ancestry(bundle, checkpoint, seed):
+        record = bundle.records[name, seed]
+        run, trained = record["resolved"], record.get("trained_tokens", 0)
+        if run["stage"] == "base":
+            continue
+        model, read = shape_of(run["model"]["model"]), record.get("sampled", {}).get("tokens", 0)
+        if run["stage"] == "self_distillation":
+            read += spent(bundle, name, seed)["scored"].iloc[-1]
+        total += 3 * forward_flops(model, trained) + forward_flops(model, read)
+        if run["stage"] in DENSE:
+            teacher = bundle.records[run["parents"]["teacher"], seed]["resolved"]["model"]["model"]
+            total += forward_flops(shape_of(teacher), trained)
+    return total
+
+
+def route_costs(bundle: Bundle, sheet: Sheet) -> pd.DataFrame:
+    """What the whole routes of a table cost, for readers: gradings, tokens and, where all models' sizes are known, FLOPs."""
+    numbers, bundle = sheet.numbers, with_best(bundle)
+    shown = pd.DataFrame(
+        {"route": numbers["route"]} | {c: numbers[c].map(COUNT) for c in ("gradings", "tokens sampled")}
+    )
+    with contextlib.suppress(StudyError):
+        flops = [np.mean([route_flops(bundle, c, s) for s in seeds_of(bundle, c)]) for c in numbers["checkpoint"]]
+        shown["training FLOPs"] = [f"{value:.2g}" for value in flops]
+    return shown

@@ -1,31 +1,26 @@
-"""Paper B's methods over the course of training: tables and figures on budgets that all of them have."""
+"""Paper B's methods over the course of training, on budgets that all of them have, and where they end."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from s2d_lib.claims import Published
-from s2d_lib.claims.bootstrap import Estimate
-from s2d_lib.claims.claims import Course, Outcome, Progress
-from s2d_lib.claims.printed import AVERAGE, printed_difference, printed_verdict
+from s2d_lib.claims import Estimate, bootstrap
+from s2d_lib.claims.claims import Course
+from s2d_lib.claims.fair import accuracies, check_together
 from s2d_lib.claims.schema import Claims, Courses, Moment
 from s2d_lib.errors import StudyError
-from s2d_lib.report.claims import SMALL, VERDICT_NOTE, chance_words, readable_claims, verdict_words
-from s2d_lib.report.study_table import open_results
-from s2d_lib.report.style import BLACK, entitle, route_label, route_look, use_style
-from s2d_lib.report.tables import write_forms
-from s2d_lib.results.bundle import Bundle
-from s2d_lib.study import load_study, project_root
+from s2d_lib.report.figures import Line, over_seeds
+from s2d_lib.report.looks import route_label, route_look, route_of
+from s2d_lib.report.study_table import beside_untrained, open_results, with_best
+from s2d_lib.report.tables import Sheet, columns, intervals, pivoted
+from s2d_lib.study import load_profile, load_study, project_root
 from s2d_lib.study.load import did_you_mean
+from s2d_lib.study.resolve import released_weights
 
-UNITS = {"accuracy": ("points", 100), "length": ("tokens", 1), "entropy": ("nats", 1)}
-"""Measure -> its unit for readers, and how many of it a value's one is."""
+GIVEN = ("alone", "own solution", "another's solution")
+PAIRS = {"own - alone": ("own solution", "alone"), "own - another's": ("own solution", "another's solution")}
 
 
 def spec_of(name: str, claims: Claims) -> Courses:
@@ -39,293 +34,140 @@ def spec_of(name: str, claims: Claims) -> Courses:
     return claims.courses[name]
 
 
-def methods_of(spec: Courses, root: Path | None = None) -> list[str]:
-    """The methods: what the group's table trains."""
-    study = load_study(root)
-    return [name for name in study.tables[spec.table].rows if study.checkpoints[name].stage != "base"]
-
-
 def complete(spec: Courses, root: Path | None = None) -> bool:
     """Whether all benchmarks have results."""
     return all((root or project_root()).joinpath("figures", name, "results").is_dir() for name in spec.profiles)
 
 
 def open_course(spec: Courses, axis: str = "compute", root: Path | None = None) -> Course:
-    """The group's committed results, on budgets of counted compute or measured seconds.
+    """The committed results of the methods, which the group's table trains, on budgets of counted compute or measured seconds.
 
     Raises:
         StudyError: Results are missing or do not belong together.
     """
-    benchmarks: dict[str, Bundle] = {name: open_results(name, root).bundle for name in spec.profiles}
-    return Course(benchmarks, methods_of(spec, root), axis)
+    study = load_study(root)
+    methods = [name for name in study.tables[spec.table].rows if study.checkpoints[name].stage != "base"]
+    return Course({name: open_results(name, root).bundle for name in spec.profiles}, methods, axis)
 
 
-def budgets_table(course: Course, budgets: Sequence[float]) -> pd.DataFrame:
-    """What every method reaches within shares of the budget, over all benchmarks and on each.
-
-    Returns:
-        One row a method and benchmark (`all` first): `checkpoint`, `benchmark`, then for every share `best <share>` (the
-        cross-fitted best until then) and for the whole budget `final`, each with `low` and `high` (shares).
-    """
-    rows = []
+def budgets_sheet(course: Course, budgets: Sequence[float], name: str) -> Sheet:
+    """What every method reaches within shares of the budget, over all benchmarks and on each: `best <share>` (the cross-fitted
+    best until then) and, of the whole budget, `final` (shares)."""
+    rows, tables = [], {}
     for checkpoint in course.checkpoints:
         for benchmark in [None, *course.budgets]:
-            row: dict = {"checkpoint": checkpoint, "benchmark": benchmark or "all"}
+            row = {"checkpoint": checkpoint, "benchmark": benchmark or "all"}
             for share in budgets:
                 moment = Moment(checkpoint=checkpoint, within=share, best=True)
-                row |= _columns(f"best {share:g}", course.estimate(moment, benchmark=benchmark))
-            rows.append(row | _columns("final", course.estimate(Moment(checkpoint=checkpoint), benchmark=benchmark)))
-    return pd.DataFrame(rows)
-
-
-def _columns(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.mean, f"{name} low": estimate.low, f"{name} high": estimate.high}
-
-
-def readable_budgets(numbers: pd.DataFrame, benchmark: str = "all") -> pd.DataFrame:
-    """One benchmark's rows for readers, percent with intervals."""
-    own = numbers[numbers["benchmark"] == benchmark]
-    shown = pd.DataFrame({"method": own["checkpoint"].map(route_label)})
-    for name in [c for c in own if f"{c} low" in own]:
-        title = "at the end" if name == "final" else f"best within {float(name.split()[1]):.0%} of the budget"
-        cells = own[[name, f"{name} low", f"{name} high"]].to_numpy() * 100
-        shown[f"{title}, %"] = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in cells]
-    return shown
-
-
-def write_budgets(numbers: pd.DataFrame, folder: Path, name: str, note: str) -> None:
-    """Write the table: csv with all benchmarks, md and tex with a table each."""
-    groups = {
-        ("Over all benchmarks" if b == "all" else b): readable_budgets(numbers, b)
-        for b in numbers["benchmark"].unique()
+                row |= columns(f"best {share:g}", course.estimate(moment, benchmark=benchmark))
+            rows.append(row | columns("final", course.estimate(Moment(checkpoint=checkpoint), benchmark=benchmark)))
+    numbers = pd.DataFrame(rows)
+    shown = {f"best within {share:.0%} of the budget, %": f"best {share:g}" for share in budgets} | {
+        "at the end, %": "final"
     }
-    write_forms(numbers, groups, folder, name, note)
+    for benchmark, own in numbers.groupby("benchmark", sort=False):
+        cells = {title: intervals(own, column) for title, column in shown.items()}
+        title = "Over all benchmarks" if benchmark == "all" else str(benchmark)
+        tables[title] = pd.DataFrame({"method": own["checkpoint"].map(route_label)}).assign(**cells)
+    seeds = len(course.seeds)
+    note = f"Budgets of {course.axis}; validation problems; best is cross-fitted; {seeds} seeds."
+    return Sheet(name, numbers, tables, note)
 
 
-def curves(course: Course, checkpoint: str, benchmark: str | None = None) -> pd.DataFrame:
-    """Accuracy over the budget and beyond it, as far as all of the method's runs go: a row a hundredth of the budget, a
-    column a seed (mean over benchmarks unless one is named)."""
+def ends_sheet(spec: Courses, root: Path | None = None) -> Sheet:
+    """avg@k on the benchmarks' evaluation sets, on which nothing was chosen: untrained (also at the best temperature on each
+    benchmark, where all results know it) and after all steps; a row a checkpoint and benchmark, `all` (the mean over problems)
+    first.
+
+    Raises:
+        StudyError: Results are missing or do not belong together.
+    """
+    bundles = {name: with_best(open_results(name, root).bundle) for name in spec.profiles}
+    listed, rows = load_study(root).tables[spec.table].rows, []
+    checkpoints = min((beside_untrained(bundle, listed) for bundle in bundles.values()), key=len)
+    for bundle in bundles.values():
+        check_together(bundle, checkpoints)
+    for checkpoint in checkpoints:
+        each = {
+            name: np.concatenate([accuracies(bundle, checkpoint, s).to_numpy() for s in bundle.sets], axis=1)
+            for name, bundle in bundles.items()
+        }
+        for name, values in {"all": np.concatenate(list(each.values()), axis=1), **each}.items():
+            rows.append({"checkpoint": checkpoint, "benchmark": name} | columns("accuracy", bootstrap(values)))
+    numbers = pd.DataFrame(rows)
+    methods = numbers.assign(method=numbers["checkpoint"].map(route_label))
+    table = pivoted(methods, "method", "benchmark", intervals(numbers, "accuracy"))
+    note = f"avg@k of the final weights, {len(values)} seeds, 95% intervals over seeds and problems."
+    numbers = numbers.rename(columns=lambda name: name.removeprefix("accuracy "))  # low and high
+    return Sheet("ends", numbers, {"After all steps, on evaluation problems": table}, note)
+
+
+def given_sheet(spec: Courses, folder: Path, measure: Callable[[str], pd.DataFrame], root: Path | None = None) -> Sheet:
+    """What a given solution is worth to each benchmark's base model: alone, shown its own correct answer, or one to another
+    problem (shares, and differences over problems). Models are sampled, by `measure` from a profile to its problems'
+    accuracies (s2d_lib.stages.given_solution), where figures/<group>, the folder, does not hold it yet for these weights."""
+    path, rows = folder / "given_solution.csv", []
+    kept = pd.DataFrame(columns=["benchmark", "weights"])
+    if path.is_file():
+        kept = pd.read_csv(path, keep_default_na=False, dtype={"weights": str})  # 12 hex digits may look like a number
+    for name in spec.profiles:
+        weights = (released_weights(load_profile(name, root=root).roles["student"].model) or "")[:12]
+        own = kept[(kept["benchmark"] == name) & (kept["weights"] == weights)]
+        row = {"benchmark": name, "weights": weights}
+        rows.append(own.iloc[0].to_dict() if len(own) else row | _given(measure(name)))
+    numbers = pd.DataFrame(rows)
+    shown = numbers[["benchmark", "problems"]].astype(str)
+    for name in GIVEN:
+        shown[f"{name}, %"] = [f"{100 * float(value):.1f}" for value in numbers[name]]
+    shown = shown.assign(**{f"{name}, points": intervals(numbers, name, signed=True) for name in PAIRS})
+    note = "Validation problems that the untrained model solves now and then; 95% intervals over problems."
+    return Sheet("given_solution", numbers, {"What a given solution is worth to the base model": shown}, note)
+
+
+def _given(table: pd.DataFrame) -> dict[str, float]:
+    row: dict[str, float] = {"problems": len(table)} | {name: table[name].mean() for name in GIVEN}
+    for name, pair in PAIRS.items():
+        sides = (table[[side]].to_numpy(dtype=float).T for side in pair)
+        row |= columns(name, bootstrap(*sides) if len(table) > 1 else Estimate(*[np.nan] * 3))
+    return row
+
+
+def course_lines(course: Course, checkpoints: Sequence[str], benchmark: str | None = None) -> list[Line]:
+    """Accuracy over the budget and beyond it, as far as all of a method's runs go, in percent; the mean over benchmarks or
+    one."""
     names = [benchmark] if benchmark else list(course.budgets)
-    runs = {seed: [course.runs[name, checkpoint, seed] for name in names] for seed in course.seeds}
-    grid = np.arange(0, min(run.shares[-1] for own in runs.values() for run in own) + 1e-9, 0.01)
-    return pd.DataFrame({seed: np.mean([_at(run, grid) for run in own], axis=0) for seed, own in runs.items()}, grid)
+    tables = {}
+    for checkpoint in checkpoints:
+        runs = {seed: [course.runs[name, checkpoint, seed] for name in names] for seed in course.seeds}
+        grid = np.arange(0, min(run.shares[-1] for own in runs.values() for run in own) + 1e-9, 0.01)
+        at = lambda run, grid=grid: np.interp(grid, run.shares, 100 * run.correct.mean(axis=(1, 2)))  # noqa: E731
+        tables[checkpoint] = pd.DataFrame({seed: np.mean([*map(at, own)], axis=0) for seed, own in runs.items()}, grid)
+    return method_lines(tables)
 
 
-def _at(run: Progress, shares: np.ndarray) -> np.ndarray:
-    return np.interp(shares, run.shares, run.correct.mean(axis=(1, 2)))
-
-
-OF_SCORED = ("entropy", "student_entropy")
-"""Metrics of the tokens that a self-teacher scores."""
+def method_lines(tables: dict[str, pd.DataFrame]) -> list[Line]:
+    """Methods' lines of tables with a column a seed; a control has the colour of the method that it is cut from."""
+    return [
+        over_seeds(
+            table, route_label(name), route_look(name)[0], marker=route_look(name)[1], dashes=route_of(name).dashes
+        )
+        for name, table in tables.items()
+        if table.notna().any(axis=None)
+    ]
 
 
 def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:
-    """A metric of the steps over the budget, likewise: means of every twentieth of it, over all benchmarks.
-
-    An entropy is that of the mean scored token; it is shown only where every benchmark has one, or its mean would jump when
-    nothing is scored any more on one of them.
-    """
-    edges = np.linspace(0, 1, 21)
-    table = {}
+    """A metric of the steps over the budget: means of every twentieth of it, over all benchmarks; a column a seed. An entropy
+    is that of the mean scored token, and shown only where every benchmark has one, or its mean would jump when nothing is
+    scored any more on one."""
+    edges, table, scored = np.linspace(0, 1, 21), {}, "entropy" in name
     for seed in course.seeds:
         parts = []
         for benchmark in course.budgets:
             steps = course.runs[benchmark, checkpoint, seed].steps
-            bins = np.searchsorted(edges, steps["share"].to_numpy() - 1e-9)
-            weights = steps[name].notna() * (steps["scored"].fillna(0.0) if name in OF_SCORED else 1.0)
+            weights = steps[name].notna() * (steps["scored"].fillna(0.0) if scored else 1.0)
             sums = pd.DataFrame({"value": (steps[name] * weights).fillna(0.0), "weight": weights})
-            binned = sums.groupby(bins).sum()
+            binned = sums.groupby(np.searchsorted(edges, steps["share"].to_numpy() - 1e-9)).sum()
             parts.append((binned["value"] / binned["weight"].where(binned["weight"] > 0)).reindex(range(1, 21)))
-        table[seed] = pd.concat(parts, axis=1).mean(axis=1, skipna=name not in OF_SCORED).to_numpy()
+        table[seed] = pd.concat(parts, axis=1).mean(axis=1, skipna=not scored).to_numpy()
     return pd.DataFrame(table, index=(edges[1:] + edges[:-1]) / 2)
-
-
-def curves_figure(course: Course, checkpoints: Sequence[str], title: str, each: bool = False) -> Figure:
-    """Accuracy over the budget, and beyond where methods have steps left: the mean over seeds as a line, their range as a band.
-
-    Args:
-        course: The runs.
-        checkpoints: Which of its methods.
-        title: Of the figure.
-        each: A panel a benchmark instead of one for their mean.
-    """
-    panels = {name: name for name in course.budgets}
-    if not each and len(panels) > 1:
-        panels = {f"mean over the {len(panels)} benchmarks": None}
-    ncols = 3 if each else 1
-    figure, grid = _grid(len(panels), ncols, (3.4, 2.5) if each else (6.6, 3.6))
-    for axes, (head, benchmark) in zip(grid.flat, panels.items(), strict=False):
-        for checkpoint in checkpoints:
-            draw_line(axes, 100 * curves(course, checkpoint, benchmark), checkpoint)
-        axes.axvline(1, color=BLACK, linestyle=":", linewidth=1)
-        axes.set(title=head, xlabel=f"share of the {course.axis} budget (dotted: all of it)")
-        if axes.get_subplotspec().is_first_col():
-            axes.set(ylabel="validation accuracy, %")
-    return finished(figure, grid.flat[0], title)
-
-
-METRICS = {
-    "entropy": "self-teacher's entropy, nats",
-    "student_entropy": "student's entropy there, nats",
-    "length": "response length, tokens",
-    "clipped": "cut off at the limit, share",
-    "routed": "tokens routed to SDPO, share",
-}
-
-
-def metrics_figure(course: Course, checkpoints: Sequence[str], title: str) -> Figure:
-    """The METRICS of the steps over the budget, likewise."""
-    figure, grid = _grid(len(METRICS), 3, (3.5, 2.5))
-    for axes, (name, label) in zip(grid.flat, METRICS.items(), strict=False):
-        for checkpoint in checkpoints:
-            table = metric(course, checkpoint, name)
-            if table.notna().any(axis=None):
-                draw_line(axes, table, checkpoint)
-        axes.set(xlabel=f"share of the {course.axis} budget", title=label)
-    return finished(figure, grid.flat[list(METRICS).index("length")], title)  # which every method has
-
-
-def _grid(panels: int, ncols: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    use_style()
-    nrows = -(-panels // ncols)
-    figure, grid = plt.subplots(nrows, ncols, figsize=(size[0] * ncols, size[1] * nrows + 0.8), squeeze=False)
-    for axes in grid.flat[panels:]:
-        axes.set_visible(False)
-    return figure, grid
-
-
-VARIANTS = {"no_dw": "--", "failed_only": "--", "correct_only": ":"}
-"""Lines of the controls, which have the colour of the method that they are cut from."""
-
-
-def draw_line(axes: plt.Axes, table: pd.DataFrame, checkpoint: str) -> None:
-    """A method's line: the mean over the table's columns, which are seeds, and their range."""
-    color, marker = route_look(checkpoint)
-    every = max(1, len(table) // 8)
-    axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=color, alpha=0.15, linewidth=0)
-    line = VARIANTS.get(checkpoint.rsplit(".", 1)[-1], "-")
-    look = {"color": color, "marker": marker, "linestyle": line, "markevery": every}
-    axes.plot(table.index, table.mean(axis=1), **look, label=route_label(checkpoint))
-
-
-def finished(figure: Figure, legend_of: plt.Axes, title: str) -> Figure:
-    """The figure with a legend below it and a title."""
-    handles, labels = legend_of.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=3, title="line: mean over seeds, band: their range"
-    )
-    entitle(figure, title)
-    plt.close(figure)
-    return figure
-
-
-def moment_label(moment: Moment, measure: str) -> str:
-    """A moment in readers' words: `SDPO, best within 50%`."""
-    words = [route_label(moment.checkpoint)]
-    if moment.minus:
-        words[0] += f" minus {route_label(moment.minus)}"
-    if moment.best:
-        words.append(f"best within {moment.within:.0%}")
-    elif moment.within < 1:
-        words.append(f"at {moment.within:.0%}")
-    return ", ".join(words) + ("" if measure == "accuracy" else f" ({measure})")
-
-
-METHODS = {
-    "student.grpo": "GRPO",
-    "student.sdpo": "SDPO",
-    "student.srpo": "SRPO",
-    "student.srpo.no_dw": "SRPO without dynamic weighting",
-    "student.advantage_mix": "Advantage Mix (0.9)",
-}
-"""Checkpoint -> what paper B prints it as."""
-
-HOURS = 10  # of training, the whole budget of paper B
-
-
-def comparisons_table(outcomes: Sequence[Outcome], spec: Courses, published: Published) -> pd.DataFrame:
-    """All numbers, one row a comparison, as `s2d_lib.report.claims_figure.claims_figure` wants them.
-
-    Returns:
-        `claim`, `better`, `than` (checkpoints), `benchmark` (`all`, or one), `meant` (empty), `label`, `measure`, `unit`;
-        `seeds`, `units` (problems or benchmarks); `difference`, `low`, `high`, `detectable`, `margin` in that unit; `chance` of
-        holding (percent, of accuracies); `published` with its `low`, `high` and `published verdict`: of two methods' best
-        within as many hours; `verdict`, `refuted`, `missing` (nothing ever is).
-    """
-    rows, counted = [], Counter(outcome.claim for outcome in outcomes)
-    for outcome in outcomes:
-        unit, scale = UNITS[outcome.measure]
-        result, what = outcome.result, _printed(outcome, spec)
-        first, second = (moment_label(moment, outcome.measure) for moment in (outcome.better, outcome.than))
-        known = what and published.difference(**what)
-        printed = what and printed_difference(published, **what)
-        rows.append(
-            {
-                "claim": outcome.claim,
-                "better": outcome.better.checkpoint,
-                "than": outcome.than.checkpoint,
-                "benchmark": outcome.benchmark or "all",
-                "meant": "",
-                "label": f"{first} > {second}" + (f" · {outcome.benchmark}" if outcome.benchmark else ""),
-                "measure": outcome.measure,
-                "unit": unit,
-                "seeds": result.seeds,
-                "units": result.problems,
-                "difference": scale * result.difference.mean,
-                "low": scale * result.difference.low,
-                "high": scale * result.difference.high,
-                "detectable": scale * result.detectable,
-                "margin": outcome.margin,
-                "chance": 100 * result.chance((known.value if known else SMALL) / 100) if unit == "points" else np.nan,
-                "published": known.value if known else np.nan,
-                "published low": printed.low if printed else np.nan,
-                "published high": printed.high if printed else np.nan,
-                "published verdict": printed_verdict(published, **what, margin=outcome.margin)
-                if what
-                else "not printed",
-                "verdict": result.verdict,
-                "refuted": result.refuted(counted[outcome.claim]),
-                "missing": "",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _printed(outcome: Outcome, spec: Courses) -> dict[str, Any]:
-    """Which printed difference a comparison is beside: that of two methods after the same hours; empty where none is."""
-    better, than = outcome.better, outcome.than
-    name = spec.stands_for.get(outcome.benchmark, "") if outcome.benchmark else AVERAGE
-    same = better.within == than.within and better.checkpoint != than.checkpoint and not better.minus
-    if outcome.measure != "accuracy" or not spec.model or not name or not same:
-        return {}
-    routes = {side: METHODS.get(moment.checkpoint, "") for side, moment in (("better", better), ("than", than))}
-    return {"family": spec.model, **routes, "name": name, "hours": HOURS * better.within}
-
-
-def readable_comparisons(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons for readers."""
-    rows = []
-    for row in comparisons.to_dict("records"):
-        rows.append(
-            {
-                "claim": row["claim"],
-                "comparison": row["label"] + (f", within {row['margin']:g} {row['unit']}" if row["margin"] else ""),
-                "published": "not printed" if pd.isna(row["published"]) else f"{row['published']:+.1f}",
-                "its tables support": verdict_words(
-                    row["published verdict"], row["published low"], row["published high"]
-                ),
-                "difference": f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] {row['unit']}",
-                "here": verdict_words(row["verdict"], row["low"], row["high"], row["unit"]),
-                "chance to hold": chance_words(row["chance"]),
-                "could see": f"{row['detectable']:.2f} {row['unit']}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def write_claims(claims: pd.DataFrame, comparisons: pd.DataFrame, folder: Path, note: str) -> None:
-    """Write claims.csv, claims.md and claims.tex."""
-    numbers = comparisons.assign(**{"claim verdict": comparisons["claim"].map(claims.set_index("claim")["verdict"])})
-    shown = {"Claims": readable_claims(claims), "Comparisons": readable_comparisons(comparisons)}
-    printed = "The paper prints the best within 1, 5 and 10 hours; its errors are over problems alone, unpaired."
-    write_forms(numbers, shown, folder, "claims", f"{note} {VERDICT_NOTE} {printed}")

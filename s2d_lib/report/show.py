@@ -1,46 +1,28 @@
-"""What stage notebooks show: curves, samples, rollouts, accuracies. Small plots for reading, not for papers."""
+"""What stage notebooks show: curves, samples, rollouts, accuracies. For reading along, not for papers."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from s2d_lib.report.figures import Line, lines
+from s2d_lib.report.looks import load_report
 from s2d_lib.report.style import PALETTE, use_style
 from s2d_lib.results.bundle import read_evaluation
 
-AXIS_LABELS = {
-    "reward": "mean reward",
-    "loss": "loss, nats per token",
-    "entropy": "entropy, nats per token",
-    "frac_reward_zero_std": "groups without spread, share",
-    "completions/mean_length": "mean length, tokens",
-    "argmax_agreement": "argmax agreement, share",
-    "mean_token_accuracy": "token accuracy, share",
-    "accuracy": "correct, share",
-    "routed/sdpo": "tokens routed to SDPO, share",
-    "self_teacher/entropy": "self-teacher's entropy, nats",
-    "self_teacher/kl": "KL to the self-teacher, nats",
-    "self_teacher/mean_weight": "mean weight",
-    "seconds/step": "seconds per step",
-}
-
 DIVERGENCES = {"forward_kl": "KL(teacher || student), nats", "reverse_kl": "KL(student || teacher), nats"}
+SMALL = {"size": (3.1, 2.3), "band": True, "ncols": 4}
 
 
 def training_curves(metrics: pd.DataFrame | None, names: list[str]) -> Figure | None:
-    """One small panel a metric, against the optimiser step; a running mean over the raw values."""
+    """One small panel a metric, against the optimiser step: a running mean, and the range that it is over."""
     if metrics is None:
         return None
-    use_style()
-    names = [name for name in names if name in metrics]
-    figure, panels = plt.subplots(1, len(names), figsize=(3.1 * len(names), 2.5), squeeze=False)
-    window = max(1, len(metrics) // 20)
-    for axes, name, color in zip(panels[0], names, PALETTE, strict=False):
-        axes.plot(metrics["step"], metrics[name], color=color, alpha=0.3, linewidth=1)
-        axes.plot(metrics["step"], metrics[name].rolling(window, min_periods=1).mean(), color=color)
-        axes.set(xlabel="optimiser step", ylabel=AXIS_LABELS.get(name, name))
-    plt.close(figure)
-    return figure
+    labels, panels = load_report().metrics, {}
+    for name, color in zip((name for name in names if name in metrics), PALETTE, strict=False):
+        window = metrics[name].rolling(max(1, len(metrics) // 20), min_periods=1)
+        panels[labels.get(name, name)] = [Line("", metrics["step"], window.mean(), window.min(), window.max(), color)]
+    return lines(panels, "", "optimiser step", **SMALL)
 
 
 def validation_curves(run) -> Figure | None:
@@ -49,33 +31,37 @@ def validation_curves(run) -> Figure | None:
     if not run.path("validation.csv").is_file():
         print("Nothing was validated while training: the profile has no `validation`, or this run trains nothing.")
         return None
-    use_style()
     rows = pd.read_csv(run.path("validation.csv"))
-    panels = {"accuracy": {"accuracy": "accuracy"}}
+    asked = {"accuracy": {"accuracy": ""}}
     for kind, label in DIVERGENCES.items():
-        columns = {f"{kind}/{states}_states": f"{states}'s states" for states in ("teacher", "student")}
-        panels[label] = {column: name for column, name in columns.items() if column in rows}
-    panels = {label: columns for label, columns in panels.items() if columns}
-    figure, grid = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 2.5), squeeze=False)
-    for axes, (label, columns) in zip(grid[0], panels.items(), strict=True):
-        for column, name in columns.items():
-            axes.plot(rows["step"], rows[column], marker="o", markersize=3, label=name)
-        axes.set(xlabel="optimiser step", ylabel=label)
-        if len(columns) > 1:
-            axes.legend()
-    plt.close(figure)
-    return figure
+        asked[label] = {f"{kind}/{who}_states": f"{who}'s states" for who in ("teacher", "student")}
+    panels = {
+        panel: [
+            Line(label, rows["step"], *[rows[name]] * 3, color, "o")
+            for (name, label), color in zip(own.items(), PALETTE, strict=False)
+        ]
+        for panel, own in asked.items()
+        if set(own) <= set(rows)
+    }
+    return lines(panels, "", "optimiser step", **SMALL)
+
+
+def loss_curves(records: dict[str, dict]) -> Figure:
+    """Pretraining loss of the base models, from their records."""
+    tables = {name: pd.DataFrame(record["loss"]) for name, record in records.items()}
+    drawn = [
+        Line(name, table["step"], *[table["loss"]] * 3, color)
+        for (name, table), color in zip(tables.items(), PALETTE, strict=False)
+    ]
+    return lines({load_report().metrics["loss"]: drawn}, "", "optimiser step", band=True, size=(6, 2.6))
 
 
 def sample_table(run, count: int = 3):
     """A few completions of each evaluation set, graded, whole."""
     samples = pd.read_csv(run.path("samples.csv"), keep_default_na=False)
-    shown = samples.groupby("set", sort=False).head(count)
-    return (
-        shown[["set", "prompt", "completion", "answer", "correct"]]
-        .style.hide(axis="index")
-        .set_properties(**{"text-align": "left", "white-space": "pre-wrap", "vertical-align": "top"})
-    )
+    shown = samples.groupby("set", sort=False).head(count)[["set", "prompt", "completion", "answer", "correct"]]
+    look = {"text-align": "left", "white-space": "pre-wrap", "vertical-align": "top"}
+    return shown.style.hide(axis="index").set_properties(**look)
 
 
 def rollout_table(rollouts, count: int = 4) -> pd.DataFrame:
@@ -86,54 +72,36 @@ def rollout_table(rollouts, count: int = 4) -> pd.DataFrame:
 
 def rollout_lengths(rollouts) -> Figure:
     """How long the teacher's answers are, and how many hit the length limit."""
-    use_style()
-    figure, axes = plt.subplots(figsize=(5, 2.4))
-    lengths = np.array([len(r.ids) for r in rollouts])
-    cut = np.array([not r.finished for r in rollouts])
+    lengths, cut = np.array([len(r.ids) for r in rollouts]), np.array([not r.finished for r in rollouts])
+    title = f"{len(rollouts)} teacher rollouts, {cut.mean():.1%} cut off"
     bins = np.linspace(lengths.min() - 0.5, lengths.max() + 0.5, min(40, np.ptp(lengths) + 2))
-    axes.hist([lengths[~cut], lengths[cut]], bins=bins, stacked=True, label=["ended by itself", "cut off"])
-    axes.set(
-        xlabel="length, tokens", ylabel="rollouts", title=f"{len(rollouts)} teacher rollouts, {cut.mean():.1%} cut off"
-    )
-    axes.legend()
-    plt.close(figure)
-    return figure
+    return _histograms({title: {"ended by itself": lengths[~cut], "cut off": lengths[cut]}}, bins, "length, tokens")
 
 
 def accuracy_histogram(run) -> Figure:
     """Per evaluation set: how many problems are solved in which share of their samples."""
-    results = _evaluation(run)
+    panels = {name: {"": own["accuracy"]} for name, own in _evaluation(run).groupby("set", sort=False)}
+    return _histograms(panels, np.linspace(0, 1, 18), "share of correct samples")
+
+
+def _histograms(panels: dict[str, dict], bins: np.ndarray, xlabel: str) -> Figure:
     use_style()
-    names = list(results["set"].unique())
-    figure, panels = plt.subplots(1, len(names), figsize=(3.4 * len(names), 2.5), squeeze=False)
-    for axes, name, color in zip(panels[0], names, PALETTE, strict=False):
-        part = results[results["set"] == name]
-        axes.hist(part["accuracy"], bins=np.linspace(0, 1, 18), color=color)
-        axes.set(xlabel="share of correct samples", ylabel="problems", title=name)
+    figure, grid = plt.subplots(1, len(panels), figsize=(3.4 * len(panels) + 1, 2.5), squeeze=False)
+    for axes, (title, own) in zip(grid[0], panels.items(), strict=True):
+        axes.hist(list(own.values()), bins=bins, stacked=True, label=list(own))
+        axes.set(title=title, xlabel=xlabel)
+        if len(own) > 1:
+            axes.legend()
     plt.close(figure)
     return figure
 
 
 def accuracy_by_level(run) -> pd.DataFrame:
     """Mean accuracy by the problems' level (chain length, or the source's own levels)."""
-    results = _evaluation(run)
-    table = results.groupby(["set", "level"], sort=False)["accuracy"].agg(["mean", "size"])
+    table = _evaluation(run).groupby(["set", "level"], sort=False)["accuracy"].agg(["mean", "size"])
     return table.rename(columns={"mean": "avg", "size": "problems"}).round(3).reset_index()
 
 
 def _evaluation(run) -> pd.DataFrame:
     results = read_evaluation(run.path("evaluation.csv"))
-    results["accuracy"] = results["correct"].map(lambda bits: bits.count("1") / len(bits))
-    return results
-
-
-def loss_curves(records: dict[str, dict]) -> Figure:
-    """Pretraining loss of the base models, from their records."""
-    use_style()
-    figure, axes = plt.subplots(figsize=(6, 2.6))
-    for name, record in records.items():
-        axes.plot([row["step"] for row in record["loss"]], [row["loss"] for row in record["loss"]], label=name)
-    axes.set(xlabel="optimiser step", ylabel="loss, nats per token", title="Pretraining of the base models")
-    axes.legend()
-    plt.close(figure)
-    return figure
+    return results.assign(accuracy=results["correct"].map(lambda bits: bits.count("1") / len(bits)))

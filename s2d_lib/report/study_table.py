@@ -1,42 +1,48 @@
-"""A table of the study with results: accuracies and differences beside the published ones, and who consumed the labels."""
+"""Results of profiles, and a table of the study with them: accuracies, differences, costs, and who consumed the labels.
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+Base models that were evaluated at several decodings stand in a table once more, as `<name>@best`: on each set at the one of
+them at which they are right most often there, which favours the untrained model.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from s2d_lib.claims import Published, Results, load_claims, load_published
-from s2d_lib.claims.fair import seeds_of
-from s2d_lib.report.analysis import so_far
-from s2d_lib.report.decodings import best_note, shared_decodings, with_best, with_untrained
-from s2d_lib.report.style import BEST, interval, route_label
-from s2d_lib.report.tables import at_decoding, linked, readable, table_of, write_forms
-from s2d_lib.results.bundle import Bundle, ancestry, own_line, read_bundle
-from s2d_lib.study import load_profile, load_study, project_root
+from s2d_lib.claims import Claims, Published, Results, bootstrap, load_claims, load_published
+from s2d_lib.claims.fair import accuracies, check_together, paired_accuracies, seeds_of
+from s2d_lib.errors import StudyError
+from s2d_lib.report.looks import BEST, load_report, route_label, route_labels
+from s2d_lib.report.tables import COUNT, Sheet, columns, intervals, link
+from s2d_lib.results.bundle import Bundle, ancestry, own_line, read_bundle, route_cost
+from s2d_lib.study import load_profile, load_study, profile_names, project_root
 from s2d_lib.study.graph import table_in
-from s2d_lib.study.page import Table
+from s2d_lib.study.load import did_you_mean
+from s2d_lib.study.page import Study, Table
+from s2d_lib.study.profile import Profile
 
-CONSUMERS = {
-    "itself": "labels: itself",
-    "student": "labels: same-size teacher",
-    "small_teacher": "labels: small teacher",
-    "teacher": "labels: teacher",
-    "large_teacher": "labels: large teacher",
+STUDENT = "student"
+COSTS = {
+    "own_steps": "own steps", "all_steps": "all steps", "labels": "labeled problems", "gradings": "gradings",
+    "sampled_sequences": "samples", "sampled_tokens": "tokens sampled", "trained_tokens": "tokens trained on",
+}  # fmt: skip
+COSTS_SHOWN = ("labeled problems", "gradings", "own steps", "all steps", "tokens sampled", "tokens trained on")
+CONSUMERS = {"itself": "labels: itself", "student": "labels: same-size teacher"} | {
+    role: f"labels: {role.replace('_', ' ')}" for role in ("small_teacher", "teacher", "large_teacher")
 }
 """Which model consumed labels on the way to a checkpoint -> column: its own weights, or a teacher by its role (a teacher with
 another tokenizer counts as the teacher)."""
-
 NOT_PRINTED = "not printed"
-COSTS_SHOWN = ("labeled problems", "gradings", "own steps", "all steps", "tokens sampled", "tokens trained on")
+OF_FAMILIES = "table8"
 
 
 def open_results(profile: str, root: Path | None = None) -> Results:
     """The committed results of a profile, and the profile as far as they go (see `so_far`).
 
     Raises:
-        StudyError: When there are none, or they are broken.
+        StudyError: There are none, or they are broken, or the profile's `untrained_results` are of something else.
     """
     root = root or project_root()
     bundle, settings = read_bundle(root / "figures" / profile / "results"), load_profile(profile, root=root)
@@ -46,116 +52,177 @@ def open_results(profile: str, root: Path | None = None) -> Results:
     return Results(profile, so_far(profile, settings, load_study(root), bundle.records), bundle)
 
 
-@dataclass(frozen=True)
-class StudyTable:
-    """One table with its numbers.
-
-    Attributes:
-        name: In study.yaml, and of the files it is written to.
-        title: Its question.
-        numbers: From `table_of`, then the columns of CONSUMERS (distinct labeled problems, means over seeds) and for each
-            of the paper's sets, by the profile's name where one stands for it, `<set> published` (points against the reference),
-            `<set> published accuracy`, `<set> published error` (as printed; NaN where it is not) and `<set> published source`.
-            A profile that plays none of the paper's families has no published columns.
-        measured: The evaluation sets, in order.
-        decodings: Those that all rows have, if they have several.
-        meant: Evaluation set -> what the paper evaluates on, as far as the profile names it.
-        note: What to say under it.
-    """
-
-    name: str
-    title: str
-    numbers: pd.DataFrame
-    measured: list[str]
-    decodings: list[str]
-    meant: dict[str, str]
-    note: str
-
-    @property
-    def sets(self) -> list[str]:
-        """The evaluation sets, and those of the paper's that no set stands for."""
-        published = [c.removesuffix(" published") for c in self.numbers if c.endswith(" published")]
-        return list(dict.fromkeys([*self.measured, *published]))
-
-    @property
-    def accuracies(self) -> pd.DataFrame:
-        """For readers: accuracy and difference to the reference, ours and then the paper's."""
-        plain = readable(self.numbers, self.measured)
-        kept = ["route"]
-        for name in self.sets:
-            kept += [c for c in (f"{name}, %", f"{name}, difference") if c in plain]
-            if f"{name} published" in self.numbers:
-                column = f"{self.meant.get(name, name)}, published"
-                plain[column] = [published_cell(row, name) for row in self.numbers.to_dict("records")]
-                kept.append(column)
-        return plain[kept]
-
-    @property
-    def at_decodings(self) -> pd.DataFrame:
-        """For readers: the accuracies at every decoding, all rows at the first one before those at the next; its index is that
-        of the numbers."""
-        rows, parts = self._plain, []
-        for decoding in self.decodings:
-            part = rows[["route"]].assign(decoding=decoding)
-            for name in self.measured:
-                column = at_decoding(name, decoding)
-                part[f"{name}, %"] = [
-                    interval(*row) for row in rows[[column, f"{column} low", f"{column} high"]].to_numpy()
-                ]
-            parts.append(part)
-        return pd.concat(parts)
-
-    @property
-    def costs(self) -> pd.DataFrame:
-        """For readers: which model consumed how many labels, and what the whole route cost."""
-        numbers = self._plain
-        plain = readable(numbers, self.measured)
-        used = [c for c in CONSUMERS.values() if numbers[c].any()]
-        consumers = {c: [f"{value:,.0f}" for value in numbers[c]] for c in used}
-        return plain[["route"]].assign(**consumers, **{name: plain[name] for name in COSTS_SHOWN})
-
-    @property
-    def _plain(self) -> pd.DataFrame:
-        """The numbers without the rows of untrained models at their best temperature."""
-        return self.numbers[~self.numbers["checkpoint"].str.endswith(BEST)]
-
-    def write(self, folder: Path) -> None:
-        """Write csv, md and tex into figures/<profile>."""
-        shown = self.shown(self.title, "What these routes cost, and who consumed the labels")
-        write_forms(self.numbers, shown, folder, self.name, self.note, self.links(shown))
-
-    def shown(self, title: str, costs: str) -> dict[str, pd.DataFrame]:
-        """All that readers are shown, by title: of the accuracies, and of the costs."""
-        further = {f"{title} At every decoding": self.at_decodings} if self.decodings else {}
-        return {title: self.accuracies, **further, costs: self.costs}
-
-    def links(self, shown: dict[str, pd.DataFrame], start: str = "") -> dict[str, pd.DataFrame]:
-        """The same with links to run pages; `start` as in `linked`."""
-        return {title: linked(table, self.numbers.loc[table.index], start) for title, table in shown.items()}
+def so_far(name: str, settings: Profile, study: Study, records: Collection[tuple[str, int]]) -> Profile:
+    """The profile with only those tables that the results (checkpoint and seed of every run) hold all runs of, so that a long
+    study can be looked at before it is finished."""
+    found = []
+    for table in settings.tables:
+        rows = table_in(study, table, settings, name)[0].rows
+        seeds = {tuple(sorted(seed for made, seed in records if made == row)) for row in rows}
+        found += [table] if len(seeds) == 1 and seeds != {()} else []
+    return settings.model_copy(update={"tables": found})
 
 
-def study_table(results: Results, name: str, root: Path | None = None) -> StudyTable:
-    """A table of study.yaml with a profile's results.
+def with_untrained(bundle: Bundle, other: Bundle) -> Bundle:
+    """The results with the decodings at which other results have the same base models."""
+    for (name, seed), record in other.records.items():
+        own, theirs = (r["resolved"] for r in (bundle.records.get((name, seed), {"resolved": {}}), record))
+        differs = [k for k in theirs if k not in ("profile", "evaluation", "overrides") and own.get(k) != theirs[k]]
+        if differs or theirs["stage"] != "base":
+            raise StudyError(
+                f"`untrained_results` has a run {name!r}, seed {seed}, that is not the base model of these results "
+                f"({', '.join(differs) or 'stage'} differs): evaluate the untrained models of this very profile there."
+            )
+    sample = ["seed", "checkpoint", "set", "problem", "decoding"]
+    return replace(bundle, decoded=pd.concat([bundle.decoded, other.decoded]).drop_duplicates(sample))
+
+
+def results_of(profile: str, claims: Claims, root: Path | None = None) -> dict[str, Results]:
+    """The paper's model families -> results of the profiles that play them in this profile's table, as far as there are any.
 
     Raises:
-        StudyError: When the results are incomplete or do not belong together.
+        StudyError: claims.yaml gives the profile no part, or results that exist are broken.
     """
-    bundle = results.bundle
+    root = root or project_root()
+    if profile not in claims.families:
+        hint = did_you_mean(profile, claims.families)
+        raise StudyError(f"profile {profile!r} is not in `families` of claims.yaml, so no claim is about it; {hint}")
+    played, there = claims.families[profile], profile_names(root)
+    has = lambda name: name in there and (root / "figures" / name / "results").is_dir()  # noqa: E731
+    return {family: open_results(name, root) for family, name in played.items() if has(name)}
+
+
+def best_decodings(bundle: Bundle, checkpoint: str) -> pd.Series:
+    """The decoding of highest mean accuracy by evaluation set, the first of equal ones; empty where there is one only."""
+    own = bundle.decoded[bundle.decoded["checkpoint"] == checkpoint]
+    if own["decoding"].nunique() < 2:
+        return pd.Series(dtype=object)
+    right = own["correct"].map(lambda bits: bits.count("1") / len(bits))
+    means = right.groupby([own["set"], own["decoding"]], sort=False).mean()
+    return means.groupby(level="set", sort=False).idxmax().str[1]
+
+
+def with_best(bundle: Bundle) -> Bundle:
+    """The results with one checkpoint more, `<name>@best`, for every base model that was evaluated at several decodings."""
+    rows, records = [bundle.evaluation], dict(bundle.records)
+    for name in sorted({name for (name, _), record in bundle.records.items() if record["resolved"]["stage"] == "base"}):
+        best = best_decodings(bundle, name)
+        if not best.empty:
+            own = bundle.decoded[bundle.decoded["checkpoint"] == name]
+            chosen = own[own["decoding"] == own["set"].map(best)].drop(columns="decoding")
+            rows.append(chosen.assign(checkpoint=f"{name}{BEST}"))
+            records |= {(f"{name}{BEST}", seed): bundle.records[name, seed] for seed in seeds_of(bundle, name)}
+    return replace(bundle, evaluation=pd.concat(rows), records=records)
+
+
+def beside_untrained(bundle: Bundle, rows: Sequence[str]) -> list[str]:
+    """Rows of a table with every base model's at its best temperature behind its own, of results `with_best`; the student's
+    stands first where the student is no row itself, if it was evaluated with the seeds of the others."""
+    made, best = {name for name, _ in bundle.records}, f"{STUDENT}{BEST}"
+    first = best in made and STUDENT not in rows and seeds_of(bundle, best) == seeds_of(bundle, rows[0])
+    beside = [name for row in rows for name in (row, f"{row}{BEST}") if name == row or name in made]
+    return [best, *beside] if first else beside
+
+
+def shared_decodings(bundle: Bundle, rows: Sequence[str]) -> list[str]:
+    """The decodings at which all of these checkpoints were evaluated, if there are several."""
+    at = bundle.decoded.groupby("decoding", sort=False)["checkpoint"].unique()
+    shared = [decoding for decoding, names in at.items() if set(rows) <= set(names)]
+    return shared if len(shared) > 1 else []
+
+
+def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
+    """Numbers of a table, one row a checkpoint: `checkpoint`, `route`, `seeds`; for each evaluation set `<set>` with its
+    interval (95% over seeds and problems), `<set> difference` to a reference (NaN in its own row), the COSTS (means over
+    seeds) and, where all rows have several decodings, `<set> at <decoding>`.
+
+    Raises:
+        StudyError: A checkpoint or a seed of it is missing from the results, or they do not belong together
+            (s2d_lib.claims.fair).
+    """
+    for name in table.rows:
+        if not seeds_of(bundle, name):
+            raise StudyError(f"table {table.title!r}: the results hold no run of {name!r}; make it with `make study`.")
+    decodings = {decoding: bundle.at(decoding) for decoding in shared_decodings(bundle, table.rows)}
+    bundle = with_best(bundle)
+    names, reference, rows = beside_untrained(bundle, table.rows), table.reference, []
+    check_together(bundle, list(dict.fromkeys([*names, *filter(None, [reference])])))
+    for name, label in route_labels(names).items():
+        seeds = seeds_of(bundle, name)
+        row: dict = {"checkpoint": name, "route": label, "seeds": len(seeds)}
+        for one in bundle.sets:
+            row |= columns(one, bootstrap(accuracies(bundle, name, one).to_numpy()))
+            if reference == name:
+                row |= dict.fromkeys(f"{one} difference{end}" for end in ("", " low", " high"))
+            elif reference:
+                row |= columns(f"{one} difference", bootstrap(*paired_accuracies(bundle, name, reference, one)))
+        spent = pd.DataFrame([route_cost(bundle, name, seed) for seed in seeds]).mean()
+        row |= {COSTS[kind]: round(value) for kind, value in spent.items()}
+        for decoding, at in decodings.items() if not name.endswith(BEST) else ():
+            for one in bundle.sets:
+                row |= columns(f"{one} at {decoding}", bootstrap(accuracies(at, name, one).to_numpy()))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def study_table(results: Results, name: str, root: Path | None = None, start: str = "") -> Sheet:
+    """A table of study.yaml with a profile's results: accuracies, those at every decoding where there are several, and costs.
+    `start` leads to the profile's folder, where the table is written into another one.
+
+    Its numbers are those of `table_of`, then the columns of CONSUMERS (distinct labeled problems, means over seeds) and, where
+    the profile plays one of paper A's families, for each of the paper's sets, by the name of the set that stands for it,
+    `<set> published` (points against the reference), `<set> published accuracy`, `error` and `source` (as printed, or NaN).
+
+    Raises:
+        StudyError: The results are incomplete or do not belong together.
+    """
     spec, missing = table_in(load_study(root), name, results.profile, results.name)
-    numbers, decodings = table_of(bundle, spec), shared_decodings(bundle, spec.rows)
-    spec, bundle = spec.model_copy(update={"rows": list(numbers["checkpoint"])}), with_best(bundle)
-    spent = pd.DataFrame([labels_by_consumer(bundle, checkpoint) for checkpoint in spec.rows])
-    published = published_columns(results, spec, load_published(root), family_of(results.name, root))
-    sources = dict.fromkeys(s for c in published if c.endswith("source") for s in published[c] if s != NOT_PRINTED)
-    return StudyTable(
-        name,
-        spec.title,
-        pd.concat([numbers, spent, published], axis=1),
-        bundle.sets,
-        decodings,
-        meant_by(results),
-        note_of(replace(results, bundle=bundle), spec, sources, missing),
+    numbers, decodings = table_of(results.bundle, spec), shared_decodings(results.bundle, spec.rows)
+    bundle, rows = with_best(results.bundle), list(numbers["checkpoint"])
+    consumed = pd.DataFrame([labels_by_consumer(bundle, checkpoint) for checkpoint in rows])
+    published = _published(results, rows, spec.reference, root)
+    numbers = pd.concat([numbers, consumed, published], axis=1)
+    routes = pd.DataFrame({"route": [link(*pair, start) for pair in numbers[["route", "checkpoint"]].to_numpy()]})
+    printed = [c.removesuffix(" published") for c in published if c.endswith(" published")]
+    meant, shown = meant_by(results), {}
+    for one in dict.fromkeys([*bundle.sets, *printed]):
+        if one in bundle.sets:
+            shown[f"{one}, %"] = intervals(numbers, one)
+        if f"{one} difference" in numbers:
+            shown[f"{one}, difference"] = [
+                d or "reference" for d in intervals(numbers, f"{one} difference", signed=True)
+            ]
+        if one in printed:
+            cells = numbers[[f"{one} published accuracy", f"{one} published"]].to_numpy(dtype=float)
+            said = [f"{mean:.1f} ({more:+.1f})".removesuffix(" (+nan)") for mean, more in cells]
+            shown[f"{meant.get(one, one)}, published"] = [NOT_PRINTED if cell == "nan" else cell for cell in said]
+    main = ~numbers["checkpoint"].str.endswith(BEST)
+    own, plain, tables = routes[main], numbers[main], {spec.title: routes.assign(**shown)}
+    if decodings:
+        at = {one: {f"{s}, %": intervals(plain, f"{s} at {one}") for s in bundle.sets} for one in decodings}
+        parts = [own.assign(decoding=one, **cells) for one, cells in at.items()]
+        tables[f"{spec.title} At every decoding"] = pd.concat(parts)
+    spent = [*(column for column in CONSUMERS.values() if plain[column].any()), *COSTS_SHOWN]
+    costs = own.assign(**{column: plain[column].map(COUNT) for column in spent})
+    tables["What these routes cost, and who consumed the labels"] = costs
+    return Sheet(
+        name, numbers, tables, _note(replace(results, bundle=bundle), rows, spec.reference, published, missing)
     )
+
+
+def _published(results: Results, rows: Sequence[str], reference: str | None, root: Path | None) -> pd.DataFrame:
+    """What the paper prints for every row, on all of its sets; nothing for a profile that plays none of its families."""
+    published, family, table = load_published(root), family_of(results.name, root), {}
+    for name, theirs in published_sets(results, published).items() if family else ():
+        cells = [published.cell(family, row, theirs) for row in rows]
+        against = [
+            row != reference and reference and published.difference(family, row, reference, theirs) for row in rows
+        ]
+        table[f"{name} published"] = [found.value if found else np.nan for found in against]
+        table[f"{name} published accuracy"] = [cell.mean if cell else np.nan for cell in cells]
+        table[f"{name} published error"] = [cell.error if cell else np.nan for cell in cells]
+        table[f"{name} published source"] = [cell.source if cell else NOT_PRINTED for cell in cells]
+    return pd.DataFrame(table, index=range(len(rows)))
 
 
 def meant_by(results: Results) -> dict[str, str]:
@@ -163,18 +230,9 @@ def meant_by(results: Results) -> dict[str, str]:
     return {own: theirs for theirs, own in results.profile.stands_for.items()}
 
 
-def labels_by_consumer(bundle: Bundle, checkpoint: str) -> dict[str, float]:
-    """How many distinct labeled problems each model consumed on the way to a checkpoint, means over seeds, by CONSUMERS."""
-    counts = []
-    for seed in seeds_of(bundle, checkpoint):
-        own, used = own_line(bundle, checkpoint, seed), {who: set() for who in CONSUMERS}
-        for name in ancestry(bundle, checkpoint, seed):
-            record = bundle.records[name, seed]
-            who = "itself" if name in own else record["resolved"]["role"].replace("split_teacher", "teacher")
-            if "label_use" in record:
-                used[who] |= set(record["label_use"]["problems"])
-        counts.append([len(problems) for problems in used.values()])
-    return dict(zip(CONSUMERS.values(), np.mean(counts, axis=0), strict=True))
+def published_sets(results: Results, published: Published) -> dict[str, str]:
+    """Paper A's sets by the name of the evaluation set that stands for each, or by their own."""
+    return {results.profile.stands_for.get(theirs, theirs): theirs for theirs in published.problems["A"]}
 
 
 def family_of(profile: str, root: Path | None = None) -> str | None:
@@ -183,56 +241,59 @@ def family_of(profile: str, root: Path | None = None) -> str | None:
     return roles.get(profile)
 
 
-def published_sets(results: Results, published: Published) -> dict[str, str]:
-    """Paper A's sets by the name of the evaluation set that stands for each, or by their own."""
-    return {results.profile.stands_for.get(theirs, theirs): theirs for theirs in published.problems["A"]}
+def labels_by_consumer(bundle: Bundle, checkpoint: str) -> dict[str, float]:
+    """How many distinct labeled problems each model consumed on the way to a checkpoint, means over seeds, by CONSUMERS."""
+    found = []
+    for seed in seeds_of(bundle, checkpoint):
+        own, used = own_line(bundle, checkpoint, seed), {who: set() for who in CONSUMERS}
+        for name in ancestry(bundle, checkpoint, seed):
+            record = bundle.records[name, seed]
+            who = "itself" if name in own else record["resolved"]["role"].replace("split_teacher", "teacher")
+            if "label_use" in record:
+                used[who] |= set(record["label_use"]["problems"])
+        found.append([len(problems) for problems in used.values()])
+    return dict(zip(CONSUMERS.values(), np.mean(found, axis=0), strict=True))
 
 
-def published_columns(results: Results, spec: Table, published: Published, family: str | None) -> pd.DataFrame:
-    """What the paper prints for every row, on all of its sets; nothing for a profile that plays none of its families."""
-    rows = []
-    for checkpoint in spec.rows:
-        row: dict[str, object] = {}
-        for name, theirs in published_sets(results, published).items() if family else ():
-            cell = published.cell(family, checkpoint, theirs)
-            compared = spec.reference and spec.reference != checkpoint
-            difference = published.difference(family, checkpoint, spec.reference, theirs) if compared else None
-            row |= {
-                f"{name} published": difference.value if difference else float("nan"),
-                f"{name} published accuracy": cell.mean if cell else float("nan"),
-                f"{name} published error": cell.error if cell else float("nan"),
-                f"{name} published source": cell.source if cell else NOT_PRINTED,
-            }
-        rows.append(row)
-    return pd.DataFrame(rows, index=range(len(spec.rows)))
-
-
-def published_cell(row: dict, name: str) -> str:
-    """The printed accuracy, with its difference to the reference in brackets."""
-    difference, accuracy = row[f"{name} published"], row[f"{name} published accuracy"]
-    if pd.isna(accuracy):
-        return NOT_PRINTED
-    return f"{accuracy:.1f}" if pd.isna(difference) else f"{accuracy:.1f} ({difference:+.1f})"
-
-
-def note_of(results: Results, spec: Table, sources: Iterable[str], missing: Sequence[str] = ()) -> str:
+def _note(results: Results, rows: Sequence[str], reference: str | None, published: pd.DataFrame, missing) -> str:
     """What stands under a table whose rows of the roles `missing` the profile can't make."""
-    samples = results.profile.evaluation.samples
-    against = f", to {route_label(spec.reference)}" if spec.reference else ""
-    seeds, best = seeds_of(results.bundle, spec.rows[0]), best_note(results.bundle, spec.rows)
-    printed = (
-        f" Published: percent{' (difference' + against + ')' if against else ''}, from {'; '.join(sources)}. {SCALES}"
-    )
-    roles = " and ".join(f"`{role}`" for role in missing)
-    without = f"Rows that need a model for role {roles} are left out, since the profile has none. " if missing else ""
-    return (
-        f"Profile {results.name}, seeds {seeds}, avg@{samples}, 95% intervals over seeds and problems; differences in "
-        f"points{against}, paired by seed and problem.{printed if sources else ''} Labels are distinct labeled problems over "
-        f"the whole route, by the model that was trained on them. {best}{without}Made by `make study PROFILE={results.name}`."
-    )
+    bundle, notes, said = results.bundle, load_report().notes, {"published": "", "best": "", "missing": ""}
+    said["against"] = f", to {route_label(reference)}" if reference else ""
+    sources = dict.fromkeys(s for c in published if c.endswith("source") for s in published[c] if s != NOT_PRINTED)
+    if sources:
+        against = f" (difference{said['against']})" if reference else ""
+        said["published"] = f" Published: percent{against}, from {'; '.join(sources)}. {notes['scales']}"
+    if best := [row.removesuffix(BEST) for row in rows if row.endswith(BEST)]:
+        tried = bundle.decoded.loc[bundle.decoded["checkpoint"].isin(best), "decoding"].unique()
+        won = [f"{route_label(n)}, {place}: {at}" for n in best for place, at in best_decodings(bundle, n).items()]
+        said["best"] = notes["best"].format(tried=" / ".join(tried), won="; ".join(won)) + " "
+    if missing:
+        said["missing"] = notes["missing"].format(roles=" and ".join(f"`{role}`" for role in missing)) + " "
+    about = {"profile": results.name, "seeds": seeds_of(bundle, rows[0]), "samples": results.profile.evaluation.samples}
+    return notes["table"].format(**about, **said)
 
 
-SCALES = (
-    "Published figures are the paper's, on its own models and sets: the scales differ, so only the order of routes and the "
-    "sign of differences can be compared."
-)
+def families(profile: str, claims: Claims, root: Path | None = None) -> tuple[dict[str, Sheet], Sheet, list[str]]:
+    """The model families side by side, as claims.yaml has them for this profile: each profile's table; all in one, whose
+    numbers begin with `family` and `profile`; a sentence for each family that has no results yet.
+
+    Raises:
+        StudyError: No family has any; else as `results_of` and `study_table`.
+    """
+    results, needed = results_of(profile, claims, root), set(load_study(root).tables[OF_FAMILIES].rows)
+    found, missing, numbers, tables = {}, [], [], {}
+    for family, name in claims.families[profile].items():
+        if family in results and needed <= {checkpoint for checkpoint, _ in results[family].bundle.records}:
+            start = "" if name == profile else f"../{name}/"
+            found[name] = sheet = study_table(results[family], OF_FAMILIES, root, start)
+            numbers.append(sheet.numbers.assign(family=family, profile=name))
+            tables |= {f"{family}, played by profile {name}: {title}": one for title, one in sheet.tables.items()}
+        else:
+            missing.append(
+                f"The {family} family is played by profile {name}, which has no results of {OF_FAMILIES} yet."
+            )
+    if not found:
+        raise StudyError(f"no family has results of {OF_FAMILIES}: make them with `make study PROFILE={profile}`.")
+    together = pd.concat(numbers, ignore_index=True)[["family", "profile", *numbers[0].columns[:-2]]]
+    note = " ".join([*missing, *dict.fromkeys(sheet.note for sheet in found.values())])
+    return found, Sheet("families", together, tables, note), missing

@@ -1,158 +1,156 @@
-"""Tables: a checkpoint a row, accuracy with interval, difference to the reference, and what the route cost."""
+"""How numbers become tables: one format of an interval, one sheet of tables, one writer of files."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import pandas as pd
 
-from s2d_lib.claims import Estimate, bootstrap
-from s2d_lib.claims.fair import accuracies, check_together, paired_accuracies, seeds_of
-from s2d_lib.errors import StudyError
-from s2d_lib.report.decodings import beside_untrained, shared_decodings, with_best
-from s2d_lib.report.run_pages import link, markdown
-from s2d_lib.report.style import BEST, ROUTE_LABELS, interval, route_label
-from s2d_lib.results.bundle import Bundle, route_cost
-from s2d_lib.study.page import Table
+from s2d_lib.claims import Estimate
+from s2d_lib.report.looks import BEST, route_label
+from s2d_lib.report.style import asked_formats
 
-COSTS = {
-    "own_steps": "own steps",
-    "all_steps": "all steps",
-    "labels": "labeled problems",
-    "gradings": "gradings",
-    "sampled_sequences": "samples",
-    "sampled_tokens": "tokens sampled",
-    "trained_tokens": "tokens trained on",
-}
-PAGE = 40  # rows that fit on one
+PAGES = "runs"
+COUNT = "{:,.0f}".format
+LINK = re.compile(r"\[([^\]]+)\]\(\S+?\.md\)")
 
 
-def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
-    """Numbers of a table, one row a checkpoint.
+def interval(mean: float, low: float, high: float, scale: float = 100, digits: int = 1, signed: bool = False) -> str:
+    """`75.3 [70.1, 80.2]`: a share as percent, or in another scale; empty for nothing, without brackets for no interval."""
+    value, *ends = (f"{scale * number:{'+' if signed else ''}.{digits}f}" for number in (mean, low, high))
+    return "" if mean != mean else value if low != low else f"{value} [{', '.join(ends)}]"
 
-    Returns:
-        `checkpoint`, `route`, `seeds`; for each evaluation set `<set>`, `<set> low`, `<set> high` (95% interval over
-        seeds and problems) and, with a reference, `<set> difference` and its interval (NaN in the reference's own
-        row); costs as means over seeds; where all rows have several decodings, `<set> at <decoding>` and its interval.
-        Untrained models are rows at their best temperature too (see s2d_lib.report.decodings), where the results know it.
 
-    Raises:
-        StudyError: When a checkpoint or a seed of it is missing from the results, or what they hold under its name does
-            not belong together (s2d_lib.claims.fair.check_together).
+def intervals(table: pd.DataFrame, name: str, **form) -> list[str]:
+    """The columns `<name>`, `<name> low` and `<name> high` of a table (or `low` and `high`), as `interval` formats them."""
+    found = ends(name) if f"{name} low" in table else [name, "low", "high"]
+    return [interval(*row, **form) for row in table[found].to_numpy(dtype=float)]
+
+
+def ends(name: str) -> list[str]:
+    """The columns of an estimate."""
+    return [name, f"{name} low", f"{name} high"]
+
+
+def columns(name: str, estimate: Estimate) -> dict[str, float]:
+    """An estimate as columns of a table."""
+    return dict(zip(ends(name), (estimate.mean, estimate.low, estimate.high), strict=True))
+
+
+def pivoted(table: pd.DataFrame, row: str, column: str, cells: Iterable[str], empty: str = "") -> pd.DataFrame:
+    """Cells as a wide table, whose rows and columns come in the order of their names."""
+    wide = table.assign(cell=list(cells)).pivot(index=row, columns=column, values="cell").fillna(empty)
+    return wide.loc[table[row].unique(), table[column].unique()].rename_axis(columns=None).reset_index()
+
+
+def run_page(checkpoint: str) -> str:
+    """Where a checkpoint's page lies, as seen from the tables and figures beside it."""
+    return f"{PAGES}/{checkpoint.removesuffix(BEST)}.md"
+
+
+def link(label: str, checkpoint: str, start: str = "") -> str:
+    """A label that leads to the checkpoint's page, in Markdown; `start` leads to the page's profile."""
+    return f"[{label}]({start}{run_page(checkpoint)})"
+
+
+def contrast_label(better: str, than: str, sign: str = " > ") -> str:
+    """`a > b` in readers' words, what both have in common behind it."""
+    left, right = (route_label(name).split(", ") for name in (better, than))
+    common = [word for word in left if word in right]
+    own = [", ".join(word for word in words if word not in common) for words in (left, right)]
+    if len(left) != len(right) and (all(own) or left[0] != right[0]):  # what is left would read as another route
+        return f"{route_label(better)}{sign}{route_label(than)}"
+    own = [words or f"{left[0]} alone" for words in own]  # one adds to the other
+    return " · ".join(filter(None, [sign.join(own), ", ".join(common)]))
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One analysis: all of its numbers, and what readers are shown of them.
+
+    Attributes:
+        name: Of its files.
+        numbers: All, for the csv.
+        tables: Title -> what readers are shown, as text; Markdown links in it lead to run pages.
+        note: What to say under the tables.
     """
-    for checkpoint in table.rows:
-        if not seeds_of(bundle, checkpoint):
-            raise StudyError(
-                f"table {table.title!r}: the results hold no run of {checkpoint!r}; make it with `make study`."
-            )
-    bundle = with_best(bundle)
-    rows = beside_untrained(bundle, table.rows)
-    check_together(bundle, list(dict.fromkeys([*rows, *filter(None, [table.reference])])))
-    return pd.DataFrame(_rows(bundle, table, rows))
 
+    name: str
+    numbers: pd.DataFrame
+    tables: dict[str, pd.DataFrame]
+    note: str = ""
 
-def _rows(bundle: Bundle, table: Table, rows: list[str]) -> Iterator[dict]:
-    # The short names say no teacher where only one is meant; a table with others has the long ones throughout.
-    short = ROUTE_LABELS if set(table.rows) <= set(ROUTE_LABELS) else {}
-    labels = {name: short.get(name, route_label(name)) for name in rows}
-    decodings = {decoding: bundle.at(decoding) for decoding in shared_decodings(bundle, table.rows)}
-    for checkpoint in rows:
-        seeds = seeds_of(bundle, checkpoint)
-        row: dict = {"checkpoint": checkpoint, "route": labels[checkpoint], "seeds": len(seeds)}
-        for name in bundle.sets:
-            row |= _columns(name, bootstrap(accuracies(bundle, checkpoint, name).to_numpy()))
-            if table.reference == checkpoint:
-                row |= dict.fromkeys((f"{name} difference{bound}" for bound in ("", " low", " high")), float("nan"))
-            elif table.reference:
-                pair = paired_accuracies(bundle, checkpoint, table.reference, name)
-                row |= _columns(f"{name} difference", bootstrap(*pair))
-        costs = pd.DataFrame([route_cost(bundle, checkpoint, seed) for seed in seeds]).mean()
-        row |= {COSTS[name]: round(value) for name, value in costs.items()}
-        for decoding, at in decodings.items() if not checkpoint.endswith(BEST) else ():
-            for name in bundle.sets:
-                row |= _columns(at_decoding(name, decoding), bootstrap(accuracies(at, checkpoint, name).to_numpy()))
-        yield row
+    @property
+    def title(self) -> str:
+        """Of the first table."""
+        return next(iter(self.tables))
 
+    def show(self, place: int = 0) -> pd.DataFrame:
+        """One of the tables for a notebook, without links."""
+        return plain(list(self.tables.values())[place]).reset_index(drop=True)
 
-def _columns(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.mean, f"{name} low": estimate.low, f"{name} high": estimate.high}
-
-
-def at_decoding(name: str, decoding: str) -> str:
-    """The column of an evaluation set at a further decoding."""
-    return f"{name} at {decoding}"
-
-
-def linked(shown: pd.DataFrame, numbers: pd.DataFrame, start: str = "") -> pd.DataFrame:
-    """What readers are shown, its routes leading to their runs' pages.
-
-    Args:
-        shown: With a column `route`.
-        numbers: Names the `checkpoint` of every row.
-        start: Leads to the folder of the profile, where it is another one's.
-    """
-    pairs = zip(shown["route"], numbers["checkpoint"], strict=True)
-    return shown.assign(route=[link(label, checkpoint, start) for label, checkpoint in pairs])
-
-
-def readable(numbers: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
-    """The same table for readers: percent with intervals in brackets, costs with thousands separators."""
-    out = pd.DataFrame({"route": numbers["route"]})
-    for name in sets:
-        out[f"{name}, %"] = [interval(*row) for row in numbers[[name, f"{name} low", f"{name} high"]].to_numpy()]
-        if f"{name} difference" in numbers:
-            columns = [f"{name} difference", f"{name} difference low", f"{name} difference high"]
-            out[f"{name}, difference"] = [interval(*row, signed=True) for row in numbers[columns].to_numpy()]
-    for name in COSTS.values():
-        out[name] = [f"{value:,}" for value in numbers[name]]
-    return out
+    def write(self, folder: Path) -> None:
+        """Write its files into figures/<profile>, see `write_forms`."""
+        write_forms(self.numbers, self.tables, folder, self.name, self.note)
 
 
 def write_forms(
     numbers: pd.DataFrame,
-    shown: dict[str, pd.DataFrame],
+    tables: dict[str, pd.DataFrame],
     folder: Path,
     name: str,
     note: str,
-    links: dict[str, pd.DataFrame] | None = None,
     remarks: dict[str, list[str]] | None = None,
+    formats: Sequence[str] | None = None,
 ) -> None:
-    """Write `<name>.csv` with all numbers, and `<name>.md` and `<name>.tex` with what readers are shown: tables by title;
-    `links`: the same with links to run pages, for the md; `remarks`: lists of sentences behind the tables, by their titles.
-
-    A table of more than a page is a longtable in LaTeX; all need booktabs.
-    """
+    """Write `<name>.csv` with all numbers and `<name>.md` with what readers are shown: tables by title, a note, remarks by title;
+    and the same as `tex` (for booktabs) or `html` where that is asked for (s2d_lib.report.style.asked_formats)."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"**{title}**\n\n{markdown(table)}\n" for title, table in (links or shown).items()]
-    lists = [f"**{title}**\n\n" + "".join(f"- {text}\n" for text in texts) for title, texts in (remarks or {}).items()]
-    (folder / f"{name}.md").write_text("\n".join([*parts, f"{note}\n", *lists]), encoding="utf-8")
-    latex = [_latex(table, title, note) for title, table in shown.items()]
-    latex += [_latex_list(title, texts) for title, texts in (remarks or {}).items()]
-    (folder / f"{name}.tex").write_text("\n".join(latex), encoding="utf-8")
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
+    for suffix in ("md", *asked_formats(("tex", "html"), formats)):
+        heading, item, table_as, said = FORMS[suffix]
+        parts = [text for title, table in tables.items() for text in (heading.format(said(title)), table_as(table))]
+        parts += [said(note)] if note else []
+        for title, texts in (remarks or {}).items():
+            parts += [heading.format(said(title)), "\n".join(item.format(said(text)) for text in texts)]
+        (folder / f"{name}.{suffix}").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _latex(table: pd.DataFrame, title: str, note: str) -> str:
-    caption = f"{_tex(title)}{'' if title.endswith('?') else '.'} {_tex(note)}"
-    style = table.map(_tex).rename(columns=_tex).style.hide(axis="index")
-    if len(table) > PAGE:
-        return style.to_latex(hrules=True, environment="longtable", caption=caption)
-    return f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{style.to_latex(hrules=True)}\\end{{table}}\n"
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without its links."""
+    return table.map(lambda cell: LINK.sub(r"\1", cell) if isinstance(cell, str) else cell)
 
 
-def _latex_list(title: str, texts: list[str]) -> str:
-    """A list with what Markdown sets as code or stressed set likewise."""
-    items = [re.sub(r"`([^`]+)`", r"\\texttt{\1}", re.sub(r"\*([^*]+)\*", r"\\emph{\1}", _tex(text))) for text in texts]
-    lines = [f"\\paragraph{{{_tex(title)}}}", "\\begin{itemize}", *(f"\\item {item}" for item in items)]
-    return "\n".join([*lines, "\\end{itemize}\n"])
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown without its index: text stays as it is, and columns of numbers stand at the right."""
+    cell = lambda text: text.replace("|", r"\|")  # noqa: E731
+    text = table.astype(str).rename(columns=str).map(cell).rename(columns=cell)
+    sides = ["right" if len(text) and text[c].str.fullmatch(r"[-+\d.,]+").all() else "left" for c in text]
+    return text.to_markdown(index=False, disable_numparse=True, colalign=sides)
 
 
-_TEX = {character: f"\\{character}" for character in "%_&#${}"}
-_TEX |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
-_TEX |= {"->": r"$\rightarrow$", "<": "$<$", ">": "$>$", "|": "$|$"}  # OT1 fonts have other signs there
-_SPECIAL = re.compile("|".join(re.escape(word) for word in sorted(_TEX, key=len, reverse=True)))
-
-
-def _tex(text: object) -> str:
+def latex(text: object) -> str:
     """Text as LaTeX shows it, whatever stands in it."""
-    return _SPECIAL.sub(lambda found: _TEX[found[0]], str(text))
+    return str(text).translate(TEX)
+
+
+# What has another meaning there, and what OT1 fonts have other signs for
+TEX = str.maketrans(
+    {character: f"\\{character}" for character in "%_&#${}"} | {character: f"${character}$" for character in "<>|"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+)  # fmt: skip
+
+
+def _tabular(table: pd.DataFrame) -> str:
+    style = plain(table).map(latex).rename(columns=latex).style.hide(axis="index")
+    return style.to_latex(hrules=True, environment="longtable" if len(table) > 40 else None)  # rows of a page
+
+
+FORMS = {
+    "md": ("**{}**", "- {}", markdown, str),
+    "tex": ("\\paragraph{{{}}}", "\n{}", _tabular, latex),
+    "html": ("<h2>{}</h2>", "<p>{}</p>", lambda table: plain(table).to_html(index=False), escape),
+}
+"""Format -> a heading, an item of a list, how a table is written, how text is."""

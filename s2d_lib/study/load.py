@@ -168,7 +168,7 @@ def _study(path: Path, *version: int) -> Study:
 
 def profile_names(root: Path | None = None) -> list[str]:
     """Names of the profiles in params/."""
-    reserved = {"study", "claims", "published"}
+    reserved = {"study", "claims", "published", "report"}
     return sorted(p.stem for p in ((root or project_root()) / "params").glob("*.yaml") if p.stem not in reserved)
 
 

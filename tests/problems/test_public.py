@@ -145,7 +145,9 @@ def test_evaluation_files(name, count):
     if name == "math-500":
         assert {problem.level for problem in problems} == set("12345")
     else:
-        assert all(number(measured(spelled(problem.answer)).text) for problem in problems)  # one AIME answer has a degree
+        assert all(
+            number(measured(spelled(problem.answer)).text) for problem in problems
+        )  # one AIME answer has a degree
 
 
 def test_dapo_file():

@@ -1,21 +1,21 @@
-"""Contrasts of chosen pairs: the right differences of the right pairs, and refusals."""
+"""Contrasts, accuracies by level and costs: the right numbers of the right routes, and refusals."""
 
 import dataclasses
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from s2d_lib.claims import Results
 from s2d_lib.errors import StudyError
-from s2d_lib.report.contrasts import CONTRASTS, contrasts, readable_contrasts, title_of, write_contrasts
+from s2d_lib.plan.shapes import shape_of
+from s2d_lib.report import contrasts as extra
+from s2d_lib.report.contrasts import CONSTANT
+from s2d_lib.report.looks import load_report
+from s2d_lib.report.study_table import study_table
 from s2d_lib.results.bundle import Bundle
-from s2d_lib.study import load_profile, load_study
+from s2d_lib.study import load_profile
 from tests.report.synthetic import bundle_of_profile
-
-
-def test_every_pair_is_declared_in_the_study():
-    declared = load_study().checkpoints
-    assert {side for _, pairs in CONTRASTS.values() for pair in pairs for side in pair} <= set(declared)
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +25,11 @@ def crossed():
     return Results("micro-crossing", load_profile("micro-crossing"), bundle)
 
 
-@pytest.mark.parametrize("name", CONTRASTS)
+@pytest.mark.parametrize("name", load_report().contrasts)
 def test_a_difference_is_that_of_the_pairs_means(full, crossed, name):
     results = crossed if name == "crossing_pairs" else full
-    numbers = contrasts(results, name)
-    assert len(numbers) == len(CONTRASTS[name][1])
+    numbers = extra.contrasts(results, name).numbers
+    assert numbers[["first", "second"]].to_numpy().tolist() == [list(p) for p in load_report().contrasts[name].pairs]
     for row in numbers.to_dict("records"):
         first, second = (
             results.bundle.accuracy(row[side], "micro-math").to_numpy().mean() for side in ("first", "second")
@@ -38,35 +38,111 @@ def test_a_difference_is_that_of_the_pairs_means(full, crossed, name):
         assert row["micro-math difference low"] < row["micro-math difference"] < row["micro-math difference high"]
 
 
-def test_published_differences_stand_beside_and_budgets_of_both_sides(full):
-    fresh = contrasts(full, "stage_3").iloc[1]
-    assert (fresh["first"], fresh["second"]) == (
-        "student.bridge.rl_teacher_1H.grpo_2H", "student.bridge.rl_teacher_1H.replay_1H",
-    )  # fmt: skip
+def test_published_differences_stand_beside_and_budgets_of_both_sides(full, tmp_path):
+    fresh = extra.contrasts(full, "stage_3").numbers.iloc[1]
     assert fresh[["micro-math published", "micro-aime published", "AIME 2025 published"]].tolist() == [2.8, 2.1, 1.5]
     assert (fresh["labels first"], fresh["labels second"]) == (32, 16)
     assert fresh["gradings first"] == fresh["gradings second"]
-
-
-def test_the_three_forms(full, tmp_path):
-    numbers = contrasts(full, "transfers")
-    write_contrasts(full, numbers, "transfers", tmp_path)
-    assert pd.read_csv(tmp_path / "transfers.csv")["first"].tolist() == numbers["first"].tolist()
+    transfers = extra.contrasts(full, "transfers")
+    assert transfers.show()["AIME 2025, published"].tolist()[0] == "-1.3 (18.9 - 20.2)"
+    transfers.write(tmp_path)
     text = (tmp_path / "transfers.md").read_text()
-    assert text.startswith(f"**{title_of('transfers')}**")
+    assert text.startswith(f"**{load_report().contrasts['transfers'].title}**")
     assert "[OPD only, RL teacher](runs/student.opd_only.rl_teacher.md)" in text
-    assert readable_contrasts(full, numbers)["AIME 2025, published"].tolist()[0] == "-1.3 (18.9 - 20.2)"
 
 
-def test_a_missing_run_is_named(full):
-    records = {key: r for key, r in full.bundle.records.items() if key[0] != "student.bridge.rl_large_teacher"}
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        (("student.bridge.rl_large_teacher",), r"hold no run of 'student\.bridge\.rl_large_teacher'"),
+        (("student.bridge.rl_teacher", 1), r"'student.bridge.rl_teacher' was run with seeds \[0\].*with \[0, 1\]"),
+    ],
+)
+def test_a_missing_run_or_seed_is_named(full, gone, words):
+    records = {key: r for key, r in full.bundle.records.items() if key[: len(gone)] != gone}
     partial = dataclasses.replace(full, bundle=Bundle(full.bundle.evaluation, full.bundle.curves, records))
-    with pytest.raises(StudyError, match=r"hold no run of 'student\.bridge\.rl_large_teacher'"):
-        contrasts(partial, "placement")
+    with pytest.raises(StudyError, match=words):
+        extra.contrasts(partial, "placement")
 
 
-def test_pairs_with_other_seeds_are_refused(full):
-    records = {key: r for key, r in full.bundle.records.items() if key != ("student.bridge.rl_teacher", 1)}
-    partial = dataclasses.replace(full, bundle=Bundle(full.bundle.evaluation, full.bundle.curves, records))
-    with pytest.raises(StudyError, match=r"'student.bridge.rl_teacher' was run with seeds \[0\].*with \[0, 1\]"):
-        contrasts(partial, "placement")
+ROUTES = ["student", "student.grpo"]
+
+
+@pytest.fixture
+def leveled() -> Bundle:
+    """Two seeds, two levels of two problems: the student right in 1 of 4 samples, after GRPO always on `count`."""
+    right = {"student": {"count": "0100", "lcm": "0001"}, "student.grpo": {"count": "1111", "lcm": "0101"}}
+    rows = [
+        (seed, checkpoint, "tasks", f"{level}/{i}", level, bits, 2.0, 0.0)
+        for seed in (0, 1)
+        for checkpoint, of_level in right.items()
+        for level, bits in of_level.items()
+        for i in range(2)
+    ]
+    columns = ["seed", "checkpoint", "set", "problem", "level", "correct", "tokens", "cut_off"]
+    constant = pd.DataFrame({"set": ["tasks"], "level": ["count"], "problems": [2], "answer": ["1"], "share": [0.5]})
+    samples = pd.DataFrame(
+        {"seed": 0, "checkpoint": ROUTES, "set": "tasks", "problem": "count/0", "prompt": "How many l in `all`?",
+         "answer": "2", "completion": ["two\nor so", " 2"], "correct": [False, True]}
+    )  # fmt: skip
+    return Bundle(pd.DataFrame(rows, columns=columns), pd.DataFrame(), {}, constant=constant, samples=samples)
+
+
+def test_accuracies_by_level_with_the_constant_answer_last(leveled):
+    sheet = extra.by_level(leveled, ROUTES, "tasks", "By task")
+    numbers = sheet.numbers
+    assert numbers[["level", "checkpoint"]].to_numpy().tolist() == [
+        ["count", "student"], ["count", "student.grpo"], ["count", ""], ["lcm", "student"], ["lcm", "student.grpo"],
+    ]  # fmt: skip
+    assert numbers["accuracy"].tolist() == [0.25, 1.0, 0.5, 0.25, 0.5]
+    assert np.isnan(numbers.loc[2, "low"])
+    shown = sheet.show()
+    assert shown["route"].tolist() == ["base student", "direct GRPO", CONSTANT]
+    assert list(shown) == ["route", "count (2), %", "lcm (2), %"]
+    assert shown["count (2), %"].tolist()[1:] == ["100.0 [15.8, 100.0]", "50.0"]  # 0.025^(1/2): Clopper, Pearson
+    axes = extra.levels_figure(sheet).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["count", "lcm"]
+    with pytest.raises(StudyError, match=r"no results of 'student\.srpo'"):
+        extra.by_level(leveled, ["student.srpo"], "tasks", "t")
+
+
+def test_completions_stand_side_by_side_with_the_right_ones_marked(leveled):
+    assert extra.completions_beside(leveled, ROUTES).to_dict("records") == [
+        {"problem": "How many l in 'all'?", "right answer": "2", "base student": "two ⏎ or so", "direct GRPO": "2 ✓"}
+    ]
+    assert extra.completions_beside(dataclasses.replace(leveled, samples=leveled.samples.iloc[:0]), ROUTES).empty
+
+
+def record(stage, seconds, steps=0, sampled=0, trained=0):
+    own = {"seconds": seconds, "resolved": {"stage": stage}}
+    more = {"optimizer_steps": steps, "sampled": {"tokens": sampled}, "trained_tokens": trained}
+    return own | (more if steps else {})
+
+
+def test_the_cost_of_a_study_is_the_sum_of_its_records():
+    records = {
+        ("student", 0): record("base", 36),
+        ("teacher.rl", 0): record("sparse_rl", 360, 22, 1000, 900),
+        ("student.grpo", 0): record("sparse_rl", 1800, 700, 4000, 4000),
+        ("student.grpo", 1): record("sparse_rl", 1800, 700, 5000, 5000),
+    }
+    sheet = extra.study_cost(Bundle(pd.DataFrame(), pd.DataFrame(), records), "micro")
+    assert sheet.numbers["stage"].tolist() == ["base", "sparse_rl", "all"]
+    assert sheet.numbers["runs"].tolist() == [1, 3, 4]
+    assert sheet.numbers["process hours"].round(6).tolist() == [0.01, 1.1, 1.11]
+    assert sheet.show().iloc[1].tolist() == ["sparse_rl", "3", "1.10", "1,422", "10,000", "9,900"]
+
+
+def test_a_routes_flops_are_those_of_all_that_it_is_made_from(full):
+    models = (full.bundle.records[role, 0]["resolved"]["model"]["model"] for role in ("student", "teacher"))
+    own, teacher = (shape_of(model).multiplied for model in models)
+    grpo = lambda n: 6 * n * 900 + 2 * n * 1200  # noqa: E731  tokens trained on and sampled, of every run that trains
+    assert extra.route_flops(full.bundle, "student", 0) == 0
+    assert extra.route_flops(full.bundle, "student.grpo", 0) == grpo(own)
+    stored = {n for n, s in full.bundle.records if s == 0 and n.startswith("teacher.rl.rollouts")}
+    warm = extra.route_flops(full.bundle, "student.warm.rl_teacher", 0) - extra.route_flops(
+        full.bundle, stored.pop(), 0
+    )
+    assert warm == grpo(own) + 2 * teacher * 900  # the teacher scored what was trained on
+    costs = extra.route_costs(full.bundle, study_table(full, "headline")).set_index("route")["training FLOPs"]
+    assert costs["direct GRPO"] == f"{grpo(own):.2g}"

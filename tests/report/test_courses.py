@@ -1,28 +1,16 @@
 """Paper B's tables and figures over made-up courses: known numbers come out where a reader looks for them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from s2d_lib.claims import load_claims, load_published
+from s2d_lib.claims import bootstrap, load_claims, load_published
 from s2d_lib.claims.claims import Course, evaluate_curves
 from s2d_lib.errors import StudyError
-from s2d_lib.report.claims import claims_table
-from s2d_lib.report.claims_figure import claims_figure
-from s2d_lib.report.courses import (
-    budgets_table,
-    comparisons_table,
-    curves,
-    curves_figure,
-    methods_of,
-    metric,
-    metrics_figure,
-    readable_budgets,
-    readable_comparisons,
-    spec_of,
-    write_budgets,
-    write_claims,
-)
+from s2d_lib.report import courses
+from s2d_lib.report.claims import claims_figure, claims_sheet, comparisons_table
 from tests.claims.test_moments import made_up
+from tests.report.synthetic import bundle_of_profile, project_with_results, write_bundle
 
 RISING = {
     "student.grpo": [0.1, 0.3, 0.7],
@@ -51,86 +39,116 @@ def course():
     return Course(benchmarks, list(RISING))
 
 
-def test_the_methods_are_the_tables_trained_rows():
-    spec = spec_of("micro-srpo", load_claims())
-    assert methods_of(spec) == list(RISING)
-    assert len(spec.profiles) == 5
-    with pytest.raises(StudyError, match="has no courses 'micro-srop'; did you mean 'micro-srpo'"):
-        spec_of("micro-srop", load_claims())
-
-
-def test_budgets_show_a_method_that_has_fallen_back(course, tmp_path):
-    numbers = budgets_table(course, [0.5, 1.0])
+def test_budgets_show_a_method_that_has_fallen_back(course):
+    sheet = courses.budgets_sheet(course, [0.5, 1.0], "budgets")
+    numbers = sheet.numbers
     assert list(numbers["benchmark"].unique()) == ["all", "sums", "tools"]
     fallen = numbers[(numbers["checkpoint"] == "student.sdpo.correct_only") & (numbers["benchmark"] == "all")].iloc[0]
-    assert fallen["best 0.5"] == pytest.approx(0.5, abs=0.06)
-    assert fallen["best 1"] == pytest.approx(0.5, abs=0.06)
+    assert fallen[["best 0.5", "best 1"]].tolist() == pytest.approx([0.5, 0.5], abs=0.06)
     assert fallen["final"] == pytest.approx(0.2, abs=0.06)
     assert (numbers["best 1 low"] < numbers["best 1"]).all()
-    shown = readable_budgets(numbers)
-    assert list(shown) == [
-        "method",
-        "best within 50% of the budget, %",
-        "best within 100% of the budget, %",
-        "at the end, %",
-    ]
-    assert shown["method"].tolist()[:3] == ["direct GRPO", "SDPO", "SRPO"]
-    write_budgets(numbers, tmp_path, "budgets", "A note.")
-    assert (tmp_path / "budgets.md").read_text().count("| SRPO  ") == 3
+    assert list(sheet.show()) == [
+        "method", "best within 50% of the budget, %", "best within 100% of the budget, %", "at the end, %",
+    ]  # fmt: skip
+    assert sheet.show()["method"].tolist()[:3] == ["direct GRPO", "SDPO", "SRPO"]
+    assert list(sheet.tables) == ["Over all benchmarks", "sums", "tools"]
+    with pytest.raises(StudyError, match="has no courses 'micro-srop'; did you mean 'micro-srpo'"):
+        courses.spec_of("micro-srop", load_claims())
 
 
-def test_curves_go_from_measurement_to_measurement(course):
-    table = curves(course, "student.srpo")
-    assert list(table) == list(range(6))
-    assert table.mean(axis=1).loc[[0.0, 0.25, 0.5, 1.0]].tolist() == pytest.approx([0.1, 0.35, 0.6, 0.9], abs=0.06)
-
-
-def test_a_method_is_drawn_as_far_as_its_steps_go_beyond_the_budget():
+def test_curves_go_from_measurement_to_measurement_and_beyond_the_budget(course):
+    (line,) = courses.course_lines(course, ["student.srpo"])
+    assert line.mean.loc[[0.0, 0.25, 0.5, 1.0]].tolist() == pytest.approx([10, 35, 60, 90], abs=6)
+    assert (line.low <= line.mean).all()
     dear = dict.fromkeys(RISING, 100) | {"student.sdpo": 150}  # tokens a step
-    course = Course({"one": made_up(RISING, range(2), dear)}, list(RISING))
-    assert curves(course, "student.grpo").index[-1] == pytest.approx(1.0)
-    assert curves(course, "student.sdpo").index[-1] == pytest.approx(1.5)
+    one = Course({"one": made_up(RISING, range(2), dear)}, list(RISING))
+    assert [own.x[-1] for own in courses.course_lines(one, ["student.grpo", "student.sdpo"])] == pytest.approx(
+        [1.0, 1.5]
+    )
 
 
 def test_metrics_are_means_of_every_twentieth(course):
-    entropy = metric(course, "student.sdpo", "entropy").mean(axis=1).dropna()
+    entropy = courses.metric(course, "student.sdpo", "entropy").mean(axis=1).dropna()
     assert entropy.tolist() == pytest.approx(np.linspace(1, 2, 10).tolist())
-    assert metric(course, "student.grpo", "entropy").isna().all(axis=None)
-
-
-def test_every_method_is_drawn_and_named(course):
-    figure = curves_figure(course, course.checkpoints, "All", each=True)
-    assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()] == ["sums", "tools"]
-    assert len(figure.legends[0].texts) == 7
-    inside = metrics_figure(course, course.checkpoints, "Inside")
-    assert [len(axes.lines) for axes in inside.axes] == [5, 0, 7, 0, 1, 0]  # the last panel is empty
+    tables = {method: courses.metric(course, method, "entropy") for method in RISING}
+    shown = [line.label for line in courses.method_lines(tables)]
+    assert len(shown) == 5  # neither GRPO nor the mix have a self-teacher's entropy here
+    assert "direct GRPO" not in shown
 
 
 def test_verdicts_of_the_committed_claims_on_a_made_up_truth(course, tmp_path):
-    spec = spec_of("micro-srpo", load_claims())
+    spec = courses.spec_of("micro-srpo", load_claims())
     outcomes = evaluate_curves(spec.claims, course)
-    comparisons = comparisons_table(outcomes, spec, load_published())
-    claims = claims_table(outcomes, spec.claims, comparisons)
-    verdicts = dict(zip(claims["claim"], claims["verdict"], strict=True))
-    assert verdicts["B1"] == verdicts["B3"] == verdicts["B5"] == verdicts["B7"] == "holds"
+    comparisons = comparisons_table(outcomes, load_published(), spec)
+    sheet = claims_sheet(outcomes, spec.claims, comparisons, "A note.")
+    verdicts = dict(zip(sheet.numbers["claim"], sheet.numbers["claim verdict"], strict=True))
+    assert verdicts["B1"] == verdicts["B2"] == verdicts["B3"] == verdicts["B5"] == verdicts["B7"] == "holds"
     assert verdicts["B4"] == "undecided"  # that a gain is kept to within a point takes more than 80 problems
-    assert verdicts["B2"] == "holds"
     assert verdicts["B6"] == "contradicted"  # here SRPO is shorter than SDPO
     lengths = comparisons[comparisons["measure"] == "length"]
     assert lengths["difference"].tolist() == pytest.approx([2.0, -1.0])
     assert lengths["unit"].tolist() == ["tokens", "tokens"]
-    assert "SDPO, best within 50% > SDPO, within 1 points" in readable_comparisons(comparisons)["comparison"].tolist()
-    write_claims(claims, comparisons, tmp_path, "A note.")
+    assert "SDPO, best within 50% > SDPO, within 1 points" in sheet.show(-1)["comparison"].tolist()
+    assert sheet.show(-1)["difference"].str.contains(r"^[+-]\d+\.\d\d \[").all()
+    sheet.write(tmp_path)
     assert "Sample routing beats advantage mixing" in (tmp_path / "claims.md").read_text()
-    figure = claims_figure(claims, comparisons, "Claims")
-    units = ["points", "nats", "tokens"]  # each has its own axis
-    shown = [axes.get_xlabel().replace("\n", " ").split(";")[0] for axes in figure.axes]
-    assert shown == [f"difference, {u} (first minus second)" for u in units]
+    titles = [axes.get_title(loc="left") for axes in claims_figure(sheet, "Claims").axes]
+    assert titles == ["points", "nats", "tokens"]  # each has its own axis
     first = comparisons.iloc[:3]
     assert first["benchmark"].tolist() == ["all", "sums", "tools"]
     assert first["published"].tolist()[0] == pytest.approx(3.4)  # 77.4 - 74.0
     assert first["published"].isna().tolist() == [False, True, True]
     assert comparisons.loc[comparisons["unit"] == "points", "chance"].between(0, 100).all()
     assert comparisons.loc[comparisons["unit"] != "points", "chance"].isna().all()
-    late = comparisons[(comparisons["claim"] == "B7")].iloc[0]
-    assert late["published"] == pytest.approx(5.1)  # 77.4 - 72.3
+    assert comparisons[comparisons["claim"] == "B7"].iloc[0]["published"] == pytest.approx(5.1)  # 77.4 - 72.3
+
+
+BENCHMARKS, TABLE = ["micro-arithmetic", "micro-conversion"], "self_distillation"
+
+
+def shares(bundle, checkpoint) -> list[float]:
+    """Of right samples, one a seed and problem of any set."""
+    rows = bundle.evaluation[bundle.evaluation["checkpoint"] == checkpoint]
+    return [bits.count("1") / len(bits) for bits in rows["correct"]]
+
+
+def test_where_methods_end_is_the_mean_of_all_samples(tmp_path):
+    bundles = {name: bundle_of_profile(name, sets=(name, f"{name}-hard"), tables=(TABLE,)) for name in BENCHMARKS}
+    project = project_with_results(tmp_path / "p", bundles[BENCHMARKS[0]], BENCHMARKS[0], (TABLE,))
+    write_bundle(bundles[BENCHMARKS[1]], project / "figures" / BENCHMARKS[1] / "results")
+    spec = courses.spec_of("micro-srpo", load_claims()).model_copy(update={"profiles": BENCHMARKS})
+    sheet = courses.ends_sheet(spec, project)
+    assert sheet.numbers["checkpoint"].unique().tolist()[:2] == ["student", "student.grpo"]
+    assert sheet.numbers["benchmark"].unique().tolist() == ["all", *BENCHMARKS]
+    for row in sheet.numbers.to_dict("records"):
+        of = BENCHMARKS if row["benchmark"] == "all" else [row["benchmark"]]
+        expected = [share for name in of for share in shares(bundles[name], row["checkpoint"])]
+        assert row["accuracy"] == pytest.approx(sum(expected) / len(expected))
+        assert row["low"] < row["accuracy"] < row["high"]
+    assert list(sheet.show()) == ["method", "all", *BENCHMARKS]
+    assert sheet.show()["method"].tolist()[1:4] == ["direct GRPO", "SDPO", "SRPO"]
+
+
+def test_a_given_solution_is_measured_once_for_the_same_weights(tmp_path):
+    asked, own = [], [0.5, 0.7, 0.9, 0.7] * 5
+
+    def measure(profile):
+        asked.append(profile)
+        return pd.DataFrame({"problem": range(20), "alone": 0.2, "own solution": own, "another's solution": 0.3})
+
+    spec = courses.spec_of("micro-long", load_claims()).model_copy(update={"profiles": BENCHMARKS})
+    sheet = courses.given_sheet(spec, tmp_path, measure)
+    row = sheet.numbers.iloc[0]
+    assert (row["problems"], row["alone"], row["own - alone"]) == (20, pytest.approx(0.2), pytest.approx(0.5))
+    found = bootstrap(np.array([own]), np.full((1, 20), 0.2))  # that of every other table
+    assert (row["own - alone low"], row["own - alone high"]) == (found.low, found.high)
+    sheet.write(tmp_path)
+    assert f"+50.0 [{100 * found.low:+.1f}, {100 * found.high:+.1f}]" in (tmp_path / "given_solution.md").read_text()
+    again = courses.given_sheet(spec, tmp_path, measure)
+    assert asked == spec.profiles
+    assert again.show().equals(sheet.show())
+    table = pd.read_csv(tmp_path / "given_solution.csv")
+    table.loc[1, "weights"] = "other"
+    table.to_csv(tmp_path / "given_solution.csv", index=False)
+    courses.given_sheet(spec, tmp_path, measure)
+    assert asked == [*spec.profiles, "micro-conversion"]

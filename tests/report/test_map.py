@@ -1,189 +1,197 @@
-"""The map on results made by hand: which trial counts, what a warmup brings, what a cell's page says."""
+"""The map on results made by hand: which trial counts, what a warmup and labels bring, gains and orders by temperature."""
+
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.problems.sources import load_problems
-from s2d_lib.report.map import (
-    BEST,
-    BRIDGE,
-    FORWARD,
-    OPD,
-    Chart,
-    cell_page,
-    cells_table,
-    routes_table,
-    surface,
-    write_pages,
-)
-from s2d_lib.report.map_figures import cells_figure, dial_figure, warmup_figure
-from s2d_lib.results.map import DIGITS, MapResults
-from s2d_lib.study import load_profile, load_study, points, resolve
-from s2d_lib.study.profile import Map, settings_of, settings_text
+from s2d_lib.report import map as charts
+from s2d_lib.report.map import BEST, BRIDGE, FORWARD, GREEDY, GRPO, OPD, T1, Chart
+from s2d_lib.results.map import DIGITS, MapResults, read_map
+from s2d_lib.study import load_profile, load_study
+from s2d_lib.study.profile import Map, settings_text
 
-DIALS = {
-    "opening": {"wide": {}, "narrow": {"seeds": [7]}},
-    "warmup": {"1/4": {}, "1/2": {}},
-    "rate": {"low": {}, "high": {}},
-}
+DIALS = {"opening": ["wide", "narrow"], "warmup": ["1/4", "1/2"], "rate": ["low", "high"]}
 ROUTES = {"student": {}, OPD: {}, BRIDGE: {"rate": ["low", "high"]}, FORWARD: {}}
-PART = {"title": "When?", "across": {"opening": ["wide", "narrow"], "warmup": ["1/4", "1/2"]}, "routes": ROUTES}
-CHART = Map(dials=DIALS, parts={"opening": PART})
-# Route and trial -> share of right samples, plus 0.1 for every step along the dials
-LEVELS = {
-    ("student", ""): 0.1,
-    (OPD, ""): 0.2,
-    (BRIDGE, "rate=low"): 0.4,
-    (BRIDGE, "rate=high"): 0.6,
-    (FORWARD, ""): 0.3,
-}
+PART = {"title": "When?", "across": {dial: DIALS[dial] for dial in ("opening", "warmup")}, "routes": ROUTES}
 
 
-def results() -> MapResults:
-    """Two seeds, four problems, ten samples each; every problem equally hard."""
+def map_of(dials: dict[str, list[str]], **parts) -> Map:
+    return Map(dials={dial: {value: {} for value in values} for dial, values in dials.items()}, parts=parts)
+
+
+def chart_of(mapped: Map, right, seeds=(0, 1), problems=4) -> Chart:
+    """Results in which `right(part, cell, route, trial)` samples of ten are right of every problem, by decoding; facts of runs
+    are `mixed_groups`, half of the share at the main decoding, and where training ended, that share."""
     placed, runs, cells = [], [], []
-    for place, cell in enumerate(CHART.parts["opening"].cells):
-        for (route, trial), level in LEVELS.items():
-            share = level + 0.1 * (place // 2) * (route == BRIDGE)
-            for seed in (0, 1):
-                run = f"{route}@{place}{trial}"
-                placed.append(("opening", settings_text(cell), route, trial, seed, run))
-                runs.append((run, seed, 1.0, 200, 0, share if route != "student" else np.nan))
-                right = DIGITS[round(10 * share)] * 4
-                cells.append((run, seed, "micro-math", "main", 10, right))
-                cells.append((run, seed, "micro-math", "t1", 10, "0000"))
-                if route == "student":
-                    cells.append((run, seed, "micro-math", "T 0.5", 10, "2222"))
-    return MapResults(
+    for part, spec in mapped.parts.items():
+        for place, cell in enumerate(spec.cells):
+            for route in spec.routes:
+                for trial in map(settings_text, spec.trials(route)):
+                    run, at = f"{route}@{part}{place}{trial}", right(part, cell, route, trial)
+                    end = at["main"] / 10 if route != "student" else np.nan
+                    for seed in seeds:
+                        placed.append((part, settings_text(cell), route, trial, seed, run))
+                        runs.append((run, seed, 1.0, 200, 0, end, at["main"] / 20))
+                        cells += [(run, seed, "micro-math", d, 10, DIGITS[n] * problems) for d, n in at.items()]
+    facts = ["run", "seed", "seconds", "steps", "gradings", "validation", "mixed_groups"]
+    results = MapResults(
         pd.DataFrame(placed, columns=["part", "cell", "route", "trial", "seed", "run"]),
-        pd.DataFrame(runs, columns=["run", "seed", "seconds", "steps", "gradings", "validation"]),
+        pd.DataFrame(runs, columns=facts),
         pd.DataFrame(cells, columns=["run", "seed", "set", "decoding", "samples", "right"]),
     )
+    return Chart(mapped, results, load_study())
 
 
 @pytest.fixture
 def chart() -> Chart:
-    """The map above."""
-    return Chart(CHART, results(), load_study())
+    level = {"student": 1, OPD: 2, FORWARD: 3}
+
+    def right(part, cell, route, trial):
+        narrow = cell["opening"] == "narrow"
+        main = level.get(route, 4 if trial == "rate=low" else 6 + narrow)
+        return {"main": main, "t1": 0} | ({"T 0.5": 2} if route == "student" else {})
+
+    return chart_of(map_of(DIALS, opening=PART), right)
 
 
 def test_the_trial_that_ends_best_on_validation_problems_counts(chart):
     trial, runs = chart.runs("opening", {"opening": "wide", "warmup": "1/4"}, BRIDGE)
     assert trial == "rate=high"
     assert [seed for _, seed in runs] == [0, 1]
+    with pytest.raises(StudyError, match=r"no 'student\.grpo' in the cell"):
+        chart.runs("opening", {"opening": "wide", "warmup": "1/4"}, GRPO)
+    with pytest.raises(StudyError, match="at decoding 'greedy'"):
+        chart.estimate("opening", {"opening": "wide", "warmup": "1/4"}, OPD, "micro-math", "greedy")
 
 
-def test_a_warmup_is_compared_with_opd_alone(chart):
-    rows = surface(chart, "opening", "micro-math")
+def test_a_warmup_is_compared_with_opd_alone_and_cells_lead_to_their_runs(chart, tmp_path):
+    rows = charts.surface(chart, "opening", "micro-math")
     found = {(row.opening, row.warmup): round(row.difference, 6) for row in rows.itertuples()}
     assert found == {
         ("wide", "1/4"): 0.4, ("wide", "1/2"): 0.4, ("wide", "1"): 0.1,
         ("narrow", "1/4"): 0.5, ("narrow", "1/2"): 0.5, ("narrow", "1"): 0.1,
     }  # fmt: skip
-    assert (rows["low"] <= rows["difference"]).all()
-    assert (rows["difference"] <= rows["high"]).all()
+    assert list(rows["opening"].unique()) == ["wide", "narrow"]
+    figure = charts.heat_map(
+        {"opening": rows}, {"opening": "opening"}, "What a warmup brings", {"opening": "wide"}, 50.0
+    )
+    texts = {text.get_text(): text.get_url() for axes in figure.axes for text in axes.texts}
+    assert texts["+50"] == charts.cell_page("opening", "opening=narrow,warmup=1/2")
+    holds = (rows["difference low"] <= 0.5) & (rows["difference high"] >= 0.5)  # the paper's
+    assert sum(line.get_marker() == "*" for line in figure.axes[0].lines) == holds.sum()
+    charts.write_pages(chart, charts.cells_table(chart), tmp_path)
+    page = (tmp_path / "cells" / "opening.md").read_text("utf-8")
+    for cell in chart.parts["opening"].cells:
+        assert page.count(f'<a id="{charts.cell_page("opening", settings_text(cell)).partition("#")[2]}"></a>') == 1
+    assert "tried best: rate high: runs" in page
 
 
 def test_an_untrained_model_stands_at_its_best_decoding_too(chart):
-    table = cells_table(chart)
+    table = charts.cells_table(chart)
     student = table[table["route"] == "student"].drop_duplicates("decoding").set_index("decoding")["accuracy"]
     assert student.to_dict() == pytest.approx({"main": 0.1, "t1": 0.0, BEST: 0.2})
     assert BEST not in set(table.loc[table["route"] == OPD, "decoding"])
+    assert charts.routes_table(chart, "opening").iloc[1]["opening wide, warmup 1/4: micro-math"].startswith("20.0 [")
+    figure = charts.cells_figure(chart, "opening", "Ends")
+    cells = chart.parts["opening"].cells
+    titles = [f"opening {cell['opening']}, warmup {cell['warmup']}" for cell in cells]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == titles
+    assert len(figure.axes[0].get_yticks()) == len(ROUTES)
 
 
-def test_every_cell_has_a_place_to_be_linked_to(chart, tmp_path):
-    write_pages(chart, cells_table(chart), tmp_path)
-    page = (tmp_path / "cells" / "opening.md").read_text("utf-8")
-    for cell in chart.parts["opening"].cells:
-        anchor = cell_page("opening", settings_text(cell)).partition("#")[2]
-        assert page.count(f'<a id="{anchor}"></a>') == 1
-    assert "seed 1" in page
+def test_lines_along_a_dial(chart):
+    figure = charts.dial_figure(chart, "opening", ["student", OPD], "Routes", "opening", {"warmup": "1/4"})
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["wide", "narrow"]
+    student, opd = charts.dial_lines(chart, "opening", ["student", OPD], "micro-math", {"warmup": "1/4"})
+    assert (list(student.mean), student.dashes) == (pytest.approx([20.0, 20.0]), ":")  # at its best
+    assert (list(opd.mean), opd.label) == (pytest.approx([20.0, 20.0]), "OPD only, RL teacher")
 
 
-def test_figures_link_their_cells(chart):
-    rows = surface(chart, "opening", "micro-math")
-    figure = warmup_figure(
-        chart, {"opening": rows}, {"opening": "opening"}, "What a warmup brings", {"opening": "wide"}
-    )
-    links = [text.get_url() for axes in figure.axes for text in axes.texts]
-    assert links == [cell_page("opening", cell) for cell in rows["cell"]]
-    assert dial_figure(chart, "opening", ["student", OPD], "Routes", "opening", {"warmup": "1/4"}).axes
+# --- by temperature --------------------------------------------------------------------------------------------------
+
+# Route -> right samples of ten by decoding: all learn to be greedy, and the order turns round
+RIGHT = {
+    "student": {"main": 5, T1: 2, GREEDY: 10, "T 1.5": 1},
+    OPD: {"main": 10, T1: 9, GREEDY: 8},
+    BRIDGE: {"main": 9, T1: 8, GREEDY: 9},
+    FORWARD: {"main": 9, T1: 8, GREEDY: 6},
+}
+WHERE = {"warmup": "1/4"}
 
 
-def test_all_routes_stand_side_by_side_in_a_figure_and_a_table(chart):
-    figure = cells_figure(chart, "opening", "Ends")
-    cells = CHART.parts["opening"].cells
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == [f"opening {cell['opening']}, warmup {cell['warmup']}" for cell in cells]
-    table = routes_table(chart, "opening")
-    assert len(table) == len(ROUTES) + 1  # the untrained student stands twice
-    assert table.iloc[1]["opening wide, warmup 1/4: micro-math"].startswith("20.0 [")
+@pytest.fixture
+def warm() -> Chart:
+    across = {"opening": ["0.6"], "warmup": ["1/4", "1/2"]}
+    part = {"title": "When?", "across": across, "routes": {route: {} for route in RIGHT}}
+    return chart_of(map_of(across, opening=part), lambda part, cell, route, trial: RIGHT[route], problems=20)
 
 
-def test_what_is_not_there_is_said():
-    found = results()
-    with pytest.raises(StudyError, match=r"no 'student\.grpo' in the cell"):
-        found.best_trial("opening", "opening=wide,warmup=1/4", "student.grpo")
-    with pytest.raises(StudyError, match="at decoding 'greedy'"):
-        found.accuracy([(f"{OPD}@0", 0)], "micro-math", "greedy")
+def test_a_gain_is_over_the_untrained_student_at_t_1_and_at_its_best(warm):
+    rows = charts.differences(warm, "opening", "student", ["micro-math"], (T1, BEST), WHERE)
+    found = rows.set_index(["route", "decoding"])["difference"]
+    # At its best the untrained student is greedy, with ten of ten; trained routes have the main decoding
+    expected = {(OPD, T1): 0.7, (OPD, BEST): 0.0, (BRIDGE, T1): 0.6, (BRIDGE, BEST): -0.1}
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
+    figure = charts.gains_figure(warm, "opening", "micro-math", "What is left", WHERE)
+    place = charts.cell_page("opening", "opening=0.6,warmup=1/4")
+    assert [line.get_url() for line in figure.axes[0].lines].count(place) == len(rows)
+    cell = {"opening": "0.6", "warmup": "1/4"}
+    line = charts.accuracy_line(warm, "opening", OPD, "micro-math", [(0, cell, T1), (1, cell, GREEDY)])
+    assert (list(line.mean), line.page) == (pytest.approx([90.0, 80.0]), place)
 
 
-def test_settings_are_words_and_back():
-    assert settings_of(settings_text({"opening": "1e-4", "warmup": "1/2"})) == {"opening": "1e-4", "warmup": "1/2"}
-    assert settings_of("") == {}
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"across": {"hidden": ["2"]}}, "turns 'hidden' to '2', which is not declared"),
-        ({"across": {"opening": ["none"]}}, "turns 'opening' to 'none', which is not declared"),
-        ({"routes": {OPD: {"rate": ["low"]}, BRIDGE: {"rate": ["low", "high"]}}}, "same number of trials"),
-    ],
-)
-def test_a_map_that_cannot_be_is_refused(changes, words):
-    with pytest.raises(ValueError, match=words):
-        Map(dials=DIALS, parts={"opening": PART | changes})
-
-
-def test_the_profile_lays_its_dials_over_its_runs():
-    """All points resolve; runs that a dial does not touch are the same run, whatever cell asks for it."""
-    settings = load_profile("map")
-    asked = [p for p in points("map") if p.part in ("opening", "labels", "prompts", "labeled", "reward")]
-    found = {
-        (p.part, settings_text(p.cell), p.route, settings_text(p.trial)): resolve("map", p.route, 0, p.overrides)
-        for p in asked
+def test_what_becomes_of_an_order_greedily(warm):
+    rows = charts.orders(warm, "opening", "micro-math", WHERE)
+    assert {(row.route, row.than): row.greedily for row in rows.itertuples()} == {
+        (OPD, BRIDGE): "turned round",
+        (OPD, FORWARD): "the same",
+        (BRIDGE, FORWARD): "appears",
     }
-    teachers = {
-        r.parent_hashes["teacher.rl"] for (part, *_), r in found.items() if part == "opening" and r.stage == "opd"
-    }
-    assert len(teachers) == 1
-    opd = {r.hash for (part, cell, route, _), r in found.items() if part == "opening" and route == OPD}
-    assert len(opd) == len(settings.map.parts["opening"].across["opening"])
-    for (part, cell, route, _), run in found.items():
-        if part == "labels" and route == "student.grpo":
-            assert run.problems.pool.labels == int(settings_of(cell)["labels"])
-        if part == "prompts":
-            pool = run.problems.pool
-            assert (pool.count if hasattr(pool, "count") else pool.labels) == int(settings_of(cell)["prompts"])
-        if part == "labeled":
-            assert run.problems.pool.labels == int(settings_of(cell)["labeled_prompts"])
+    shown = charts.differences_table(rows[rows["greedily"] == "turned round"], "decoding")
+    assert shown[T1][0].startswith("+10.0 [")
+    assert shown[GREEDY][0].startswith("-10.0 [")
 
 
-def test_more_labels_than_problems_are_refused():
-    with pytest.raises(StudyError, match="can't be 4096 of the 2048 problems"):
-        resolve("map", "student.grpo", 0, {"problems": {"labels": 4096}})
-    unbounded = {"labels": 64, "pools": {"full": {"limit": None}}}
-    with pytest.raises(StudyError, match=r"cut the pool 'full', whose size is not known: give it a `limit`"):
-        resolve("qwen3", "student.grpo", 0, {"problems": unbounded})
+@pytest.mark.parametrize("name", ["micro-math", "micro-aime"])
+def test_the_lesson_is_there_in_the_committed_map(root, name):
+    """What notebook 03 says in words: at an opening of 0.6 the whole gain is a temperature, at 0.03 it is not."""
+    chart = Chart(load_profile("map").map, read_map(root / "figures" / "map" / "results"), load_study())
+    for opening in ("0.6", "0.03"):
+        where = {"opening": opening, "warmup_of_40": "1/4"}
+        rows = charts.differences(chart, "opening", "student", [name], (T1, BEST), where)
+        at_t1, at_best = (rows[rows["decoding"] == at] for at in (T1, BEST))
+        assert (at_t1["difference low"] > 0.4).all()
+        if opening == "0.6":
+            assert ((at_best["difference low"] < 0) & (at_best["difference high"] > 0)).all()
+        else:
+            assert (at_best["difference low"] > 0.9).all()
 
 
-def test_halves_are_of_the_labeled_problems():
-    names = ("teacher.rl", "teacher.rl_1H", "student.grpo_2H", "student.bridge.rl_teacher_1H")
-    runs = [resolve("map", name, 0, {"problems": {"labels": 512, "prompts": 1024}}) for name in names]
-    labeled, first, second, bridge = ({p.id for p in load_problems(run.problems).pool} for run in runs)
-    assert (len(labeled), len(first), len(second)) == (512, 256, 256)
-    assert first | second == labeled
-    assert bridge == first  # what the teacher has learned from, whatever prompts there are beside it
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def test_labels_that_match_are_interpolated_and_censored():
+    labels, rising = np.array([4.0, 16.0, 64.0]), np.array([0.2, 0.4, 0.8])
+    assert charts.labels_needed(labels, rising, 0.6) == pytest.approx(32)
+    assert charts.labels_needed(labels, rising, 0.2) == pytest.approx(4)
+    assert charts.labels_needed(labels, rising, 0.1) == 0
+    assert charts.labels_needed(labels, rising, 0.81) == math.inf
+    # What falls is pooled, and of a flat stretch the beginning counts, unless one goes on from it
+    assert charts.labels_needed(labels, np.array([0.2, 0.5, 0.3]), 0.4) == pytest.approx(16)
+    assert charts.labels_needed(labels, np.array([0.2, 0.2, 0.4]), 0.3) == pytest.approx(32)
+
+
+def test_a_bridge_is_worth_so_many_labels_of_direct_grpo():
+    across = {"labels": ["4", "16", "64"], "opening": ["wide", "narrow"]}
+    at = {GRPO: {"wide": [2, 4, 8], "narrow": [0, 1, 2]}, BRIDGE: {"wide": [6, 8, 9], "narrow": [3, 8, 9]}}
+    part = {"title": "Who?", "across": across, "routes": {GRPO: {}, BRIDGE: {}}}
+    right = lambda p, c, route, t: {"main": at[route][c["opening"]][across["labels"].index(c["labels"])]}  # noqa: E731
+    table = charts.labels_table(chart_of(map_of(across, labels=part), right), "micro-math")
+    wide = table[table["opening"] == "wide"]
+    assert wide["needed"].tolist() == pytest.approx([32, 64, math.inf])
+    assert wide["most"].tolist() == wide["fewest"].tolist() == wide["needed"].tolist()
+    assert table["difference"].tolist() == pytest.approx([0.4, 0.4, 0.1, 0.3, 0.7, 0.7])
+    assert table["mixed"].tolist() == pytest.approx([0.1, 0.2, 0.4, 0.0, 0.05, 0.1])

@@ -1,11 +1,13 @@
-"""The regime check: its table, and its criteria on accuracies made by hand."""
+"""The regime: criteria on accuracies made by hand; rates and steps by the rule, and that the profiles have what it chose."""
 
 import pandas as pd
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.regime import criteria, regime_table, write_regime
+from s2d_lib.pipeline import regime_jobs, regime_trials
+from s2d_lib.report.regime import choose, criteria, misfits, read_regime, regime_table, trials_figure, write_regime
 from s2d_lib.runs import FinishedRun
+from s2d_lib.study import load_profile, profile_names
 
 EVALUATION = """decoding,set,id,correct,tokens,cut_off
 main,hard,a,{main},3,0
@@ -57,8 +59,91 @@ def test_what_a_temperature_gives_is_no_room_to_learn(path):
     found = criteria(path, ["hard"]).set_index("criterion")
     assert found["points"].tolist() == pytest.approx([90.0, 65.0, 30.0, 60.0, 40.0, 0.0])
     assert found["met"].all()
+    assert found.index[-1] == "the bridge keeps what was known outside the pool, known"
 
 
 def test_a_check_that_was_not_made_is_said(tmp_path):
     with pytest.raises(StudyError, match="make it with `make regime`"):
         regime_table(tmp_path / "regime.csv")
+
+
+def curves(tmp_path, *rows, warmup=0.0, stage="opd") -> pd.DataFrame:
+    """Trials from (checkpoint, learning_rate, accuracies at the ends of runs of 25, 50, ... steps)."""
+    table = [
+        {"checkpoint": c, "stage": stage, "role": "student", "learning_rate": rate, "steps": 25 * i, "step": step,
+         "accuracy": a, "warmup": warmup}
+        for c, rate, ends in rows
+        for i, end in enumerate(ends, start=1)
+        for step, a in [(0, 0.1), (10, 0.99), (25 * i, end)]
+    ]  # fmt: skip
+    pd.DataFrame(table).to_csv(tmp_path / "trials.csv", index=False)
+    return read_regime(tmp_path / "trials.csv")
+
+
+def test_the_rate_of_the_best_end_and_the_fewest_steps_within_a_point_of_it(tmp_path):
+    trials = curves(tmp_path, ("a", 1e-3, [0.3, 0.695, 0.70, 0.69]), ("a", 2e-3, [0.695] * 4))
+    row = choose(trials).iloc[0]  # and not the 0.99 that every curve has at step 10
+    assert (row["learning_rate"], row["steps"], row["accuracy"]) == (1e-3, 50, 0.695)
+    assert row["tried"] == "rates 0.001 or 0.002; 25 or 50 or 75 or 100 steps"
+    assert choose(trials[trials["steps"] < 50], up_to=1e-3)["learning_rate"].item() == 1e-3
+
+
+def test_by_the_mean_a_run_counts_for_what_it_was_before_it_fell():
+    same = {"profile": "p", "checkpoint": "a", "stage": "sdpo", "role": "student", "steps": 20, "warmup": 0.0}
+    fallen = {1e-3: [0.1, 0.6, 0.0], 2e-3: [0.1, 0.2, 0.1]}
+    trials = pd.DataFrame(
+        same | {"learning_rate": rate, "step": 10 * i, "accuracy": a}
+        for rate, curve in fallen.items()
+        for i, a in enumerate(curve)
+    )
+    assert choose(trials)["learning_rate"].item() == 2e-3
+    assert choose(trials, by="mean")["learning_rate"].item() == 1e-3
+
+
+def test_a_stage_tried_on_several_checkpoints_or_profiles_counts_by_their_mean(tmp_path):
+    trials = curves(
+        tmp_path, ("a", 1e-3, [0.8, 0.8]), ("b", 1e-3, [0.1, 0.1]), ("a", 2e-3, [0.6, 0.7]), ("b", 2e-3, [0.5, 0.7])
+    )
+    row = choose(trials).iloc[0]
+    assert (row["learning_rate"], row["steps"]) == (2e-3, 50)
+    first = curves(tmp_path, ("a", 1e-3, [0.9]), ("a", 2e-3, [0.5])).assign(profile="one")
+    second = curves(tmp_path, ("a", 1e-3, [0.1]), ("a", 2e-3, [0.6])).assign(profile="two")
+    assert choose(first)["learning_rate"].item() == 1e-3
+    both = pd.concat([first, second])
+    row = choose(both).iloc[0]
+    assert (row["learning_rate"], row["accuracy"]) == (2e-3, 0.55)
+    titles = [axes.get_title(loc="left").split("\n")[0] for axes in trials_figure(both, choose(both)).axes]
+    assert titles == ["one, a", "two, a"]
+
+
+def test_a_bridge_is_chosen_with_its_share_of_warmup(tmp_path):
+    ends = {0.25: 0.5, 0.5: 0.7, 0.75: 0.6}
+    parts = [
+        curves(tmp_path, ("b", 1e-3, [0.0] * 7 + [end]), warmup=share, stage="bridge").query("steps == 200")
+        for share, end in ends.items()
+    ]
+    choice = choose(pd.concat(parts))
+    row = choice.iloc[0]
+    assert (row["warmup"], row["steps"], row["accuracy"]) == (0.5, 200, 0.7)
+    assert row["tried"] == "rates 0.001; 200 steps; 0.25 or 0.5 or 0.75 of them warmup"
+    (found,) = misfits(choice, load_profile("map", {"stages": {"forward_kl": {"steps": 50}, "opd": {"steps": 150}}}))
+    assert found == "bridge of student: warmup is 0.25, chosen was 0.5"
+    labels = [text.get_text() for text in trials_figure(pd.concat(parts), choice).legends[0].get_texts()]
+    assert labels == ["warmup 0.25", "warmup 0.5", "warmup 0.75"]
+
+
+@pytest.mark.parametrize("profile", [name for name in profile_names() if load_profile(name).regime])
+def test_the_profile_has_what_was_chosen(root, profile):
+    path = root / "figures" / profile / "trials.csv"
+    if not path.is_file():
+        assert not (root / "figures" / profile / "results").exists(), "results of a profile whose regime is not frozen"
+        pytest.skip(f"the trials of profile {profile} have not been run")
+    settings = load_profile(profile)
+    assert misfits(choose(read_regime(path), settings.regime.count_by, settings.regime.rates_up_to), settings) == []
+
+
+def test_trials_are_made_on_the_other_profiles_too():
+    regime, found, jobs = (f("micro-arithmetic") for f in (load_profile, regime_trials, regime_jobs))
+    assert {trial.resolved.profile for trial in found} == {"micro-arithmetic", *regime.regime.also_on}
+    assert {trial.resolved.hash for trial in found} <= set(jobs)
+    assert len({job.rule for job in jobs.values()}) == len(jobs)

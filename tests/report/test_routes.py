@@ -1,46 +1,93 @@
-"""Every route has its own label and its own colour and marker; those of the committed figures stay what they were."""
+"""Table 1 says what study.yaml says, also of entries that nobody foresaw."""
 
-from collections import Counter
+import pytest
+import yaml
 
-from s2d_lib.report.style import BLACK, ROUTE_COLORS, ROUTE_MARKERS, route_label, route_look
+from s2d_lib.errors import StudyError
+from s2d_lib.report.looks import route_label
+from s2d_lib.report.routes import line_of, lines_of, route_map, routes_of, story
 from s2d_lib.study import load_study
 
-
-def test_no_two_routes_look_the_same_or_are_called_the_same():
-    names = list(load_study().checkpoints)
-    assert not [look for look, times in Counter(map(route_look, names)).items() if times > 1]
-    assert not [label for label, times in Counter(map(route_label, names)).items() if times > 1]
-
-
-def test_a_route_of_the_headline_keeps_its_look():
-    for name in ROUTE_COLORS:
-        assert route_look(name) == (ROUTE_COLORS[name], ROUTE_MARKERS[name])
-
-
-def test_the_colour_says_what_is_done_with_a_raw_teacher_whatever_its_size():
-    for transfer in ("bridge", "warm"):
-        assert (
-            route_look(f"student.{transfer}.raw_teacher")[0] == route_look(f"student.{transfer}.raw_large_teacher")[0]
-        )
+NEW = {
+    "student.bridge.rl_teacher_1H.twice": {
+        "stage": "opd",
+        "from": "student.bridge.rl_teacher_1H",
+        "teacher": "large_teacher.rl",
+        "labels": "2H",
+        "overrides": {"beta": 0.5},
+    },
+}
 
 
-def test_stage_3_shows_as_a_shade_of_what_came_before_it_and_the_teacher_as_the_marker():
-    bridge, fresh, replay = (route_look(f"student.bridge.rl_teacher_1H{end}") for end in ("", ".grpo_2H", ".replay_1H"))
-    assert len({bridge[0], fresh[0], replay[0]}) == 3
-    assert bridge[1] == fresh[1] == replay[1] == route_look("student.opd_only.rl_teacher_1H.grpo_2H")[1]
+@pytest.fixture(scope="module")
+def study():
+    return load_study()
 
 
-def test_labels_say_teacher_half_and_stage_3():
-    assert route_label("student.bridge.sft_large_teacher_1H.grpo_2H") == "bridge, SFT large teacher (1H), GRPO on 2H"
-    assert route_label("large_teacher.rl_1H") == "RL large teacher (1H)"
-    assert route_label("student.bridge.rl_teacher.grpo") == "bridge, RL teacher, GRPO on all labels"
-    assert route_label("large_teacher") == "raw large teacher"
-    assert route_look("student@best") == route_look("student")
-    assert route_label("student.bridge.rl_teacher.topk_tail") == "bridge, RL teacher, top-k estimator"
+@pytest.fixture(scope="module")
+def rows(study):
+    return route_map(study).numbers.set_index("route")
 
 
-def test_an_ablation_that_nobody_foresaw_has_a_look_and_a_label_too():
-    assert route_look("student.bridge.rl_teacher.jsd")[0] == ROUTE_COLORS["student.bridge.rl_teacher"]
-    assert route_label("student.bridge.rl_teacher.jsd") == "bridge, RL teacher, jsd"
-    assert route_look("judge.rl.twice") == (BLACK, "o")
-    assert route_label("judge.rl.twice") == "judge.rl.twice"
+def test_every_row_of_a_table_and_whatever_else_ends_in_nothing_is_a_route(study):
+    routes = routes_of(study)
+    assert {row for table in study.tables.values() for row in table.rows} <= set(routes)
+    assert "student.warm.rl_teacher_1H" not in routes  # stands in no table and is only a part of other routes
+    made_from = {name for route in routes for line in lines_of(study, route) for name in line}
+    assert made_from == set(study.checkpoints)  # so every checkpoint is in the map
+
+
+@pytest.mark.parametrize(
+    ("route", "words"),
+    [
+        ("student", "student: as published"),
+        ("large_teacher.sft", "outside: as published -> large teacher: SFT (full)"),
+        ("teacher.sft_own", "teacher: SFT on full with filter True"),
+        ("student.bridge.raw_teacher", "teacher: as published -> student: forward KL (full), OPD (full)"),
+        ("student.bridge.rl_same_size", "student: GRPO on full -> fresh student: forward KL (full), OPD (full)"),
+        (
+            "student.bridge.rl_teacher_1H.grpo_2H",
+            "teacher: GRPO on 1H -> student: forward KL (1H), OPD (1H), GRPO on 2H",
+        ),
+        (
+            "student.forward_kl_only.rl_teacher",
+            "teacher: GRPO on full -> student: forward KL (full) for as many steps as forward KL and OPD",
+        ),
+    ],
+)
+def test_the_story_of_a_route(study, route, words):
+    assert story(study, route) == words
+
+
+def test_labels_upstream_and_downstream_teacher_and_tables(rows):
+    half = rows.loc["student.bridge.rl_teacher_1H.grpo_2H"]
+    assert half["label"] == route_label("student.bridge.rl_teacher_1H.grpo_2H")
+    assert half[["labels upstream", "labels downstream", "teacher", "tables", "numbers"]].tolist() == [
+        "1H", "2H", "teacher.rl_1H", "table4, table6, table7, components", "4, 6, 7",
+    ]  # fmt: skip
+    labels = {
+        "student.grpo": ["", "full"],
+        "student.bridge.raw_teacher": ["", ""],
+        "student.bridge.rl_same_size": ["full", ""],
+        "teacher.rl": ["full", ""],
+    }
+    for route, pools in labels.items():
+        assert rows.loc[route, ["labels upstream", "labels downstream"]].tolist() == pools
+    assert rows.loc["teacher.rl", "ends in"] == "teacher"
+
+
+def test_a_new_entry_appears_by_itself(rows, tmp_path, root):
+    page = yaml.safe_load((root / "params" / "study.yaml").read_text())
+    page["checkpoints"] |= NEW
+    page["tables"]["table99"] = {"title": "New?", "rows": [*NEW, "student.grpo"]}
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "study.yaml").write_text(yaml.safe_dump(page, sort_keys=False))
+    sheet = route_map(load_study(tmp_path))
+    row = sheet.numbers.set_index("route").loc[next(iter(NEW))]
+    assert row["stages"] == (
+        "teacher: GRPO on 1H -> large teacher: GRPO on full -> student: forward KL (1H), OPD (1H), OPD (2H) with beta 0.5"
+    )
+    assert row[["labels upstream", "tables", "numbers"]].tolist() == ["1H and full", "table99", "99"]
+    assert len(sheet.numbers) == len(rows) + 1
+    with pytest.raises(StudyError, match=r"no checkpoint 'student.gpro'; did you mean 'student.grpo'\?"):
+        line_of(load_study(tmp_path), "student.gpro")

@@ -1,13 +1,23 @@
-"""A table of the study: who consumed the labels, what the paper published, and links to the runs."""
+"""A table of the study: who consumed the labels, what the paper published, links, untrained models at their best; families."""
 
 import dataclasses
+import itertools
+import re
+import shutil
 
 import pandas as pd
 import pytest
 
+from s2d_lib.claims import load_claims
 from s2d_lib.errors import StudyError
-from s2d_lib.report.study_table import family_of, labels_by_consumer, open_results, study_table
-from tests.report.synthetic import write_bundle
+from s2d_lib.report import study_table as tables
+from s2d_lib.report.contrasts import by_level
+from s2d_lib.report.figures import accuracy_figure, differences_figure
+from s2d_lib.report.pages import page_text
+from s2d_lib.report.tables import Sheet
+from s2d_lib.results.bundle import Bundle, read_bundle
+from s2d_lib.study.page import Table
+from tests.report.synthetic import bundle_of_profile, project_with_results, write_bundle
 
 
 @pytest.mark.parametrize(
@@ -22,11 +32,11 @@ from tests.report.synthetic import write_bundle
     ],
 )
 def test_labels_are_counted_for_the_model_that_was_trained_on_them(full, checkpoint, consumers):
-    assert list(labels_by_consumer(full.bundle, checkpoint).values()) == consumers
+    assert list(tables.labels_by_consumer(full.bundle, checkpoint).values()) == consumers
 
 
 def test_a_row_has_accuracy_difference_published_figure_and_costs(full):
-    table = study_table(full, "table3")
+    table = tables.study_table(full, "table3")
     rows = table.numbers.set_index("checkpoint")
     assert len(rows) == 15
     bridge = rows.loc["student.bridge.rl_teacher"]
@@ -34,48 +44,196 @@ def test_a_row_has_accuracy_difference_published_figure_and_costs(full):
     assert bridge["micro-aime published"] == pytest.approx(5.4)
     assert (bridge["AIME 2025 published"], bridge["AIME 2025 published error"]) == (pytest.approx(3.1), 1.3)
     assert bridge["micro-math published source"] == "v1 table 3; v4 table 6"
-    shown = table.accuracies.set_index("route")
+    shown = table.show().set_index("route")
     assert list(shown.filter(like="published")) == ["MATH, published", "AIME 2024, published", "AIME 2025, published"]
     assert "AIME 2025, %" not in shown
-    assert shown.loc["bridge, RL teacher"].filter(like="published").tolist() == [
-        "79.3 (+3.4)",
-        "25.2 (+5.4)",
-        "20.2 (+3.1)",
-    ]
-    assert shown.loc["direct GRPO", "MATH, published"] == "75.9"
+    cells = shown.loc["bridge, RL teacher"].filter(like="published").tolist()
+    assert cells == ["79.3 (+3.4)", "25.2 (+5.4)", "20.2 (+3.1)"]
+    assert shown.loc["direct GRPO", ["MATH, published", "micro-math, difference"]].tolist() == ["75.9", "reference"]
     own = "bridge, teacher after SFT on its own right answers"  # a row of ours
     assert "not printed" not in shown.drop(index=own).to_string()
-    assert (
-        table.costs.set_index("route").loc["bridge, SFT teacher", "labels: teacher"] == "0"
-    )  # an outside model's answers
-    assert "labels: small teacher" not in table.costs  # none was trained
-
-
-def test_what_the_paper_does_not_print_is_said(full):
-    shown = study_table(full, "components").accuracies.set_index("route")
-    assert shown.loc["forward KL only, RL teacher", "AIME 2025, published"] == "not printed"
+    costs = table.show(-1).set_index("route")
+    assert costs.loc["bridge, SFT teacher", "labels: teacher"] == "0"  # an outside model's answers
+    assert "labels: small teacher" not in costs  # none was trained
 
 
 def test_a_profile_that_plays_no_family_has_nothing_published(full):
-    assert (family_of("micro-full"), family_of("micro-llama"), family_of("smollm2-smoke")) == ("Qwen3", "Llama", None)
-    table = study_table(dataclasses.replace(full, name="smollm2-smoke"), "table3")
-    assert table.accuracies.filter(like="published").empty
+    played = [tables.family_of(name) for name in ("micro-full", "micro-llama", "smollm2-smoke")]
+    assert played == ["Qwen3", "Llama", None]
+    table = tables.study_table(dataclasses.replace(full, name="smollm2-smoke"), "table3")
+    assert table.show().filter(like="published").empty
     assert "Published" not in table.note
 
 
-def test_the_written_table_leads_to_the_runs_and_says_that_scales_differ(full, tmp_path):
-    study_table(full, "table4").write(tmp_path)
-    text = (tmp_path / "table4.md").read_text()
-    assert text.count("[cold GRPO on 2H](runs/student.grpo_2H.md)") == 2
-    assert "the scales differ" in text
-    assert len(pd.read_csv(tmp_path / "table4.csv")) == 8
-    assert (tmp_path / "table4.tex").read_text().count(r"\begin{tabular}") == 2
-
-
-def test_results_are_read_from_the_projects_folder(full, tmp_path, root):
+def test_results_are_read_as_far_as_they_go(full, tmp_path, root):
     (tmp_path / "params").symlink_to(root / "params")
-    write_bundle(full.bundle, tmp_path / "figures" / "micro-full" / "results")
-    again = study_table(open_results("micro-full", tmp_path), "table7", tmp_path)
-    pd.testing.assert_frame_equal(again.numbers, study_table(full, "table7").numbers)
+    records = {key: r for key, r in full.bundle.records.items() if key != ("student.bridge.rl_teacher", 1)}
+    write_bundle(dataclasses.replace(full.bundle, records=records), tmp_path / "figures" / "micro-full" / "results")
+    results = tables.open_results("micro-full", tmp_path)
+    assert "table2" in results.profile.tables
+    assert "table3" not in results.profile.tables  # lacks a seed of a row
     with pytest.raises(StudyError, match="no readable results"):
-        open_results("micro-llama", tmp_path)
+        tables.open_results("micro-llama", tmp_path)
+    assert set(tables.results_of("micro-full", load_claims(), tmp_path)) == {"Qwen3"}
+    with pytest.raises(StudyError, match=r"'micro-ful' is not in `families`.*did you mean 'micro-full'"):
+        tables.results_of("micro-ful", load_claims(), tmp_path)
+
+
+# --- untrained models at their best temperature ----------------------------------------------------------------------
+
+MAIN, GREEDY, COLD = "T 0.7, top-p 0.8, top-k 20", "greedy", "T 0.25"
+HOW = {"samples": 2, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "also": {"t0": {"samples": 1, "temperature": 0}}}
+GRADES = {  # checkpoint, name of the decoding in evaluation.csv -> set -> samples of two problems
+    ("student", "main"): {"easy": ["10", "00"], "hard": ["00", "00"]},
+    ("student", "t0"): {"easy": ["1", "1"], "hard": ["0", "0"]},
+    ("student", COLD): {"easy": ["11", "10"], "hard": ["10", "00"]},
+    ("student.grpo", "main"): {"easy": ["11", "10"], "hard": ["10", "10"]},
+    ("student.grpo", "t0"): {"easy": ["1", "0"], "hard": ["1", "1"]},
+}
+BOTH = Table(title="t", rows=["student", "student.grpo"], reference="student.grpo")
+
+
+def bundle_of(folder, names=("main", "t0", COLD)) -> Bundle:
+    """GRADES at these decodings, as read from files."""
+    rows = [
+        {"seed": seed, "checkpoint": checkpoint, "set": place, "problem": f"{place}/{p}", "level": "", "correct": bits,
+         "tokens": 3.0, "cut_off": 0.0, "decoding": name}
+        for seed in (0, 1)
+        for (checkpoint, name), sets in GRADES.items() if name in names
+        for place, samples in sets.items()
+        for p, bits in enumerate(samples)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows) if len(names) > 1 else pd.DataFrame(rows).drop(columns="decoding")
+    how = HOW if len(names) > 1 else {key: value for key, value in HOW.items() if key != "also"}
+    records = {}
+    for name, seed in itertools.product(("student", "student.grpo"), (0, 1)):
+        base = name == "student"
+        resolved = {"parents": {} if base else {"from": "student"}, "stage": "base" if base else "sparse_rl"}
+        resolved |= {"evaluation": how | ({"untrained": [0.25]} if base else {})}
+        records[name, seed] = {"resolved": resolved | {"sampling": {}, "params": {}, "model": {"model": "m"}}}
+    write_bundle(Bundle(table, pd.DataFrame(columns=["step"]), records), folder)
+    return read_bundle(folder)
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Bundle:
+    return bundle_of(tmp_path / "results")
+
+
+def test_an_untrained_model_is_a_row_at_the_decoding_that_is_best_on_each_set(bundle, tmp_path):
+    assert tables.best_decodings(bundle, "student").to_dict() == {"easy": GREEDY, "hard": COLD}
+    assert (
+        tables.best_decodings(bundle_of(tmp_path / "two", ("main", "t0")), "student")["hard"] == MAIN
+    )  # the first of equal ones
+    numbers = tables.table_of(bundle, BOTH)
+    assert numbers["checkpoint"].tolist() == ["student", "student@best", "student.grpo"]
+    assert numbers["route"].tolist() == ["base student", "base student, at its best temperature", "direct GRPO"]
+    assert numbers["easy"].tolist() == [0.25, 1.0, 0.75]
+    assert numbers["hard"].tolist() == [0.0, 0.25, 0.5]
+    assert numbers["easy difference"].tolist()[:2] == [-0.5, 0.25]
+    levels = by_level(bundle, BOTH.rows, "hard", "t").numbers.set_index("checkpoint")["accuracy"]
+    assert levels.to_dict() == {"student": 0.0, "student@best": 0.25, "student.grpo": 0.5}
+    easy, hard = accuracy_figure(bundle, Sheet("t", numbers, {"t": numbers})).axes
+    dotted = [line.get_xdata()[0] for axes in (easy, hard) for line in axes.lines if line.get_linestyle() == ":"]
+    assert dotted == [100.0, 25.0]
+
+
+def test_every_row_has_its_accuracy_at_every_decoding_that_all_rows_have(bundle):
+    numbers = tables.table_of(bundle, BOTH).set_index("checkpoint")
+    assert numbers[f"easy at {GREEDY}"].dropna().to_dict() == {"student": 1.0, "student.grpo": 0.5}
+    assert numbers[f"hard at {MAIN}"].dropna().to_dict() == {"student": 0.0, "student.grpo": 0.5}
+    assert not any(COLD in column for column in numbers)
+
+
+def test_a_table_without_the_untrained_student_gets_its_row_if_the_seeds_are_the_same(bundle):
+    table = BOTH.model_copy(update={"rows": ["student.grpo"]})
+    assert tables.table_of(bundle, table)["checkpoint"].tolist() == ["student@best", "student.grpo"]
+    bundle.records["student", 2] = bundle.records["student", 1]  # of a study that is not finished
+    assert tables.table_of(bundle, table)["checkpoint"].tolist() == ["student.grpo"]
+
+
+def test_other_results_can_hold_the_base_models_further_decodings(bundle, tmp_path):
+    alone = bundle_of(tmp_path / "alone", ("main",))
+    assert tables.table_of(alone, BOTH)["checkpoint"].tolist() == ["student", "student.grpo"]
+    other = dataclasses.replace(bundle, records={k: r for k, r in bundle.records.items() if k[0] == "student"})
+    other = dataclasses.replace(other, decoded=other.decoded[other.decoded["checkpoint"] == "student"])
+    numbers = tables.table_of(tables.with_untrained(alone, other), BOTH)
+    assert numbers["easy"].tolist() == [0.25, 1.0, 0.75]
+    assert not any(" at " in column for column in numbers)  # which only the base model has
+    with pytest.raises(StudyError, match=r"'student.grpo', seed 0, that is not the base model .* \(stage differs\)"):
+        tables.with_untrained(alone, bundle)
+    alone.records["student", 1]["resolved"]["model"] = {"model": "another"}
+    with pytest.raises(StudyError, match=r"'student', seed 1, .* \(model differs\)"):
+        tables.with_untrained(alone, other)
+
+
+def test_a_written_table_says_which_temperature_won_and_shows_every_decoding(full, tmp_path):
+    own = full.bundle.evaluation
+    greedy = own.assign(correct=own["correct"].str[0], decoding="greedy")
+    cold = own[own["checkpoint"] == "student"].assign(correct="1", decoding=COLD)
+    also = {"also": {"greedy": {"temperature": 0}}, "untrained": [0.25]}
+    records = {}
+    for key, record in full.bundle.records.items():
+        evaluation = record["resolved"]["evaluation"] | also
+        records[key] = record | {"resolved": record["resolved"] | {"evaluation": evaluation}}
+    evaluation = pd.concat([own.assign(decoding="main"), greedy, cold])
+    made = dataclasses.replace(full.bundle, evaluation=evaluation, records=records)
+    several = tables.open_results("micro-full", project_with_results(tmp_path / "project", made, "micro-full"))
+    table = tables.study_table(several, "table3")
+    assert table.numbers["checkpoint"][0] == "student@best"
+    first = several.bundle.decoded["decoding"].iloc[0]
+    said = (
+        f"At its best temperature: as it does best of {first} / greedy / T 0.25, chosen on that very set, which favours"
+    )
+    assert said in table.note
+    assert "(base student, micro-math: T 0.25; base student, micro-aime: T 0.25)" in table.note
+    assert table.show(1)["decoding"].tolist() == [first] * 15 + ["greedy"] * 15
+    table.write(tmp_path)
+    assert (tmp_path / "table3.md").read_text().count("](runs/student.grpo.md)") == 4
+    page = page_text(several.bundle, "micro-full", "student", [0, 1], [])
+    assert re.search(r"\| T 0.25 +\| 100.0 \[", page)
+
+
+# --- families --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(full, tmp_path, root):
+    """A project in which only the first family has results."""
+    shutil.copytree(root / "params", tmp_path / "params")
+    write_bundle(full.bundle, tmp_path / "figures" / "micro-full" / "results")
+    return tmp_path
+
+
+def test_a_family_without_results_is_named_and_the_other_shown(project):
+    found, together, missing = tables.families("micro-full", load_claims(), project)
+    assert list(found) == ["micro-full"]
+    assert missing == ["The Llama family is played by profile micro-llama, which has no results of table8 yet."]
+    assert missing[0] in together.note
+    shutil.rmtree(project / "figures")
+    with pytest.raises(StudyError, match="no family has results of table8: make them with `make study"):
+        tables.families("micro-full", load_claims(), project)
+
+
+def test_both_families_stand_side_by_side_each_with_its_own_pages(project):
+    llama = bundle_of_profile("micro-llama", sets=("sorting-math", "sorting-aime"), tables=("table8",))
+    write_bundle(llama, project / "figures" / "micro-llama" / "results")
+    found, together, missing = tables.families("micro-full", load_claims(), project)
+    assert (list(found), missing) == (["micro-full", "micro-llama"], [])
+    assert together.numbers["family"].tolist() == ["Qwen3"] * 6 + ["Llama"] * 6
+    bridge = found["micro-llama"].numbers.set_index("checkpoint").loc["student.bridge.rl_teacher"]
+    assert bridge["sorting-math published"] == pytest.approx(62.1 - 59.8)
+    figure = differences_figure(found, "Families")
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[0] == "micro-full: micro-math"
+    assert titles[2] == "micro-llama: sorting-math"
+    labels = [label for label in together.numbers["route"].tolist()[:6] if label != "direct GRPO"]  # the reference
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == labels
+    urls = [{line.get_url() for line in axes.lines} for axes in figure.axes]
+    assert "runs/student.bridge.rl_teacher.md" in urls[0]
+    assert "../micro-llama/runs/student.bridge.rl_teacher.md" in urls[2]
+    folder = project / "figures" / "micro-full"
+    together.write(folder)
+    text = (folder / "families.md").read_text()
+    assert "](runs/student.grpo.md)" in text
+    assert "](../micro-llama/runs/student.grpo.md)" in text

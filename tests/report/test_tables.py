@@ -1,4 +1,4 @@
-"""Tables and costs from a small hand-made bundle with known answers."""
+"""Numbers of a table from a small hand-made bundle with known answers, and the one writer of all tables."""
 
 import re
 import string
@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.run_pages import markdown
-from s2d_lib.report.tables import _tex, linked, readable, table_of, write_forms
-from s2d_lib.results.bundle import Bundle, ancestry, route_cost
+from s2d_lib.report.study_table import table_of
+from s2d_lib.report.style import ASKED, save_figure
+from s2d_lib.report.tables import Sheet, contrast_label, interval, latex, link, markdown, write_forms
+from s2d_lib.results.bundle import Bundle, route_cost
 from s2d_lib.study.page import Table
+
+NAN = float("nan")
 
 
 def record(parents=None, **facts):
@@ -38,110 +41,112 @@ def bundle() -> Bundle:
         }
     bits = {"base": ["00", "10"], "grpo": ["10", "10"], "bridge": ["11", "10"]}
     rows = [
-        {
-            "seed": seed,
-            "checkpoint": name,
-            "set": "easy",
-            "problem": p,
-            "level": "",
-            "correct": b,
-            "tokens": 3.0,
-            "cut_off": 0.0,
-        }
+        (seed, name, "easy", p, "", b, 3.0, 0.0)
         for seed in (0, 1)
         for name, grades in bits.items()
         for p, b in zip("pq", grades, strict=True)
     ]
-    return Bundle(pd.DataFrame(rows), pd.DataFrame(), records)
+    columns = ["seed", "checkpoint", "set", "problem", "level", "correct", "tokens", "cut_off"]
+    return Bundle(pd.DataFrame(rows, columns=columns), pd.DataFrame(), records)
 
 
 def test_a_route_costs_what_its_whole_ancestry_cost(bundle):
-    assert set(ancestry(bundle, "bridge", 0)) == {"bridge", "base", "teacher.rl", "teacher"}
-    assert route_cost(bundle, "bridge", 0) == {
-        "own_steps": 5, "all_steps": 15, "labels": 2, "gradings": 16, "sampled_sequences": 9, "sampled_tokens": 100,
-        "trained_tokens": 97,
-    }  # fmt: skip
-    assert route_cost(bundle, "base", 0)["labels"] == 0
+    costs = {"own_steps": 5, "all_steps": 15, "labels": 2, "gradings": 16, "sampled_sequences": 9}
+    assert route_cost(bundle, "bridge", 0) == costs | {"sampled_tokens": 100, "trained_tokens": 97}
 
 
 def test_accuracies_and_paired_differences(bundle):
     table = table_of(bundle, Table(title="t", rows=["base", "grpo", "bridge"], reference="grpo"))
     assert table["easy"].tolist() == [0.25, 0.5, 0.75]
-    assert table["easy difference"].tolist() == pytest.approx([-0.25, float("nan"), 0.25], nan_ok=True)
-    assert (table["easy low"] <= table["easy"]).all()
-    assert (table["easy"] <= table["easy high"]).all()
+    assert table["easy difference"].tolist() == pytest.approx([-0.25, NAN, 0.25], nan_ok=True)
+    assert ((table["easy low"] <= table["easy"]) & (table["easy"] <= table["easy high"])).all()
     assert table["labeled problems"].tolist() == [0, 2, 2]
 
 
-def test_a_missing_run_is_named(bundle):
+def test_what_does_not_belong_together_is_refused_and_named(bundle):
+    table = Table(title="t", rows=["bridge", "grpo"])
+    rows = bundle.evaluation
+    partial = rows[~((rows["checkpoint"] == "grpo") & (rows["seed"] == 1))]
+    with pytest.raises(StudyError, match="'grpo' was not evaluated on the same problems of 'easy' with every seed"):
+        table_of(Bundle(partial, bundle.curves, bundle.records), table)
+    bundle.records["bridge", 0]["resolved"]["parent_hashes"] = {"teacher.rl": "old"}
+    bundle.records["teacher.rl", 0]["hash"] = "new"
+    with pytest.raises(StudyError, match=r"'bridge', seed 0, was made from a run 'teacher.rl' with hash old.*with new"):
+        table_of(bundle, table)
     with pytest.raises(StudyError, match="no run of 'sft'"):
         table_of(bundle, Table(title="t", rows=["sft"]))
 
 
-def test_a_seed_missing_on_one_side_is_refused(bundle):
-    rows = bundle.evaluation
-    partial = Bundle(rows[~((rows["checkpoint"] == "grpo") & (rows["seed"] == 1))], bundle.curves, bundle.records)
-    with pytest.raises(StudyError, match="'grpo' was not evaluated on the same problems of 'easy' with every seed"):
-        table_of(partial, Table(title="t", rows=["bridge", "grpo"], reference="grpo"))
+@pytest.mark.parametrize(
+    ("values", "form", "text"),
+    [
+        ((0.753, 0.7, 0.8), {}, "75.3 [70.0, 80.0]"),
+        ((0.01, -0.02, 0.03), {"signed": True}, "+1.0 [-2.0, +3.0]"),
+        ((0.51, 0.485, 0.535), {"scale": 1, "digits": 3}, "0.510 [0.485, 0.535]"),
+        ((0.5, NAN, NAN), {}, "50.0"),
+        ((NAN, NAN, NAN), {}, ""),
+    ],
+)
+def test_there_is_one_format_of_an_interval(values, form, text):
+    assert interval(*values, **form) == text
 
 
-def test_runs_with_fewer_seeds_than_the_reference_are_refused_and_both_are_named(bundle):
-    del bundle.records["grpo", 1]
-    with pytest.raises(StudyError, match=r"'bridge' was run with seeds \[0, 1\] and 'grpo' with \[0\]"):
-        table_of(bundle, Table(title="t", rows=["bridge", "grpo"], reference="bridge"))
+@pytest.mark.parametrize(
+    ("pair", "label"),
+    [
+        (("student.bridge.rl_teacher", "student.opd_only.rl_teacher"), "bridge > OPD only · RL teacher"),
+        (("student.bridge.rl_teacher", "student.grpo"), "bridge, RL teacher > direct GRPO"),
+        (
+            ("student.bridge.rl_teacher_1H.grpo_2H", "student.bridge.rl_teacher_1H"),
+            "GRPO on 2H > bridge alone · bridge, RL teacher (1H)",
+        ),
+        (("student.bridge.rl_teacher.grpo", "teacher.rl"), "bridge, RL teacher, GRPO on all labels > RL teacher"),
+    ],
+)
+def test_a_pair_is_called_by_what_differs(pair, label):
+    assert contrast_label(*pair) == label
 
 
-def test_seeds_of_different_settings_under_one_name_are_refused_and_both_are_named(bundle):
-    bundle.records["teacher.rl", 1]["resolved"]["params"] = {"steps": 7}
-    bundle.records["teacher.rl", 0]["resolved"]["params"] = {"steps": 8}
-    with pytest.raises(StudyError, match=r"'teacher.rl' have different parameters.*8 with seed 0 and 7 with seed 1"):
-        table_of(bundle, Table(title="t", rows=["bridge"]))
-
-
-def test_an_ancestor_that_is_not_the_one_it_was_made_from_is_refused(bundle):
-    bundle.records["bridge", 0]["resolved"]["parent_hashes"] = {"teacher.rl": "old"}
-    bundle.records["teacher.rl", 0]["hash"] = "new"
-    with pytest.raises(StudyError, match=r"'bridge', seed 0, was made from a run 'teacher.rl' with hash old.*with new"):
-        table_of(bundle, Table(title="t", rows=["bridge"]))
-
-
-def test_rows_that_were_sampled_differently_are_refused(bundle):
-    for seed in (0, 1):
-        bundle.records["grpo", seed]["resolved"]["evaluation"] = {"samples": 4}
-    with pytest.raises(StudyError, match="'bridge' and 'grpo' were evaluated with different sampling"):
-        table_of(bundle, Table(title="t", rows=["bridge", "grpo"]))
-
-
-def test_the_three_forms_of_a_table(bundle, tmp_path):
-    numbers = table_of(bundle, Table(title="t", rows=["grpo", "bridge"], reference="grpo"))
-    shown = readable(numbers, ["easy"])
-    title = "Title & more"
-    write_forms(numbers, {title: shown}, tmp_path, "t", "50% of it", {title: linked(shown, numbers)})
+def test_the_forms_of_a_table(tmp_path, monkeypatch):
+    numbers = pd.DataFrame({"easy": [0.5, 0.75]})
+    shown = pd.DataFrame({"route": [link("a|b", "a.b"), link("c", "c", "../p/")], "%": ["50.0 [4.0, 96.0]", "75.0"]})
+    sheet = Sheet("t", numbers, {"Title & more": shown, "Again?": pd.concat([shown] * 21)}, "50% of it.")
+    sheet.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"t.csv", "t.md"}
     assert pd.read_csv(tmp_path / "t.csv")["easy"].tolist() == [0.5, 0.75]
-    assert "75.0 [" in (tmp_path / "t.md").read_text()
-    assert "| [bridge](runs/bridge.md)" in (tmp_path / "t.md").read_text()
-    assert "runs/" not in (tmp_path / "t.tex").read_text()
-    assert "reference" in (tmp_path / "t.md").read_text()
+    text = (tmp_path / "t.md").read_text()
+    assert text.startswith("**Title & more**\n\n| route")
+    assert r"| [a\|b](runs/a.b.md) " in text
+    assert "[c](../p/runs/c.md)" in text
+    assert text.endswith("50% of it.\n")
+    assert sheet.show().to_numpy().tolist() == [["a|b", "50.0 [4.0, 96.0]"], ["c", "75.0"]]
+    monkeypatch.setenv(ASKED, "svg,tex,html")
+    sheet.write(tmp_path)
     tex = (tmp_path / "t.tex").read_text()
-    assert r"Title \& more" in tex
-    assert r"50\% of it" in tex
-    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 1
+    assert r"\paragraph{Title \& more}" in tex
+    assert r"50\% of it." in tex
+    assert "runs/" not in tex + (tmp_path / "t.html").read_text()
+    assert (tex.count(r"\begin{tabular}"), tex.count(r"\begin{longtable}")) == (1, 1)  # the second is more than a page
+    write_forms(numbers, {}, tmp_path, "u", "", {"How sure": ["a & b"]}, formats=["tex"])
+    assert r"a \& b" in (tmp_path / "u.tex").read_text()
+    assert (tmp_path / "u.md").read_text() == "**How sure**\n\n- a & b\n"
 
 
-def test_readers_see_percent_with_the_interval(bundle):
-    numbers = table_of(bundle, Table(title="t", rows=["bridge"]))
-    (cell,) = readable(numbers, ["easy"])["easy, %"]
-    assert cell.startswith("75.0 [")
+def test_a_format_that_there_is_not_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv(ASKED, "png,gif")
+    with pytest.raises(StudyError, match="nothing is written as 'gif': ask for some of png, svg, pdf, tex and html"):
+        save_figure(None, tmp_path, "figure")
 
 
 @given(st.text(string.printable))
 def test_latex_shows_every_text_as_it_is(text):
-    said = {f"\\{character}": character for character in "%_&#${}"}
+    said = {f"\\{character}": character for character in "%_&#${}"} | {
+        f"${character}$": character for character in "<>|"
+    }
     said |= {r"\textbackslash{}": "\\", r"\textasciicircum{}": "^", r"\textasciitilde{}": "~"}
-    said |= {r"$\rightarrow$": "->", "$<$": "<", "$>$": ">", "$|$": "|"}
     read = re.compile("|".join([*map(re.escape, said), r"[^%_&#${}\\^~<>|]"]))
-    words = [match[0] for match in read.finditer(_tex(text))]
-    assert "".join(words) == _tex(text)
+    words = [match[0] for match in read.finditer(latex(text))]
+    assert "".join(words) == latex(text)
     assert "".join(said.get(word, word) for word in words) == text
 
 

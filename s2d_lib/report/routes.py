@@ -1,0 +1,146 @@
+"""The study's graph for readers: what every route is made from (paper A's table 1), and the runs of a profile.
+
+A *line* is a checkpoint and the ones whose weights it continues, back to its base model. A route is the line of the
+deployed student and, before it, those of its teachers.
+"""
+
+import re
+
+import pandas as pd
+
+from s2d_lib.errors import StudyError
+from s2d_lib.pipeline import Job
+from s2d_lib.report.looks import load_report, route_label
+from s2d_lib.report.plan import figure as digits
+from s2d_lib.report.tables import Sheet
+from s2d_lib.study.load import did_you_mean
+from s2d_lib.study.page import Checkpoint, Study
+
+
+def line_of(study: Study, checkpoint: str) -> list[str]:
+    """The checkpoint and those whose weights it continues, its base model first.
+
+    Raises:
+        StudyError: When the study does not declare it.
+    """
+    if checkpoint not in study.checkpoints:
+        hint = did_you_mean(checkpoint, study.checkpoints)
+        raise StudyError(f"study.yaml declares no checkpoint {checkpoint!r}; {hint}")
+    line = [checkpoint]
+    while parent := study.checkpoints[line[0]].from_:
+        line.insert(0, parent)
+    return line
+
+
+def teachers_of(study: Study, checkpoint: str) -> list[str]:
+    """Whose dense signal or samples the checkpoint's own line learns from, each once."""
+    nodes = (study.checkpoints[name] for name in line_of(study, checkpoint))
+    return list(dict.fromkeys(node.teacher for node in nodes if node.teacher))
+
+
+def lines_of(study: Study, checkpoint: str) -> list[list[str]]:
+    """The lines of a route, those of teachers before those of whom they teach; the deployed one is last."""
+    above = [line for teacher in teachers_of(study, checkpoint) for line in lines_of(study, teacher)]
+    return list({line[-1]: line for line in [*above, line_of(study, checkpoint)]}.values())
+
+
+def learns_from_labels(node: Checkpoint) -> bool:
+    """Whether a stage grades answers against the labels of its pool; one with a teacher uses its prompts alone, unless it
+    filters the teacher's answers."""
+    return node.labels is not None and (node.teacher is None or bool(node.overrides.get("filter")))
+
+
+def stage_name(stage: str) -> str:
+    """What readers see of a stage."""
+    return load_report().stages.get(stage, stage.replace("_", " "))
+
+
+def stage_words(node: Checkpoint) -> str:
+    """A stage in words: `GRPO on full`, `OPD (1H)`, with what it changes of the profile's settings."""
+    words = stage_name(node.stage) + (f" on {node.labels}" if learns_from_labels(node) else f" ({node.labels})")
+    if node.steps_of:
+        words += f" for as many steps as {' and '.join(map(stage_name, node.steps_of))}"
+    if node.overrides:
+        words += f" with {' and '.join(f'{key} {value}' for key, value in node.overrides.items())}"
+    return words
+
+
+def role_of(study: Study, checkpoint: str) -> str:
+    """Which of a profile's models the checkpoint is, in words."""
+    return study.checkpoints[line_of(study, checkpoint)[0]].role.replace("_", " ")
+
+
+def story(study: Study, checkpoint: str) -> str:
+    """The route in words: `teacher: GRPO on full -> student: forward KL (full), OPD (full)`."""
+    parts, seen = [], set()
+    for line in lines_of(study, checkpoint):
+        role, stages = role_of(study, line[0]), [stage_words(study.checkpoints[name]) for name in line[1:]]
+        # A teacher of the deployed size is another copy of the same base model.
+        parts.append(f"{'fresh ' if role in seen else ''}{role}: {', '.join(stages) or 'as published'}")
+        seen.add(role)
+    return " -> ".join(parts)
+
+
+def routes_of(study: Study) -> list[str]:
+    """Checkpoints that are the end of a route, as declared: a table lists them, or nothing is made from them."""
+    listed = {row for table in study.tables.values() for row in table.rows}
+    used = {parent for node in study.checkpoints.values() for parent in (node.from_, node.teacher)}
+    return [name for name in study.checkpoints if name in listed or name not in used]
+
+
+def route_map(study: Study) -> Sheet:
+    """Every route of the study, and what it is made from.
+
+    Its numbers: `route` (a checkpoint), `label`, `ends in` (the role of the model), `stages` (in words, over its ancestry),
+    `teacher` (whose signal the deployed weights learn from), `labels upstream`, `labels downstream` (pools whose labels
+    teachers, and the deployed student, learn from), `tables` (names in study.yaml) and `numbers` (those of the paper's tables
+    among these).
+    """
+    rows, shown = [], []
+    for name in routes_of(study):
+        *teachers, own = lines_of(study, name)
+        if role_of(study, name) != "student":
+            teachers, own = [*teachers, own], []
+        nodes = ([study.checkpoints[n] for n in names] for names in ([n for line in teachers for n in line], own))
+        pools = [dict.fromkeys(node.labels for node in side if learns_from_labels(node)) for side in nodes]
+        labels = dict(zip(("labels upstream", "labels downstream"), map(" and ".join, pools), strict=True))
+        tables = [table for table, listed in study.tables.items() if name in listed.rows]
+        numbers = [re.sub(r"^table(\d+)$", r"\1", table) for table in tables]
+        what = {"label": route_label(name), "ends in": role_of(study, name), "stages": story(study, name)}
+        what |= {"teacher": ", ".join(teachers_of(study, name)), **labels, "tables": ", ".join(tables)}
+        rows.append({"route": name} | what | {"numbers": ", ".join(number for number in numbers if number.isdigit())})
+        shown.append({"route": what["label"], "stages": what["stages"], **labels, "tables": ", ".join(numbers)})
+    table = pd.DataFrame(shown).replace("", "none")
+    return Sheet(
+        "route_map", pd.DataFrame(rows), {"The map of routes and controls": table}, load_report().notes["routes"]
+    )
+
+
+def graph_table(jobs: dict[str, Job], needs: dict[str, dict]) -> pd.DataFrame:
+    """The runs of a profile, parents first, by their hashes: what each is made from (of the same seed), asks for (the
+    machine's memory; hours until a scheduler may kill it) and is expected to cost, as text."""
+    rows = []
+    for key, job in jobs.items():
+        need, parents = needs[key], [jobs[parent].resolved.checkpoint for parent in job.parents]
+        row = {"run": job.rule, "made from": ", ".join(parents), "state": "finished" if job.done else "to make"}
+        row |= {"GPUs": str(need["gpus"]), "memory, GB": str(need["memory"])}
+        row |= {"hours at most": "" if need["hours limit"] is None else digits(need["hours limit"])}
+        row |= {"GPU hours": digits(need["hours"]) if need["gpus"] else ""}
+        row |= {
+            "reserved": digits(need["hours reserved"]) if need["gpus"] else "",
+            "PFLOP": digits(need["flops"] / 1e15),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def graph_summary(jobs: dict[str, Job], needs: dict[str, dict]) -> str:
+    """What is to be made, in one sentence."""
+    left = [needs[key] for key, job in jobs.items() if not job.done]
+    hours, most, reserved = (
+        digits(sum(need[name] for need in left)) for name in ("hours", "hours at most", "hours reserved")
+    )
+    says = f"{len(jobs)} runs, {len(left)} of them to make: {digits(sum(need['flops'] for need in left) / 1e15)} PFLOP"
+    if any(need["gpus"] for need in left):
+        says += f", {hours} GPU hours (at most {most}), {reserved} reserved"
+    return f"{says}."

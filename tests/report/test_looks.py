@@ -1,0 +1,89 @@
+"""params/report.yaml: every route has its own label and look, and every table of a profile is written by one notebook."""
+
+from collections import Counter
+
+import pytest
+import yaml
+
+from s2d_lib.claims import load_claims
+from s2d_lib.errors import StudyError
+from s2d_lib.report import style
+from s2d_lib.report.looks import analyses_of, load_report, route_label, route_labels, route_look
+from s2d_lib.study import load_profile, load_study, profile_names
+from tests.report.synthetic import TABLES
+
+
+def test_no_two_routes_look_the_same_or_are_called_the_same():
+    names = list(load_study().checkpoints)
+    assert set(names) == set(load_report().routes)
+    assert not [look for look, times in Counter(map(route_look, names)).items() if times > 1]
+    assert not [label for label, times in Counter(map(route_label, names)).items() if times > 1]
+
+
+def test_the_colour_says_what_is_done_and_the_marker_who_teaches():
+    bridge, fresh, replay = (route_look(f"student.bridge.rl_teacher_1H{end}") for end in ("", ".grpo_2H", ".replay_1H"))
+    assert len({bridge[0], fresh[0], replay[0]}) == 3
+    assert bridge[1] == fresh[1] == replay[1] == route_look("student.opd_only.rl_teacher_1H.grpo_2H")[1]
+    assert route_look("student.bridge.raw_teacher")[0] == route_look("student.bridge.raw_large_teacher")[0]
+    assert route_look("student.bridge.rl_teacher.jsd") == (style.BLUE, "o")  # an ablation that nobody foresaw
+    assert route_look("judge.rl.twice") == (style.BLACK, "o")
+    assert route_look("student@best") == route_look("student")
+    assert set(load_report().colors.values()) <= {value for value in vars(style).values() if isinstance(value, str)}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "label"),
+    [
+        ("student.bridge.sft_large_teacher_1H.grpo_2H", "bridge, SFT large teacher (1H), GRPO on 2H"),
+        ("large_teacher", "raw large teacher"),
+        ("student.grpo_2H", "cold GRPO on 2H"),
+        ("student@best", "base student, at its best temperature"),
+        ("student.bridge.rl_teacher.jsd", "bridge, RL teacher, jsd"),  # that nobody foresaw
+        ("judge.rl.twice", "judge.rl.twice"),
+    ],
+)
+def test_labels(checkpoint, label):
+    assert route_label(checkpoint) == label
+
+
+def test_labels_are_short_where_no_row_needs_to_say_who_taught_it():
+    opd = "student.opd_only.rl_teacher"
+    assert route_labels([opd, "student@best"]) == {opd: "OPD only", "student@best": route_label("student@best")}
+    assert route_labels([opd, "student.bridge.rl_same_size"])[opd] == "OPD only, RL teacher"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"routes": {"student": {"label": "a", "color": "blue"}}}, r"routes.student.color: .*given 'blue'"),
+        ({"route": {}}, "unknown parameter 'route'"),
+        ({"contrasts": {"a": {"title": "t", "pairs": [["student", "student.gpro"]]}}}, "did you mean 'student.grpo'"),
+        ({"notebooks": {"n": {"writes": ["tabel2"]}}}, "'tabel2', which is not declared; did you mean 'table2'"),
+        ({"notebooks": {"n": {"contrasts": ["starst"]}}}, "did you mean 'starts'"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_said_in_a_sentence(root, tmp_path, change, words):
+    (tmp_path / "params").mkdir()
+    page = yaml.safe_load((root / "params" / "report.yaml").read_text()) | change
+    (tmp_path / "params" / "report.yaml").write_text(yaml.safe_dump(page))
+    (tmp_path / "params" / "study.yaml").write_text((root / "params" / "study.yaml").read_text())
+    with pytest.raises(StudyError, match=words):
+        load_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_table_of_a_profile_is_written_by_one_notebook(name):
+    profile = load_profile(name)
+    chosen, rest = analyses_of(name, profile, load_claims())
+    assert sorted([table for one in chosen.values() for table in one.writes] + rest) == sorted(profile.tables)
+
+
+def test_the_whole_study_has_every_analysis_and_a_smaller_one_only_what_it_has_runs_for():
+    claims = load_claims()
+    own = {name: one for name, one in load_report().notebooks.items() if one.committed == "micro-full"}
+    assert analyses_of("micro-full", load_profile("micro-full", {"tables": list(TABLES)}), claims) == (own, [])
+    partial = load_profile("micro", {"tables": ["table2", "table7"]})
+    chosen, rest = analyses_of("micro", partial, claims)
+    assert (list(chosen), rest) == (["94_placement"], ["table2"])  # 91 lacks table3
+    contrasts = [name for one in load_report().notebooks.values() for name in one.contrasts]
+    assert sorted(contrasts) == sorted(load_report().contrasts)
