@@ -24,7 +24,7 @@ from s2d_lib.stages.heads import sequence_log_probs
 from s2d_lib.study import resolve
 from s2d_lib.study.resolve import RELEASED
 from s2d_lib.study.settings import Hardware, RoleModel, Sampling
-from tests.plan.test_memory import built, shaped
+from tests.plan.test_shapes import built, small
 
 STUDENT = RoleModel(model="micro/chains-student")
 
@@ -190,7 +190,7 @@ def test_a_folder_may_have_any_name(folder, monkeypatch):
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_layers_are_whole_and_each_gpu_holds_about_as_much(family):
     with torch.device("meta"):
-        model = built(shaped(family, 12))
+        model = built(small(family, 12))
     places = layout(model, dict.fromkeys(range(3), 10**12))
     layers = [places[f"model.layers.{number}"] for number in range(12)]
     assert layers == sorted(layers)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from s2d_lib.bench.vllm import row
 from stand_ins import answered
 
 from s2d_lib.errors import StudyError
@@ -97,18 +96,6 @@ def test_a_sure_models_update_shows_in_the_tokens_behind(policy, asked, started)
     with torch.no_grad():
         policy.model.model.norm.weight.mul_(1.001)
     assert "log-probabilities lie" in compared(engine, policy, asked).fault
-
-
-def test_the_log_of_engines_has_one_in_sync_and_one_that_lags_behind(policy, asked, started):
-    """What `make vllm-log` writes."""
-    engine = started()
-    before = row("before", engine, policy, asked[:2])
-    assert (before["engine"], before["answers"], before["equal"], before["check"]) == ("before", 2, 2, "passed")
-    assert before["tokens_per_second"] > 0
-    with torch.no_grad():
-        policy.model.get_input_embeddings().weight.mul_(1.05)
-    after = row("after", engine, policy, asked[:2])
-    assert (after["check"], after["drift"] > 1e-3 > before["drift"]) == ("refused", True)
 
 
 def test_the_coarsest_precision_says_how_far_numbers_may_lie_apart(policy, asked, started):
