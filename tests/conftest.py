@@ -24,8 +24,8 @@ TINY = {
         "evaluations": {
             "micro-math": {"count": 6, "lengths": [2], "seed": 2},
             "micro-aime": {"count": 4, "lengths": [3], "rare": True, "seed": 3},
-            "known-facts": {"count": 2, "lengths": [2]},
-            "known-long": {"count": 2, "lengths": [3]},
+            "known-facts": {"count": 2, "lengths": [2], "seed": 5},
+            "known-long": {"count": 2, "lengths": [3], "seed": 6},
         },
         "validation": {"count": 5, "lengths": [2], "seed": 4},
     },
