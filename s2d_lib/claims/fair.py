@@ -70,7 +70,12 @@ def check_together(bundle: Bundle, checkpoints: Sequence[str]) -> None:
     first = checkpoints[0]
     for checkpoint in checkpoints:
         check_seeds(bundle, first, checkpoint)
-        if _sampled(bundle, first) != _sampled(bundle, checkpoint):
+        (evaluation, sampling, model), (other, others, others_model) = (
+            _sampled(bundle, c) for c in (first, checkpoint)
+        )
+        if model != others_model:  # a limit counts tokens of one vocabulary
+            sampling, others = ({k: v for k, v in one.items() if k != "max_new_tokens"} for one in (sampling, others))
+        if (evaluation, sampling) != (other, others):
             _refuse(f"{first!r} and {checkpoint!r} were evaluated with different sampling")
         check_settings(bundle, checkpoint)
         for seed in seeds_of(bundle, checkpoint):
@@ -88,10 +93,11 @@ def _check_lineage(bundle: Bundle, checkpoint: str, seed: int) -> None:
                 )
 
 
-def _sampled(bundle: Bundle, checkpoint: str) -> tuple[dict, dict]:
-    """How a run was sampled for evaluation, without the temperatures that only base models have beside it."""
+def _sampled(bundle: Bundle, checkpoint: str) -> tuple[dict, dict, dict]:
+    """How a run was evaluated, without the temperatures that only base models have beside it, and sampled, and its model."""
     resolved = bundle.records[checkpoint, seeds_of(bundle, checkpoint)[0]]["resolved"]
-    return {key: value for key, value in resolved["evaluation"].items() if key != "untrained"}, resolved["sampling"]
+    evaluation = {key: value for key, value in resolved["evaluation"].items() if key != "untrained"}
+    return evaluation, resolved["sampling"], resolved["model"]
 
 
 def check_settings(bundle: Bundle, checkpoint: str) -> None:

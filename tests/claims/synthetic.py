@@ -27,6 +27,7 @@ def record(seed: int, parents: dict[str, str] | None = None, labels=(), gradings
         "seed": seed,
         "stage": facts.get("stage", "sparse_rl"),
         "role": facts.get("role", "student"),
+        "model": {"model": facts.get("role", "student")},
         "labels": facts.get("pool"),
         "params": {"learning_rate": facts.get("rate", 1e-3)},
         "evaluation": {"samples": SAMPLES},

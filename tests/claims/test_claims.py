@@ -117,6 +117,22 @@ def test_runs_of_different_parameters_under_one_name_are_refused(claims, study, 
         evaluate(claims.model_copy(update={"claims": {"C1": claims.claims["C1"]}}), study, results)
 
 
+def test_models_of_two_vocabularies_may_have_two_limits(results):
+    """A limit counts tokens, and so says something of one vocabulary only."""
+    bundle, sides = results["Qwen3"].bundle, ("bridge", "student.grpo")
+    for seed in range(3):
+        bundle.records["bridge", seed]["resolved"]["sampling"] = {"temperature": 1.0, "max_new_tokens": 56}
+    with pytest.raises(StudyError, match="evaluated with different sampling"):
+        check_together(bundle, sides)
+    for seed in range(3):
+        bundle.records["bridge", seed]["resolved"]["model"] = {"model": "of words spelt by characters"}
+    check_together(bundle, sides)
+    for seed in range(3):
+        bundle.records["bridge", seed]["resolved"]["sampling"] = {"temperature": 0.5, "max_new_tokens": 56}
+    with pytest.raises(StudyError, match="evaluated with different sampling"):
+        check_together(bundle, sides)
+
+
 def test_what_was_sampled_differently_or_has_other_ancestors_is_refused(claims, study, results):
     records = results["Qwen3"].bundle.records
     records["bridge", 0]["resolved"]["evaluation"] = {"samples": 4}
