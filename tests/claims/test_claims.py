@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from s2d_lib.claims import Claims, Estimate, Results, claim_verdict, evaluate
-from s2d_lib.claims.fair import ONLY, Measured, _check_lineage
+from s2d_lib.claims.fair import ONLY, Measured, _check_lineage, check_together
 from s2d_lib.claims.schema import Condition
 from s2d_lib.errors import StudyError
 from tests.claims.conftest import ACCURACIES, RUNS
