@@ -11,7 +11,9 @@ from tests.conftest import ROOT
 RESULTS = {name: ROOT / "figures" / name / "results" for name in profile_names(ROOT)}
 
 
-@pytest.mark.parametrize("profile", [name for name, folder in RESULTS.items() if (folder / "records.json").is_file()])
+@pytest.mark.parametrize(
+    "profile", [name for name, folder in RESULTS.items() if (folder / "records.json.gz").is_file()]
+)
 def test_the_committed_runs_resolve_as_they_did(profile):
     records = read_bundle(RESULTS[profile]).records
     assert records

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.colors import TwoSlopeNorm
+import seaborn as sns
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
@@ -348,26 +348,28 @@ def heat_map(
         dial, reach = rows.columns[0], 30.0
         xs, ys = list(rows["warmup"].unique()), list(rows[dial].unique())
         grid = 100 * rows.pivot(index=dial, columns="warmup", values="difference").loc[ys, xs].to_numpy()
-        look = {"cmap": "PuOr_r", "norm": TwoSlopeNorm(0.0, -reach, reach), "aspect": "auto", "origin": "lower"}
-        axes.imshow(np.clip(grid, -reach, reach), **look)
+        look = {"cmap": "PuOr_r", "vmin": -reach, "vmax": reach, "cbar": False, "xticklabels": xs, "yticklabels": ys}
+        sns.heatmap(grid, ax=axes, **look)  # cell (y, x) reaches from (y, x) to (y + 1, x + 1)
+        axes.invert_yaxis()
         ahead = np.digitize(grid, [-1.0, 1.0])  # lines part what is a point ahead; closer ones would follow noise
         for y, x in np.argwhere(ahead[1:] != ahead[:-1]):
-            axes.plot([x - 0.5, x + 0.5], [y + 0.5, y + 0.5], color=BLACK, linewidth=1.4)
+            axes.plot([x, x + 1], [y + 1, y + 1], color=BLACK, linewidth=1.4)
         for y, x in np.argwhere(ahead[:, 1:] != ahead[:, :-1]):
-            axes.plot([x + 0.5, x + 0.5], [y - 0.5, y + 0.5], color=BLACK, linewidth=1.4)
+            axes.plot([x + 1, x + 1], [y, y + 1], color=BLACK, linewidth=1.4)
         for row in rows.to_dict("records"):
             x, y = xs.index(row["warmup"]), ys.index(row[dial])
             value, low, high = (100 * row[column] for column in ends("difference"))
             clear = low > 0 or high < 0
             color = "#8A8A8A" if not clear else "white" if abs(value) > 0.65 * reach else BLACK
             look = {"ha": "center", "va": "center", "color": color, "fontweight": "bold" if clear else "normal"}
-            axes.annotate(f"{value:+.0f}", (x, y), **look).set_url(cell_page(part, row["cell"]))
+            axes.annotate(f"{round(value):+d}" if round(value) else "0", (x + 0.5, y + 0.5), **look).set_url(
+                cell_page(part, row["cell"])
+            )
             if low <= printed <= high:
-                axes.plot(x + 0.33, y + 0.27, "*", color=BLACK, markersize=6)
+                axes.plot(x + 0.83, y + 0.77, "*", color=BLACK, markersize=6)
         if marked.get(part) in ys:
-            axes.plot(xs.index("1/2"), ys.index(marked[part]), "o", markersize=22, mfc="none", color=BLACK)
-        axes.set_xticks(range(len(xs)), xs)
-        axes.set_yticks(range(len(ys)), ys)
+            axes.plot(xs.index("1/2") + 0.5, ys.index(marked[part]) + 0.5, "o", markersize=22, mfc="none", color=BLACK)
+        axes.tick_params(axis="y", labelrotation=0)
         axes.set(xlabel="share of warmup (1: forward KL only)", ylabel=words[part])
         axes.grid(visible=False)
     note = (

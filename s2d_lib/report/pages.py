@@ -56,8 +56,8 @@ def page_text(bundle: Bundle, profile: str, checkpoint: str, seeds: list[int], c
         "made from too.",
         f"Made by `s2d run --profile {named} --checkpoint {checkpoint} --seed {seeds[0]}`, after the runs it is made from; "
         f"`make study PROFILE={profile}` makes all.",
-        f'Recorded in [results/records.json](../results/records.json) under `"{checkpoint}@<seed>"`; every evaluated problem '
-        "is in results/evaluation.csv.gz, every optimiser step in results/curves.csv.gz.",
+        f'Recorded in [results/records.json.gz](../results/records.json.gz) under `"{checkpoint}@<seed>"`; every evaluated '
+        "problem is in results/evaluation.csv.gz, every optimiser step in results/curves.csv.gz.",
         _samples(bundle, checkpoint),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"

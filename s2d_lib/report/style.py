@@ -4,6 +4,7 @@ Every notebook calls `use_style()` once and saves with `save_figure`, so that a 
 the same file. Colours are those of Okabe and Ito (2008, https://jfly.uni-koeln.de/color/), grey and two more.
 """
 
+import io
 import os
 import textwrap
 from collections.abc import Collection, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
+from PIL import Image
 
 from s2d_lib.errors import StudyError
 
@@ -32,7 +34,11 @@ FORMATS = {
 ASKED = "S2D_FORMATS"  # environment variable, of `make figures FORMATS=png,svg,pdf,tex,html`
 
 _RC = {
-    "font.family": "DejaVu Sans",  # shipped with matplotlib, so the same on every machine
+    "font.family": "sans-serif",
+    "font.sans-serif": [
+        "DejaVu Sans",
+        "Verdana",
+    ],  # shipped with matplotlib, the same on every machine; as wide, in browsers
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -53,12 +59,12 @@ _RC = {
     "figure.constrained_layout.use": True,
     "figure.figsize": (6.5, 4.0),  # inches: a text column
     "figure.dpi": 110,
-    "savefig.dpi": 200,
+    "savefig.dpi": 150,
     "savefig.bbox": None,  # the page keeps the size asked for
     "savefig.facecolor": "white",
     "image.cmap": "cividis",  # perceptually uniform, colour-blind safe
     "pdf.fonttype": 42,  # embed TrueType: text stays text in the PDF
-    "svg.fonttype": "path",  # glyphs as outlines: looks the same without the font
+    "svg.fonttype": "none",  # text stays text: half the size of outlines, and can be searched
     "svg.hashsalt": "s2d",  # ids in the SVG are derived from this instead of a random number
 }
 
@@ -84,14 +90,22 @@ def asked_formats(known: Collection[str], asked: Sequence[str] | None = None) ->
 def save_figure(fig: "Figure", directory: str | Path, name: str, formats: Sequence[str] | None = None) -> list[Path]:
     """Write `directory/name.<format>` in the formats that are asked for (`asked_formats`), and return the paths.
 
-    The same figure is written as the same bytes. The layout is computed once and then kept, so save a complete figure.
+    The same figure is written as the same bytes, PNG in a palette of 256 colours, SVG only where something in it is a link. The
+    layout is computed once and then kept, so save a complete figure.
     """
-    paths = [Path(directory) / f"{name}.{suffix}" for suffix in asked_formats(FORMATS, formats)]
+    asked = asked_formats(FORMATS, formats)
+    if not any(artist.get_url() for artist in fig.findobj()):
+        asked = [suffix for suffix in asked if suffix != "svg"]
+    paths = [Path(directory) / f"{name}.{suffix}" for suffix in asked]
     Path(directory).mkdir(parents=True, exist_ok=True)
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
     for path in paths:
-        fig.savefig(path, metadata=FORMATS[path.suffix[1:]])
+        if path.suffix != ".png":
+            fig.savefig(path, metadata=FORMATS[path.suffix[1:]])
+            continue
+        fig.savefig(drawn := io.BytesIO(), metadata=FORMATS["png"])
+        Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     return paths
 
 

@@ -1,14 +1,15 @@
 """The compact results that a study commits, what every table and figure is drawn from; and what its routes cost.
 
 `figures/<profile>/results/` of a study holds evaluation.csv.gz (every problem's samples, graded), curves.csv.gz (metrics of
-every optimiser step), validation.csv.gz (accuracies and divergences while training), records.json (parameters, label use,
+every optimiser step), validation.csv.gz (accuracies and divergences while training), records.json.gz (parameters, label use,
 tokens, versions of every run), samples.csv (some completions as text) and constant.csv (what always the same answer scores).
 """
 
 import csv
+import gzip
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from s2d_lib.errors import StudyError
-from s2d_lib.runs import FinishedRun, write_json
+from s2d_lib.runs import FinishedRun
 from s2d_lib.study.settings import MAIN, Evaluation
 
 TEXTS = ["set", "problem", "level", "decoding", "correct", "prompt", "answer", "completion"]
@@ -123,6 +124,13 @@ def write_samples(table: pd.DataFrame, path: Path) -> None:
     table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 
+def write_records(records: Mapping[str, dict], path: Path) -> None:
+    """Write records by `<checkpoint>@<seed>`, so that the file is there whole or not at all."""
+    beside = path.with_name(f".{path.name}")
+    beside.write_bytes(gzip.compress(json.dumps(records, indent=1, sort_keys=True).encode(), mtime=0))
+    beside.replace(path)
+
+
 def collect(runs: Sequence[FinishedRun], folder: Path) -> None:
     """Write the bundle of all runs of a profile into figures/<profile>/results."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +140,7 @@ def collect(runs: Sequence[FinishedRun], folder: Path) -> None:
     if not validation.empty:
         write_csv(validation, folder / "validation.csv.gz", digits=5)
     records = {f"{run.name}@{seed_of(run)}": {k: v for k, v in run.record.items() if k != "files"} for run in runs}
-    write_json(folder / "records.json", records)
+    write_records(records, folder / "records.json.gz")
     write_samples(kept_samples(runs), folder / "samples.csv")
     write_csv(constant_answers(runs), folder / "constant.csv")
 
@@ -191,8 +199,8 @@ def read_bundle(folder: Path) -> Bundle:
         evaluation = read_evaluation(folder / "evaluation.csv.gz", None)
         names = ["curves.csv.gz", *(name for name in younger if (folder / name).is_file())]
         tables = {name.split(".")[0]: read_table(folder / name) for name in names}
-        raw = json.loads((folder / "records.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        raw = json.loads(gzip.decompress((folder / "records.json.gz").read_bytes()))
+    except (OSError, EOFError, ValueError) as error:
         raise StudyError(f"no readable results in {folder} ({error}): make them with `make study`.") from None
     records = {(name.rsplit("@", 1)[0], int(name.rsplit("@", 1)[1])): record for name, record in raw.items()}
     if "decoding" in evaluation:  # called what it is instead of by the name that the profile gives it

@@ -1,6 +1,5 @@
 """Made-up results of a whole profile: every checkpoint of its tables with real resolved parameters and invented numbers."""
 
-import json
 import shutil
 import zlib
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from s2d_lib.results.bundle import GZIP, Bundle
+from s2d_lib.results.bundle import GZIP, Bundle, write_records
 from s2d_lib.study import all_nodes, load_profile, load_study, parents_of, resolve
 from s2d_lib.study.graph import table_in
 from tests.claims.synthetic import SAMPLES, graded
@@ -61,7 +60,7 @@ def write_bundle(bundle: Bundle, folder: Path) -> None:
     for name in ("evaluation", "curves", "validation"):
         getattr(bundle, name).to_csv(folder / f"{name}.csv.gz", index=False, float_format="%.6g", compression=GZIP)
     records = {f"{name}@{seed}": record for (name, seed), record in bundle.records.items()}
-    (folder / "records.json").write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")
+    write_records(records, folder / "records.json.gz")
 
 
 def project_with_results(folder: Path, bundle: Bundle, profile: str, tables=TABLES) -> Path:
