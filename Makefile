@@ -7,7 +7,7 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install gym study test test-vllm vllm-log figures bench base regime lint help
+.PHONY: install gym study test test-vllm figures bench base regime lint help
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,9 +55,6 @@ $(VLLM)/.installed: pyproject.toml
 
 test-vllm: $(VLLM)/.installed  ## vLLM for real, on the CPU, in .venv-vllm
 	$(VLLM)/python -m pytest -s tests/vllm
-
-vllm-log: $(VLLM)/.installed  ## vLLM beside transformers on the CPU, before and after a GRPO step
-	$(VLLM)/python -m pytest -s tests/vllm/test_real_engine.py
 
 FORMATS ?= png,svg
 figures: $(BIN)/.installed  ## redraw figures/ from the committed results, without training (FORMATS=png,svg,pdf,tex,html)
