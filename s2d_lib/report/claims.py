@@ -1,5 +1,6 @@
 """Claims for readers: what the papers say, what their tables support, what this study measured, and what that presupposes."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -328,7 +329,7 @@ def claims_figure(sheet: Sheet, title: str) -> Figure:
         keys += [(claim, ""), *dict.fromkeys(zip(own["claim"], own["label"], strict=True))]
     for (meant, unit), own in shown.groupby(["meant", "unit"], sort=False):
         stands = f"{' and '.join(filter(None, own['set'].unique())) or 'nothing'} for {meant}" if meant else unit
-        panels[stands] = marks = []
+        panels[stands.replace(" for ", "\nfor ")] = marks = []
         for row in own.to_dict("records"):
             place, made = keys.index((row["claim"], row["label"])), pd.notna(row["difference"])
             page = f"../{row['profile']}/{run_page(row['better'])}" if "profile" in row else None
@@ -361,5 +362,7 @@ def claims_figure(sheet: Sheet, title: str) -> Figure:
             f"(its tables: {row['its tables support']}; chance {row['chance to hold'] or 'unknown'}) {row['the paper']}"
         )
         place = {"transform": first.get_yaxis_transform(), "va": "center", "fontsize": 7.5}
-        first.text(0.01, keys.index((claim, "")), said, **place).set_in_layout(False)
+        first.text(
+            0.01, keys.index((claim, "")), textwrap.shorten(said, 150, placeholder=" ..."), **place
+        ).set_in_layout(False)
     return figure

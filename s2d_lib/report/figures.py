@@ -89,7 +89,9 @@ def forest(
             axes.annotate(mark.text, (mark.mean, mark.place), **at)
         if not limits:
             axes.axvline(0, color=BLACK, linewidth=0.8)
-        axes.set(title=head, xlabel=xlabel, xlim=limits, ylim=(len(labels) - 0.4, -0.6))
+        axes.set(title=head, xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
+        if limits:  # else as wide as what all panels hold
+            axes.set_xlim(limits)
         axes.grid(axis="y", visible=False)
     grid[0][0].set_yticks(range(len(labels)), labels)
     looks = {word: {"color": m.color, "marker": m.marker, "mfc": m.face or m.color} for word, m in (key or {}).items()}
@@ -184,11 +186,12 @@ def differences_figure(sheets: Sheet | Mapping[str, Sheet], title: str = "") -> 
             rows = rows.assign(checkpoint=rows["first"], route=[contrast_label(*pair, " minus ") for pair in pairs])
         sets = [column.removesuffix(" difference") for column in rows if column.endswith(" difference")]
         rows = rows.dropna(subset=[f"{name} difference" for name in sets], how="all")
-        labels = labels or list(rows["route"])
+        labels += [route for route in rows["route"] if route not in labels]
         for name in sets:
             panels[f"{profile}: {name}" if profile else name] = marks = []
-            for place, row in enumerate(rows.to_dict("records")):
-                values, page = [100 * row[c] for c in ends(f"{name} difference")], start + run_page(row["checkpoint"])
+            for row in rows.to_dict("records"):
+                values, place = [100 * row[c] for c in ends(f"{name} difference")], labels.index(row["route"])
+                page = start + run_page(row["checkpoint"])
                 marks.append(Mark(place, *values, *route_look(row["checkpoint"]), page=page, text=f"{values[0]:+.1f}"))
                 marks.append(PAPER._replace(place=place, mean=row.get(f"{name} published", np.nan)))
     printed = any(mark.mean == mark.mean for marks in panels.values() for mark in marks if mark.face)

@@ -104,7 +104,7 @@ def differences_sheet(published: Published, study: Study, claims: Claims) -> She
         for kind, correlation in (("unpaired", 0.0), ("paired", CORRELATION)):
             found = [honest_difference(better, than, rho, correlation) for rho in (RHO, *RHO_RANGE)]
             row |= columns(kind, Estimate(*((one.high - one.mean) / DECIDED for one in found)))
-        row |= vars(settle(better, than, margin))
+        row |= settle(better, than, margin)._asdict()
         rows.append(row | {"problems, paired": settle(better, than, margin, correlation=CORRELATION).problems})
     numbers = pd.DataFrame(rows)
     tables = {

@@ -56,13 +56,13 @@ def test_the_recorded_runs_sampled_as_many_sequences_as_planned_and_about_as_man
     records = read_bundle(root / "figures" / "micro-full" / "results").records
     lengths, ratios = assumed_lengths(load_profile("micro-full")), []
     for (name, _), record in records.items():
-        if not record.get("sampled", {}).get("sequences") or name.startswith("split_teacher"):  # it spells words by characters
+        if not record.get("sampled", {}).get("sequences") or name.startswith("split_teacher"):  # which spells words
             continue
         planned = counts(Resolved.model_validate(record["resolved"])).sequences
         assert planned == record["sampled"]["sequences"]
         ratios.append(record["sampled"]["tokens"] / planned / lengths.completion)
     assert len(ratios) > 50
-    # Raw teachers and their students, which guess, are shorter; everything that has learned to work a problem out is as long as that takes.
+    # Raw teachers and their students guess, which is shorter; what has learned to work a problem out is as long as that takes.
     assert pd.Series(ratios).between(0.45, 1.1).all()
     assert pd.Series(ratios).median() == pytest.approx(1, abs=0.05)
 

@@ -131,7 +131,7 @@ def test_routes_lead_to_their_runs_and_to_those_of_another_profile(claims, outco
 
 def test_the_dashboard_shows_every_comparison_with_its_verdicts_marker(sheet, comparisons, tmp_path):
     figure = report.claims_figure(sheet, "Claims")
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["micro-math for MATH", "micro-aime for AIME 2024"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["micro-math\nfor MATH", "micro-aime\nfor AIME 2024"]
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert len(labels) == len(comparisons.drop_duplicates(["claim", "better", "than"])) + comparisons["claim"].nunique()
     assert [label for label in labels if ": " in label][:2] == ["C1: holds", "C2: contradicted"]

@@ -44,7 +44,7 @@ def test_the_command_prints_and_writes_the_plan_with_how_sure_it_is(capsys, foun
     printed = capsys.readouterr().out
     assert "one a100-80gb at a utilisation of 0.3" in printed
     folder = tmp_path / "figures" / "qwen3-single-gpu"
-    assert {path.name for path in folder.iterdir()} == {"plan.csv", "plan.md", "plan.tex"}
+    assert {path.name for path in folder.iterdir()} == {"plan.csv", "plan.md"}
     for sentence in uncertainty(plan("qwen3-single-gpu", "a100-80gb", 0.3)):
         assert f"\n- {sentence}\n" in printed
         assert f"- {sentence}\n" in (folder / "plan.md").read_text()

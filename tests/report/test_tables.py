@@ -20,7 +20,8 @@ NAN = float("nan")
 
 def record(parents=None, **facts):
     """A record as far as tables read it."""
-    resolved = {"parents": parents or {}, "stage": "x", "evaluation": {"samples": 2}, "sampling": {}, "params": {}}
+    resolved = {"parents": parents or {}, "stage": "x", "evaluation": {"samples": 2}, "sampling": {}}
+    resolved |= {"params": {}, "model": {"model": "m"}}
     return {"resolved": resolved, **facts}
 
 
