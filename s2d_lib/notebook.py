@@ -15,7 +15,7 @@ from s2d_lib.runs import Run, open_run
 from s2d_lib.stages import inputs as stage_inputs
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.study import origins
-from s2d_lib.study.load import did_you_mean
+from s2d_lib.study.strict import did_you_mean
 
 PARAMETERS = ("profile", "checkpoint", "seed", "overrides")
 INJECTED = "# Parameters\n"  # what papermill begins its cell with

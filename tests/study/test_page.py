@@ -119,7 +119,7 @@ def test_a_cycle_among_what_a_table_needs_is_named(whole):
     study["checkpoints"]["teacher.sft"]["from"] = "teacher.rl"
     path.write_text(yaml.safe_dump(study))
     with pytest.raises(
-        StudyError, match=r"study.yaml: teacher.rl needs teacher.sft needs teacher.rl, which is a cycle\."
+        StudyError, match=r"study.yaml: teacher.sft needs teacher.rl needs teacher.sft, which is a cycle\."
     ):
         needed("micro")
 
