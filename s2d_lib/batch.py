@@ -13,7 +13,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from s2d_lib.errors import StudyError
-from s2d_lib.runs import DRIVER, Run, find_run, lock, process, publish, read_finished, refuse_another_writer
+from s2d_lib.runs import DRIVER, find_run, open_run, process
 from s2d_lib.study import STAGES, load_profile, project_root, resolve
 from s2d_lib.warm_kernels import kernel_name
 
@@ -62,32 +62,23 @@ def run_checkpoint(profile: str, checkpoint: str, seed: int, overrides: dict | N
         StudyError: Bad parameters, missing parents, or whatever the notebook found wrong.
     """
     resolved = resolve(profile, checkpoint, seed, overrides)
-    if find_run(resolved):  # which another user may have made, where this one may not even lock
+    # What is finished another user may have made, where this one may not even lock.
+    if find_run(resolved) or (run := open_run(profile, checkpoint, seed, overrides)).finished:
         return f"{checkpoint}, seed {seed}: finished before"
-    run = Run(resolved)
-    run.final.parent.mkdir(parents=True, exist_ok=True)
-    with lock(run.final):
-        if find_run(resolved):
-            return f"{checkpoint}, seed {seed}: finished before"
-        executed = run.final.with_name(f".{checkpoint}.ipynb")
-        os.environ[DRIVER] = process()
-        try:
-            execute(
-                project_root() / "notebooks" / STAGES[resolved.stage].notebook,
-                executed,
-                {"profile": profile, "checkpoint": checkpoint, "seed": seed, "overrides": overrides or {}},
-            )
-        finally:
-            del os.environ[DRIVER]
-        if not run.path("record.json").is_file():
-            raise StudyError(f"the notebook of {checkpoint!r} ended without a record; see {executed}.")
-        strip_machine(executed)
-        shutil.move(executed, run.path("notebook.ipynb"))
-        refuse_another_writer(run.folder)
-        publish(run.folder, run.final)
-        found = read_finished(run.final, verify=False)
+    parameters = {"profile": profile, "checkpoint": checkpoint, "seed": seed, "overrides": overrides or {}}
+    executed = run.final.with_name(f".{checkpoint}.ipynb")
+    os.environ[DRIVER] = process()
+    try:
+        execute(project_root() / "notebooks" / STAGES[resolved.stage].notebook, executed, parameters)
+    finally:
+        del os.environ[DRIVER]
+    if not run.path("record.json").is_file():
+        raise StudyError(f"the notebook of {checkpoint!r} ended without a record; see {executed}.")
+    strip_machine(executed)
+    shutil.move(executed, run.path("notebook.ipynb"))
+    run.publish()
     changed = f" with {json.dumps(overrides)}" if overrides else ""
-    return f"{checkpoint}, seed {seed}{changed}: {headline(found.record)}"
+    return f"{checkpoint}, seed {seed}{changed}: {headline(run.finished.record)}"
 
 
 def headline(record: dict) -> str:

@@ -147,7 +147,7 @@ def test_a_parent_that_is_made_again_the_same_makes_nothing_stale(runs):
 
 def test_a_parent_with_another_content_makes_all_below_it_stale_and_their_markers_go(runs):
     made = chain()
-    jobs = {run.resolved.hash: Job(run.resolved, tuple(run.resolved.parent_hashes.values())) for run in made}
+    jobs = {run.resolved.hash: Job(run.resolved) for run in made}
     keep_markers(jobs)
     assert all(job.done for job in jobs.values())
     remake(made[0], "y")
@@ -162,7 +162,7 @@ def test_a_parent_with_another_content_makes_all_below_it_stale_and_their_marker
 
 def test_markers_tell_snakemake_what_has_changed(runs):
     made = chain()
-    jobs = {run.resolved.hash: Job(run.resolved, tuple(run.resolved.parent_hashes.values())) for run in made}
+    jobs = {run.resolved.hash: Job(run.resolved) for run in made}
     keep_markers(jobs)
     state = lambda: [(p.read_bytes(), p.stat().st_mtime_ns) for p in (project_root() / j.marker for j in jobs.values())]  # noqa: E731
     before = state()
@@ -208,7 +208,7 @@ def test_the_command_of_a_run_is_quoted_for_a_shell(runs, monkeypatch, capsys):
     resolved = resolve("micro", "student", 0).model_copy(update={"overrides": overrides})
     asked = []
     monkeypatch.setattr("s2d_lib.batch.run_checkpoint", lambda *words: asked.append(words))
-    for command in (command_for(resolved), "s2d " + Job(resolved, ()).command):
+    for command in (command_for(resolved), "s2d " + Job(resolved).command):
         s2d, *words = shlex.split(command)
         assert (s2d, cli.main(words)) == ("s2d", 0)
     assert asked == [("micro", "student", 0, overrides)] * 2

@@ -27,8 +27,10 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("long" * 30)
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(tempfile, "tempdir", str(folder))
-        stack.enter_context(warm_kernels())
+        environment = stack.enter_context(warm_kernels())
         patch.undo()
+        for name in (ADDRESS, "JUPYTER_PATH"):
+            patch.setenv(name, environment[name])
         for _ in range(600):
             if kernel_name("cold") == KERNEL:
                 break

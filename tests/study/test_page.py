@@ -69,7 +69,7 @@ def test_a_profile_with_all_roles_can_make_every_table_without_a_cycle(whole):
     assert set(order) >= ROUTES
     resolved = {name: resolve("micro", name, 0) for name in order}
     assert len({r.hash for r in resolved.values()}) == len(order)
-    assert len({Job(r, ()).rule for r in resolved.values()}) == len(order)
+    assert len({Job(r).rule for r in resolved.values()}) == len(order)
 
 
 def test_routes_share_their_ancestors():
