@@ -43,11 +43,11 @@ def runs_root() -> Path:
     return project_root() / Path(os.environ.get("S2D_RUNS") or "runs").expanduser()
 
 
-def seed_folder(resolved: Resolved) -> Path:
-    """Folder of a profile's seed. A run with overrides has a folder of its own, so that it never replaces the study's:
+def _place(resolved: Resolved, overridden: bool) -> Path:
+    """Where a finished run lies. One with overrides has a folder of its own, so that it never replaces the study's:
     `<profile>@<hash of the run>`, the same whichever overrides lead to it."""
-    label = f"{resolved.profile}@{resolved.hash[:12]}" if resolved.overrides else resolved.profile
-    return runs_root() / label / f"seed-{resolved.seed}"
+    label = f"{resolved.profile}@{resolved.hash[:12]}" if overridden else resolved.profile
+    return runs_root() / label / f"seed-{resolved.seed}" / resolved.checkpoint
 
 
 def read_json(path: Path) -> dict:
@@ -132,12 +132,9 @@ def find_run(resolved: Resolved, verify: bool = True) -> FinishedRun | None:
 
 def _made(resolved: Resolved) -> FinishedRun | None:
     """The run with these parameters, whatever it was made from; its files are not compared."""
-    plain = resolved.model_copy(update={"overrides": {}})
-    for folder in dict.fromkeys(seed_folder(r) / r.checkpoint for r in (resolved, plain)):
-        found = read_finished(folder, verify=False)
-        if found and found.record["hash"] == resolved.hash:
-            return found
-    return None
+    places = [_place(resolved, overridden) for overridden in dict.fromkeys((bool(resolved.overrides), False))]
+    found = (read_finished(place, verify=False) for place in places)
+    return next((run for run in found if run and run.record["hash"] == resolved.hash), None)
 
 
 def _outdated(resolved: Resolved, run: FinishedRun) -> bool:
@@ -184,7 +181,7 @@ class Run:
     @property
     def final(self) -> Path:
         """Where the finished run will be."""
-        return seed_folder(self.resolved) / self.resolved.checkpoint
+        return _place(self.resolved, bool(self.resolved.overrides))
 
     @property
     def folder(self) -> Path:
@@ -202,20 +199,17 @@ class Run:
             StudyError: When it is missing, made with other parameters or from others than those that are there, broken, or
                 made again since this run began; the sentence says how to make it.
         """
-        resolved = self.resolved
-        parent = resolve(resolved.profile, resolved.parents[kind], resolved.seed, resolved.overrides)
-        found = find_run(parent, self.verify)
-        if found is None:
+        own = self.resolved
+        parent = resolve(own.profile, own.parents[kind], own.seed, own.overrides)
+        if (found := find_run(parent, self.verify)) is None:
             raise StudyError(
-                f"{resolved.checkpoint!r} needs the run {parent.checkpoint!r} (profile {resolved.profile}, seed "
-                f"{resolved.seed}), which {state(parent)}: make it with `{command_for(parent)}` or notebook "
-                f"{STAGES[parent.stage].notebook}."
+                f"{own.checkpoint!r} needs the run {parent.checkpoint!r} (profile {own.profile}, seed {own.seed}), which "
+                f"{state(parent)}: make it with `{command_for(parent)}` or notebook {STAGES[parent.stage].notebook}."
             )
         known = self.facts.setdefault("parent_contents", {})
         if not self.finished and known.setdefault(found.name, found.content) != found.content:
             raise StudyError(
-                f"the run {found.name!r} was made again after {resolved.checkpoint!r} had begun: run the notebook from its "
-                "first cell."
+                f"the run {found.name!r} was made again after {own.checkpoint!r} had begun: run the notebook from its first cell."
             )
         return found
 

@@ -112,18 +112,6 @@ def test_sparse_rl_that_goes_on_from_a_trained_checkpoint_has_stage_3s_own_setti
     assert rate("student.bridge.rl_teacher") != 1.0e-5
 
 
-def test_a_cycle_among_what_a_table_needs_is_named(whole):
-    path = whole / "params" / "study.yaml"
-    study = yaml.safe_load(path.read_text())
-    study["checkpoints"]["teacher.rl"]["from"] = "teacher.sft"
-    study["checkpoints"]["teacher.sft"]["from"] = "teacher.rl"
-    path.write_text(yaml.safe_dump(study))
-    with pytest.raises(
-        StudyError, match=r"study.yaml: teacher.sft needs teacher.rl needs teacher.sft, which is a cycle\."
-    ):
-        needed("micro")
-
-
 def test_a_row_without_a_model_is_left_out_of_a_table_and_a_table_without_rows_is_refused(whole):
     path = whole / "params" / "micro.yaml"
     profile = yaml.safe_load(path.read_text())
