@@ -28,8 +28,7 @@ class Checkpoint(Strict):
     overrides: dict[str, object] = Field(default_factory=dict)  # of the stage's hyperparameters
     about: str = ""
 
-    def refusals(self):
-        """What does not fit its stage."""
+    def _refusals(self):
         stage, own = STAGES[self.stage], {"role": self.role, "from": self.from_, "teacher": self.teacher}
         given = {name for name, value in (own | {"labels": self.labels}).items() if value}
         needs, found = (", ".join(sorted(names)) or "nothing" for names in (stage.needs, given))
@@ -47,8 +46,7 @@ class Table(Strict):
     rows: list[str]
     reference: str | None = None  # the row that the others' differences are taken against
 
-    def refusals(self):
-        """A reference that is no row."""
+    def _refusals(self):
         yield self.reference not in (None, *self.rows), f"reference {self.reference!r} is not one of the rows"
 
 

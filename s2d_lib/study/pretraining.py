@@ -18,8 +18,7 @@ class CorpusMix(Strict):
     right: NonNegativeFloat  # worked, correct
     reprompted: NonNegativeFloat = 0.0  # right, after a prompt that carries a given solution
 
-    def refusals(self):
-        """Something is written."""
+    def _refusals(self):
         yield not sum(self.model_dump().values()), "a corpus of no documents: give one of the shares"
 
     @property
@@ -94,8 +93,7 @@ class Pretraining(Strict):
         """What a model reads."""
         return self.pretrained(name).mix or self.corpus.mix
 
-    def refusals(self):
-        """Every model can be made."""
+    def _refusals(self):
         earlier: set[str] = set()
         for name, spec in self.models.items():
             if isinstance(spec, MicroModel):

@@ -63,8 +63,7 @@ class ToolCallWorld(World):
     arguments: Two
     values: Two
 
-    def refusals(self):
-        """Every tool has a verb."""
+    def _refusals(self):
         few = f"{self.verbs} verbs can't ask for {self.tools} tools: raise `verbs` or lower `tools`"
         yield self.verbs < self.tools, few
 
@@ -124,8 +123,7 @@ class BenchmarkSet(CompetitionSet):
         """The name by which its file is known."""
         return f"{self.dataset}-{self.part}" if self.in_splits else self.dataset
 
-    def refusals(self):
-        """A split is named."""
+    def _refusals(self):
         several = f"{self.dataset} is published in splits: name one, `part: train` or `part: test`"
         yield self.in_splits and self.part == "all", several
 
@@ -137,8 +135,7 @@ class GymSet(Strict):
     size: PositiveInt
     seed: NonNegativeInt
 
-    def refusals(self):
-        """Size and seed are the set's."""
+    def _refusals(self):
         for task, key in product(self.tasks, ("size", "seed")):
             yield key in self.tasks[task], f"`{key}` of task {task!r} belongs to the whole set: move it out of the task"
 
@@ -161,8 +158,7 @@ class ProblemSource(Strict):
     labels: PositiveInt | None = unless(None)
     prompts: PositiveInt | None = unless(None)
 
-    def refusals(self):
-        """Halves are made, not declared."""
+    def _refusals(self):
         for name in HALVES:
             taken = f"the pool name {name} is kept for a half of `full`, which needs no entry: rename it"
             yield name in self.pools, taken

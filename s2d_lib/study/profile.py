@@ -60,8 +60,7 @@ class Rule(Strict):
         """What it sets of a stage."""
         return {key: value for key, value in self.set.items() if key not in BLOCKS}
 
-    def refusals(self):
-        """Hyperparameters of no stage, and blocks that are no mapping."""
+    def _refusals(self):
         nowhere = (
             f"a rule that sets {', '.join(sorted(self.hyperparameters))} must match a stage: name it under `match`"
         )
@@ -102,8 +101,7 @@ class Part(Strict):
         """What is tried of a route."""
         return list(_grid(self.routes[route]))
 
-    def refusals(self):
-        """Some routes tried more often than others."""
+    def _refusals(self):
         trained = {route: len(self.trials(route)) for route, tried in self.routes.items() if tried}
         more = f"routes must have the same number of trials in a cell, or none: {trained}"
         yield len(set(trained.values())) > 1, more
@@ -116,8 +114,7 @@ class Map(Strict):
     dials: dict[str, dict[str, dict[str, object]]]
     parts: dict[str, Part]
 
-    def refusals(self):
-        """Dials that are not declared."""
+    def _refusals(self):
         known = ", ".join(f"{dial}: {', '.join(values)}" for dial, values in self.dials.items())
         for name, part in self.parts.items():
             turned = [(dial, [value]) for dial, value in part.at.items()]
@@ -146,8 +143,7 @@ class Trials(Strict):
     learning_rates: list[float] = Field(min_length=1)
     warmups: list[float] = Field(default_factory=list)  # shares of a bridge's steps that are forward_kl's
 
-    def refusals(self):
-        """A bridge that is not split."""
+    def _refusals(self):
         split = (self.stage == "bridge") == bool(self.warmups) and all(0 < share < 1 for share in self.warmups)
         yield not split, "`warmups` are shares above 0 and under 1 of the steps of stage `bridge`: give both or neither"
 
@@ -235,8 +231,7 @@ class Profile(Strict):
             content |= rule.set.get(name, {})
         return BLOCKS[name].model_validate(content)
 
-    def refusals(self):
-        """What does not go together."""
+    def _refusals(self):
         for number, rule in enumerate(self.rules, 1):
             yield from self._refusals_of(rule, f"rule {number}")
         apart = "`validation` and `problems.validation` belong together: give both or neither"

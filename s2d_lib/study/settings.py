@@ -23,8 +23,7 @@ class RoleModel(Strict):
     # Jinja text in place of the tokenizer's own template; it may let every answer begin with words that are given.
     chat_template: str | None = unless(None)
 
-    def refusals(self):
-        """Options that nothing reads."""
+    def _refusals(self):
         neither = "a role is played by a `model` or by a file of `traces`: give one of them"
         yield (self.model is None) == (self.traces is None), neither
         more = self.traces is not None and self.model_dump(exclude_defaults=True).keys() != {"traces"}
@@ -51,8 +50,7 @@ class Sampling(Strict):
             return content | {"vllm": {}}
         return content
 
-    def refusals(self):
-        """A block that nothing reads."""
+    def _refusals(self):
         unread = "the block `vllm` is read where `engine: vllm` is set: set it, or leave the block out"
         yield self.vllm is not None and self.engine != "vllm", unread
 
@@ -83,8 +81,7 @@ class Decoding(Strict):
         greedy = isinstance(content, dict) and content.get("temperature") == 0
         return {"samples": 1} | content if greedy else content
 
-    def refusals(self):
-        """Greedy decoding reads nothing else."""
+    def _refusals(self):
         more = self.samples > 1 or self.top_p < 1 or self.top_k
         yield self.temperature == 0 and more, "temperature 0 has one answer: leave out samples, top_p and top_k"
 
@@ -114,9 +111,8 @@ class Evaluation(Decoding):
         said = {name: {"samples": content["samples"]} | one for name, one in sampled.items()}
         return content | {"also": also | said}
 
-    def refusals(self):
-        """Two of a name."""
-        yield from super().refusals()
+    def _refusals(self):
+        yield from super()._refusals()
         yield MAIN in self.also, f"`{MAIN}` is the evaluation's own decoding: name the one under `also` otherwise"
         known = {one.words for one in (self, *self.also.values())}
         for t in self.untrained:
@@ -175,8 +171,7 @@ class Hardware(Strict):
     # a training in several processes. They compute one after the other: more of them are memory, not speed.
     sampling_gpus: PositiveInt = unless(1)
 
-    def refusals(self):
-        """Sharing with nobody."""
+    def _refusals(self):
         alone = self.accelerate and (self.processes == 1 or self.device == "cpu")
         yield alone, "`accelerate` says how several processes on GPUs share a model: raise `processes`, or leave it out"
         cpu = self.sampling_gpus > 1 and self.device == "cpu"
@@ -196,8 +191,7 @@ class Lora(Strict):
     # merged: a normal checkpoint. adapter: only the adapters, a small file over the checkpoint that training began with.
     save: Literal["merged", "adapter"] = "merged"
 
-    def refusals(self):
-        """Layers that can't learn."""
+    def _refusals(self):
         none = "no layer has an adapter, so nothing would be trained: name some, or all-linear"
         yield not self.target_modules, none
         shared = "losses read the head's weights themselves, and it may share them with the embeddings"

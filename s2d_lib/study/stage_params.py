@@ -31,8 +31,7 @@ class Training(Strict):
     max_prompt_tokens: PositiveInt | None = unless(None)
     lora: Lora | None = unless(None)  # null: all weights are trained
 
-    def refusals(self):
-        """Parts that don't fill the whole."""
+    def _refusals(self):
         if hasattr(self, "group_size"):
             yield self.batch % self.group_size, f"group_size {self.group_size} does not divide batch {self.batch}"
         yield self.batch % self.micro_batch, f"micro_batch {self.micro_batch} does not divide batch {self.batch}"
@@ -67,11 +66,10 @@ class GroupRelative(Training):
     importance_cap: PositiveFloat | None = unless(None)
     mask_truncated: bool = True  # rollouts cut off by the length limit carry no gradient
 
-    def refusals(self):
-        """Nobody to compare with, or nowhere to resume."""
+    def _refusals(self):
         alone = "a group needs 2 rollouts or more, or there is nobody to compare a rollout with"
         yield self.group_size < 2, f"{alone}, given {self.group_size}"
-        yield from super().refusals()
+        yield from super()._refusals()
         between = f"steps_per_sampling {self.steps_per_sampling} does not divide save_steps {self.save_steps}"
         between += ": a killed run can only resume where rollouts are sampled"
         yield self.save_steps % self.steps_per_sampling, between
@@ -109,9 +107,8 @@ class Distillation(Training):
     # What the teacher says of stored rollouts: computed in every epoch, or once and kept.
     teacher_targets: Literal["recompute", "hidden_states"] = "recompute"
 
-    def refusals(self):
-        """Options that nothing reads, and estimators of what there is not."""
-        yield from super().refusals()
+    def _refusals(self):
+        yield from super()._refusals()
         stored, by = self.states == "teacher", self.estimator
         yield (by == "topk_tail") != (self.top_k is not None), "`top_k` belongs to estimator topk_tail, and to no other"
         prompts = "`group_size` is of the student's own rollouts: stored ones say how many a prompt has"
@@ -193,9 +190,8 @@ class SelfDistillation(GroupRelative):
             found["length_window"] = "a run without length_floor"
         return found
 
-    def refusals(self):
-        """Options that nothing reads, and reprompts that don't show what they are for."""
-        yield from super().refusals()
+    def _refusals(self):
+        yield from super()._refusals()
         for name, why in self.unread(dict(self)).items():
             yield name in self.model_fields_set, f"`{name}` is not read by {why}: leave it out"
         for template, shown in ((self.reprompt, "solution"), (self.feedback_reprompt, "feedback")):

@@ -18,13 +18,13 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    def refusals(self) -> Iterator[tuple[Any, str]]:
+    def _refusals(self) -> Iterator[tuple[Any, str]]:
         """What parameters can't say together: whether they do, and the sentence for it. The first that holds is raised."""
         yield from ()
 
     @model_validator(mode="after")
     def _refuse(self):
-        for wrong, sentence in self.refusals():
+        for wrong, sentence in self._refusals():
             if wrong:
                 raise ValueError(sentence)
         return self

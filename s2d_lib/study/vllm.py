@@ -38,8 +38,7 @@ class Vllm(Strict):
         said = isinstance(content, dict)
         return {name: value for name, value in content.items() if value is not None} if said else content
 
-    def refusals(self):
-        """Options that nothing reads, and a server without a place or a use."""
+    def _refusals(self):
         served = self.mode == "server"
         for name in OF_SERVER:
             yield name in self.model_fields_set and not served, f"`{name}` belongs to mode server, and to no other"
