@@ -19,7 +19,7 @@ from tests.conftest import HEADLINE, ROOT, TINY
 pytestmark = pytest.mark.slow
 
 RUNS = "its runs"  # S2D_RUNS, from the project
-FILES = ("headline.csv", "headline.md", "headline.tex")
+FILES = ("headline.csv", "headline.md")
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_figures_are_redrawn_from_the_compact_results_alone(project, study):
     finally:
         (project / "elsewhere").rename(project / RUNS)
     assert {p.name: p.read_bytes() for p in folder.glob("headline.*")} == drawn
-    assert set(drawn) == {f"headline.{suffix}" for suffix in ("csv", "md", "tex", "png", "pdf", "svg")}
+    assert set(drawn) == {f"headline.{suffix}" for suffix in ("csv", "md", "png", "svg")}
 
 
 def test_a_study_under_way_is_collected_by_whole_seeds(project, study):

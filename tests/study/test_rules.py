@@ -55,6 +55,13 @@ def test_only_the_runs_that_are_refined_have_another_hash():
         assert (resolve("micro", name, 0).hash == resolve("micro", name, 0, changed).hash) == same
 
 
+def test_sparse_rl_that_goes_on_from_a_trained_checkpoint_can_have_settings_of_its_own():
+    over = rule({"learning_rate": 1.0e-5}, stage="sparse_rl", goes_on=True)
+    rate = lambda name: resolve("micro", name, 0, over).params["learning_rate"]  # noqa: E731
+    assert rate("student.bridge.rl_teacher_1H.grpo_2H") == rate("student.bridge.rl_teacher.grpo") == 1.0e-5
+    assert all(rate(name) != 1.0e-5 for name in ("student.grpo", "student.grpo_2H", "student.bridge.rl_teacher"))
+
+
 def test_it_is_said_where_every_hyperparameter_comes_from():
     said = origins(resolve("micro", "teacher.rl_1H", 0, {"stages": {"sparse_rl": {"learning_rate": 1e-4}}}))
     teacher = "rule 1 (stage sparse_rl, role ['teacher', 'large_teacher', 'split_teacher'])"
