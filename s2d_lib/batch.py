@@ -13,12 +13,14 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from s2d_lib.errors import StudyError
-from s2d_lib.runs import DRIVER, Run, find_run, lock, process, publish, read_finished, refuse_another_writer
+from s2d_lib.runs import DRIVER, find_run, open_run, process
 from s2d_lib.study import STAGES, load_profile, project_root, resolve
 from s2d_lib.warm_kernels import kernel_name
 
 KERNEL = "python3"
 READING = "**Reading.**"
+# Notebooks that need no results of a study
+FREE = ("00_the_principle", "01_the_loss", "10_base_models", "60_planner", "80_published_tables")
 # What no two executions print alike: objects' addresses, and the names that pandas gives styled tables
 MACHINES = re.compile(r"( object)? at 0x[0-9a-f]+|\bT_[0-9a-f]{5}(?=[_\W])")
 # While a kernel imports, Python's garbage collector, at its usual 700 new objects, looks again and again at what is there
@@ -62,32 +64,23 @@ def run_checkpoint(profile: str, checkpoint: str, seed: int, overrides: dict | N
         StudyError: Bad parameters, missing parents, or whatever the notebook found wrong.
     """
     resolved = resolve(profile, checkpoint, seed, overrides)
-    if find_run(resolved):  # which another user may have made, where this one may not even lock
+    # What is finished another user may have made, where this one may not even lock.
+    if find_run(resolved) or (run := open_run(profile, checkpoint, seed, overrides)).finished:
         return f"{checkpoint}, seed {seed}: finished before"
-    run = Run(resolved)
-    run.final.parent.mkdir(parents=True, exist_ok=True)
-    with lock(run.final):
-        if find_run(resolved):
-            return f"{checkpoint}, seed {seed}: finished before"
-        executed = run.final.with_name(f".{checkpoint}.ipynb")
-        os.environ[DRIVER] = process()
-        try:
-            execute(
-                project_root() / "notebooks" / STAGES[resolved.stage].notebook,
-                executed,
-                {"profile": profile, "checkpoint": checkpoint, "seed": seed, "overrides": overrides or {}},
-            )
-        finally:
-            del os.environ[DRIVER]
-        if not run.path("record.json").is_file():
-            raise StudyError(f"the notebook of {checkpoint!r} ended without a record; see {executed}.")
-        strip_machine(executed)
-        shutil.move(executed, run.path("notebook.ipynb"))
-        refuse_another_writer(run.folder)
-        publish(run.folder, run.final)
-        found = read_finished(run.final, verify=False)
+    parameters = {"profile": profile, "checkpoint": checkpoint, "seed": seed, "overrides": overrides or {}}
+    executed = run.final.with_name(f".{checkpoint}.ipynb")
+    os.environ[DRIVER] = process()
+    try:
+        execute(project_root() / "notebooks" / STAGES[resolved.stage].notebook, executed, parameters)
+    finally:
+        del os.environ[DRIVER]
+    if not run.path("record.json").is_file():
+        raise StudyError(f"the notebook of {checkpoint!r} ended without a record; see {executed}.")
+    strip_machine(executed)
+    shutil.move(executed, run.path("notebook.ipynb"))
+    run.publish()
     changed = f" with {json.dumps(overrides)}" if overrides else ""
-    return f"{checkpoint}, seed {seed}{changed}: {headline(found.record)}"
+    return f"{checkpoint}, seed {seed}{changed}: {headline(run.finished.record)}"
 
 
 def headline(record: dict) -> str:
@@ -114,98 +107,14 @@ def strip_machine(path: Path, injected: bool = True) -> None:
 
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
-        if not cell.metadata.get("tags"):
-            cell.metadata.pop("tags", None)
+        for name in ("papermill", "execution", *([] if cell.metadata.get("tags") else ["tags"])):
+            cell.metadata.pop(name, None)
         if cell.get("outputs"):
             cell.outputs = json.loads(MACHINES.sub(plain, json.dumps(cell.outputs, ensure_ascii=False)))
     beside = path.with_name(f"{path.name}.stripped")
     text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
     beside.write_text(text + "\n", encoding="utf-8")
     beside.replace(path)
-
-
-def draw(profile: str | None = None) -> list[str]:
-    """Redraw tables and figures from committed results by running the analysis notebooks.
-
-    Args:
-        profile: Only this profile's; without one, those of every profile with results, and the notebooks that need no
-            results of a study (the principle, the loss, the base models, the planner, the published tables).
-
-    Returns:
-        One line a notebook.
-
-    Raises:
-        StudyError: When there are no results to draw.
-    """
-    root = project_root()
-    folders = [root / "figures" / profile] if profile else sorted(p.parent for p in root.glob("figures/*/results"))
-    if not folders or not all((folder / "results").is_dir() for folder in folders):
-        raise StudyError(f"there are no results in figures/{profile or ''}: make them with `make study`.")
-    done = [line for folder in folders for line in _draw_results(root, folder)]
-    done += _draw_courses(root, profile)
-    if profile is None:
-        done += [
-            _in_place(root / "notebooks" / f"{name}.ipynb", {})
-            for name in ("00_the_principle", "01_the_loss", "10_base_models", "60_planner", "80_published_tables")
-        ]
-    return done
-
-
-def _draw_results(root: Path, folder: Path) -> Iterator[str]:
-    """Run every analysis notebook that a profile has results for; a table that none of them writes gets the generic one."""
-    if chart := load_profile(folder.name).map:
-        for name in ("02_the_map", *(["03_temperature"] if "opening" in chart.parts else [])):
-            path, parameters = root / "notebooks" / f"{name}.ipynb", {"profile": folder.name}
-            in_place = folder.name == "map"  # with whose results the notebooks are committed
-            yield _in_place(path, parameters) if in_place else _copy(path, folder / path.name, parameters)
-        return
-    # Here, since every job of the graph imports this module too, and these bring pandas and matplotlib.
-    from s2d_lib.claims import load_claims
-    from s2d_lib.report.looks import analyses_of, load_report
-    from s2d_lib.report.pages import write_run_pages
-    from s2d_lib.report.study_table import open_results
-    from s2d_lib.report.tables import PAGES
-
-    name, results = folder.name, open_results(folder.name, root)
-    pages = write_run_pages(results.bundle, name, folder)
-    yield f"figures/{name}/{PAGES}/: {len(pages)} pages"
-    if unfinished := [table for table in load_profile(name).tables if table not in results.profile.tables]:
-        yield f"figures/{name}: not all runs of {', '.join(unfinished)} are there yet"
-    analyses, tables = analyses_of(name, results.profile, load_claims())
-    for notebook, analysis in analyses.items():
-        path = root / "notebooks" / f"{notebook}.ipynb"
-        if name == analysis.committed:
-            yield _in_place(path, {"profile": name})
-        else:
-            yield _copy(path, folder / path.name, {"profile": name})
-    for table in tables:
-        path = root / "notebooks" / f"{load_report(root).generic}.ipynb"
-        yield _copy(path, folder / f"{table}.ipynb", {"profile": name, "table": table})
-
-
-def _draw_courses(root: Path, profile: str | None) -> Iterator[str]:
-    """Run the notebook over every group of benchmarks whose results are all there; of one profile, over its groups."""
-    from s2d_lib.claims import load_claims
-    from s2d_lib.report.courses import complete
-    from s2d_lib.report.looks import load_report
-
-    path = root / "notebooks" / f"{load_report(root).courses}.ipynb"
-    for place, (group, spec) in enumerate(load_claims(root).courses.items()):
-        if complete(spec, root) and (profile is None or profile in spec.profiles):
-            folder = root / "figures" / group
-            yield _copy(path, folder / path.name, {"group": group}) if place else _in_place(path, {"group": group})
-            yield _copy(path, folder / f"{path.stem}_seconds.ipynb", {"group": group, "seconds": True})
-
-
-def _copy(notebook: Path, executed: Path, parameters: dict) -> str:
-    """Run a notebook into figures/<profile>, without what its text says of the results that it is committed with."""
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    execute(notebook, executed, parameters)
-    drop_readings(executed)
-    strip_machine(executed)
-    return f"figures/{executed.parent.name}/{executed.name}"
 
 
 def drop_readings(path: Path) -> None:
@@ -215,13 +124,84 @@ def drop_readings(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
-def _in_place(notebook: Path, parameters: dict) -> str:
-    """Run a notebook whose outputs are committed, so that it can be read on the web, and replace it whole."""
-    executed = notebook.with_name(f".{notebook.name}")
+def draw(profile: str | None = None) -> Iterator[str]:
+    """Redraw tables and figures from committed results by running the analysis notebooks.
+
+    Args:
+        profile: Only this profile's; without one, those of every profile with results, and the notebooks that need no
+            results of a study (the principle, the loss, the base models, the planner, the published tables).
+
+    Yields:
+        One line a notebook.
+
+    Raises:
+        StudyError: When there are no results to draw.
+    """
+    root = project_root()
+    folders = [root / "figures" / profile] if profile else sorted(p.parent for p in root.glob("figures/*/results"))
+    if not folders or not all((folder / "results").is_dir() for folder in folders):
+        raise StudyError(f"there are no results in figures/{profile or ''}: make them with `make study`.")
+    for folder in folders:
+        yield from _draw_map(folder.name) if load_profile(folder.name).map else _draw_tables(folder.name)
+    yield from _draw_courses(profile)
+    for name in FREE if profile is None else ():
+        yield _drawn(name)
+
+
+def _draw_map(profile: str) -> Iterator[str]:
+    for name in ("02_the_map", *(["03_temperature"] if "opening" in load_profile(profile).map.parts else [])):
+        yield _drawn(name, "" if profile == "map" else f"{profile}/{name}", profile=profile)
+
+
+def _draw_tables(profile: str) -> Iterator[str]:
+    """Run every analysis notebook that a profile has results for; a table that none of them writes gets the generic one."""
+    # Here, since every job of the graph imports this module too, and these bring pandas and matplotlib.
+    from s2d_lib.claims import load_claims
+    from s2d_lib.report.looks import analyses_of, load_report
+    from s2d_lib.report.pages import write_run_pages
+    from s2d_lib.report.study_table import open_results
+    from s2d_lib.report.tables import PAGES
+
+    root = project_root()
+    results = open_results(profile, root)
+    pages = write_run_pages(results.bundle, profile, root / "figures" / profile)
+    yield f"figures/{profile}/{PAGES}/: {len(pages)} pages"
+    if unfinished := [table for table in load_profile(profile).tables if table not in results.profile.tables]:
+        yield f"figures/{profile}: not all runs of {', '.join(unfinished)} are there yet"
+    analyses, tables = analyses_of(profile, results.profile, load_claims())
+    for name, analysis in analyses.items():
+        yield _drawn(name, "" if profile == analysis.committed else f"{profile}/{name}", profile=profile)
+    for table in tables:
+        yield _drawn(load_report(root).generic, f"{profile}/{table}", profile=profile, table=table)
+
+
+def _draw_courses(profile: str | None) -> Iterator[str]:
+    """Run the notebook over every group of benchmarks whose results are all there; of one profile, over its groups."""
+    from s2d_lib.claims import load_claims
+    from s2d_lib.report.courses import complete
+    from s2d_lib.report.looks import load_report
+
+    root = project_root()
+    name = load_report(root).courses
+    for place, (group, spec) in enumerate(load_claims(root).courses.items()):
+        if complete(spec, root) and (profile is None or profile in spec.profiles):
+            yield _drawn(name, f"{group}/{name}" if place else "", group=group)
+            yield _drawn(name, f"{group}/{name}_seconds", group=group, seconds=True)
+
+
+def _drawn(name: str, to: str = "", **parameters: object) -> str:
+    """Run a notebook where its outputs are committed, so that it can be read on the web, and replace it whole; or into a place
+    in figures/, without what its text says of the results that it is committed with."""
+    notebook = project_root() / "notebooks" / f"{name}.ipynb"
+    executed = project_root() / "figures" / f"{to}.ipynb" if to else notebook.with_name(f".{notebook.name}")
+    executed.parent.mkdir(parents=True, exist_ok=True)
     execute(notebook, executed, parameters)
-    strip_machine(executed, injected=False)
-    executed.replace(notebook)
-    return f"notebooks/{notebook.name}"
+    if to:
+        drop_readings(executed)
+    strip_machine(executed, injected=bool(to))
+    if not to:
+        executed.replace(notebook)
+    return f"figures/{to}.ipynb" if to else f"notebooks/{notebook.name}"
 
 
 def make_bases(profile: str) -> None:
@@ -230,11 +210,7 @@ def make_bases(profile: str) -> None:
     Raises:
         StudyError: When the profile has nothing to pretrain.
     """
-    settings = load_profile(profile)
-    if settings.pretraining is None:
+    if load_profile(profile).pretraining is None:
         raise StudyError(f"profile {profile!r} has no `pretraining` block: its base models are published checkpoints.")
-    notebook, parameters = project_root() / "notebooks" / "10_base_models.ipynb", {"profile": profile, "remake": True}
-    if profile == "micro":  # whose outputs the notebook is committed with
-        _in_place(notebook, parameters)
-    else:
-        _copy(notebook, project_root() / "figures" / profile / notebook.name, parameters)
+    committed = profile == "micro"  # with whose outputs the notebook is committed
+    _drawn("10_base_models", "" if committed else f"{profile}/10_base_models", profile=profile, remake=True)

@@ -1,6 +1,7 @@
 """Evaluation: avg@k with its standard error over problems, pass@k, length and cut-off share, per problem."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -20,26 +21,16 @@ COLUMNS = ["set", "problem", "level", "correct", "tokens", "cut_off", "formed"]
 
 def per_problem(name: str, problems: Sequence[Problem], rollouts: Sequence[Rollout], grading: str) -> pd.DataFrame:
     """Grade the rollouts of one set: one row a problem, every sample's grade kept."""
-    answers = {p.id: p.answer for p in problems}
-    grades = grade_many([r.text for r in rollouts], [answers[r.problem] for r in rollouts], mode=grading)
-    table = pd.DataFrame(
-        {
-            "problem": [r.problem for r in rollouts],
-            "correct": ["1" if g.correct else "0" for g in grades],
-            "tokens": [len(r.ids) for r in rollouts],
-            "cut_off": [not r.finished for r in rollouts],
-            "formed": [g.formed for g in grades],
-        }
-    )
-    rows = (
-        table.groupby("problem", sort=False)
-        .agg({"correct": "".join, "tokens": "mean", "cut_off": "mean", "formed": "mean"})
-        .reset_index()
-    )
-    levels = {p.id: p.level for p in problems}
-    rows.insert(0, "set", name)
-    rows.insert(2, "level", rows["problem"].map(levels))
-    return rows[COLUMNS]
+    asked = {p.id: p for p in problems}
+    grades = grade_many([r.text for r in rollouts], [asked[r.problem].answer for r in rollouts], mode=grading)
+    rows = [
+        (r.problem, "1" if g.correct else "0", len(r.ids), not r.finished, g.formed)
+        for r, g in zip(rollouts, grades, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["problem", "correct", "tokens", "cut_off", "formed"])
+    how = {"correct": "".join, "tokens": "mean", "cut_off": "mean", "formed": "mean"}
+    table = table.groupby("problem", sort=False).agg(how).reset_index()
+    return table.assign(set=name, level=[asked[one].level for one in table["problem"]])[COLUMNS]
 
 
 def evaluate(run: Run, inputs: Inputs) -> pd.DataFrame:
@@ -60,40 +51,28 @@ def evaluate(run: Run, inputs: Inputs) -> pd.DataFrame:
 
 
 def _evaluate(run: Run, inputs: Inputs, path: Path) -> None:
-    resolved, sets = run.resolved, inputs.problems.evaluations
+    resolved, sets, sampled = run.resolved, inputs.problems.evaluations, {}
     inputs.drop_training()
     with sampler(run, inputs.policy, "evaluation", [p for problems in sets.values() for p in problems]) as sample:
-        sampled = {
-            (label, name): sample(
-                problems,
+        for (label, decoding), name in product(resolved.evaluation.decodings.items(), sets):
+            sampled[label, name] = sample(
+                sets[name],
                 samples=decoding.samples,
                 sampling=resolved.sampling,
                 decoding=decoding,
                 seed=run_seed(run, f"evaluation {name}" if label == MAIN else f"evaluation {name} {label}"),
                 about=f"evaluating on {name}" if label == MAIN else f"evaluating on {name}, {label}",
             )
-            for label, decoding in resolved.evaluation.decodings.items()
-            for name, problems in sets.items()
-        }
     parts, texts = [], []
     for (label, name), rollouts in sampled.items():
         part = per_problem(name, sets[name], rollouts, inputs.problems.grading)
-        if label == MAIN:
-            texts.append(_first_samples(name, sets[name], rollouts, part))
         parts.append(part.assign(decoding=label) if len(resolved.evaluation.decodings) > 1 else part)
+        if label == MAIN:
+            asked = pd.DataFrame(
+                [(p.id, p.prompt, p.answer) for p in sets[name]], columns=["problem", "prompt", "answer"]
+            )
+            first = {r.problem: r.text for r in rollouts if r.sample == 0}
+            said = {"completion": asked["problem"].map(first), "correct": part["correct"].str[0] == "1"}
+            texts.append(asked.assign(**said, set=name)[["set", *asked, *said]])
     write_samples(pd.concat(texts), run.path("samples.csv"))
     write_csv(pd.concat(parts), path)
-
-
-def _first_samples(name: str, problems: Sequence[Problem], rollouts: Sequence[Rollout], part: pd.DataFrame):
-    first = {r.problem: r for r in rollouts if r.sample == 0}
-    return pd.DataFrame(
-        {
-            "set": name,
-            "problem": [p.id for p in problems],
-            "prompt": [p.prompt for p in problems],
-            "answer": [p.answer for p in problems],
-            "completion": [first[p.id].text for p in problems],
-            "correct": [bits[0] == "1" for bits in part["correct"]],
-        }
-    )

@@ -10,7 +10,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.models.policy import load_policy, save_policy
 from s2d_lib.report.pages import model_card
 from s2d_lib.results.bundle import Bundle, read_evaluation
-from s2d_lib.runs import FinishedRun, Run, command_for, find_run, seed_folder
+from s2d_lib.runs import FinishedRun, Run, command_for, find_run, state
 from s2d_lib.stages.weights import weights_of
 from s2d_lib.study import Resolved, resolve
 from s2d_lib.study.settings import Hardware
@@ -41,10 +41,8 @@ def export(profile: str, checkpoint: str, seed: int, to: Path) -> Path:
         )
     found = find_run(resolved)
     if found is None:
-        state = _state(resolved)
-        raise StudyError(
-            f"the run {checkpoint!r} (profile {profile}, seed {seed}) {state}: `{command_for(resolved)}` makes it."
-        )
+        what = f"the run {checkpoint!r} (profile {profile}, seed {seed}) {state(resolved)}"
+        raise StudyError(f"{what}: `{command_for(resolved)}` makes it.")
     run = Run(resolved, found)
     card, weights = model_card(_bundle(run), profile, checkpoint, seed), weights_of(run)
     beside = to.with_name(f".{to.name}.{os.getpid()}")
@@ -57,13 +55,6 @@ def export(profile: str, checkpoint: str, seed: int, to: Path) -> Path:
     (beside / "README.md").write_text(card, encoding="utf-8")
     beside.rename(to)
     return to
-
-
-def _state(resolved: Resolved) -> str:
-    """What there is of a run that is not finished with these parameters."""
-    if (seed_folder(resolved) / resolved.checkpoint).exists():
-        return "was made with other parameters"
-    return "is not finished" if Run(resolved).folder.exists() else "does not exist yet"
 
 
 def _bundle(run: Run) -> Bundle:

@@ -15,7 +15,7 @@ from s2d_lib.runs import Run, open_run
 from s2d_lib.stages import inputs as stage_inputs
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.study import origins
-from s2d_lib.study.load import did_you_mean
+from s2d_lib.study.strict import did_you_mean
 
 PARAMETERS = ("profile", "checkpoint", "seed", "overrides")
 INJECTED = "# Parameters\n"  # what papermill begins its cell with
@@ -78,18 +78,23 @@ def resolved_table(run: Run) -> pd.DataFrame:
     """The resolved stage as a table: where it starts, who teaches, on which labels, with which hyperparameters, and where each of
     these comes from."""
     resolved = run.resolved
-    rows = {
-        "checkpoint": f"{resolved.checkpoint} (profile {resolved.profile}, seed {resolved.seed})",
-        "stage": resolved.stage,
-        "model": f"{resolved.model.model} as {resolved.role}",
-        **resolved.parents,
-        **({"label pool": resolved.labels} if resolved.labels else {}),
-        "evaluation": ", ".join(resolved.problems.evaluations),
-        **{name: value for name, value in resolved.params.items() if value is not None},
-        "hash": resolved.hash[:12],
-    }
-    table = pd.DataFrame({"value": {name: str(value) for name, value in rows.items()}})
+    table = _table(
+        {
+            "checkpoint": f"{resolved.checkpoint} (profile {resolved.profile}, seed {resolved.seed})",
+            "stage": resolved.stage,
+            "model": f"{resolved.model.model} as {resolved.role}",
+            **resolved.parents,
+            "label pool": resolved.labels,
+            "evaluation": ", ".join(resolved.problems.evaluations),
+            **resolved.params,
+            "hash": resolved.hash[:12],
+        }
+    )
     return table.assign(**{"from": pd.Series(origins(resolved), dtype=object)}).fillna("")
+
+
+def _table(rows: dict) -> pd.DataFrame:
+    return pd.DataFrame({"value": {name: str(value) for name, value in rows.items() if value is not None}})
 
 
 def finish(run: Run, inputs: Inputs | None = None) -> pd.DataFrame:
@@ -105,18 +110,20 @@ def finish(run: Run, inputs: Inputs | None = None) -> pd.DataFrame:
     if inputs is not None and not run.finished:
         run.remember(evaluation=evaluate(run, inputs).to_dict("records"), problems=inputs.problems.report)
     record = run.finish()
-    rows = {
-        "optimiser steps": record.get("optimizer_steps"),
-        "labeled problems used": len(record["label_use"]["problems"]) if "label_use" in record else None,
-        "gradings": record.get("label_use", {}).get("gradings"),
-        "sequences sampled": record.get("sampled", {}).get("sequences"),
-        "tokens sampled": record.get("sampled", {}).get("tokens"),
-        "tokens trained on": record.get("trained_tokens"),
-        "seconds": record["seconds"],
-        "peak memory, MiB": record["peak_memory_mb"]["cpu"],
-        "git": record["environment"]["git"],
-    }
-    return pd.DataFrame({"value": {name: str(value) for name, value in rows.items() if value is not None}})
+    used, sampled = record.get("label_use", {}), record.get("sampled", {})
+    return _table(
+        {
+            "optimiser steps": record.get("optimizer_steps"),
+            "labeled problems used": len(used["problems"]) if used else None,
+            "gradings": used.get("gradings"),
+            "sequences sampled": sampled.get("sequences"),
+            "tokens sampled": sampled.get("tokens"),
+            "tokens trained on": record.get("trained_tokens"),
+            "seconds": record["seconds"],
+            "peak memory, MiB": record["peak_memory_mb"]["cpu"],
+            "git": record["environment"]["git"],
+        }
+    )
 
 
 __all__ = ["evaluate", "finish", "prepare", "start"]

@@ -1,16 +1,15 @@
 """What Snakemake needs to know: the jobs of a profile, and which of them are already done."""
 
 import os
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 from s2d_lib.errors import StudyError
-from s2d_lib.runs import Run, find_run, runs_root, words_for
+from s2d_lib.runs import Run, command_for, find_run, runs_root
 from s2d_lib.study import Point, Resolved, load_profile, needed, points, project_root, resolve
-from s2d_lib.study.profile import settings_text
+from s2d_lib.study.profile import Regime, settings_text
 from s2d_lib.study.stage_params import METHODS
 
 
@@ -19,8 +18,12 @@ class Job:
     """One run as a job of the graph."""
 
     resolved: Resolved
-    parents: tuple[str, ...]  # hashes of the runs it reads
     elsewhere: bool = False  # of another profile than the graph's
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Hashes of the runs it reads."""
+        return tuple(self.resolved.parent_hashes.values())
 
     @property
     def rule(self) -> str:
@@ -31,7 +34,7 @@ class Job:
     @property
     def command(self) -> str:
         """The command for a shell, after `python -m s2d_lib.cli`."""
-        return shlex.join(words_for(self.resolved))
+        return command_for(self.resolved).removeprefix("s2d ")
 
     @property
     def record(self) -> Path:
@@ -59,16 +62,8 @@ def blocks(profile: str) -> list[dict[str, Job]]:
     Raises:
         StudyError: Bad parameters, or a broken run folder.
     """
-    found = []
-    for seed in load_profile(profile).seeds:
-        found.append({})
-        for checkpoint in needed(profile):
-            _add(resolve(profile, checkpoint, seed), found[-1])
-    for _, placed in placed_on_map(profile):
-        found.append({})
-        for resolved in placed.values():
-            _add(resolved, found[-1])
-    return found
+    tables = ([resolve(profile, name, seed) for name in needed(profile)] for seed in load_profile(profile).seeds)
+    return [_jobs(runs) for runs in (*tables, *(placed.values() for _, placed in placed_on_map(profile)))]
 
 
 def placed_on_map(profile: str) -> Iterator[tuple[int, dict[Point, Resolved]]]:
@@ -83,11 +78,7 @@ def placed_on_map(profile: str) -> Iterator[tuple[int, dict[Point, Resolved]]]:
 
 
 def jobs(profile: str) -> dict[str, Job]:
-    """All jobs of a profile by their hash, in the order of `blocks`.
-
-    Raises:
-        StudyError: Likewise.
-    """
+    """All jobs of a profile by their hash, in the order of `blocks`; errors likewise."""
     return {key: job for block in blocks(profile) for key, job in block.items()}
 
 
@@ -97,28 +88,25 @@ def regime_jobs(profile: str) -> dict[str, Job]:
     Raises:
         StudyError: Bad parameters, a broken run folder, or a profile without a regime.
     """
-    settings = load_profile(profile)
-    regime = settings.regime
-    if regime is None:
-        raise StudyError(f"profile {profile!r} has no `regime` block.")
-    found: dict[str, Job] = {}
-    for seed in regime.seeds:
-        for _, resolved in regime_runs(profile, seed):
-            _add(resolved, found)
+    found = _jobs(run for seed in _regime(profile).seeds for _, run in regime_runs(profile, seed))
     for trial in regime_trials(profile):
         _add(trial.resolved, found, elsewhere=trial.resolved.profile != profile)
+    return found
+
+
+def _regime(profile: str) -> Regime:
+    if (found := load_profile(profile).regime) is None:
+        raise StudyError(f"profile {profile!r} has no `regime` block.")
     return found
 
 
 def regime_runs(profile: str, seed: int) -> list[tuple[str, Resolved]]:
     """What a profile's regime check looks at on one seed: its checkpoints, and the parts of its map; with each the dials of its
     cell, empty for none."""
-    regime = load_profile(profile).regime
+    regime = _regime(profile)
     plain = [("", resolve(profile, checkpoint, seed)) for checkpoint in regime.checkpoints]
     placed = [point for point in points(profile) if point.part in regime.parts]
-    return plain + [
-        (settings_text(point.cell), resolve(profile, point.route, seed, point.overrides)) for point in placed
-    ]
+    return plain + [(settings_text(p.cell), resolve(profile, p.route, seed, p.overrides)) for p in placed]
 
 
 @dataclass(frozen=True)
@@ -139,36 +127,48 @@ def regime_trials(profile: str) -> list[Trial]:
     Raises:
         StudyError: Bad parameters.
     """
-    regime = load_profile(profile).regime
-    found = []
+    regime, found = _regime(profile), []
     for name, block in product([profile, *regime.also_on], regime.trials):
         plain = resolve(name, block.checkpoint, regime.seeds[0])
         for rate, steps, share in product(block.learning_rates, block.steps, block.warmups or [None]):
-            tried: dict[str, object] = {"learning_rate": rate, "steps": steps}
-            where: list[tuple[dict, dict]] = [({"stage": block.stage, "role": plain.role}, tried)]
+            tried = {"learning_rate": rate, "steps": steps}
             if block.stage == "stage_3":
-                where = [({"stage": "sparse_rl", "goes_on": True}, tried)]
+                rules = [({"stage": "sparse_rl", "goes_on": True}, tried)]
             elif block.stage in METHODS:
-                where = [({"stage": "self_distillation", "method": block.stage}, tried)]
+                rules = [({"stage": "self_distillation", "method": block.stage}, tried)]
             elif share:
                 parts = {"forward_kl": round(share * steps), "opd": steps - round(share * steps)}
-                where = [({"stage": stage, "role": plain.role}, tried | {"steps": own}) for stage, own in parts.items()]
-            place = {"rules": [{"match": match, "set": own} for match, own in where]}
-            resolved = resolve(name, block.checkpoint, regime.seeds[0], place)
-            found.append(Trial(block.stage, rate, steps, share, plain if plain.hash == resolved.hash else resolved))
+                rules = [({"stage": stage, "role": plain.role}, tried | {"steps": n}) for stage, n in parts.items()]
+            else:
+                rules = [({"stage": block.stage, "role": plain.role}, tried)]
+            over = {"rules": [{"match": match, "set": own} for match, own in rules]}
+            run = _plainest(resolve(name, block.checkpoint, regime.seeds[0], over))
+            found.append(Trial(block.stage, rate, steps, share, run))
+    return found
+
+
+def _plainest(resolved: Resolved) -> Resolved:
+    """The run itself, or its profile's plain one where its overrides don't touch that."""
+    plain = resolve(resolved.profile, resolved.checkpoint, resolved.seed) if resolved.overrides else resolved
+    return plain if plain.hash == resolved.hash else resolved
+
+
+def _jobs(runs: Iterable[Resolved]) -> dict[str, Job]:
+    found: dict[str, Job] = {}
+    for resolved in runs:
+        _add(resolved, found)
     return found
 
 
 def _add(resolved: Resolved, found: dict[str, Job], elsewhere: bool = False) -> None:
-    """Add a run and its ancestors; one that its overrides do not touch is the plain one."""
-    if resolved.overrides:
-        plain = resolve(resolved.profile, resolved.checkpoint, resolved.seed)
-        resolved = plain if plain.hash == resolved.hash else resolved
-    if resolved.hash not in found:
-        for name, parent in resolved.parent_hashes.items():
-            if parent not in found:
-                _add(resolve(resolved.profile, name, resolved.seed, resolved.overrides), found, elsewhere)
-        found[resolved.hash] = Job(resolved, tuple(resolved.parent_hashes.values()), elsewhere)
+    """Add a run and its ancestors."""
+    if resolved.hash in found:
+        return
+    resolved = _plainest(resolved)
+    for name, parent in resolved.parent_hashes.items():
+        if parent not in found:
+            _add(resolve(resolved.profile, name, resolved.seed, resolved.overrides), found, elsewhere)
+    found[resolved.hash] = Job(resolved, elsewhere)
 
 
 def keep_markers(jobs: dict[str, Job]) -> None:
@@ -188,7 +188,7 @@ def keep_markers(jobs: dict[str, Job]) -> None:
             marker.unlink(missing_ok=True)
             continue
         record = run.path("record.json")
-        made[key] = max(record.stat().st_mtime_ns, 0, *(made.get(parent, 0) for parent in job.parents))
+        made[key] = max(record.stat().st_mtime_ns, *(made.get(parent, 0) for parent in job.parents), 0)
         content = record.read_bytes()
         if not marker.exists() or marker.stat().st_mtime_ns < made[key] or marker.read_bytes() != content:
             marker.parent.mkdir(parents=True, exist_ok=True)

@@ -49,8 +49,11 @@ def git_revision() -> str | None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        ended = subprocess.run(["git", *words], cwd=here.parent, env=clean, capture_output=True, check=True)
-        return ended.stdout.decode().strip()
+        return (
+            subprocess.check_output(["git", *words], cwd=here.parent, env=clean, stderr=subprocess.DEVNULL)
+            .decode()
+            .strip()
+        )
 
     try:
         git("ls-files", "--error-unmatch", here.name)

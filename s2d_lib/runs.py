@@ -19,6 +19,7 @@ import platform
 import shlex
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,13 +30,11 @@ from s2d_lib.errors import StudyError
 from s2d_lib.provenance import environment, file_hash, peak_memory_mb
 from s2d_lib.study import STAGES, Resolved, lineage, project_root, resolve
 
-UNRECORDED = ("record.json", "notebook.ipynb", "facts.json")  # files of a run folder that its record does not hash
 READ, MODEL = "read", "the model"  # what a record says of content from outside the study, and of models in it
 LOGS = "logs"  # folder of an experiment tracker, unrecorded too: its viewer may write into it
 WRITER = ".writer"  # file of an unfinished folder: the process that writes there
-# Set by `s2d run`, which publishes the folder itself once the executed notebook lies in it too: that process, as `process`
-# names it
-DRIVER = "S2D_DRIVER"
+UNRECORDED = ("record.json", "notebook.ipynb", "facts.json", WRITER)  # files that a record does not hash
+DRIVER = "S2D_DRIVER"  # the `process` of an `s2d run`, which itself publishes the folder, the executed notebook in it
 
 
 def runs_root() -> Path:
@@ -44,11 +43,16 @@ def runs_root() -> Path:
     return project_root() / Path(os.environ.get("S2D_RUNS") or "runs").expanduser()
 
 
-def seed_folder(resolved: Resolved) -> Path:
-    """Folder of a profile's seed. A run with overrides has a folder of its own, so that it never replaces the study's:
+def _place(resolved: Resolved, overridden: bool) -> Path:
+    """Where a finished run lies. One with overrides has a folder of its own, so that it never replaces the study's:
     `<profile>@<hash of the run>`, the same whichever overrides lead to it."""
-    label = f"{resolved.profile}@{resolved.hash[:12]}" if resolved.overrides else resolved.profile
-    return runs_root() / label / f"seed-{resolved.seed}"
+    label = f"{resolved.profile}@{resolved.hash[:12]}" if overridden else resolved.profile
+    return runs_root() / label / f"seed-{resolved.seed}" / resolved.checkpoint
+
+
+def read_json(path: Path) -> dict:
+    """What `write_json` has written."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -76,8 +80,7 @@ class FinishedRun:
         was read (a base run has no other); not its evaluation, nor how long it took."""
         own = {n: h for n, h in self.record["files"].items() if n == "rollouts.parquet" or n.startswith("model/")}
         outside = {n: content for n, content in self.record.get(READ, {}).items() if n.startswith(MODEL)}
-        text = json.dumps([own, outside], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(json.dumps([own, outside], sort_keys=True).encode()).hexdigest()
 
     def path(self, name: str) -> Path:
         """Path of a file of the run."""
@@ -98,15 +101,14 @@ def read_finished(folder: Path, verify: bool = True) -> FinishedRun | None:
         return None
     remedy = f"delete {folder} and run it again"
     try:
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        record = read_json(folder / "record.json")
         files, _ = record["files"], record["hash"]
     except (OSError, ValueError, KeyError, TypeError):
         raise StudyError(f"the run folder {folder} has no readable record.json: {remedy}.") from None
     for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
+        if not (folder / name).is_file():
             raise StudyError(f"the run folder {folder} lacks its file {name}: {remedy}.")
-        if verify and file_hash(path) != expected:
+        if verify and file_hash(folder / name) != expected:
             raise StudyError(f"{name} in the run folder {folder} was changed after the run finished: {remedy}.")
     return FinishedRun(folder, record)
 
@@ -130,42 +132,40 @@ def find_run(resolved: Resolved, verify: bool = True) -> FinishedRun | None:
 
 def _made(resolved: Resolved) -> FinishedRun | None:
     """The run with these parameters, whatever it was made from; its files are not compared."""
-    plain = resolved.model_copy(update={"overrides": {}})
-    for folder in dict.fromkeys(seed_folder(r) / r.checkpoint for r in (resolved, plain)):
-        found = read_finished(folder, verify=False)
-        if found and found.record["hash"] == resolved.hash:
-            return found
-    return None
+    places = [_place(resolved, overridden) for overridden in dict.fromkeys((bool(resolved.overrides), False))]
+    found = (read_finished(place, verify=False) for place in places)
+    return next((run for run in found if run and run.record["hash"] == resolved.hash), None)
 
 
 def _outdated(resolved: Resolved, run: FinishedRun) -> bool:
     """Whether a finished run read others than those that are there. A parent that is not there says nothing, nor does a record
     that was written before records held contents."""
-    if not resolved.parents:
-        return False
-    above = lineage(resolved.profile, resolved.checkpoint, resolved.seed, resolved.overrides)
-
-    def outdated(own: Resolved, finished: FinishedRun) -> bool:
-        known = finished.record.get("parent_contents", {})
-        parents = {name: _made(above[name]) for name in own.parents.values()}
-        return any(
-            parent.content != known.get(name, parent.content) or outdated(above[name], parent)
-            for name, parent in parents.items()
-            if parent
-        )
-
-    return outdated(resolved, run)
+    known = run.record.get("parent_contents", {})
+    made = [(parent, found) for parent in _parents(resolved) if (found := _made(parent))]
+    return any(found.content != known.get(found.name, found.content) or _outdated(own, found) for own, found in made)
 
 
-def words_for(resolved: Resolved) -> list[str]:
-    """The words that make a run, after `s2d` or `python -m s2d_lib.cli`."""
-    words = ["run", "--profile", resolved.profile, "--seed", str(resolved.seed), "--checkpoint", resolved.checkpoint]
-    return [*words, *(["--overrides", json.dumps(resolved.overrides)] if resolved.overrides else [])]
+def _parents(resolved: Resolved) -> list[Resolved]:
+    """What a run reads."""
+    above = (
+        lineage(resolved.profile, resolved.checkpoint, resolved.seed, resolved.overrides) if resolved.parents else {}
+    )
+    return [above[name] for name in resolved.parents.values()]
+
+
+def state(resolved: Resolved) -> str:
+    """What there is of a run that `find_run` does not find."""
+    run = Run(resolved)
+    if run.final.exists():
+        return "was made from runs made again since" if _made(resolved) else "was made with other parameters"
+    return "is not finished" if run.folder.exists() else "does not exist yet"
 
 
 def command_for(resolved: Resolved) -> str:
     """The command that makes a run, for a shell."""
-    return shlex.join(["s2d", *words_for(resolved)])
+    own = {"profile": resolved.profile, "seed": str(resolved.seed), "checkpoint": resolved.checkpoint}
+    own |= {"overrides": json.dumps(resolved.overrides)} if resolved.overrides else {}
+    return shlex.join(["s2d", "run", *(word for name, value in own.items() for word in (f"--{name}", value))])
 
 
 @dataclass
@@ -181,7 +181,7 @@ class Run:
     @property
     def final(self) -> Path:
         """Where the finished run will be."""
-        return seed_folder(self.resolved) / self.resolved.checkpoint
+        return _place(self.resolved, bool(self.resolved.overrides))
 
     @property
     def folder(self) -> Path:
@@ -199,32 +199,24 @@ class Run:
             StudyError: When it is missing, made with other parameters or from others than those that are there, broken, or
                 made again since this run began; the sentence says how to make it.
         """
-        resolved = self.resolved
-        parent = resolve(resolved.profile, resolved.parents[kind], resolved.seed, resolved.overrides)
-        found = find_run(parent, self.verify)
-        if found is None:
-            what = "does not exist yet"
-            if (seed_folder(parent) / parent.checkpoint).exists():
-                what = (
-                    "was made with other parameters" if _made(parent) is None else "was made from runs made again since"
-                )
+        own = self.resolved
+        parent = resolve(own.profile, own.parents[kind], own.seed, own.overrides)
+        if (found := find_run(parent, self.verify)) is None:
             raise StudyError(
-                f"{resolved.checkpoint!r} needs the run {parent.checkpoint!r} (profile {resolved.profile}, seed "
-                f"{resolved.seed}), which {what}: make it with `{command_for(parent)}` or notebook "
-                f"{STAGES[parent.stage].notebook}."
+                f"{own.checkpoint!r} needs the run {parent.checkpoint!r} (profile {own.profile}, seed {own.seed}), which "
+                f"{state(parent)}: make it with `{command_for(parent)}` or notebook {STAGES[parent.stage].notebook}."
             )
         known = self.facts.setdefault("parent_contents", {})
         if not self.finished and known.setdefault(found.name, found.content) != found.content:
             raise StudyError(
-                f"the run {found.name!r} was made again after {resolved.checkpoint!r} had begun: run the notebook from its "
-                "first cell."
+                f"the run {found.name!r} was made again after {own.checkpoint!r} had begun: run the notebook from its first cell."
             )
         return found
 
     def reload(self) -> None:
         """Take over the facts that other processes have kept for the record; time counts from now on."""
         if self.path("facts.json").is_file():
-            self.facts = json.loads(self.path("facts.json").read_text(encoding="utf-8"))
+            self.facts = read_json(self.path("facts.json"))
         self._started = time.perf_counter()
 
     def remember(self, **facts: Any) -> None:
@@ -247,7 +239,7 @@ class Run:
             before[name] = round(before.get(name, 0.0) + seconds, 2)
 
     @contextlib.contextmanager
-    def phase(self, name: str):
+    def phase(self, name: str) -> Iterator[None]:
         """Count the time inside the block as a phase's."""
         began = time.perf_counter()
         try:
@@ -266,32 +258,46 @@ class Run:
         """
         if self.finished:
             return self.finished.record
-        refuse_another_writer(self.folder)
         shutil.rmtree(self.path("trainer"), ignore_errors=True)
         for leftover in self.folder.glob(".*"):  # what a killed save left behind
             if leftover.name != WRITER:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         # facts.json stays until the folder is published: a kill before that must not lose what the run has cost.
         self.remember()
-        logs = self.path(LOGS)
-        files = sorted(
-            p
-            for p in self.folder.rglob("*")
-            if p.is_file() and p.name not in (*UNRECORDED, WRITER) and not p.is_relative_to(logs)
-        )
+        files = [p for p in sorted(self.folder.rglob("*")) if p.is_file() and p.name not in UNRECORDED]
+        names = [str(p.relative_to(self.folder)) for p in files]
         record = {
             "hash": self.resolved.hash,
             "resolved": self.resolved.model_dump(mode="json"),
             "environment": environment(),
-            "files": {str(p.relative_to(self.folder)): file_hash(p) for p in files},
+            "files": {name: file_hash(self.path(name)) for name in names if not name.startswith(f"{LOGS}/")},
             **self.facts,
         }
         write_json(self.path("record.json"), record)
         if DRIVER not in os.environ:
-            publish(self.folder, self.final)
-            self.finished = FinishedRun(self.final, record)
-        release(self.final)
+            self.publish()
         return record
+
+    def publish(self) -> None:
+        """Move the run, whose record is written, to its final place, and give up its lock.
+
+        Raises:
+            StudyError: Another process, which a lock of its own machine let in, may have written into the folder too.
+        """
+        name = self.path(WRITER)
+        if not name.is_file() or name.read_text("utf-8") != writer():
+            # So that the other one publishes it no more than this one, and the next begins anew.
+            name.unlink(missing_ok=True)
+            raise StudyError(
+                f"another process, on a machine that this one's lock does not reach, has opened {self.folder} too: nothing is "
+                "published; run it again, once."
+            )
+        publish(self.folder, self.final)
+        for name in ("facts.json", WRITER):
+            (self.final / name).unlink(missing_ok=True)
+        self.finished = read_finished(self.final, verify=False)
+        if held := _HELD.pop(self.final, None):
+            held.close()
 
 
 @dataclass
@@ -314,8 +320,6 @@ def publish(unfinished: Path, final: Path) -> None:
     if final.exists():
         final.rename(stale)
     unfinished.rename(final)
-    for name in ("facts.json", WRITER):
-        (final / name).unlink(missing_ok=True)
     shutil.rmtree(stale, ignore_errors=True)
 
 
@@ -352,10 +356,10 @@ def open_run(
         print(f"{checkpoint} (profile {profile}, seed {seed}) is finished: showing {run.folder}.")
         return run
     run.final.parent.mkdir(parents=True, exist_ok=True)
-    if DRIVER not in os.environ:  # the driver holds the lock for its notebook
-        release(run.final)  # a notebook's cell that is run again must not wait for itself
-        _HELD[run.final] = contextlib.ExitStack()
-        _HELD[run.final].enter_context(lock(run.final))
+    # A driver holds the lock for its notebook, and a cell that is run again must not wait for itself.
+    if DRIVER not in os.environ and run.final not in _HELD:
+        (held := contextlib.ExitStack()).enter_context(lock(run.final))
+        _HELD[run.final] = held
         run.finished = find_run(resolved)  # another process may have finished it while this one waited
     if not run.finished:
         _prepare(run)
@@ -365,59 +369,44 @@ def open_run(
 _HELD: dict[Path, contextlib.ExitStack] = {}  # locks of the runs that this process is making
 
 
-def release(final: Path) -> None:
-    """Give up this process's lock on a run, if it holds one."""
-    if held := _HELD.pop(final, None):
-        held.close()
-
-
 @contextlib.contextmanager
-def lock(final: Path):
-    """Hold the right to make the run whose final place is `final`; the system frees it when its holder dies."""
+def lock(final: Path, refusal: str | None = None) -> Iterator[None]:
+    """Hold the right to make what has its final place at `final`; the system frees it when its holder dies. Who comes second
+    waits, or is told a refusal.
+
+    Raises:
+        StudyError: With the refusal.
+    """
     with final.with_name(f".{final.name}.lock").open("w", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if refusal:
+                raise StudyError(refusal) from None
             print(f"another process is working on {final}: waiting for it.", flush=True)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
-def process() -> str:
-    """Name of this process: its machine, its number, and when it began (seconds since 1970)."""
-    return f"{platform.node()} {os.getpid()} {_began(os.getpid())}"
-
-
 @functools.cache
-def _began(number: int) -> float:
-    """Asked once: the answer moves when the machine's clock is set."""
-    return psutil.Process(number).create_time()
+def process() -> str:
+    """Name of this process: its machine, its number, and when it began (seconds since 1970), which is asked once: the answer
+    moves when the machine's clock is set."""
+    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time()}"
 
 
-def refuse_another_writer(unfinished: Path) -> None:
-    """Refuse to publish what another process, which a lock of its own machine let in, may have written into too.
-
-    Raises:
-        StudyError: The folder names another process than this one, or than the driver of this notebook.
-    """
-    name = unfinished / WRITER
-    if name.is_file() and name.read_text("utf-8") == os.environ.get(DRIVER, process()):
-        return
-    name.unlink(missing_ok=True)  # so that the other one publishes it no more than this one, and the next begins anew
-    raise StudyError(
-        f"another process, on a machine that this one's lock does not reach, has opened {unfinished} too: nothing is "
-        "published; run it again, once."
-    )
+def writer() -> str:
+    """Who answers for what this process writes: itself, or the driver of its notebook."""
+    return os.environ.get(DRIVER) or process()
 
 
 def _prepare(run: Run) -> None:
     """Open the unfinished folder, as it was left or, when that was of other parameters or parents, anew."""
-    above = lineage(run.resolved.profile, run.resolved.checkpoint, run.resolved.seed, run.resolved.overrides)
-    parents = {name: find_run(above[name], verify=False) for name in run.resolved.parents.values()}
-    contents = {name: parent.content for name, parent in parents.items() if parent}
+    parents = [find_run(parent, verify=False) for parent in _parents(run.resolved)]
+    contents = {parent.name: parent.content for parent in parents if parent}
     try:
-        same = json.loads(run.path("resolved.json").read_text("utf-8"))["hash"] == run.resolved.hash
-        run.facts = json.loads(run.path("facts.json").read_text("utf-8"))
+        same = read_json(run.path("resolved.json"))["hash"] == run.resolved.hash
+        run.facts = read_json(run.path("facts.json"))
         same = same and run.path(WRITER).is_file() and contents.items() <= run.facts["parent_contents"].items()
     except (OSError, ValueError, KeyError):
         same = False
@@ -427,7 +416,7 @@ def _prepare(run: Run) -> None:
         run.facts = {"parent_contents": contents}
         write_json(run.path("resolved.json"), {"hash": run.resolved.hash, **run.resolved.model_dump(mode="json")})
         write_json(run.path("facts.json"), run.facts)
-    run.path(WRITER).write_text(os.environ.get(DRIVER, process()), "utf-8")
+    run.path(WRITER).write_text(writer(), "utf-8")
     if began := os.environ.get(DRIVER):  # a kernel that a person started may have idled for hours
         kernel = psutil.Process().create_time()
         run.spent(papermill=kernel - float(began.split()[-1]), imports=time.time() - kernel)

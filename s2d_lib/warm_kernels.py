@@ -3,9 +3,15 @@
 Importing takes as long as a third of a micro run, the same for each. Only third-party packages are imported before a
 fork, so a kernel always runs the code that is there when it starts. Where there is no server (a notebook in JupyterLab,
 a single `s2d run`, another host of a cluster, a system that isn't Linux) kernels start as ever.
+
+Jupyter starts this file as a kernel's process, too, which needs the standard library alone: it hands its place to a fork of
+the server, and each of the two ends with the other.
 """
 
 import contextlib
+import ctypes
+import fcntl
+import importlib
 import json
 import os
 import select
@@ -30,36 +36,35 @@ PRELOADED = (
     "datasets",
 )
 PRELOADED += ("torch", "transformers", "accelerate", "trl", "trl.trainer.grpo_trainer", "trl.trainer.sft_trainer")
-CLIENT = Path(__file__).with_name("warm_client.py")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PYTHON = [sys.executable, "-P"]  # without this file's folder, whose names are those of packages as well (vllm)
 
 
 @contextlib.contextmanager
-def warm_kernels() -> Iterator[None]:
-    """While the block runs, notebooks that `kernel_name` is asked about start from a server's imports (Linux)."""
+def warm_kernels() -> Iterator[dict[str, str]]:
+    """While the block runs, notebooks that `kernel_name` is asked about start from a server's imports (Linux).
+
+    Yields:
+        The environment to ask in.
+    """
     if sys.platform != "linux" or ADDRESS in os.environ:
-        yield
+        yield dict(os.environ)
         return
     # A socket's path has at most 107 bytes, and where TMPDIR is long only a few are left.
     short = None if len(os.fsencode(tempfile.gettempdir())) < 80 else "/tmp"
     with tempfile.TemporaryDirectory(prefix="s2d-warm-", dir=short) as folder:
-        spec = Path(folder) / "kernels" / KERNEL
-        spec.mkdir(parents=True)
-        argv = [sys.executable, "-I", "-S", str(CLIENT), "{connection_file}"]
-        kernel = {"argv": argv, "display_name": KERNEL, "language": "python"}
-        (spec / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
-        before = os.environ.get("JUPYTER_PATH")
-        os.environ["JUPYTER_PATH"] = os.pathsep.join([folder, *([before] if before else [])])
-        os.environ[ADDRESS] = str(Path(folder) / "socket")
-        server = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, start_new_session=True)
+        spec = Path(folder) / "kernels" / KERNEL / "kernel.json"
+        spec.parent.mkdir(parents=True)
+        argv = [*PYTHON, "-I", "-S", __file__, "{connection_file}"]
+        spec.write_text(json.dumps({"argv": argv, "display_name": KERNEL, "language": "python"}), encoding="utf-8")
+        path = os.pathsep.join(filter(None, (folder, os.environ.get("JUPYTER_PATH"))))
+        found = os.environ | {"JUPYTER_PATH": path, ADDRESS: str(Path(folder) / "socket")}
+        server = subprocess.Popen([*PYTHON, __file__], stdin=subprocess.PIPE, start_new_session=True, env=found)
         try:
-            yield
+            yield found
         finally:
             server.stdin.close()  # which tells it to end
             server.wait()
-            del os.environ[ADDRESS]
-            os.environ.pop("JUPYTER_PATH")
-            if before:
-                os.environ["JUPYTER_PATH"] = before
 
 
 def kernel_name(cold: str) -> str:
@@ -70,59 +75,47 @@ def kernel_name(cold: str) -> str:
     return cold
 
 
-def serve(address: str) -> None:
+def serve() -> None:
     """Import, then fork a kernel for every client, until standard input closes."""
     import gc
-    import importlib
 
     gc.disable()  # as in `batch.KERNEL_ARGUMENTS`
     for name in PRELOADED:
         importlib.import_module(name)
     gc.freeze()
     gc.enable()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
+    kernels: dict[int, tuple[int, socket.socket]] = {}  # handle of a process -> its number, and who waits for it
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
+        listener.bind(os.environ[ADDRESS])
         listener.listen()
-        while True:
-            ready, _, _ = select.select([listener, sys.stdin], [], [])
-            if sys.stdin in ready:
-                return
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                _supervise(connection)
-            connection.close()
+        while sys.stdin not in (ready := select.select([listener, sys.stdin, *kernels], [], [])[0]):
+            for handle in kernels.keys() & {*ready}:
+                number, client = kernels.pop(handle)
+                os.waitpid(number, 0)
+                os.close(handle)
+                with contextlib.suppress(OSError), client:
+                    client.send(b".")
+            if listener in ready:
+                client, _ = listener.accept()
+                if (number := os.fork()) == 0:
+                    for other in (listener, *(one for _, one in kernels.values())):
+                        other.close()
+                    _become_kernel(client)
+                kernels[os.pidfd_open(number)] = number, client
 
 
-def _supervise(connection: socket.socket) -> None:
-    """Run one kernel for one client: end it when the client is gone, tell the client how it ended."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    message, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+def _become_kernel(client: socket.socket) -> None:
+    """Be the kernel that a client asks for, with its environment, folder and streams, until either ends."""
+    message, streams, _, _ = socket.recv_fds(client, 1 << 20, 3)
     if not message:  # `kernel_name` has only asked whether there is a server
         os._exit(0)
     request = json.loads(message)
-    kernel = os.fork()
-    if kernel == 0:
-        connection.close()
-        _become_kernel(request, streams)
-    for stream in streams:
-        os.close(stream)
-    handle = os.pidfd_open(kernel)
-    ready, _, _ = select.select([handle, connection], [], [])
-    if handle not in ready:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(kernel, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(kernel, 0)[1])
-    with contextlib.suppress(OSError):
-        connection.sendall(bytes([status if status >= 0 else 128 - status]))
-    os._exit(0)
-
-
-def _become_kernel(request: dict, streams: list[int]) -> None:
-    from ipykernel.kernelapp import IPKernelApp
-
     os.setsid()
+    # The system ends this process and what it has started (SIGIO does, where nobody handles it) when the client is gone.
+    fcntl.fcntl(client, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(client, fcntl.F_SETFL, os.O_ASYNC)
+    if select.select([client], [], [], 0)[0]:  # by now
+        os._exit(1)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -131,17 +124,25 @@ def _become_kernel(request: dict, streams: list[int]) -> None:
     time.tzset()
     os.chdir(request["folder"])
     sys.path.insert(0, request["folder"])  # as `python -m ipykernel_launcher` has it
-    sys.modules.pop(__package__, None)  # which running this module has imported: the kernel finds its own
-    sys.argv = ["ipykernel_launcher", *request["arguments"]]
-    code = 1
+    sys.argv = ["ipykernel_launcher", "-f", *request["arguments"]]
+    from ipykernel.kernelapp import IPKernelApp
+
     try:
         IPKernelApp.launch_instance()
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
     finally:
-        os._exit(code)
+        os._exit(0)
+
+
+def ask(arguments: list[str]) -> None:
+    """Ask the server for a kernel with this process's environment, folder and streams, and wait until it has ended."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(os.environ[ADDRESS])
+        request = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+        socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))  # to end with its driver, however that ends
+        server.recv(1)
 
 
 if __name__ == "__main__":
-    serve(os.environ[ADDRESS])
+    ask(sys.argv[1:]) if sys.argv[1:] else serve()

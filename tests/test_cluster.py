@@ -42,9 +42,24 @@ FAKES = {
 }
 
 
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A project of its own."""
+    for name in ("params", "notebooks", "executors"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    return tmp_path
+
+
+def asked_of(profile: str) -> tuple[dict, dict]:
+    """Jobs of a profile, and what each needs."""
+    found = jobs(profile)
+    return found, resources(profile, {key: job.resolved for key, job in found.items()})
+
+
 @pytest.mark.parametrize("name", profile_names())
-def test_the_graph_of_every_profile_builds_has_no_cycle_and_shares_ancestors(runs, name):
-    found, settings, study = jobs(name), load_profile(name), load_study()
+def test_the_graph_of_every_profile_shares_ancestors_and_asks_for_what_a_scheduler_understands(runs, name):
+    (found, needs), settings, study = asked_of(name), load_profile(name), load_study()
     order = {key: place for place, key in enumerate(found)}
     assert all(order[parent] < order[key] for key, job in found.items() for parent in job.parents)
     named = [(job.resolved.checkpoint, job.resolved.seed) for job in found.values()]
@@ -53,15 +68,7 @@ def test_the_graph_of_every_profile_builds_has_no_cycle_and_shares_ancestors(run
     assert {(row, seed) for row in rows for seed in settings.seeds} <= {*named}
     children = [parent for job in found.values() for parent in job.parents]
     assert len(children) > len(set(children)) or not children  # of base models alone
-    assert {key for key, job in found.items() if job.resolved.stage == "base"} == {
-        key for key, job in found.items() if not job.parents
-    }
-
-
-@pytest.mark.parametrize("name", profile_names())
-def test_every_run_of_every_profile_asks_for_something_a_scheduler_understands(runs, name):
-    found = jobs(name)
-    needs = resources(name, {key: job.resolved for key, job in found.items()})
+    assert all((job.resolved.stage == "base") == (not job.parents) for job in found.values())
     for key, need in needs.items():
         run, asked = found[key].resolved, of_snakemake(found[key].resolved, need)
         assert asked["mem_mb"] >= 1000
@@ -73,42 +80,34 @@ def test_every_run_of_every_profile_asks_for_something_a_scheduler_understands(r
 
 
 def test_the_costs_are_the_planners(runs):
-    found, planned = jobs("qwen3"), plan("qwen3")
-    needs = resources("qwen3", {key: job.resolved for key, job in found.items()})
+    (_, needs), planned = asked_of("qwen3"), plan("qwen3")
     for column in ("hours", "hours at most", "hours reserved"):
         assert sum(need[column] for need in needs.values()) == pytest.approx(planned.total(column))
     trained = [need for need in needs.values() if need["gpus"] == 8]
     assert all(need["hours limit"] * 8 > need["hours at most"] for need in trained)  # longer than the longest estimate
 
 
-def test_a_profiles_own_cluster_block_goes_before_the_planners_numbers(runs, tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "params", tmp_path / "params")
-    monkeypatch.setenv("S2D_HOME", str(tmp_path))
-    block = "{gpu: a100-80gb, hours: 5, memory: 200, partition: long}"
-    (tmp_path / "params" / "mine.yaml").write_text(f"extends: qwen3\ncluster: {block}\n")
+def test_a_profiles_own_cluster_block_goes_before_the_planners_numbers(runs, project, monkeypatch):
+    monkeypatch.setenv("S2D_HOME", str(project))
+    path = project / "params" / "mine.yaml"
+    path.write_text("extends: qwen3\ncluster: {gpu: a100-80gb, hours: 5, memory: 200, partition: long}\n")
     mine, plain = (resolve(name, "student.grpo", 0) for name in ("mine", "qwen3"))
     assert mine.hash == plain.hash
     need, usual = (resources(run.profile, {"run": run})["run"] for run in (mine, plain))
     asked = of_snakemake(mine, need)
     assert {"mem_mb": 200_000, "runtime": 300, "slurm_partition": "long"}.items() <= asked.items()
     assert need["hours"] > 1.5 * usual["hours"]  # on a slower GPU
-
-
-def test_a_profile_for_cpus_has_to_say_its_hours(runs, tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "params", tmp_path / "params")
-    monkeypatch.setenv("S2D_HOME", str(tmp_path))
-    (tmp_path / "params" / "mine.yaml").write_text("extends: micro\ncluster: null\n")
+    path.write_text("extends: micro\ncluster: null\n")
     with pytest.raises(StudyError, match="cluster"):
         load_profile("mine")
-    (tmp_path / "params" / "mine.yaml").write_text("extends: micro\ncluster: {hours: null}\n")
+    path.write_text("extends: micro\ncluster: {hours: null}\n")  # which CPUs have to say
     run = resolve("mine", "student.grpo", 0)
     with pytest.raises(StudyError, match=r"runs on a CPU, whose speed the planner does not know"):
         of_snakemake(run, resources("mine", {"run": run})["run"])
 
 
 def test_the_whole_graph_is_printed_with_its_cost(runs):
-    found = jobs("llama3")
-    needs = resources("llama3", {key: job.resolved for key, job in found.items()})
+    found, needs = asked_of("llama3")
     table = graph_table(found, needs).set_index("run")
     assert list(table.index) == [job.rule for job in found.values()]
     row = table.loc["student_bridge_rl_teacher_seed_0"]
@@ -139,29 +138,15 @@ def study(project: Path, *words: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def project(tmp_path) -> Path:
-    """A project of its own."""
-    for name in ("params", "notebooks", "executors"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "Snakefile", tmp_path)
-    return tmp_path
-
-
 @pytest.mark.slow
 def test_snakemake_takes_the_graph_of_a_gpu_profile_with_its_resources(project):
     output = study(project, "--profile", "llama3", "--dry-run")
     assert "student_bridge_rl_teacher_seed_2" in output
     assert "30 runs, 30 of them to make" in output
     rule = rule_of(project, "teacher_rl_seed_0", "--config", "profile=llama3", "ask=1")
-    assert "gpu=8" in rule
-    assert "runtime=" in rule
-    assert "mem_mb=" in rule
+    assert all(word in rule for word in ("gpu=8", "runtime=", "mem_mb="))
     assert "gpu_run" not in rule  # how many run at once is the scheduler's business
-
-
-@pytest.mark.slow
-def test_on_one_machine_runs_on_gpus_go_one_after_the_other(project):
+    # On one machine they go one after the other.
     options = argparse.Namespace(profile="qwen3-single-gpu", cores=2, regime=False, executor=None, dry_run=True)
     allowed = snakemake_command(options, project)
     assert allowed[allowed.index("--resources") + 1] == "gpu_run=1"

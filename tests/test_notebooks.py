@@ -1,4 +1,4 @@
-"""Notebooks as they are committed: tagged, short, honest about outputs; and notebook 10 run for real, briefly."""
+"""Notebooks as they are committed: tagged, short, honest about outputs, the same bytes each time; notebook 10 for real."""
 
 import json
 
@@ -6,8 +6,9 @@ import nbformat
 import papermill
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from s2d_lib.batch import strip_machine
+from s2d_lib.batch import drop_readings, strip_machine
 from s2d_lib.claims import load_claims
 from s2d_lib.errors import StudyError
 from s2d_lib.notebook import PARAMETERS, refuse_unknown_parameters
@@ -15,6 +16,7 @@ from s2d_lib.report.courses import complete
 from s2d_lib.report.looks import analyses_of, load_report
 from s2d_lib.report.study_table import open_results
 from s2d_lib.study import load_profile
+from s2d_lib.study.pretraining import MicroModel
 from s2d_lib.study.resolve import released_record
 
 MAX_CELL_LINES = 18
@@ -26,26 +28,14 @@ def notebooks(root):
     return {p.name: nbformat.read(p, as_version=4) for p in sorted((root / "notebooks").glob("*.ipynb"))}
 
 
-def test_every_notebook_has_one_cell_of_parameters_and_it_is_the_first_code_cell(notebooks):
+def test_every_notebook_opens_with_its_question_and_its_parameters_and_has_short_cells(notebooks):
     for name, notebook in notebooks.items():
-        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
-        assert tagged == code[:1], name
-
-
-def test_every_notebook_opens_with_a_title_and_its_question(notebooks):
-    for name, notebook in notebooks.items():
-        first = notebook.cells[0]
+        first, code = notebook.cells[0], [cell for cell in notebook.cells if cell.cell_type == "code"]
         assert first.cell_type == "markdown", name
         assert first.source.startswith("# "), name
         assert "question" in first.source.lower(), name
-
-
-def test_cells_are_short_and_tell_no_path_of_a_machine(notebooks):
-    for name, notebook in notebooks.items():
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                assert len(cell.source.splitlines()) <= MAX_CELL_LINES, (name, cell.source)
+        assert [cell for cell in code if "parameters" in cell.metadata.get("tags", [])] == code[:1], name
+        assert max(len(cell.source.splitlines()) for cell in code) <= MAX_CELL_LINES, name
         assert "/home/" not in json.dumps(notebook), name
         assert "papermill" not in notebook.metadata, name
 
@@ -97,13 +87,10 @@ def test_a_misspelt_parameter_is_refused_however_many_cells_were_run(shell, cell
 
 def test_cleaning_touches_outputs_and_metadata_alone(tmp_path):
     said = "<Model object at 0x7f0a12> of T_0a1b2_row"
-    cells = [nbformat.v4.new_markdown_cell(said), nbformat.v4.new_code_cell(f"print('{said}')")]
-    cells[1].outputs = [
-        nbformat.v4.new_output("stream", text=f"{said}\n{said} T_ffff0_ ü"),
-        nbformat.v4.new_output("stream"),
-    ]
+    cells = [new_markdown_cell(said), new_code_cell(f"print('{said}')")]
+    cells[1].outputs = [new_output("stream", text=f"{said}\n{said} T_ffff0_ ü"), new_output("stream")]
     cells[1].metadata = {"papermill": {"start_time": "now"}, "tags": []}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    nbformat.write(new_notebook(cells=cells), tmp_path / "a.ipynb")
     strip_machine(tmp_path / "a.ipynb")
     text, code = nbformat.read(tmp_path / "a.ipynb", as_version=4).cells
     assert (text.source, code.source, code.metadata) == (said, f"print('{said}')", {})
@@ -111,10 +98,40 @@ def test_cleaning_touches_outputs_and_metadata_alone(tmp_path):
     assert code.outputs[0].text == f"{line}\n{line} T_table1_ ü"
 
 
+def executed(path, name, address):
+    html = f'<style>#T_{name}_row0_col0 {{}}</style><table id="T_{name}"><td id="T_{name}_row0_col0">1</td></table>'
+    styled, other = f"<pandas.io.formats.style.Styler at {address}>", f"<a.B object at {address}>"
+    shown = [
+        new_output("execute_result", data=data, execution_count=1)
+        for data in ({"text/html": html, "text/plain": styled}, {"text/plain": other})
+    ]
+    notebook = new_notebook(cells=[new_code_cell("table", outputs=shown, execution_count=1)])
+    notebook.metadata["papermill"] = {"output_path": "/somewhere"}
+    nbformat.write(notebook, path)
+    strip_machine(path)
+    return path.read_text()
+
+
+def test_two_executions_leave_the_same_bytes(tmp_path):
+    first, second = (executed(tmp_path / "n.ipynb", *made) for made in (("1a2b3", "0x7f00aa"), ("ffe01", "0x7f11bb")))
+    assert first == second
+    assert "T_table0_row0_col0" in first
+    assert "0x7f" not in first
+    assert "somewhere" not in first
+
+
+def test_readings_stay_with_the_results_that_they_read(tmp_path):
+    path = tmp_path / "n.ipynb"
+    cells = [new_markdown_cell("## The table"), new_markdown_cell("**Reading.** A is ahead."), new_code_cell("1")]
+    nbformat.write(new_notebook(cells=cells), path)
+    drop_readings(path)
+    assert [cell.source for cell in nbformat.read(path, as_version=4).cells] == ["## The table", "1"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", ["micro-full", "micro-llama"])
 def test_notebook_10_makes_base_models(root, tmp_path, profile):
-    names = load_profile(profile).pretraining.models
+    names = [name for name, model in load_profile(profile).pretraining.models.items() if isinstance(model, MicroModel)]
     overrides = {"pretraining": {"models": {name: {"steps": 4, "batch": 8} for name in names}}}
     papermill.execute_notebook(
         root / "notebooks" / "10_base_models.ipynb",

@@ -1,6 +1,7 @@
 """Run folders: whole or not at all, never confused, never lost."""
 
 import ast
+import contextlib
 import fcntl
 import getpass
 import hashlib
@@ -28,7 +29,6 @@ from s2d_lib.runs import (
     find_run,
     lock,
     open_run,
-    publish,
     read_finished,
     runs_root,
     write_json,
@@ -36,9 +36,9 @@ from s2d_lib.runs import (
 from s2d_lib.study import project_root, resolve
 
 
-def make(checkpoint="student", seed=0, overrides=None, content="x") -> Run:
+def make(checkpoint="student", content="x") -> Run:
     """A finished run with one file of results and one of a model."""
-    run = open_run("micro", checkpoint, seed, overrides)
+    run = open_run("micro", checkpoint, 0)
     for kind in run.resolved.parents:
         run.parent(kind)
     run.path("evaluation.csv").write_text(content)
@@ -49,23 +49,32 @@ def make(checkpoint="student", seed=0, overrides=None, content="x") -> Run:
     return run
 
 
+def remake(run: Run, content: str) -> None:
+    """Delete a run and make it again."""
+    shutil.rmtree(run.final)
+    make(run.resolved.checkpoint, content=content)
+
+
+def make_stale(run: Run) -> None:
+    """A finished run as if it had been made with other parameters."""
+    record = json.loads((run.final / "record.json").read_text())
+    write_json(run.final / "record.json", record | {"hash": "of other parameters"})
+
+
 def test_a_run_appears_only_when_it_is_whole(runs):
     run = open_run("micro", "student", 0)
     run.path("evaluation.csv").write_text("x")
-    assert not run.final.exists()
-    record = run.finish()
-    assert run.final.is_dir()
-    assert record["files"]["evaluation.csv"]
-    found = find_run(run.resolved)
-    assert found.record["hash"] == run.resolved.hash
-    assert set(found.record["files"]) == {"evaluation.csv", "resolved.json"}
-
-
-def test_facts_survive_an_interruption_and_end_in_the_record(runs):
-    run = open_run("micro", "student", 0)
     run.remember(sampled={"tokens": 3})
-    again = open_run("micro", "student", 0)
-    assert again.finish()["sampled"] == {"tokens": 3}
+    assert not run.final.exists()
+    run = open_run("micro", "student", 0)  # as after an interruption; it does not wait for itself
+    run.path(".model.123").mkdir()  # what a killed save left behind
+    (run.path(".model.123") / "half").write_text("x")
+    assert run.finish()["sampled"] == {"tokens": 3}
+    found = find_run(run.resolved)
+    assert found.record["hash"] == run.resolved.hash == resolve("micro", "student", 0).hash
+    assert set(found.record["files"]) == {"evaluation.csv", "resolved.json"}
+    assert {p.name for p in run.final.iterdir()} == {"evaluation.csv", "resolved.json", "record.json"}
+    assert open_run("micro", "student", 0).finished
 
 
 def test_an_unfinished_folder_with_other_parameters_is_begun_anew(runs):
@@ -76,17 +85,12 @@ def test_an_unfinished_folder_with_other_parameters_is_begun_anew(runs):
     assert not open_run("micro", "student", 0, overrides).path("old").exists()
 
 
-def test_a_finished_run_is_found_again_and_not_made_anew(runs):
-    make()
-    assert open_run("micro", "student", 0).finished
-
-
 def test_a_changed_parameter_makes_a_run_stale_and_its_replacement_replaces_it(runs):
     run = make(content="old")
-    record = json.loads((run.final / "record.json").read_text())
-    record["hash"] = "of other parameters"
-    (run.final / "record.json").write_text(json.dumps(record))
+    make_stale(run)
     assert find_run(run.resolved) is None
+    with pytest.raises(StudyError, match="was made with other parameters"):
+        open_run("micro", "student.grpo", 0).parent("from")
     make(content="new")
     assert (run.final / "evaluation.csv").read_text() == "new"
     assert [p.name for p in run.final.parent.iterdir() if p.suffix == ".stale"] == []
@@ -94,63 +98,45 @@ def test_a_changed_parameter_makes_a_run_stale_and_its_replacement_replaces_it(r
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "no record", "half a record"])
 def test_a_broken_folder_is_refused_with_the_remedy(runs, damage):
-    run = make()
-    if damage == "changed":
-        (run.final / "evaluation.csv").write_text("y")
-    elif damage == "missing":
-        (run.final / "evaluation.csv").unlink()
-    elif damage == "no record":
-        (run.final / "record.json").unlink()
-    else:
-        (run.final / "record.json").write_text('{"hash": ')
+    path = make().final / ("record.json" if "record" in damage else "evaluation.csv")
+    path.write_text('{"hash": ')
+    if damage in ("missing", "no record"):
+        path.unlink()
     with pytest.raises(StudyError, match=r"delete .* and run it again"):
-        read_finished(run.final)
+        read_finished(path.parent)
 
 
 def test_a_missing_parent_names_the_command_and_the_notebook(runs):
-    run = open_run("micro", "student.bridge.rl_teacher", 1)
     with pytest.raises(StudyError) as error:
-        run.parent("teacher")
-    sentence = str(error.value)
-    assert "s2d run --profile micro --seed 1 --checkpoint teacher.rl" in sentence
-    assert "20_sparse_rl.ipynb" in sentence
-    assert "does not exist yet" in sentence
+        open_run("micro", "student.bridge.rl_teacher", 1).parent("teacher")
+    for words in (
+        "s2d run --profile micro --seed 1 --checkpoint teacher.rl",
+        "20_sparse_rl.ipynb",
+        "does not exist yet",
+    ):
+        assert words in str(error.value)
+    with pytest.raises(StudyError, match=r"run it with notebook 31_opd\.ipynb"):
+        open_run("micro", "student.bridge.rl_teacher", 0, stages=("sparse_rl",))
 
 
-def test_a_stale_parent_is_refused(runs):
-    run = make("student")
-    record = json.loads((run.final / "record.json").read_text())
-    record["hash"] = "of other parameters"
-    (run.final / "record.json").write_text(json.dumps(record))
-    with pytest.raises(StudyError, match="was made with other parameters"):
-        open_run("micro", "student.grpo", 0).parent("from")
-
-
-def remake(run: Run, content: str) -> None:
-    """Delete a run and make it again."""
-    shutil.rmtree(run.final)
-    make(run.resolved.checkpoint, content=content)
-
-
-def chain() -> list[Run]:
+@pytest.fixture
+def chain(runs) -> list[Run]:
     """Three finished runs, each made from the one before."""
     return [make(name) for name in ("teacher", "teacher.rl", "teacher.rl.rollouts.full")]
 
 
-def test_a_parent_that_is_made_again_the_same_makes_nothing_stale(runs):
-    made = chain()
-    remake(made[0], "x")
-    assert all(find_run(run.resolved) for run in made)
-    shutil.rmtree(made[0].final)
-    assert find_run(made[1].resolved)
+def test_a_parent_that_is_made_again_the_same_makes_nothing_stale(chain):
+    remake(chain[0], "x")
+    assert all(find_run(run.resolved) for run in chain)
+    shutil.rmtree(chain[0].final)
+    assert find_run(chain[1].resolved)
 
 
-def test_a_parent_with_another_content_makes_all_below_it_stale_and_their_markers_go(runs):
-    made = chain()
-    jobs = {run.resolved.hash: Job(run.resolved, tuple(run.resolved.parent_hashes.values())) for run in made}
+def test_a_parent_with_another_content_makes_all_below_it_stale_and_their_markers_go(chain):
+    jobs = {run.resolved.hash: Job(run.resolved) for run in chain}
     keep_markers(jobs)
     assert all(job.done for job in jobs.values())
-    remake(made[0], "y")
+    remake(chain[0], "y")
     keep_markers(jobs)
     assert [job.done for job in jobs.values()] == [True, False, False]
     with pytest.raises(StudyError, match="which was made from runs made again since"):
@@ -160,19 +146,20 @@ def test_a_parent_with_another_content_makes_all_below_it_stale_and_their_marker
     assert all(job.done for job in jobs.values())
 
 
-def test_markers_tell_snakemake_what_has_changed(runs):
-    made = chain()
-    jobs = {run.resolved.hash: Job(run.resolved, tuple(run.resolved.parent_hashes.values())) for run in made}
-    keep_markers(jobs)
-    state = lambda: [(p.read_bytes(), p.stat().st_mtime_ns) for p in (project_root() / j.marker for j in jobs.values())]  # noqa: E731
+def test_markers_tell_snakemake_what_has_changed(chain):
+    jobs = {run.resolved.hash: Job(run.resolved) for run in chain}
+
+    def state() -> list[tuple[bytes, int]]:
+        keep_markers(jobs)
+        return [(p.read_bytes(), p.stat().st_mtime_ns) for p in (project_root() / job.marker for job in jobs.values())]
+
     before = state()
-    keep_markers(jobs)
     assert state() == before
-    remake(made[0], "x")
-    keep_markers(jobs)
-    assert state()[0][0] == (made[0].final / "record.json").read_bytes()
-    assert len({time for _, time in state()}) == 1  # nobody's is older than a parent's
-    assert [text for text, _ in state()[1:]] == [text for text, _ in before[1:]]
+    remake(chain[0], "x")
+    after = state()
+    assert after[0][0] == (chain[0].final / "record.json").read_bytes()
+    assert len({time for _, time in after}) == 1  # nobody's is older than a parent's
+    assert [text for text, _ in after[1:]] == [text for text, _ in before[1:]]
 
 
 def test_an_unfinished_run_does_not_go_on_with_another_parent(runs):
@@ -208,7 +195,7 @@ def test_the_command_of_a_run_is_quoted_for_a_shell(runs, monkeypatch, capsys):
     resolved = resolve("micro", "student", 0).model_copy(update={"overrides": overrides})
     asked = []
     monkeypatch.setattr("s2d_lib.batch.run_checkpoint", lambda *words: asked.append(words))
-    for command in (command_for(resolved), "s2d " + Job(resolved, ()).command):
+    for command in (command_for(resolved), "s2d " + Job(resolved).command):
         s2d, *words = shlex.split(command)
         assert (s2d, cli.main(words)) == ("s2d", 0)
     assert asked == [("micro", "student", 0, overrides)] * 2
@@ -247,11 +234,7 @@ def test_a_place_that_cannot_be_written_into_is_named(runs, monkeypatch, capsys)
 def test_neither_home_nor_name_is_said_or_mended(runs, monkeypatch, capsys):
     for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
-
-    def unknown(number):
-        raise KeyError(number)
-
-    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
     assert cli.main(["run", "--checkpoint", "student"]) == 1
     assert capsys.readouterr().err.startswith("error: there is no home folder")
     monkeypatch.setenv("HOME", str(runs))
@@ -262,9 +245,8 @@ def test_neither_home_nor_name_is_said_or_mended(runs, monkeypatch, capsys):
 
 def test_the_revision_is_that_of_this_checkout_or_the_version(tmp_path, monkeypatch):
     own = provenance.git_revision()
-    git = lambda *words: subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True)  # noqa: E731
-    git("init")
-    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "x")
+    for words in ("init", "-c user.name=a -c user.email=a@b commit --allow-empty -m x"):
+        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True, capture_output=True)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
     assert provenance.git_revision() == own
     unpacked = tmp_path / "s2d_lib" / "provenance.py"
@@ -285,46 +267,20 @@ def test_a_file_is_hashed_once_and_again_when_it_has_changed(tmp_path, monkeypat
     assert len(read) == 2
 
 
-def test_the_wrong_notebook_is_named(runs):
-    with pytest.raises(StudyError, match=r"run it with notebook 31_opd\.ipynb"):
-        open_run("micro", "student.bridge.rl_teacher", 0, stages=("sparse_rl",))
-
-
-def test_under_the_driver_the_notebook_leaves_publishing_to_it(runs, monkeypatch):
-    monkeypatch.setenv(DRIVER, "1")
-    run = open_run("micro", "student", 0)
-    run.finish()
-    assert not run.final.exists()
-    unfinished = run.final.with_name(f".{run.final.name}.unfinished")
-    assert (unfinished / "record.json").is_file()
-    publish(unfinished, run.final)
-    assert read_finished(run.final)
-
-
-def test_a_kill_between_record_and_publishing_loses_no_account(runs, monkeypatch):
-    monkeypatch.setenv(DRIVER, "1")
-    run = open_run("micro", "student", 0)
-    run.remember(optimizer_steps=7)
-    first = run.finish()  # the driver is killed here, before it publishes
-    second = open_run("micro", "student", 0).finish()
-    assert first["optimizer_steps"] == second["optimizer_steps"] == 7
-
-
-def test_what_a_killed_save_left_behind_is_not_published(runs):
-    run = open_run("micro", "student", 0)
-    run.path(".model.123").mkdir()
-    (run.path(".model.123") / "half").write_text("x")
-    assert not [name for name in run.finish()["files"] if name.startswith(".")]
-    assert not (run.final / ".model.123").exists()
-
-
-def test_a_notebooks_cell_can_be_run_again(runs):
-    open_run("micro", "student", 0)
-    assert not open_run("micro", "student", 0).finished  # it does not wait for itself
-
-
-def test_facts_are_not_part_of_a_published_run(runs):
-    assert not (make().final / "facts.json").exists()
+def test_under_the_driver_the_notebook_leaves_publishing_to_it_and_a_kill_before_that_loses_no_account(
+    runs, monkeypatch
+):
+    driver = open_run("micro", "student", 0)
+    monkeypatch.setenv(DRIVER, driver.path(WRITER).read_text())
+    notebook = open_run("micro", "student", 0)
+    notebook.remember(optimizer_steps=7)
+    assert notebook.finish()["optimizer_steps"] == 7  # the driver could be killed here, before it publishes
+    assert open_run("micro", "student", 0).finish()["optimizer_steps"] == 7
+    assert not driver.final.exists()
+    monkeypatch.delenv(DRIVER)
+    driver.publish()
+    assert read_finished(driver.final).record["phases"].keys() == {"papermill", "imports"}
+    assert not (driver.final / "facts.json").exists()
 
 
 def test_what_two_have_opened_is_published_by_neither(runs):
@@ -342,29 +298,21 @@ def test_what_two_have_opened_is_published_by_neither(runs):
     assert not (again.final / WRITER).exists()
 
 
-def test_a_finished_run_is_read_without_its_lock(runs, capsys):
-    run = make()
-    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(run.final, 20))
+@contextlib.contextmanager
+def held(final, seconds: float):
+    """While another process holds a run's lock, for some seconds."""
+    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(final, seconds))
     holder.start()
-    try:
-        while not held(run.final):
-            time.sleep(0.01)
-        assert run_checkpoint("micro", "student", 0) == "student, seed 0: finished before"
-        assert open_run("micro", "student", 0).finished
-        assert "waiting" not in capsys.readouterr().out
-    finally:
-        holder.kill()
-        holder.join()
-
-
-def held(final) -> bool:
-    """Whether somebody holds a run's lock."""
-    with final.with_name(f".{final.name}.lock").open("w") as stream:
-        try:
+    free = True
+    while free:
+        time.sleep(0.02)
+        with final.with_name(f".{final.name}.lock").open("w") as stream, contextlib.suppress(BlockingIOError):
+            free = False
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+            free = True
+    yield holder
+    holder.kill()
+    holder.join()
 
 
 def _hold(path, seconds):
@@ -372,33 +320,25 @@ def _hold(path, seconds):
         time.sleep(seconds)
 
 
-def test_a_second_process_waits_for_the_first(tmp_path, capsys):
-    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path / "run", 1.0))
-    holder.start()
-    while not (tmp_path / ".run.lock").exists():
-        time.sleep(0.01)
-    time.sleep(0.2)
-    with lock(tmp_path / "run"):
-        pass
-    holder.join()
-    assert "waiting" in capsys.readouterr().out
+def test_a_finished_run_is_read_without_its_lock(runs, capsys):
+    with held(make().final, 60):
+        assert run_checkpoint("micro", "student", 0) == "student, seed 0: finished before"
+        assert open_run("micro", "student", 0).finished
+        assert "waiting" not in capsys.readouterr().out
 
 
-def test_the_lock_of_a_killed_process_is_free(tmp_path):
-    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path / "run", 60))
-    holder.start()
-    while not (tmp_path / ".run.lock").exists():
-        time.sleep(0.01)
-    time.sleep(0.2)
-    holder.kill()
-    holder.join()
-    with lock(tmp_path / "run"):
-        pass
-
-
-def test_the_hash_is_that_of_the_resolved_form(runs):
-    assert make().final.joinpath("resolved.json").exists()
-    assert json.loads((make().final / "record.json").read_text())["hash"] == resolve("micro", "student", 0).hash
+def test_a_second_process_waits_for_the_first_or_is_refused_and_a_killed_ones_lock_is_free(tmp_path, capsys):
+    path = tmp_path / "run"
+    with held(path, 1.0):
+        with pytest.raises(StudyError, match="busy"), lock(path, "busy"):
+            pass
+        with lock(path):
+            assert "waiting" in capsys.readouterr().out
+    with held(path, 60) as holder:
+        holder.kill()
+        holder.join()
+        with lock(path, "busy"):
+            pass
 
 
 def _in_the_locales_encoding(call: ast.Call) -> bool:
@@ -418,11 +358,11 @@ def _in_the_locales_encoding(call: ast.Call) -> bool:
 def test_text_is_utf8_whatever_the_locale(root, tmp_path):
     for path in sorted(root.glob("s2d_lib/**/*.py")):
         calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
-        assert not [(path.name, call.lineno) for call in calls if _in_the_locales_encoding(call)]
+        assert not [(path, call.lineno) for call in calls if _in_the_locales_encoding(call)]
     (tmp_path / "page.yaml").write_text("instruction: Löse.\n", encoding="utf-8")
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     code = (
-        "import sys; from pathlib import Path; from s2d_lib.study.load import read_yaml; from s2d_lib.cli import main"
+        "import sys; from pathlib import Path; from s2d_lib.study.strict import read_yaml; from s2d_lib.cli import main"
     )
     code += "; print(ascii(read_yaml(Path(sys.argv[1])))); sys.exit(main(['study', '--profile', 'gr\\u00f6\\u00dfer']))"
     words = [sys.executable, "-c", code, str(tmp_path / "page.yaml")]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,8 +28,10 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("long" * 30)
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(tempfile, "tempdir", str(folder))
-        stack.enter_context(warm_kernels())
+        environment = stack.enter_context(warm_kernels())
         patch.undo()
+        for name in (ADDRESS, "JUPYTER_PATH"):
+            patch.setenv(name, environment[name])
         for _ in range(600):
             if kernel_name("cold") == KERNEL:
                 break
@@ -73,14 +76,31 @@ def test_a_failing_cell_and_a_dying_kernel_are_told(server, tmp_path):
         execute(notebook(tmp_path, "import os; os._exit(3)"), tmp_path / "done.ipynb", {})
 
 
-def test_no_kernel_outlives_its_notebook(server, tmp_path):
-    execute(notebook(tmp_path, "import os; print(os.getpid())"), tmp_path / "done.ipynb", {})
-    number = int(output(tmp_path / "done.ipynb"))
-    for _ in range(50):
-        if not psutil.pid_exists(number):
-            return
+def gone(number: int) -> bool:
+    """Whether a process ends within seconds."""
+    until = time.monotonic() + 10
+    while psutil.pid_exists(number) and time.monotonic() < until:
         time.sleep(0.1)
-    pytest.fail(f"kernel {number} is still there")
+    return not psutil.pid_exists(number)
+
+
+def test_no_kernel_outlives_its_notebook_nor_its_driver(server, tmp_path):
+    execute(notebook(tmp_path, "import os; print(os.getpid())"), tmp_path / "done.ipynb", {})
+    assert gone(int(output(tmp_path / "done.ipynb")))
+    path, number = (
+        notebook(tmp_path, "import os, time; open('pid', 'w').write(f'{os.getpid()} ')", "time.sleep(100)"),
+        "",
+    )
+    code = (
+        "import sys; from pathlib import Path; from s2d_lib.batch import execute; execute(*map(Path, sys.argv[1:]), {})"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code, path, tmp_path / "done.ipynb"])
+    while not number.endswith(" ") and driver.poll() is None:
+        time.sleep(0.1)
+        number = (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else ""
+    driver.kill()
+    driver.wait()
+    assert gone(int(number))
 
 
 def test_a_run_has_the_same_bytes_from_a_warm_and_a_cold_kernel(server, tmp_path, monkeypatch):

@@ -81,7 +81,7 @@ def _parameters(profile: str) -> str:
 
 def _packages() -> str:
     """Every requirement of pyproject.toml against what is installed; extras are asked for by what needs them."""
-    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, encoding="utf-8", check=False)
+    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, encoding="utf-8", check=False)
     if misfits := [line.rstrip(".") for line in checked.stdout.splitlines() if line.startswith("s2d ")]:
         raise StudyError(f"{'; '.join(misfits)}: `make install` installs the versions that were tested.")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "trl"))

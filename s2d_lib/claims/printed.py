@@ -22,8 +22,8 @@ from scipy.special import ndtri
 
 from s2d_lib.claims.bootstrap import ERROR, POWER, Estimate, Verdict, mean_squares, verdict_of
 from s2d_lib.claims.schema import known
-from s2d_lib.study.load import load_study, project_root, read_yaml, validated
-from s2d_lib.study.strict import Strict
+from s2d_lib.study.load import load_study, project_root
+from s2d_lib.study.strict import Strict, read_yaml, validated
 
 Hours = float | None  # of training, of paper B
 

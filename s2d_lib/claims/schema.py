@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from s2d_lib.errors import StudyError
-from s2d_lib.study.load import did_you_mean, project_root, read_yaml, validated
-from s2d_lib.study.strict import Strict
+from s2d_lib.study.load import project_root
+from s2d_lib.study.strict import Strict, did_you_mean, read_yaml, validated
 
 Measure = Literal["accuracy", "length", "entropy"]
 

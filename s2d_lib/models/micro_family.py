@@ -28,9 +28,9 @@ from s2d_lib.problems.world import Document, World, corpus
 from s2d_lib.provenance import environment, file_hash
 from s2d_lib.runs import publish, write_json
 from s2d_lib.study import load_profile
-from s2d_lib.study.load import did_you_mean
 from s2d_lib.study.pretraining import Corpus, MicroModel, Resettled
 from s2d_lib.study.resolve import RELEASED, released_record
+from s2d_lib.study.strict import did_you_mean
 
 HEAD_SIZE = 32  # the smallest that vLLM serves; it need not divide the width
 CONTEXT = 64  # tokens: the longest reprompt and its answer; of split words twice as many

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 from s2d_lib.errors import StudyError
-from s2d_lib.study.load import did_you_mean, project_root, read_yaml
+from s2d_lib.study.load import project_root
 from s2d_lib.study.resolve import RELEASED
 from s2d_lib.study.settings import Lora
+from s2d_lib.study.strict import did_you_mean, read_yaml
 
 HERE = Path(__file__).parent
 BYTES = {"float32": 4, "bfloat16": 2}

@@ -11,9 +11,9 @@ from typing import Any
 
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.base import Problem, content_id
-from s2d_lib.study.load import did_you_mean
 from s2d_lib.study.problem_sets import GymSet
 from s2d_lib.study.resolve import derive_seed
+from s2d_lib.study.strict import did_you_mean
 
 ATTEMPTS = 10  # generated for every problem that is wanted, before a task counts as too small
 

@@ -16,8 +16,8 @@ from s2d_lib.report.looks import route_label, route_look, route_of
 from s2d_lib.report.study_table import beside_untrained, open_results, with_best
 from s2d_lib.report.tables import Sheet, columns, intervals, pivoted
 from s2d_lib.study import load_profile, load_study, project_root
-from s2d_lib.study.load import did_you_mean
 from s2d_lib.study.resolve import released_weights
+from s2d_lib.study.strict import did_you_mean
 
 GIVEN = ("alone", "own solution", "another's solution")
 PAIRS = {"own - alone": ("own solution", "alone"), "own - another's": ("own solution", "another's solution")}

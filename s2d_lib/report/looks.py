@@ -10,9 +10,8 @@ from s2d_lib.claims import Claims
 from s2d_lib.errors import StudyError
 from s2d_lib.report.style import BLACK
 from s2d_lib.study import load_study, project_root
-from s2d_lib.study.load import did_you_mean, read_yaml, validated, version_of
 from s2d_lib.study.profile import Profile
-from s2d_lib.study.strict import Strict
+from s2d_lib.study.strict import Strict, did_you_mean, read_yaml, validated, version_of
 
 BEST = "@best"
 """Ends the name of a base model at its best temperature (see s2d_lib.report.study_table)."""

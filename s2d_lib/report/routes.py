@@ -13,8 +13,8 @@ from s2d_lib.pipeline import Job
 from s2d_lib.report.looks import load_report, route_label
 from s2d_lib.report.plan import figure as digits
 from s2d_lib.report.tables import Sheet
-from s2d_lib.study.load import did_you_mean
 from s2d_lib.study.page import Checkpoint, Study
+from s2d_lib.study.strict import did_you_mean
 
 
 def line_of(study: Study, checkpoint: str) -> list[str]:

@@ -19,9 +19,9 @@ from s2d_lib.report.tables import COUNT, Sheet, columns, intervals, link
 from s2d_lib.results.bundle import Bundle, ancestry, own_line, read_bundle, route_cost
 from s2d_lib.study import load_profile, load_study, profile_names, project_root
 from s2d_lib.study.graph import table_in
-from s2d_lib.study.load import did_you_mean
 from s2d_lib.study.page import Study, Table
 from s2d_lib.study.profile import Profile
+from s2d_lib.study.strict import did_you_mean
 
 STUDENT = "student"
 COSTS = {

@@ -1,12 +1,15 @@
-"""The graph of runs: what a profile's tables need, and in which order it can be made."""
+"""The graph of runs: what a profile's tables and its map need, and in which order it can be made."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 from s2d_lib.errors import StudyError
-from s2d_lib.study.load import deep_merge, did_you_mean, load_profile, load_study, project_root
-from s2d_lib.study.page import Study, Table, all_nodes, parents_in
+from s2d_lib.study.load import deep_merge, load_profile, load_study, project_root
+from s2d_lib.study.page import Checkpoint, Study, Table, all_nodes, parents_in
 from s2d_lib.study.profile import Profile, Settings
+from s2d_lib.study.strict import did_you_mean
 
 
 def needed(profile: str, root: Path | None = None) -> dict[str, list[str]]:
@@ -16,27 +19,18 @@ def needed(profile: str, root: Path | None = None) -> dict[str, list[str]]:
         Checkpoint name -> names of the runs it reads.
 
     Raises:
-        StudyError: When the profile lists a table that the study does not have, or one for which it has no model at all, or
-            checkpoints are made of each other.
+        StudyError: When the profile lists a table that the study does not have, or one for which it has no model at all.
     """
     root = root or project_root()
     study, settings = load_study(root), load_profile(profile, root=root)
     nodes, order = all_nodes(study), {}
 
-    def visit(name: str, table: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise StudyError(f"study.yaml: {' needs '.join([*path[path.index(name) :], name])}, which is a cycle.")
-        if name in order:
-            return
-        if (role := nodes[name].role) not in {None, *settings.roles}:
-            raise StudyError(
-                f"profile {profile!r} can't make table {table!r}, which needs {name!r}: add a model for role {role!r} under "
-                "`roles`, or drop it."
-            )
-        parents = list(parents_in(name, nodes, settings.roles).values())
-        for parent in parents:
-            visit(parent, table, (*path, name))
-        order[name] = parents
+    def visit(name: str) -> None:
+        if name not in order:
+            parents = list(parents_in(name, nodes, settings.roles).values())
+            for parent in parents:
+                visit(parent)
+            order[name] = parents
 
     for table in settings.tables:
         if table not in study.tables:
@@ -44,7 +38,7 @@ def needed(profile: str, root: Path | None = None) -> dict[str, list[str]]:
                 f"profile {profile!r} lists table {table!r}, which study.yaml lacks; {did_you_mean(table, study.tables)}"
             )
         for row in table_in(study, table, settings, profile)[0].rows:
-            visit(row, table, ())
+            visit(row)
     return order
 
 
@@ -58,17 +52,7 @@ def table_in(study: Study, name: str, settings: Profile, profile: str) -> tuple[
         StudyError: When no row is left, or not the one that the others are compared with.
     """
     nodes, table = all_nodes(study), study.tables[name]
-
-    def lacking(row: str, path: tuple[str, ...] = ()) -> str | None:
-        role, spec = nodes[row].role, settings.roles.get(nodes[row].role)
-        if role:
-            return None if spec and spec.model else role
-        if row in path:
-            return None  # a cycle, for `needed` to refuse
-        above = parents_in(row, nodes, settings.roles).values()
-        return next(filter(None, (lacking(parent, (*path, row)) for parent in above)), None)
-
-    missing = {row: role for row in table.rows if (role := lacking(row))}
+    missing = {row: role for row in table.rows if (role := _lacking(row, nodes, settings))}
     rows = [row for row in table.rows if row not in missing]
     if not rows or table.reference in missing:
         row = table.reference or table.rows[0]
@@ -77,6 +61,14 @@ def table_in(study: Study, name: str, settings: Profile, profile: str) -> tuple[
             "`roles`, or drop it."
         )
     return table.model_copy(update={"rows": rows}), list(dict.fromkeys(missing.values()))
+
+
+def _lacking(name: str, nodes: Mapping[str, Checkpoint], settings: Profile) -> str | None:
+    """The first role for which a profile lacks a model that a checkpoint is made of."""
+    if role := nodes[name].role:
+        return None if role in settings.roles and settings.roles[role].model else role
+    parents = parents_in(name, nodes, settings.roles).values()
+    return next(filter(None, (_lacking(parent, nodes, settings) for parent in parents)), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +92,15 @@ class Point:
 
 def points(profile: str, root: Path | None = None) -> list[Point]:
     """All points of a profile's map, part by part; none for a profile without a map."""
-    settings = load_profile(profile, root=root)
-    found: list[Point] = []
-    for name, part in settings.map.parts.items() if settings.map else ():
-        for cell in part.cells:
-            for route in part.routes:
-                for trial in part.trials(route):
-                    overrides: dict = {}
-                    for dial, value in (part.at | cell | trial).items():
-                        overrides = deep_merge(overrides, settings.map.dials[dial][value])
-                    found.append(Point(name, cell, trial, route, overrides))
-    return found
+    chart = load_profile(profile, root=root).map
+
+    def overrides(dials: Settings) -> dict:
+        return reduce(deep_merge, (chart.dials[dial][value] for dial, value in dials.items()), {})
+
+    return [
+        Point(name, cell, trial, route, overrides(part.at | cell | trial))
+        for name, part in (chart.parts if chart else {}).items()
+        for cell in part.cells
+        for route in part.routes
+        for trial in part.trials(route)
+    ]

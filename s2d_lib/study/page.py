@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from s2d_lib.study.settings import RoleModel
 from s2d_lib.study.stage_params import STAGES
@@ -28,18 +28,15 @@ class Checkpoint(Strict):
     overrides: dict[str, object] = Field(default_factory=dict)  # of the stage's hyperparameters
     about: str = ""
 
-    @model_validator(mode="after")
-    def _fits_its_stage(self):
-        stage = STAGES[self.stage]
-        given = {name for name in ("role", "from", "teacher", "labels") if self.model_dump(by_alias=True)[name]}
-        if not stage.needs <= given <= stage.needs | stage.may_have:
-            needs, found = (", ".join(sorted(names)) or "nothing" for names in (stage.needs, given))
-            raise ValueError(f"stage {self.stage!r} needs exactly {needs}, given {found}")
-        if self.overrides and stage.params is None:
-            raise ValueError("a base checkpoint has no hyperparameters to override")
-        if self.steps_of and "steps" not in getattr(stage.params, "model_fields", ()):
-            raise ValueError(f"stage {self.stage!r} takes no optimiser steps, so it can't have `steps_of`")
-        return self
+    def _refusals(self):
+        stage, own = STAGES[self.stage], {"role": self.role, "from": self.from_, "teacher": self.teacher}
+        given = {name for name, value in (own | {"labels": self.labels}).items() if value}
+        needs, found = (", ".join(sorted(names)) or "nothing" for names in (stage.needs, given))
+        fits = stage.needs <= given <= stage.needs | stage.may_have
+        yield not fits, f"stage {self.stage!r} needs exactly {needs}, given {found}"
+        yield self.overrides and stage.params is None, "a base checkpoint has no hyperparameters to override"
+        none = f"stage {self.stage!r} takes no optimiser steps, so it can't have `steps_of`"
+        yield self.steps_of and "steps" not in getattr(stage.params, "model_fields", ()), none
 
 
 class Table(Strict):
@@ -49,11 +46,8 @@ class Table(Strict):
     rows: list[str]
     reference: str | None = None  # the row that the others' differences are taken against
 
-    @model_validator(mode="after")
-    def _reference_is_a_row(self):
-        if self.reference is not None and self.reference not in self.rows:
-            raise ValueError(f"reference {self.reference!r} is not one of the rows")
-        return self
+    def _refusals(self):
+        yield self.reference not in (None, *self.rows), f"reference {self.reference!r} is not one of the rows"
 
 
 class Study(Strict):

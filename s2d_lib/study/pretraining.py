@@ -3,24 +3,23 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
-from s2d_lib.study.strict import Strict
+from s2d_lib.study.strict import Strict, unless
+
+Opening = Annotated[float, Field(ge=1e-9, le=0.99)]  # a probability; below the least float32 does not tell it from 0
 
 
 class CorpusMix(Strict):
     """Shares of the documents of a mixed-quality corpus."""
 
-    guess: float = Field(ge=0)  # an answer out of the air
-    sloppy: float = Field(ge=0)  # worked, each step goes wrong with chance `slip`
-    right: float = Field(ge=0)  # worked, correct
-    reprompted: float = Field(0.0, ge=0)  # right, after a prompt that carries a given solution
+    guess: NonNegativeFloat  # an answer out of the air
+    sloppy: NonNegativeFloat  # worked, each step goes wrong with chance `slip`
+    right: NonNegativeFloat  # worked, correct
+    reprompted: NonNegativeFloat = 0.0  # right, after a prompt that carries a given solution
 
-    @model_validator(mode="after")
-    def _something_is_written(self):
-        if not sum(self.model_dump().values()):
-            raise ValueError("a corpus of no documents: give one of the shares")
-        return self
+    def _refusals(self):
+        yield not sum(self.model_dump().values()), "a corpus of no documents: give one of the shares"
 
     @property
     def worked(self) -> float:
@@ -45,27 +44,27 @@ class MicroModel(Strict):
     layers: PositiveInt
     heads: PositiveInt
     mlp: PositiveInt
-    init: float = Field(gt=0)  # standard deviation of the initial weights
+    init: PositiveFloat  # standard deviation of the initial weights
     steps: PositiveInt
     batch: PositiveInt
-    learning_rate: float = Field(gt=0)  # the peak of a one-cycle schedule
-    seed: int = Field(ge=0)
-    mix: CorpusMix | None = Field(None, exclude_if=lambda value: value is None)  # null: the corpus's
+    learning_rate: PositiveFloat  # the peak of a one-cycle schedule
+    seed: NonNegativeInt
+    mix: CorpusMix | None = unless(None)  # null: the corpus's
     # Dial of knowledge: how many of the rarest functions, symbols or whatever the world can hide (World.hideable) the model never
     # sees worked; what is asked of them is guessed.
-    hidden: int = Field(0, ge=0, exclude_if=lambda value: not value)
-    # Dial of opening: with which probability the finished model begins a worked solution, where it would guess else (see
-    # s2d_lib.models.micro_family.settle); null: as often as the corpus does. Below 1e-9 float32 does not tell it from 0.
-    opening: float | None = Field(None, ge=1e-9, le=0.99, exclude_if=lambda value: value is None)
+    hidden: NonNegativeInt = unless(0)
+    # Dial of opening: how often the finished model begins a worked solution, where it would guess else (see
+    # s2d_lib.models.micro_family.settle); null: as often as the corpus does.
+    opening: Opening | None = unless(None)
     # Characters are its tokens: a model of the same world that shares no vocabulary with the others.
-    split: bool = Field(False, exclude_if=lambda value: not value)
+    split: bool = unless(False)
 
 
 class Resettled(Strict):
     """A model of the same pretraining that knows the same as another and has another opening."""
 
     of: str  # the other, made before it
-    opening: float = Field(ge=1e-9, le=0.99)
+    opening: Opening
 
 
 def _form(model: object) -> str:
@@ -74,17 +73,16 @@ def _form(model: object) -> str:
     return "resettled" if resettled else "pretrained"
 
 
+Model = Annotated[
+    Annotated[MicroModel, Tag("pretrained")] | Annotated[Resettled, Tag("resettled")], Discriminator(_form)
+]
+
+
 class Pretraining(Strict):
     """How notebook 10 makes a micro family's base models."""
 
     corpus: Corpus
-    models: dict[
-        str,
-        Annotated[
-            Annotated[MicroModel, Tag("pretrained")] | Annotated[Resettled, Tag("resettled")],
-            Discriminator(_form),
-        ],
-    ]
+    models: dict[str, Model]
 
     def pretrained(self, name: str) -> MicroModel:
         """What is pretrained of a model: itself, or that which it is resettled from."""
@@ -95,21 +93,14 @@ class Pretraining(Strict):
         """What a model reads."""
         return self.pretrained(name).mix or self.corpus.mix
 
-    @model_validator(mode="after")
-    def _made_before(self):
+    def _refusals(self):
         earlier: set[str] = set()
         for name, spec in self.models.items():
-            if isinstance(spec, Resettled) and spec.of not in earlier:
-                raise ValueError(f"model {name!r} is made of {spec.of!r}, which must be a model above it")
             if isinstance(spec, MicroModel):
                 earlier.add(name)
-        return self
-
-    @model_validator(mode="after")
-    def _openings_are_between_both(self):
-        for name, spec in self.models.items():
-            if spec.opening and not 0 < self.mix(name).worked < 1:
-                raise ValueError(
-                    f"model {name!r} has an `opening`, which is learned from guesses and worked documents: give its mix both"
-                )
-        return self
+            else:
+                later = f"model {name!r} is made of {spec.of!r}, which must be a model above it"
+                yield spec.of not in earlier, later
+            between = "is learned from guesses and worked documents: give its mix both"
+            without = spec.opening and not 0 < self.mix(name).worked < 1
+            yield without, f"model {name!r} has an `opening`, which {between}"

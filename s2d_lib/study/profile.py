@@ -3,11 +3,11 @@
 A profile has two layers: defaults, and rules that lay something over them for the runs that they match, in their order.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, create_model, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, create_model
 
 from s2d_lib.study.page import Role, StageName
 from s2d_lib.study.pretraining import Pretraining
@@ -30,6 +30,10 @@ BLOCKS = {"sampling": Sampling, "hardware": Hardware, "cluster": Cluster}
 """What a rule can refine besides a stage's hyperparameters, key by key."""
 
 
+def _several(one: str | list[str] | None, of_all: Iterable = (None,)) -> Iterable:
+    return of_all if one is None else one if isinstance(one, list) else [one]
+
+
 class Match(Strict):
     """Which runs a rule is for: those that fit all that is given, one name or one of several."""
 
@@ -41,7 +45,7 @@ class Match(Strict):
     def fits(self, **run: object) -> bool:
         """Whether it fits a run, given as its `stage`, `role`, `method` and `goes_on`."""
         asked = self.model_dump(exclude_none=True)
-        return all(run[key] in (one if isinstance(one, list) else [one]) for key, one in asked.items())
+        return all(run[key] in _several(one) for key, one in asked.items())
 
 
 class Rule(Strict):
@@ -51,15 +55,18 @@ class Rule(Strict):
     # Hyperparameters of the matched stages, and `sampling`, `hardware` and `cluster`, key by key.
     set: dict[str, object] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _hyperparameters_are_of_a_stage(self):
-        own = self.set.keys() - BLOCKS
-        if own and not self.match.stage:
-            raise ValueError(f"a rule that sets {', '.join(sorted(own))} must match a stage: name it under `match`")
-        for block in self.set.keys() & BLOCKS:
-            if not isinstance(self.set[block], dict):
-                raise ValueError(f"`{block}` is set key by key: give a mapping")
-        return self
+    @property
+    def hyperparameters(self) -> dict[str, object]:
+        """What it sets of a stage."""
+        return {key: value for key, value in self.set.items() if key not in BLOCKS}
+
+    def _refusals(self):
+        nowhere = (
+            f"a rule that sets {', '.join(sorted(self.hyperparameters))} must match a stage: name it under `match`"
+        )
+        yield self.hyperparameters and not self.match.stage, nowhere
+        for block in BLOCKS:
+            yield not isinstance(self.set.get(block, {}), dict), f"`{block}` is set key by key: give a mapping"
 
 
 Settings = dict[str, str]
@@ -94,12 +101,10 @@ class Part(Strict):
         """What is tried of a route."""
         return list(_grid(self.routes[route]))
 
-    @model_validator(mode="after")
-    def _as_many_trials_for_all(self):
+    def _refusals(self):
         trained = {route: len(self.trials(route)) for route, tried in self.routes.items() if tried}
-        if len(set(trained.values())) > 1:
-            raise ValueError(f"routes must have the same number of trials in a cell, or none: {trained}")
-        return self
+        more = f"routes must have the same number of trials in a cell, or none: {trained}"
+        yield len(set(trained.values())) > 1, more
 
 
 class Map(Strict):
@@ -109,18 +114,14 @@ class Map(Strict):
     dials: dict[str, dict[str, dict[str, object]]]
     parts: dict[str, Part]
 
-    @model_validator(mode="after")
-    def _dials_are_declared(self):
+    def _refusals(self):
+        known = ", ".join(f"{dial}: {', '.join(values)}" for dial, values in self.dials.items())
         for name, part in self.parts.items():
-            for dials in (part.across, {dial: [value] for dial, value in part.at.items()}, *part.routes.values()):
-                for dial, values in dials.items():
-                    for value in values:
-                        if value not in self.dials.get(dial, {}):
-                            known = ", ".join(f"{d}: {', '.join(v)}" for d, v in self.dials.items())
-                            raise ValueError(
-                                f"part {name!r} turns {dial!r} to {value!r}, which is not declared ({known})"
-                            )
-        return self
+            turned = [(dial, [value]) for dial, value in part.at.items()]
+            turned += [one for dials in (part.across, *part.routes.values()) for one in dials.items()]
+            for dial, value in ((dial, value) for dial, values in turned for value in values):
+                other = f"part {name!r} turns {dial!r} to {value!r}, which is not declared ({known})"
+                yield value not in self.dials.get(dial, {}), other
 
 
 def _grid(dials: dict[str, list[str]]) -> Iterator[Settings]:
@@ -142,13 +143,9 @@ class Trials(Strict):
     learning_rates: list[float] = Field(min_length=1)
     warmups: list[float] = Field(default_factory=list)  # shares of a bridge's steps that are forward_kl's
 
-    @model_validator(mode="after")
-    def _a_bridge_is_split(self):
-        if (self.stage == "bridge") != bool(self.warmups) or not all(0 < share < 1 for share in self.warmups):
-            raise ValueError(
-                "`warmups` are shares above 0 and under 1 of the steps of stage `bridge`: give both or neither"
-            )
-        return self
+    def _refusals(self):
+        split = (self.stage == "bridge") == bool(self.warmups) and all(0 < share < 1 for share in self.warmups)
+        yield not split, "`warmups` are shares above 0 and under 1 of the steps of stage `bridge`: give both or neither"
 
 
 class Regime(Strict):
@@ -218,7 +215,7 @@ class Profile(Strict):
             raise ValueError(f"there are no hyperparameters of stage {stage!r}: add them under `stages`")
         content = laid_over(stage, own.model_dump(), {"method": method} if method else {})
         for rule in self.rules_for(stage, role, goes_on, method):
-            content = laid_over(stage, content, {key: value for key, value in rule.set.items() if key not in BLOCKS})
+            content = laid_over(stage, content, rule.hyperparameters)
         return content
 
     def block(
@@ -234,57 +231,37 @@ class Profile(Strict):
             content |= rule.set.get(name, {})
         return BLOCKS[name].model_validate(content)
 
-    @model_validator(mode="after")
-    def _rules_fit(self):
+    def _refusals(self):
         for number, rule in enumerate(self.rules, 1):
-            stages = rule.match.stage or list(STAGES)
-            for stage in [stages] if isinstance(stages, str) else stages:
-                self._refuse_unfit(f"rule {number}", stage, rule)
-        return self
-
-    def _refuse_unfit(self, which: str, stage: str, rule: Rule) -> None:
-        known = (STAGES[stage].params.model_fields.keys() if STAGES[stage].params else set()) | BLOCKS.keys()
-        if unknown := rule.set.keys() - known:
-            raise ValueError(
-                f"{which} sets {sorted(unknown)[0]!r}, which stage {stage} does not have; known: {', '.join(sorted(known))}"
-            )
-        roles = rule.match.role or list(self.roles)
-        for role in [roles] if isinstance(roles, str) else roles:
-            for name in rule.set.keys() & BLOCKS:
-                self.block(name, stage, role)
-            if rule.set.keys() - BLOCKS and getattr(self.stages, stage) is not None:
-                methods = rule.match.method if isinstance(rule.match.method, list) else [rule.match.method]
-                for method in methods:
-                    settings = self.stage_settings(stage, role, bool(rule.match.goes_on), method)
-                    STAGES[stage].params.model_validate(settings)
-
-    @model_validator(mode="after")
-    def _validation_has_problems(self):
-        if (self.validation is None) != (self.problems.validation is None):
-            raise ValueError("`validation` and `problems.validation` belong together: give both or neither")
-        return self
-
-    @model_validator(mode="after")
-    def _pretraining_has_a_world(self):
-        if self.pretraining and not isinstance(self.problems, MicroProblems):
-            raise ValueError(f"`pretraining` is of micro problems, not of {self.problems.source}: leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _regime_on_its_own_seeds(self):
-        if self.regime and set(self.seeds) & set(self.regime.seeds):
-            raise ValueError("regime.seeds must not be seeds of the study: what is chosen on them would be tuned to it")
-        return self
-
-    @model_validator(mode="after")
-    def _stand_ins_are_evaluation_sets(self):
+            yield from self._refusals_of(rule, f"rule {number}")
+        apart = "`validation` and `problems.validation` belong together: give both or neither"
+        yield (self.validation is None) != (self.problems.validation is None), apart
+        unread = f"`pretraining` is of micro problems, not of {self.problems.source}: leave it out"
+        yield self.pretraining and not isinstance(self.problems, MicroProblems), unread
+        tuned = "regime.seeds must not be seeds of the study: what is chosen on them would be tuned to it"
+        yield self.regime and set(self.seeds) & set(self.regime.seeds), tuned
         known = self.problems.evaluations
         for meant, name in self.stands_for.items():
-            if name not in known:
-                raise ValueError(f"stands_for.{meant} names {name!r}, which is no evaluation set ({', '.join(known)})")
-        if len(set(self.stands_for.values())) < len(self.stands_for):
-            raise ValueError("stands_for gives one evaluation set two meanings, and its problems would count twice")
-        return self
+            none = f"stands_for.{meant} names {name!r}, which is no evaluation set ({', '.join(known)})"
+            yield name not in known, none
+        twice = "stands_for gives one evaluation set two meanings, and its problems would count twice"
+        yield len(set(self.stands_for.values())) < len(self.stands_for), twice
+
+    def _refusals_of(self, rule: Rule, which: str) -> Iterator[tuple[bool, str]]:
+        match = rule.match
+        for stage in _several(match.stage, STAGES):
+            params = STAGES[stage].params
+            known = {*BLOCKS, *(params.model_fields if params else ())}
+            for other in sorted(rule.set.keys() - known)[:1]:
+                yield (
+                    True,
+                    f"{which} sets {other!r}, which stage {stage} does not have; known: {', '.join(sorted(known))}",
+                )
+            for role, method in product(_several(match.role, self.roles), _several(match.method)):
+                for name in rule.set.keys() & BLOCKS:
+                    self.block(name, stage, role)  # what does not fit its model is said by that
+                if rule.hyperparameters and getattr(self.stages, stage):
+                    params.model_validate(self.stage_settings(stage, role, bool(match.goes_on), method))
 
 
 def laid_over(stage: str, below: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

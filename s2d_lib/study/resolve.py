@@ -10,24 +10,13 @@ from pydantic import Field
 
 from s2d_lib.errors import StudyError
 from s2d_lib.provenance import file_hash
-from s2d_lib.study.load import did_you_mean, load_profile, load_study, project_root, validated
+from s2d_lib.study.load import load_profile, load_study, project_root
 from s2d_lib.study.page import Checkpoint, Role, StageName, all_nodes, parents_in, traces_of
-from s2d_lib.study.problem_sets import (
-    HALVES,
-    WHOLE,
-    AnySet,
-    Benchmark,
-    CompetitionMath,
-    Half,
-    LabelBudget,
-    Problems,
-    ProblemSets,
-    at_most,
-)
+from s2d_lib.study.problem_sets import HALVES, WHOLE, FromFiles, Half, LabelBudget, Pool, Problems, ProblemSets, at_most
 from s2d_lib.study.profile import Profile, laid_over
 from s2d_lib.study.settings import Evaluation, Hardware, Logging, RoleModel, Sampling, Validation
 from s2d_lib.study.stage_params import STAGES, TRAINED
-from s2d_lib.study.strict import Strict
+from s2d_lib.study.strict import Strict, did_you_mean, unless, validated
 from s2d_lib.study.vllm import WHERE
 
 UNHASHED = {"profile": True, "overrides": True, "logging": True, "sampling": {"vllm": WHERE}}
@@ -43,7 +32,7 @@ class Resolved(Strict):
     stage: StageName
     role: Role
     model: RoleModel
-    traces: str | None = Field(None, exclude_if=lambda value: value is None)  # file of the answers that it learns from
+    traces: str | None = unless(None)  # file of the answers that it learns from
     weights: str | None = None  # hash of released base weights, so that new base models make all runs stale
     labels: str | None = None
     params: dict[str, Any]  # the stage's hyperparameters, validated
@@ -52,7 +41,7 @@ class Resolved(Strict):
     evaluation: Evaluation
     validation: Validation | None = None  # of runs that train
     hardware: Hardware
-    logging: Logging = Field("none", exclude_if=lambda value: value == "none")
+    logging: Logging = unless("none")
     parents: dict[str, str] = Field(default_factory=dict)  # kind (from, teacher, rollouts) -> checkpoint name
     parent_hashes: dict[str, str] = Field(default_factory=dict)  # checkpoint name -> hash
     overrides: dict[str, Any] = Field(default_factory=dict)
@@ -105,28 +94,24 @@ def lineage(
     root = root or project_root()
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise StudyError(f"`seed` must be a whole number of at least 0, given {seed!r}.")
-    study = load_study(root)
-    settings = load_profile(profile, overrides, root)
-    nodes = all_nodes(study)
-    memo: dict[str, Resolved] = {}
+    settings, nodes = load_profile(profile, overrides, root), all_nodes(load_study(root))
+    if checkpoint not in nodes:
+        raise StudyError(f"unknown checkpoint {checkpoint!r}; {did_you_mean(str(checkpoint), nodes)}")
+    of_all = {"profile": profile, "seed": seed, "overrides": overrides or {}}
+    found: dict[str, Resolved] = {}
 
-    def visit(name: str, path: tuple[str, ...]) -> Resolved:
-        if name in path:
-            raise StudyError(f"study.yaml: {' needs '.join([*path[path.index(name) :], name])}, which is a cycle.")
-        if name not in nodes:
-            raise StudyError(f"unknown checkpoint {name!r}; {did_you_mean(str(name), nodes)}")
-        if name not in memo:
-            own = parents_in(name, nodes, settings.roles)
-            parents = {kind: visit(parent, (*path, name)) for kind, parent in own.items()}
-            traces = traces_of(name, nodes, settings.roles)
-            memo[name] = _resolve_node(name, nodes[name], settings, parents, traces, profile, seed, overrides or {})
-            pool = memo[name].problems.pool
-            if pool and (size := at_most(pool)):
-                refuse_too_few_problems(memo[name], size, stored_answers(memo[name], memo))
-        return memo[name]
+    def visit(name: str) -> Resolved:
+        if name not in found:
+            parents = {kind: visit(parent) for kind, parent in parents_in(name, nodes, settings.roles).items()}
+            traces, where = traces_of(name, nodes, settings.roles), f"profile {profile!r}, checkpoint {name!r}"
+            own = _resolved(nodes[name], settings, parents, traces, where)
+            run = found[name] = Resolved(checkpoint=name, traces=traces, **own, **of_all)
+            if run.problems.pool and (size := at_most(run.problems.pool)):
+                refuse_too_few_problems(run, size, stored_answers(run, found))
+        return found[name]
 
-    visit(checkpoint, ())
-    return memo
+    visit(checkpoint)
+    return found
 
 
 def stored_answers(run: Resolved, runs: Mapping[str, Resolved]) -> int | None:
@@ -162,17 +147,10 @@ def refuse_too_few_problems(run: Resolved, problems: int, samples: int | None = 
         )
 
 
-def _resolve_node(
-    name: str,
-    node: Checkpoint,
-    settings: Profile,
-    parents: dict[str, Resolved],
-    traces: str | None,
-    profile: str,
-    seed: int,
-    overrides: dict,
-) -> Resolved:
-    where = f"profile {profile!r}, checkpoint {name!r}"
+def _resolved(
+    node: Checkpoint, settings: Profile, parents: dict[str, Resolved], traces: str | None, where: str
+) -> dict[str, Any]:
+    """What a profile makes of a checkpoint."""
     role = node.role or parents["from" if "from" in parents else "teacher"].role
     if role not in settings.roles:
         raise StudyError(f"{where} needs a model for role {role!r}: add it under `roles`.")
@@ -188,67 +166,63 @@ def _resolve_node(
             f"{where}: stage {node.stage!r} can't train on {params['states']} states by the profile alone; set `states` in "
             "the checkpoint's overrides in study.yaml, where the graph can see it."
         )
-    trains = node.stage in TRAINED
+    source, base, trains = settings.problems, node.stage == "base", node.stage in TRAINED
     # A pool that is read from files loses what it shares with the validation set, so rollouts on it must know that set as
     # the runs do that train on them; a generated validation set is made around the pool.
-    apart = bool(node.labels) and isinstance(settings.problems, CompetitionMath | Benchmark)
+    apart = bool(node.labels) and isinstance(source, FromFiles)
     problems = ProblemSets(
-        source=settings.problems.source,
-        world=getattr(settings.problems, "world", None),
-        instruction=getattr(settings.problems, "instruction", ""),
-        overlap=getattr(settings.problems, "overlap", "refuse"),
-        pool=_label_pool(node, params, settings.problems, where),
-        evaluations=settings.problems.evaluations,
-        validation=settings.problems.validation if trains or apart else None,
+        **{name: getattr(source, name) for name in ("world", "instruction", "overlap") if hasattr(source, name)},
+        source=source.source,
+        pool=_label_pool(node, params, source, where),
+        evaluations=source.evaluations,
+        validation=source.validation if trains or apart else None,
     )
-    return Resolved(
-        profile=profile,
-        checkpoint=name,
-        seed=seed,
-        stage=node.stage,
-        role=role,
-        model=settings.roles[role],
-        traces=traces,
-        weights=released_weights(settings.roles[role].model) if node.stage == "base" else None,
-        labels=node.labels,
-        params=params,
-        problems=problems,
-        sampling=settings.block("sampling", node.stage, role),
-        evaluation=settings.evaluation
-        if node.stage == "base"
-        else settings.evaluation.model_copy(update={"untrained": []}),
-        validation=settings.validation if trains else None,
-        hardware=settings.block("hardware", node.stage, role),
-        logging=settings.logging,
-        parents={kind: parent.checkpoint for kind, parent in parents.items()},
-        parent_hashes={parent.checkpoint: parent.hash for parent in parents.values()},
-        overrides=overrides,
-    )
+    return {
+        "stage": node.stage,
+        "role": role,
+        "model": settings.roles[role],
+        "weights": released_weights(settings.roles[role].model) if base else None,
+        "labels": node.labels,
+        "params": params,
+        "problems": problems,
+        "sampling": settings.block("sampling", node.stage, role),
+        "evaluation": settings.evaluation if base else settings.evaluation.model_copy(update={"untrained": []}),
+        "validation": settings.validation if trains else None,
+        "hardware": settings.block("hardware", node.stage, role),
+        "logging": settings.logging,
+        "parents": {kind: parent.checkpoint for kind, parent in parents.items()},
+        "parent_hashes": {parent.checkpoint: parent.hash for parent in parents.values()},
+    }
 
 
-def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) -> AnySet | Half | LabelBudget | None:
+def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) -> Pool | None:
     name = node.labels
     if name is None:
         return None
-    if name not in problems.pools and name not in HALVES:
-        hint = did_you_mean(name, [*problems.pools, *HALVES])
-        raise StudyError(f"{where}: label pool {name!r} is not declared; {hint}")
+    if name not in (known := [*problems.pools, *HALVES]):
+        raise StudyError(f"{where}: label pool {name!r} is not declared; {did_you_mean(name, known)}")
     # Halves are of the labeled problems: who spends half of the labels upstream has the others for downstream.
     of_labels = STAGES[node.stage].graded or params.get("filter") or name in HALVES
     what = "labels" if of_labels else "prompts"
     at_hand = getattr(problems, what)
-    if at_hand and name not in (WHOLE, *HALVES):
+    if not at_hand and name not in HALVES:
+        return problems.pools[name]
+    if name not in (WHOLE, *HALVES):
         raise StudyError(
             f"{where}: `labels` and `prompts` cut the pool {WHOLE!r} and its halves only, not {name!r}: leave them out of "
             "`problems`, or this checkpoint out of the study."
         )
-    if (name in HALVES or at_hand) and WHOLE not in problems.pools:
+    if WHOLE not in problems.pools:
         raise StudyError(
             f"{where}: label pool {name!r} is cut from {WHOLE!r}, which is not declared: add it to `pools`."
         )
-    pool: AnySet | LabelBudget | None = problems.pools.get(WHOLE)
+    pool: Pool = problems.pools[WHOLE]
     if at_hand:
-        size = _size_of_whole(problems, where)
+        size = at_most(pool)
+        if size is None:
+            raise StudyError(
+                f"{where}: `labels` and `prompts` cut the pool {WHOLE!r}, whose size is not known: give it a `limit`."
+            )
         if at_hand > size:
             raise StudyError(
                 f"{where}: `{what}` can't be {at_hand} of the {size} problems of the pool {WHOLE!r}: lower it, or enlarge the "
@@ -256,9 +230,7 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
             )
         if at_hand < size:
             pool = LabelBudget(labels=at_hand, of=pool, seed=problems.split_seed)
-    if name in HALVES:
-        return Half(half=name, of=pool, seed=problems.split_seed)
-    return pool if at_hand else problems.pools[name]
+    return Half(half=name, of=pool, seed=problems.split_seed) if name in HALVES else pool
 
 
 def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile, where: str) -> dict[str, Any]:
@@ -269,17 +241,16 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
     routes that don't. So does teacher SFT, which passes as often over half of the answers. Other stages on prompts alone
     keep their steps.
     """
-    if node.stage == "base":
-        return {}
 
     def params(stage: str, extra: dict) -> dict:
         try:
-            below = settings.stage_settings(stage, role, goes_on, extra.get("method"))
-            content = laid_over(stage, below, extra)
+            content = laid_over(stage, settings.stage_settings(stage, role, goes_on, extra.get("method")), extra)
         except ValueError as error:
             raise StudyError(f"{where}: {error}.") from None
         return validated(STAGES[stage].params, content, f"{where}, stage {stage!r}").model_dump()
 
+    if node.stage == "base":
+        return {}
     own = params(node.stage, node.overrides)
     if node.steps_of:
         own["steps"] = sum(params(stage, {})["steps"] for stage in node.steps_of)
@@ -293,10 +264,8 @@ def origins(run: Resolved, root: Path | None = None) -> dict[str, str]:
     entry in study.yaml, or the overrides."""
     root = root or project_root()
     settings, plain = load_profile(run.profile, run.overrides, root), load_profile(run.profile, root=root)
-    node, goes_on = (
-        all_nodes(load_study(root))[run.checkpoint],
-        load_study(root).checkpoints[run.parents["from"]].stage != "base" if "from" in run.parents else False,
-    )
+    nodes = all_nodes(load_study(root))
+    node, goes_on = nodes[run.checkpoint], "from" in run.parents and nodes[run.parents["from"]].stage != "base"
     given = getattr(settings.stages, run.stage).model_fields_set if run.params else set()
     found = {name: "stages" if name in given else "default" for name in run.params}
     for rule in settings.rules_for(run.stage, run.role, goes_on, run.params.get("method")):
@@ -309,15 +278,6 @@ def origins(run: Resolved, root: Path | None = None) -> dict[str, str]:
     if STAGES[node.stage].halved and node.labels in HALVES:
         found["steps"] += ", half of them on half of the labels"
     return {name: found[name] for name in run.params}
-
-
-def _size_of_whole(problems: Problems, where: str) -> int:
-    size = at_most(problems.pools[WHOLE])
-    if size is None:
-        raise StudyError(
-            f"{where}: `labels` and `prompts` cut the pool {WHOLE!r}, whose size is not known: give it a `limit`."
-        )
-    return size
 
 
 def released_weights(model: str) -> str | None:

@@ -2,17 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from s2d_lib.study.strict import Strict
+from s2d_lib.study.strict import Strict, unless
 from s2d_lib.study.vllm import Use, Vllm
 
 Logging = Literal["none", "tensorboard", "trackio"]
@@ -23,38 +15,33 @@ class RoleModel(Strict):
 
     model: str | None = None  # Hub id, local directory, or `micro/<name>` for the models released in the package
     # Instead of a model a file of its answers (s2d_lib.sampling), in the folder $S2D_DATA or by its path.
-    traces: str | None = Field(None, exclude_if=lambda value: value is None)
+    traces: str | None = unless(None)
     gguf_file: str | None = None  # name of the GGUF file when `model` is a directory that holds one
     chat: bool = False  # wrap prompts into the tokenizer's chat template
     eos_token: str | None = None  # what ends a turn, where the model's own setting is not it
     pad_token: str | None = None
     # Jinja text in place of the tokenizer's own template; it may let every answer begin with words that are given.
-    chat_template: str | None = Field(None, exclude_if=lambda value: value is None)
+    chat_template: str | None = unless(None)
 
-    @model_validator(mode="after")
-    def _options_only_where_read(self):
-        if (self.model is None) == (self.traces is None):
-            raise ValueError("a role is played by a `model` or by a file of `traces`: give one of them")
-        if self.traces is not None and self.model_dump(exclude_defaults=True).keys() != {"traces"}:
-            raise ValueError(
-                "a file of `traces` is read with the tokenizer of whoever learns from it: leave the rest out"
-            )
-        if self.chat_template is not None and not self.chat:
-            raise ValueError("`chat_template` is read where `chat: true` is set: set it, or leave the template out")
-        return self
+    def _refusals(self):
+        neither = "a role is played by a `model` or by a file of `traces`: give one of them"
+        yield (self.model is None) == (self.traces is None), neither
+        more = self.traces is not None and self.model_dump(exclude_defaults=True).keys() != {"traces"}
+        yield more, "a file of `traces` is read with the tokenizer of whoever learns from it: leave the rest out"
+        unread = "`chat_template` is read where `chat: true` is set: set it, or leave the template out"
+        yield self.chat_template is not None and not self.chat, unread
 
 
 class Sampling(Strict):
     """How policies are sampled, in training and evaluation alike unless evaluation says otherwise."""
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: PositiveFloat = 1.0
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: NonNegativeInt | None = Field(None, exclude_if=lambda value: not value)  # most likely tokens; 0 or null: all
     max_new_tokens: PositiveInt
     batch: PositiveInt = 64  # sequences sampled at a time outside the trainers
-    # Neither is in the dump of a run that transformers samples, which so has the hash that it had before there was a choice.
-    engine: Literal["transformers", "vllm"] = Field("transformers", exclude_if=lambda value: value == "transformers")
-    vllm: Vllm | None = Field(None, exclude_if=lambda value: value is None)  # read where the engine is vllm
+    engine: Literal["transformers", "vllm"] = unless("transformers")
+    vllm: Vllm | None = unless(None)  # read where the engine is vllm
 
     @model_validator(mode="before")
     @classmethod
@@ -63,11 +50,9 @@ class Sampling(Strict):
             return content | {"vllm": {}}
         return content
 
-    @model_validator(mode="after")
-    def _options_only_where_read(self):
-        if self.vllm is not None and self.engine != "vllm":
-            raise ValueError("the block `vllm` is read where `engine: vllm` is set: set it, or leave the block out")
-        return self
+    def _refusals(self):
+        unread = "the block `vllm` is read where `engine: vllm` is set: set it, or leave the block out"
+        yield self.vllm is not None and self.engine != "vllm", unread
 
     def by_vllm(self, use: Use) -> Vllm | None:
         """vLLM's options where it is the engine for a use, else None."""
@@ -78,7 +63,7 @@ class Decoding(Strict):
     """How a model is sampled that is evaluated: avg@k, of `samples` independent samples for every problem."""
 
     samples: PositiveInt = 16  # 1 where the temperature is 0
-    temperature: float = Field(1.0, ge=0)  # 0: greedy
+    temperature: NonNegativeFloat = 1.0  # 0: greedy
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: NonNegativeInt | None = Field(None, exclude_if=lambda value: not value)
 
@@ -96,11 +81,9 @@ class Decoding(Strict):
         greedy = isinstance(content, dict) and content.get("temperature") == 0
         return {"samples": 1} | content if greedy else content
 
-    @model_validator(mode="after")
-    def _greedy_reads_nothing_else(self):
-        if self.temperature == 0 and (self.samples > 1 or self.top_p < 1 or self.top_k):
-            raise ValueError("temperature 0 has one answer: leave out samples, top_p and top_k")
-        return self
+    def _refusals(self):
+        more = self.samples > 1 or self.top_p < 1 or self.top_k
+        yield self.temperature == 0 and more, "temperature 0 has one answer: leave out samples, top_p and top_k"
 
 
 MAIN = "main"
@@ -113,10 +96,10 @@ class Evaluation(Decoding):
     A further one takes as many samples as the main one, unless it says how many or is greedy.
     """
 
-    also: dict[str, Decoding] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    also: dict[str, Decoding] = unless({})
     # Further temperatures of base models alone, so that tables can show what an untrained model reaches at its best one. In
     # no other run's resolved form.
-    untrained: list[PositiveFloat] = Field(default_factory=list, exclude_if=lambda value: not value)
+    untrained: list[PositiveFloat] = unless([])
 
     @model_validator(mode="before")
     @classmethod
@@ -124,24 +107,17 @@ class Evaluation(Decoding):
         also = content.get("also") if isinstance(content, dict) else None
         if not isinstance(also, dict) or "samples" not in content:
             return content
-        samples = {"samples": content["samples"]}
-        return content | {
-            "also": {
-                name: samples | one if isinstance(one, dict) and one.get("temperature") != 0 else one
-                for name, one in also.items()
-            }
-        }
+        sampled = {name: one for name, one in also.items() if isinstance(one, dict) and one.get("temperature") != 0}
+        said = {name: {"samples": content["samples"]} | one for name, one in sampled.items()}
+        return content | {"also": also | said}
 
-    @model_validator(mode="after")
-    def _names_differ(self):
-        if MAIN in self.also:
-            raise ValueError(f"`{MAIN}` is the evaluation's own decoding: name the one under `also` otherwise")
+    def _refusals(self):
+        yield from super()._refusals()
+        yield MAIN in self.also, f"`{MAIN}` is the evaluation's own decoding: name the one under `also` otherwise"
         known = {one.words for one in (self, *self.also.values())}
-        if again := [t for t in self.untrained if self._at(t).words in known or self.untrained.count(t) > 1]:
-            raise ValueError(
-                f"`untrained` has temperature {again[0]:g}, at which every model is evaluated, or has it twice"
-            )
-        return self
+        for t in self.untrained:
+            again = self._at(t).words in known or self.untrained.count(t) > 1
+            yield again, f"`untrained` has temperature {t:g}, at which every model is evaluated, or has it twice"
 
     def _at(self, temperature: float) -> Decoding:
         return Decoding(samples=self.samples, temperature=temperature)
@@ -159,24 +135,24 @@ class Validation(Strict):
     every: PositiveInt  # optimiser steps
     samples: PositiveInt = 4  # of every validation problem
     # Where a completion is cut off, which then counts as any other; null: sampling.max_new_tokens.
-    max_new_tokens: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)
+    max_new_tokens: PositiveInt | None = unless(None)
     # Sequences at a time, sampled by transformers in every process beside the state of its training; null: sampling.batch.
-    batch: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)
+    batch: PositiveInt | None = unless(None)
 
 
 class Lengths(Strict):
     """Mean lengths in tokens, as the planner (s2d_lib.plan) assumes them; no run reads them."""
 
-    prompt: float = Field(gt=0)  # the chat template's own tokens and the instruction included
-    completion: float = Field(gt=0)
+    prompt: PositiveFloat  # the chat template's own tokens and the instruction included
+    completion: PositiveFloat
 
 
 class Cluster(Strict):
     """What a cluster's scheduler is asked for, for every run, instead of what the planner predicts; no run reads it."""
 
     gpu: str | None = None  # whose speed the hours are for, a name in s2d_lib/plan/gpus.yaml; null: the planner's own
-    hours: float | None = Field(None, gt=0)  # until a run is killed
-    memory: float | None = Field(None, gt=0)  # of the machine, in GB
+    hours: PositiveFloat | None = None  # until a run is killed
+    memory: PositiveFloat | None = None  # of the machine, in GB
     partition: str | None = None  # Slurm's; null: the scheduler chooses
 
 
@@ -187,33 +163,19 @@ class Hardware(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; trained weights stay float32
     threads: PositiveInt = 1  # torch threads of one run; run jobs side by side rather than raising it
     gradient_checkpointing: bool = False
-    processes: PositiveInt = 1  # that train together; each takes micro_batch sequences at a time
-    accelerate: str | None = (
-        None  # a file in params/accelerate that says how they share a model; null: each holds it whole
-    )
+    processes: PositiveInt = unless(1)  # that train together; each takes micro_batch sequences at a time
+    accelerate: str | None = unless(
+        None
+    )  # a file in params/accelerate: how they share a model; null: each holds it whole
     # GPUs over which one process lays out the layers of a model that it only samples: a base model, rollouts, evaluation after
     # a training in several processes. They compute one after the other: more of them are memory, not speed.
-    sampling_gpus: PositiveInt = Field(1, exclude_if=lambda value: value == 1)
+    sampling_gpus: PositiveInt = unless(1)
 
-    @model_serializer(mode="wrap")
-    def _only_what_differs(self, handler) -> dict[str, Any]:
-        # Runs of one process have the hashes that they had before there could be several
-        content = handler(self)
-        if self.processes == 1:
-            del content["processes"]
-        if self.accelerate is None:
-            del content["accelerate"]
-        return content
-
-    @model_validator(mode="after")
-    def _a_model_is_shared_by_several(self):
-        if self.accelerate and (self.processes == 1 or self.device == "cpu"):
-            raise ValueError(
-                "`accelerate` says how several processes on GPUs share a model: raise `processes`, or leave it out"
-            )
-        if self.sampling_gpus > 1 and self.device == "cpu":
-            raise ValueError("`sampling_gpus` are GPUs: set `device: cuda`, or leave it out")
-        return self
+    def _refusals(self):
+        alone = self.accelerate and (self.processes == 1 or self.device == "cpu")
+        yield alone, "`accelerate` says how several processes on GPUs share a model: raise `processes`, or leave it out"
+        cpu = self.sampling_gpus > 1 and self.device == "cpu"
+        yield cpu, "`sampling_gpus` are GPUs: set `device: cuda`, or leave it out"
 
 
 NOT_TARGETS = ("lm_head", "embed_tokens")
@@ -223,21 +185,15 @@ class Lora(Strict):
     """Low-rank adapters on linear layers (Hu et al. 2021, arXiv 2106.09685): W + alpha / rank * B A, W frozen."""
 
     rank: PositiveInt
-    alpha: float = Field(gt=0)
+    alpha: PositiveFloat
     dropout: float = Field(0.0, ge=0, lt=1)  # on the adapters' inputs, in training
     target_modules: Literal["all-linear"] | list[str] = "all-linear"  # names of linear layers; the head is none of them
     # merged: a normal checkpoint. adapter: only the adapters, a small file over the checkpoint that training began with.
     save: Literal["merged", "adapter"] = "merged"
 
-    @field_validator("target_modules")
-    @classmethod
-    def _layers_that_can_learn(cls, names: str | list[str]) -> str | list[str]:
-        if not names:
-            raise ValueError("no layer has an adapter, so nothing would be trained: name some, or all-linear")
-        for name in names if isinstance(names, list) else ():
-            if name in NOT_TARGETS:
-                raise ValueError(
-                    f"{name} can't have an adapter: losses read the head's weights themselves, and it may share them with "
-                    "the embeddings"
-                )
-        return names
+    def _refusals(self):
+        none = "no layer has an adapter, so nothing would be trained: name some, or all-linear"
+        yield not self.target_modules, none
+        shared = "losses read the head's weights themselves, and it may share them with the embeddings"
+        for name in NOT_TARGETS:
+            yield name in self.target_modules, f"{name} can't have an adapter: {shared}"

@@ -1,9 +1,12 @@
 """What several processes can't train together, said from the parameters alone."""
 
+from collections.abc import Iterator
+
 from s2d_lib.errors import StudyError
-from s2d_lib.study.load import project_root, read_yaml
+from s2d_lib.study.load import project_root
 from s2d_lib.study.resolve import Resolved
 from s2d_lib.study.settings import Hardware
+from s2d_lib.study.strict import read_yaml
 
 
 def trains_in_several(resolved: Resolved) -> bool:
@@ -19,37 +22,36 @@ def refuse_what_is_not_shared(resolved: Resolved) -> None:
             self-teacher or a reference model under DeepSpeed; a loss that reads heads itself, of models in the machine's
             memory; kept targets.
     """
-    params, hardware = resolved.stage_params, resolved.hardware
-    if not trains_in_several(resolved):
-        return
+    if trains_in_several(resolved):
+        for wrong, sentence in _refusals(resolved):
+            if wrong:
+                raise StudyError(sentence)
+
+
+def _refusals(resolved: Resolved) -> Iterator[tuple[bool, str]]:
+    params, hardware, stage = resolved.stage_params, resolved.hardware, resolved.stage
     together = params.micro_batch * hardware.processes
-    if params.batch % together:
-        raise StudyError(
-            f"{hardware.processes} processes with micro_batch {params.micro_batch} take {together} sequences at a time, which "
-            f"does not divide batch {params.batch}: lower micro_batch."
-        )
-    if hardware.accelerate and params.lora:
-        raise StudyError(
-            "adapters can't be trained on a model that processes share: leave out hardware.accelerate, or lora."
-        )
-    if getattr(params, "kl_coefficient", 0) and "deepspeed_config" in _sharing(hardware):
-        raise StudyError(
-            f"the reference model of kl_coefficient is shared by FSDP2 alone, and {hardware.accelerate} is DeepSpeed's: name "
-            "fsdp2.yaml."
-        )
-    if resolved.stage == "self_distillation" and "deepspeed_config" in _sharing(hardware):
-        raise StudyError(
-            f"self-distillation shares its models by FSDP2 alone, and {hardware.accelerate} is DeepSpeed's: name fsdp2.yaml."
-        )
-    if resolved.stage in ("forward_kl", "opd", "self_distillation") and state_on_host(hardware):
-        raise StudyError(
-            f"{resolved.stage} reads the models' heads where they are, and {hardware.accelerate} keeps them in the machine's "
-            "memory: name fsdp2.yaml for it (hardware.accelerate, in a rule)."
-        )
-    if getattr(params, "estimator", None) == "gold":
-        raise StudyError("estimator gold is one process's: train it in one (hardware.processes, in a rule).")
-    if getattr(params, "teacher_targets", "recompute") != "recompute":
-        raise StudyError("kept teacher_targets are one process's: use `recompute` with several processes.")
+    few = f"{hardware.processes} processes with micro_batch {params.micro_batch} take {together} sequences at a time, which "
+    yield params.batch % together, f"{few}does not divide batch {params.batch}: lower micro_batch."
+    shared = "adapters can't be trained on a model that processes share: leave out hardware.accelerate, or lora."
+    yield hardware.accelerate and params.lora, shared
+    deepspeed, its = (
+        "deepspeed_config" in _sharing(hardware),
+        f"and {hardware.accelerate} is DeepSpeed's: name fsdp2.yaml.",
+    )
+    reference = f"the reference model of kl_coefficient is shared by FSDP2 alone, {its}"
+    yield deepspeed and getattr(params, "kl_coefficient", 0), reference
+    own = f"self-distillation shares its models by FSDP2 alone, {its}"
+    yield deepspeed and stage == "self_distillation", own
+    heads = (
+        f"{stage} reads the models' heads where they are, and {hardware.accelerate} keeps them in the machine's memory"
+    )
+    heads += ": name fsdp2.yaml for it (hardware.accelerate, in a rule)."
+    yield stage in ("forward_kl", "opd", "self_distillation") and state_on_host(hardware), heads
+    gold = "estimator gold is one process's: train it in one (hardware.processes, in a rule)."
+    yield getattr(params, "estimator", None) == "gold", gold
+    kept = "kept teacher_targets are one process's: use `recompute` with several processes."
+    yield getattr(params, "teacher_targets", "recompute") != "recompute", kept
 
 
 def state_on_host(hardware: Hardware) -> bool:

@@ -3,15 +3,15 @@
 A new stage is an entry in STAGES, its hyperparameters, and its notebook.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any, Literal, get_args
 
-from pydantic import Field, PositiveInt, field_validator, model_serializer, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_serializer
 
 from s2d_lib.study.settings import Lora
-from s2d_lib.study.strict import Strict
+from s2d_lib.study.strict import Strict, unless
 
 
 class Training(Strict):
@@ -19,32 +19,28 @@ class Training(Strict):
 
     # Optimiser steps. Stages that use labels take half of them on a half of the pool `full` (see s2d_lib.study.resolve).
     steps: PositiveInt
-    learning_rate: float = Field(gt=0)
+    learning_rate: PositiveFloat
     batch: PositiveInt  # sequences in one optimiser step
     micro_batch: PositiveInt  # sequences in one forward-backward pass; must divide `batch`
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: NonNegativeInt = 0
+    max_grad_norm: PositiveFloat = 1.0
+    weight_decay: NonNegativeFloat = 0.0
     save_steps: PositiveInt = 50  # a killed run resumes from the last of these
     # Problems whose prompt is longer are left out of the pool, with a word on how many; null: none is.
-    max_prompt_tokens: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)
-    # null: all weights are trained. Then it is not in the dump either, so that runs made before it was there keep their hash.
-    lora: Lora | None = Field(None, exclude_if=lambda value: value is None)
+    max_prompt_tokens: PositiveInt | None = unless(None)
+    lora: Lora | None = unless(None)  # null: all weights are trained
 
-    @model_validator(mode="after")
-    def _micro_batches_fill_the_batch(self):
-        if self.batch % self.micro_batch:
-            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
-        return self
+    def _refusals(self):
+        if hasattr(self, "group_size"):
+            yield self.batch % self.group_size, f"group_size {self.group_size} does not divide batch {self.batch}"
+        yield self.batch % self.micro_batch, f"micro_batch {self.micro_batch} does not divide batch {self.batch}"
 
 
 class TeacherSFT(Training):
     """Next-token training of a teacher on answers: an outside model's, or its own."""
 
-    filter: bool = (
-        False  # learn only answers that the labels say are right, which uses labels; else all, on prompts alone
-    )
+    filter: bool = False  # learn only answers that are right by the labels, which uses them; else all, on prompts alone
 
 
 class TeacherSampleSFT(Training):
@@ -52,45 +48,31 @@ class TeacherSampleSFT(Training):
 
     # Which of them: all samples, or of each problem the one that the teacher finds likeliest, the best guess at its mode
     # (sequence-level distillation; Kim and Rush, arXiv 1606.07947, search it with a beam).
-    answers: Literal["all", "likeliest"] = Field("all", exclude_if=lambda value: value == "all")
+    answers: Literal["all", "likeliest"] = unless("all")
 
 
 class GroupRelative(Training):
     """Training on groups of rollouts of one prompt, each compared with the others."""
 
     group_size: int  # rollouts of one prompt; `batch` counts rollouts
-    epsilon_low: float = Field(0.2, gt=0)
-    epsilon_high: float = Field(0.28, gt=0)  # asymmetric clip
+    epsilon_low: PositiveFloat = 0.2
+    epsilon_high: PositiveFloat = 0.28  # asymmetric clip
     scale_rewards: Literal["group", "batch", "none"] = "group"
     # Optimiser steps that share one sampling of rollouts, each of which is used in one of them (paper B's GRPO: 4).
     steps_per_sampling: PositiveInt = 1
     # Highest weight of a token by which GRPO's loss is corrected for vLLM's probabilities of what it sampled being others than
     # the model's own (truncated importance sampling). null: the stage's own way, which is TRL's in sparse_rl, and no correction
     # in self_distillation.
-    importance_cap: float | None = Field(None, gt=0, exclude_if=lambda value: value is None)
+    importance_cap: PositiveFloat | None = unless(None)
     mask_truncated: bool = True  # rollouts cut off by the length limit carry no gradient
 
-    @field_validator("group_size")
-    @classmethod
-    def _someone_to_compare_with(cls, size: int) -> int:
-        if size < 2:
-            raise ValueError("a group needs 2 rollouts or more, or there is nobody to compare a rollout with")
-        return size
-
-    @model_validator(mode="after")
-    def _whole_groups(self):
-        if self.batch % self.group_size:
-            raise ValueError(f"group_size {self.group_size} does not divide batch {self.batch}")
-        return self
-
-    @model_validator(mode="after")
-    def _saved_where_rollouts_are_sampled(self):
-        if self.save_steps % self.steps_per_sampling:
-            raise ValueError(
-                f"steps_per_sampling {self.steps_per_sampling} does not divide save_steps {self.save_steps}: a killed run "
-                "can only resume where rollouts are sampled"
-            )
-        return self
+    def _refusals(self):
+        alone = "a group needs 2 rollouts or more, or there is nobody to compare a rollout with"
+        yield self.group_size < 2, f"{alone}, given {self.group_size}"
+        yield from super()._refusals()
+        between = f"steps_per_sampling {self.steps_per_sampling} does not divide save_steps {self.save_steps}"
+        between += ": a killed run can only resume where rollouts are sampled"
+        yield self.save_steps % self.steps_per_sampling, between
 
     @property
     def per_sampling(self) -> int:
@@ -106,9 +88,8 @@ class GroupRelative(Training):
 class SparseRL(GroupRelative):
     """GRPO with a 0/1 task reward (paper A: Stage 1, Stage 3 and cold RL)."""
 
-    # As everywhere in GroupRelative, and not in the dump where it is 1.
-    steps_per_sampling: PositiveInt = Field(1, exclude_if=lambda value: value == 1)
-    kl_coefficient: float = Field(0.0, ge=0)  # of the divergence from the model that the stage begins with
+    steps_per_sampling: PositiveInt = unless(1)  # as everywhere in GroupRelative
+    kl_coefficient: NonNegativeFloat = 0.0  # of the divergence from the model that the stage begins with
     loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo"  # not bnpo: its mean is over a micro-batch, not the batch
 
 
@@ -122,32 +103,23 @@ class Distillation(Training):
     # Only for topk_tail: tokens kept apart from the tail bucket, the most likely ones of the model whose states they are.
     top_k: PositiveInt | None = None
     # The student's own rollouts of one prompt in one optimiser step; `batch` counts rollouts.
-    group_size: PositiveInt = Field(1, exclude_if=lambda value: value == 1)
+    group_size: PositiveInt = unless(1)
     # What the teacher says of stored rollouts: computed in every epoch, or once and kept.
     teacher_targets: Literal["recompute", "hidden_states"] = "recompute"
 
-    @model_validator(mode="after")
-    def _options_only_where_read(self):
-        if (self.estimator == "topk_tail") != (self.top_k is not None):
-            raise ValueError("`top_k` belongs to estimator topk_tail, and to no other")
-        if self.group_size > 1 and self.states == "teacher":
-            raise ValueError("`group_size` is of the student's own rollouts: stored ones say how many a prompt has")
-        if self.batch % self.group_size:
-            raise ValueError(f"group_size {self.group_size} does not divide batch {self.batch}")
-        if self.teacher_targets != "recompute" and self.states != "teacher":
-            raise ValueError(
-                f"teacher_targets {self.teacher_targets} are kept of stored rollouts: they need states teacher"
-            )
-        if self.estimator == "sampled_token" and (self.states != "student" or self.beta != 1):
-            raise ValueError(
-                "estimator sampled_token is reverse KL on the student's own samples: states student, beta 1"
-            )
-        if self.estimator == "gold" and (self.states != "student" or self.beta in (0, 1)):
-            # Of two vocabularies it compares only what both have, whose masses differ: no KL, which would fall below 0
-            raise ValueError(
-                "estimator gold is a JSD on the student's own samples: states student, beta between 0 and 1"
-            )
-        return self
+    def _refusals(self):
+        yield from super()._refusals()
+        stored, by = self.states == "teacher", self.estimator
+        yield (by == "topk_tail") != (self.top_k is not None), "`top_k` belongs to estimator topk_tail, and to no other"
+        prompts = "`group_size` is of the student's own rollouts: stored ones say how many a prompt has"
+        yield self.group_size > 1 and stored, prompts
+        kept = f"teacher_targets {self.teacher_targets} are kept of stored rollouts: they need states teacher"
+        yield self.teacher_targets != "recompute" and not stored, kept
+        reverse = "estimator sampled_token is reverse KL on the student's own samples: states student, beta 1"
+        yield by == "sampled_token" and (stored or self.beta != 1), reverse
+        # Of two vocabularies it compares only what both have, whose masses differ: no KL, which would fall below 0
+        between = "estimator gold is a JSD on the student's own samples: states student, beta between 0 and 1"
+        yield by == "gold" and (stored or self.beta in (0, 1)), between
 
 
 class TeacherRollouts(Strict):
@@ -188,9 +160,9 @@ class SelfDistillation(GroupRelative):
 
     beta: float = Field(0.5, ge=0, le=1)  # of the divergence: 0 forward KL, 1 reverse KL, between: generalised JSD
     top_k: PositiveInt | None = 100  # the student's most likely tokens, all others one bucket; null: whole vocabulary
-    ratio_clamp: float | None = Field(2.0, gt=0)  # highest importance ratio; null: no importance sampling
+    ratio_clamp: PositiveFloat | None = 2.0  # highest importance ratio; null: no importance sampling
     dynamic_weighting: bool = True  # entropy-aware weights of SRPO's SDPO tokens
-    weight_beta: float = Field(1.0, ge=0)  # per nat of the self-teacher's entropy
+    weight_beta: NonNegativeFloat = 1.0  # per nat of the self-teacher's entropy
     mix: float = Field(0.9, ge=0, le=1)  # of GRPO's advantage; the rest is the self-teacher's
 
     ema_rate: float = Field(0.05, ge=0, le=1)  # at which the self-teacher's weights follow the student's
@@ -200,7 +172,7 @@ class SelfDistillation(GroupRelative):
     max_reprompt_tokens: PositiveInt | None = None
 
     # Training stops when the completions of the last `length_window` steps are shorter than this many tokens on average.
-    length_floor: float | None = Field(None, gt=0)
+    length_floor: PositiveFloat | None = None
     length_window: PositiveInt = 10
 
     @classmethod
@@ -218,23 +190,13 @@ class SelfDistillation(GroupRelative):
             found["length_window"] = "a run without length_floor"
         return found
 
-    @field_validator("reprompt")
-    @classmethod
-    def _shows_question_and_solution(cls, template: str) -> str:
-        return _with_placeholders(template, {"question", "solution"})
-
-    @field_validator("feedback_reprompt")
-    @classmethod
-    def _shows_question_and_feedback(cls, template: str | None) -> str | None:
-        return template if template is None else _with_placeholders(template, {"question", "feedback"})
-
-    @model_validator(mode="after")
-    def _options_only_where_read(self):
-        content = {name: getattr(self, name) for name in self.__class__.model_fields}
-        for name, why in self.unread(content).items():
-            if name in self.model_fields_set:
-                raise ValueError(f"`{name}` is not read by {why}: leave it out")
-        return self
+    def _refusals(self):
+        yield from super()._refusals()
+        for name, why in self.unread(dict(self)).items():
+            yield name in self.model_fields_set, f"`{name}` is not read by {why}: leave it out"
+        for template, shown in ((self.reprompt, "solution"), (self.feedback_reprompt, "feedback")):
+            if template is not None:
+                yield from _placeholders(template, ["question", shown])
 
     @model_serializer(mode="wrap")
     def _only_what_is_read(self, handler) -> dict[str, Any]:
@@ -242,16 +204,15 @@ class SelfDistillation(GroupRelative):
         return {name: value for name, value in content.items() if name not in self.unread(content)}
 
 
-def _with_placeholders(template: str, needed: set[str]) -> str:
-    """The template, after a look at whether it has each of the placeholders once and no others."""
-    shown = " and ".join(f"{{{name}}}" for name in sorted(needed, reverse=True))
+def _placeholders(template: str, needed: list[str]) -> Iterator[tuple[bool, str]]:
+    """Refusals of a template that has not each of the placeholders once and no others."""
     try:
         found = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise ValueError(f"not a template ({error}): a brace that is meant as one is written twice") from None
-    if sorted(found) != sorted(needed):
-        raise ValueError(f"a reprompt has the placeholders {shown}, each once and no others")
-    return template
+        yield True, f"not a template ({error}): a brace that is meant as one is written twice"
+        return
+    shown = " and ".join(f"{{{name}}}" for name in sorted(needed, reverse=True))
+    yield sorted(found) != sorted(needed), f"a reprompt has the placeholders {shown}, each once and no others"
 
 
 @dataclass(frozen=True)

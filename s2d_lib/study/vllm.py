@@ -35,24 +35,18 @@ class Vllm(Strict):
     @classmethod
     def _null_is_not_said(cls, content: Any) -> Any:
         # So that a profile can take back what the one says that it extends, as it must to change the mode.
-        return (
-            {name: value for name, value in content.items() if value is not None}
-            if isinstance(content, dict)
-            else content
-        )
+        said = isinstance(content, dict)
+        return {name: value for name, value in content.items() if value is not None} if said else content
 
-    @model_validator(mode="after")
-    def _options_only_where_read(self):
+    def _refusals(self):
+        served = self.mode == "server"
         for name in OF_SERVER:
-            if name in self.model_fields_set and self.mode != "server":
-                raise ValueError(f"`{name}` belongs to mode server, and to no other")
-        if self.mode == "server" and not (self.url or "").startswith(("http://", "https://")):
-            raise ValueError("mode server needs the server's `url`, as in http://localhost:8000")
-        if self.mode == "server" and "training" not in self.uses:
-            raise ValueError("mode server samples a training: add `training` to `uses`, or leave mode and `url` out")
-        if len(set(self.uses)) < len(self.uses):
-            raise ValueError("`uses` names one use twice")
-        return self
+            yield name in self.model_fields_set and not served, f"`{name}` belongs to mode server, and to no other"
+        lost = served and not (self.url or "").startswith(("http://", "https://"))
+        yield lost, "mode server needs the server's `url`, as in http://localhost:8000"
+        idle = served and "training" not in self.uses
+        yield idle, "mode server samples a training: add `training` to `uses`, or leave mode and `url` out"
+        yield len(set(self.uses)) < len(self.uses), "`uses` names one use twice"
 
     @model_serializer(mode="wrap")
     def _only_what_is_read(self, handler) -> dict[str, Any]:

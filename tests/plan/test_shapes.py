@@ -9,9 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.shapes import HERE, Shape, gpu_named, shape_of
-from s2d_lib.study.load import read_yaml
 from s2d_lib.study.resolve import RELEASED, released_record
 from s2d_lib.study.settings import Lora
+from s2d_lib.study.strict import read_yaml
 
 PUBLISHED = {
     "Qwen/Qwen3-0.6B": 596049920, "Qwen/Qwen3-1.7B": 1720574976, "Qwen/Qwen3-4B": 4022468096, "Qwen/Qwen3-8B": 8190735360,

@@ -15,8 +15,8 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.problems.files import load_rows
 from s2d_lib.problems.sources import cut, load_problems
 from s2d_lib.study import resolve
-from s2d_lib.study.load import validated
 from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet, GymSet, Half, LabelBudget, MicroSet, ProblemSets
+from s2d_lib.study.strict import validated
 from tests.conftest import ROOT
 
 DATA = ROOT / "../shared/data"

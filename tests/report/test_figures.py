@@ -143,7 +143,7 @@ def test_figures_are_drawn_from_results_alone_and_again_byte_for_byte(full, tmp_
     claims.write_text(claims.read_text().replace("micro-full: {Qwen3", "micro: {Qwen3"))
     monkeypatch.setenv("S2D_HOME", str(project))
     figures = project / "figures" / "micro-full"
-    assert draw("micro-full")[1:] == ["notebooks/94_placement.ipynb", "figures/micro-full/table2.ipynb"]
+    assert list(draw("micro-full"))[1:] == ["notebooks/94_placement.ipynb", "figures/micro-full/table2.ipynb"]
     assert {"table2.csv", "table7.csv", "placement.csv", "placement.svg"} <= {path.name for path in figures.iterdir()}
     assert not [path for path in figures.iterdir() if path.suffix in (".pdf", ".tex")]
     assert len(pd.read_csv(figures / "table2.csv")) == 6

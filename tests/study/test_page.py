@@ -1,16 +1,14 @@
 """The one page: every route of paper A is declared, and a profile makes the tables for which it has the models."""
 
-import pandas as pd
 import pytest
 import yaml
 
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import Job
-from s2d_lib.study import load_profile, load_study, needed, points, resolve
+from s2d_lib.study import load_profile, load_study, needed, resolve
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.page import all_nodes, parents_of
-from s2d_lib.study.profile import settings_text
 
 SIZES = ("teacher", "large_teacher")
 KINDS = ("rl", "sft")
@@ -62,14 +60,10 @@ def test_every_route_is_declared_and_in_a_table_or_on_the_map_or_above_one_that_
     assert above == set(nodes)
 
 
-def test_a_profile_with_all_roles_can_make_every_table_without_a_cycle(whole):
-    order = list(needed("micro"))
-    for child, parents in needed("micro").items():
-        assert all(order.index(parent) < order.index(child) for parent in parents)
-    assert set(order) >= ROUTES
-    resolved = {name: resolve("micro", name, 0) for name in order}
-    assert len({r.hash for r in resolved.values()}) == len(order)
-    assert len({Job(r, ()).rule for r in resolved.values()}) == len(order)
+def test_a_profile_with_all_roles_can_make_every_table(whole):
+    resolved = [resolve("micro", name, 0) for name in needed("micro")]
+    assert {run.checkpoint for run in resolved} >= ROUTES
+    assert len({run.hash for run in resolved}) == len({Job(run).rule for run in resolved}) == len(resolved)
 
 
 def test_routes_share_their_ancestors():
@@ -104,32 +98,10 @@ def test_a_half_of_the_labels_takes_half_of_the_steps_where_labels_are_used():
     assert steps("student.opd_only.rl_teacher_1H") == steps("student.opd_only.rl_teacher")
 
 
-def test_sparse_rl_that_goes_on_from_a_trained_checkpoint_has_stage_3s_own_settings():
-    rule = {"match": {"stage": "sparse_rl", "goes_on": True}, "set": {"learning_rate": 1.0e-5}}
-    rate = lambda name: resolve("micro", name, 0, {"rules": [rule]}).params["learning_rate"]  # noqa: E731
-    assert rate("student.bridge.rl_teacher_1H.grpo_2H") == rate("student.bridge.rl_teacher.grpo") == 1.0e-5
-    assert rate("student.grpo") == rate("student.grpo_2H") != 1.0e-5
-    assert rate("student.bridge.rl_teacher") != 1.0e-5
-
-
-def test_a_cycle_among_what_a_table_needs_is_named(whole):
-    path = whole / "params" / "study.yaml"
-    study = yaml.safe_load(path.read_text())
-    study["checkpoints"]["teacher.rl"]["from"] = "teacher.sft"
-    study["checkpoints"]["teacher.sft"]["from"] = "teacher.rl"
-    path.write_text(yaml.safe_dump(study))
-    with pytest.raises(
-        StudyError, match=r"study.yaml: teacher.rl needs teacher.sft needs teacher.rl, which is a cycle\."
-    ):
-        needed("micro")
-
-
 def test_a_row_without_a_model_is_left_out_of_a_table_and_a_table_without_rows_is_refused(whole):
     path = whole / "params" / "micro.yaml"
     profile = yaml.safe_load(path.read_text())
     del profile["roles"]["large_teacher"]
-    path.write_text(yaml.safe_dump(profile | {"tables": ["headline", "estimators", "components"]}))
-    assert not [name for name in needed("micro") if "large" in name]
     path.write_text(yaml.safe_dump(profile | {"tables": ["headline", "table3"]}))
     assert "student.bridge.sft_teacher" in needed("micro")
     assert not [name for name in needed("micro") if "large" in name]
@@ -140,12 +112,10 @@ def test_a_row_without_a_model_is_left_out_of_a_table_and_a_table_without_rows_i
         resolve("micro", "student.bridge.rl_large_teacher", 0)
     del profile["roles"]["student"]
     path.write_text(yaml.safe_dump(profile | {"tables": ["table3"]}))
-    with pytest.raises(StudyError) as error:
+    with pytest.raises(
+        StudyError, match=r"can't make table 'table3', which needs 'student.grpo': add a model for role 'student'"
+    ):
         needed("micro")
-    assert str(error.value) == (
-        "profile 'micro' can't make table 'table3', which needs 'student.grpo': add a model for role 'student' under `roles`, "
-        "or drop it."
-    )
 
 
 def test_a_role_that_is_a_file_has_no_runs_and_only_teacher_sft_learns_from_it():
@@ -157,16 +127,3 @@ def test_a_role_that_is_a_file_has_no_runs_and_only_teacher_sft_learns_from_it()
     for name in ("outside", "outside.rollouts.full"):
         with pytest.raises(StudyError, match=r"a role that is a file of traces, from which only teacher_sft can learn"):
             resolve("qwen3", name, 0)
-
-
-def test_the_committed_map_is_of_the_committed_parameters(root):
-    """Every place of it is the run that the profile asks for there."""
-    placed = pd.read_csv(root / "figures" / "map" / "results" / "points.csv", dtype=str, keep_default_na=False)
-    committed = {tuple(row[:5]): row[5] for row in placed.itertuples(index=False)}
-    asked = {}
-    for point in points("map"):
-        for seed in ("0", "1", "2"):
-            key = (point.part, settings_text(point.cell), point.route, settings_text(point.trial), seed)
-            if key in committed:
-                asked[key] = f"{point.route}@{resolve('map', point.route, int(seed), point.overrides).hash[:8]}"
-    assert asked == committed

@@ -1,13 +1,14 @@
-"""Resolution and hashing: a changed parameter makes exactly the runs below it stale."""
+"""Loading, resolution and hashing: a changed parameter makes exactly the runs below it stale."""
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.cost import counts
-from s2d_lib.study import derive_seed, load_study, needed, resolve
-from s2d_lib.study.settings import Evaluation
+from s2d_lib.study import Resolved, derive_seed, load_profile, load_study, needed, profile_names, resolve
+from s2d_lib.study.graph import table_in
 
 
 def headline() -> list[str]:
@@ -22,31 +23,35 @@ def headline() -> list[str]:
 CHECKPOINTS = headline()
 
 
+@pytest.mark.parametrize("name", profile_names())
+def test_every_checkpoint_of_every_profiles_tables_resolves_after_its_parents(name):
+    settings, study, order = load_profile(name), load_study(), list(needed(name))
+    assert all(order.index(parent) < order.index(child) for child, own in needed(name).items() for parent in own)
+    for row in {row for table in settings.tables for row in table_in(study, table, settings, name)[0].rows}:
+        assert resolve(name, row, 0).checkpoint == row
+    assert len(CHECKPOINTS) == len(set(CHECKPOINTS)) == 13  # shared ancestors are one
+
+
 def stale_after(overrides: dict, checkpoints: list[str] = CHECKPOINTS) -> set[str]:
     """Checkpoints, by default the headline's, whose hash changes under the overrides."""
     return {name for name in checkpoints if resolve("micro", name, 0).hash != resolve("micro", name, 0, overrides).hash}
 
 
-def test_a_stage_parameter_makes_exactly_that_stage_and_what_is_below_it_stale():
-    assert stale_after({"stages": {"opd": {"learning_rate": 1e-4}}}) == {
-        "student.bridge.raw_teacher",
-        "student.bridge.rl_teacher",
-        "student.opd_only.rl_teacher",
-    }
-
-
-def test_teacher_rl_feeds_all_that_learns_from_the_rl_teacher():
-    stale = stale_after(
-        {"rules": [{"match": {"role": "teacher", "stage": "sparse_rl"}, "set": {"learning_rate": 1e-4}}]}
+def test_a_parameter_makes_exactly_what_reads_it_and_what_is_below_that_stale():
+    raw, bridge, only = (
+        f"student.{route}" for route in ("bridge.raw_teacher", "bridge.rl_teacher", "opd_only.rl_teacher")
     )
+    assert stale_after({"stages": {"opd": {"learning_rate": 1e-4}}}) == {raw, bridge, only}
+    match = {"role": "teacher", "stage": "sparse_rl"}
+    stale = stale_after({"rules": [{"match": match, "set": {"learning_rate": 1e-4}}]})
     assert stale == {name for name in CHECKPOINTS if "rl_teacher" in name or name.startswith("teacher.rl")}
-
-
-def test_rollouts_feed_warmup_and_sft_but_not_opd_only():
     stale = stale_after({"stages": {"teacher_rollouts": {"samples_per_problem": 9}}})
-    assert "student.teacher_sample_sft.rl_teacher" in stale
-    assert "student.bridge.raw_teacher" in stale
-    assert not stale & {"student.opd_only.rl_teacher", "student.grpo", "teacher.rl", "student", "teacher"}
+    assert {"student.teacher_sample_sft.rl_teacher", raw} <= stale
+    assert not stale & {only, "student.grpo", "teacher.rl", "student", "teacher"}
+    names = [*CHECKPOINTS, "teacher.sft", "student.warm.sft_teacher", "student.bridge.sft_teacher"]
+    assert stale_after({"stages": {"teacher_sft": {"learning_rate": 1e-4}}}, names) == set(names) - set(CHECKPOINTS)
+    assert stale_after({"about": "other words", "seeds": [5, 6]}) == set()
+    assert resolve("micro", "student", 0).hash != resolve("micro", "student", 1).hash
 
 
 def test_another_split_makes_exactly_what_uses_halves_stale():
@@ -61,41 +66,12 @@ def test_another_split_makes_exactly_what_uses_halves_stale():
     assert stale_after({"problems": {"pools": {"full": {"seed": 9}}}}, halves) == set(halves)
 
 
-def test_teacher_sft_feeds_what_learns_from_the_sft_teacher():
-    names = [*CHECKPOINTS, "teacher.sft", "student.warm.sft_teacher", "student.bridge.sft_teacher"]
-    assert stale_after({"stages": {"teacher_sft": {"learning_rate": 1e-4}}}, names) == set(names) - set(CHECKPOINTS)
-
-
 def test_steps_of_keeps_a_one_stage_control_at_the_bridges_updates():
     steps = lambda name, o=None: resolve("micro", name, 0, o).params["steps"]  # noqa: E731
     bridge = steps("student.warm.rl_teacher") + steps("student.bridge.rl_teacher")
     assert steps("student.opd_only.rl_teacher") == bridge == steps("student.forward_kl_only.rl_teacher")
-    assert steps("student.opd_only.rl_teacher", {"stages": {"forward_kl": {"steps": 7}}}) == 7 + steps(
-        "student.bridge.rl_teacher"
-    )
-
-
-def test_labels_seeds_and_names_that_are_only_labels_do_not_enter_the_hash():
-    assert stale_after({"about": "other words"}) == set()
-    assert stale_after({"seeds": [5, 6]}) == set()
-    assert resolve("micro", "student", 0).hash != resolve("micro", "student", 1).hash
-
-
-def test_resolving_twice_gives_the_same_hash():
-    assert (
-        resolve("micro", "student.bridge.rl_teacher", 2).hash == resolve("micro", "student.bridge.rl_teacher", 2).hash
-    )
-
-
-def test_parents_come_before_children():
-    order = list(needed("micro-full"))
-    for child, parents in needed("micro-full").items():
-        assert all(order.index(parent) < order.index(child) for parent in parents)
-
-
-def test_shared_ancestors_are_one_job():
-    assert CHECKPOINTS.count("teacher.rl.rollouts.full") == 1
-    assert len(CHECKPOINTS) == len(set(CHECKPOINTS)) == 13
+    seven = {"stages": {"forward_kl": {"steps": 7}}}
+    assert steps("student.opd_only.rl_teacher", seven) == 7 + steps("student.bridge.rl_teacher")
 
 
 @given(st.lists(st.one_of(st.integers(), st.text(max_size=5)), min_size=1, max_size=4))
@@ -104,23 +80,18 @@ def test_derived_seeds_fit_every_generator(parts):
 
 
 def test_derived_seeds_do_not_collide_over_a_study():
-    names = [
-        (p, c, s, u) for p in ("micro", "qwen3") for c in CHECKPOINTS for s in range(20) for u in ("order", "training")
-    ]
+    several = ("micro", "qwen3"), CHECKPOINTS, range(20), ("order", "training")
+    names = [(p, c, s, u) for p in several[0] for c in several[1] for s in several[2] for u in several[3]]
     assert len({derive_seed(*name) for name in names}) == len(names)
-
-
-def test_adjacent_parts_are_kept_apart():
     assert derive_seed("a", "bc") != derive_seed("ab", "c")
 
 
 @pytest.mark.parametrize("name", ["student.bridge.rl_teacher", "student.bridge.rl_teacher_1H.grpo_2H"])
 @pytest.mark.parametrize("seed", [0, 3])
-def test_the_resolved_form_survives_json(seed, name):
-    from s2d_lib.study import Resolved
-
+def test_the_resolved_form_survives_json_and_is_the_same_each_time(seed, name):
     resolved = resolve("micro", name, seed)
     assert Resolved.model_validate_json(resolved.model_dump_json()).hash == resolved.hash
+    assert resolve("micro", name, seed).hash == resolved.hash
 
 
 @pytest.mark.parametrize("labels", ["full", "1H"])
@@ -131,25 +102,59 @@ def test_a_teachers_rollouts_and_those_who_train_on_them_see_the_same_pool(label
     assert rollouts.problems == resolve("qwen3", f"student.warm.rl_teacher{suffix}", 0).problems
 
 
-def test_further_temperatures_of_untrained_models_are_in_no_run_that_trains():
+def test_a_base_model_is_evaluated_at_further_temperatures():
     over = {"evaluation": {"untrained": [0.25, 0.5]}}
     base, trained = (resolve("micro", name, 0, over) for name in ("student", "student.grpo"))
-    assert list(base.evaluation.decodings) == ["main", "t1", "greedy", "T 0.25", "T 0.5"]
-    assert trained.evaluation == resolve("micro", "student.grpo", 0).evaluation
-    assert "untrained" not in trained.model_dump()["evaluation"]
     # Eight samples at each but one greedily, of four sets of 200
     assert (counts(base).tested, counts(trained).tested) == ((4 * 8 + 1) * 800, (2 * 8 + 1) * 800)
 
 
-@pytest.mark.parametrize("untrained", [[1.0], [0.5, 0.5]])
-def test_a_temperature_is_evaluated_once(untrained):
-    with pytest.raises(
-        StudyError, match=r"`untrained` has temperature .*, at which every model is evaluated, or has it twice"
-    ):
-        resolve("micro", "student", 0, {"evaluation": {"untrained": untrained}})
+@pytest.mark.parametrize(
+    ("checkpoint", "problems"),
+    [
+        ("student.bridge.rl_teacher", {"labels": 1, "prompts": 1}),
+        ("student.bridge.rl_teacher", {"labels": 2048, "prompts": 2048}),
+        ("student.teacher_sample_sft.rl_teacher", {"labels": 1, "prompts": 64}),  # with 4 answers each a batch of 256
+    ],
+)
+def test_as_few_and_as_many_problems_as_can_be_at_hand(checkpoint, problems):
+    resolve("map", checkpoint, 0, {"problems": problems})
 
 
-def test_decodings_are_called_what_they_are():
-    also = {"greedy": {"temperature": 0}, "t1": {}}
-    evaluation = Evaluation.model_validate({"temperature": 0.7, "top_p": 0.8, "top_k": 20, "also": also})
-    assert [one.words for one in evaluation.decodings.values()] == ["T 0.7, top-p 0.8, top-k 20", "greedy", "T 1"]
+@pytest.fixture
+def params(tmp_path, root):
+    """Writes params/<name>.yaml of a project that has the study and the micro profile."""
+
+    def write(name: str, text: str) -> None:
+        (tmp_path / "params").mkdir(exist_ok=True)
+        (tmp_path / "params" / f"{name}.yaml").write_text(text)
+
+    for name in ("study", "micro"):
+        write(name, (root / "params" / f"{name}.yaml").read_text())
+    return write
+
+
+def test_a_file_is_parsed_once_and_again_when_it_has_changed(params, tmp_path, monkeypatch):
+    parsed, load = [], yaml.load
+    monkeypatch.setattr(yaml, "load", lambda *text, **how: parsed.append(text) or load(*text, **how))
+    for seed, checkpoint in enumerate(["student", "teacher", "student.grpo"]):
+        resolve("micro", checkpoint, seed, {"seeds": [seed]}, tmp_path)
+    assert len(parsed) == 2
+    params("micro", (tmp_path / "params" / "micro.yaml").read_text() + "\nlogging: tensorboard\n")
+    assert resolve("micro", "student", 0, root=tmp_path).logging == "tensorboard"
+
+
+def test_a_profile_that_extends_another_holds_only_what_differs(params, tmp_path):
+    params("a", "extends: micro\nseeds: [7]\nstages: {opd: {steps: 3}}\n")
+    params("b", "extends: a\nseeds: [8]\n")
+    plain, a, b = (load_profile(name, root=tmp_path) for name in ("micro", "a", "b"))
+    assert (a.seeds, b.seeds, a.stages.opd.steps, b.stages.opd.steps) == ([7], [8], 3, 3)
+    assert a.stages.forward_kl == plain.stages.forward_kl
+    assert load_profile("b", {"stages": {"opd": {"steps": 9}}}, tmp_path).stages.opd.steps == 9
+    params("c", "extends: d\n")
+    params("d", "extends: c\n")
+    with pytest.raises(StudyError, match="profile 'c' extends itself: c extends d extends c"):
+        load_profile("c", root=tmp_path)
+    params("d", "extends: mikro\n")
+    with pytest.raises(StudyError, match=r"profile 'd' extends 'mikro', which there is not; did you mean 'micro'\?"):
+        load_profile("c", root=tmp_path)

@@ -1,10 +1,6 @@
 """Rules: what is laid over a profile's defaults for the runs that they match."""
 
-import pytest
-
-from s2d_lib.errors import StudyError
 from s2d_lib.study import load_profile, origins, resolve
-from s2d_lib.study.several_processes import refuse_what_is_not_shared
 
 REFINED = {
     "hardware": {"device": "cuda", "processes": 2},
@@ -57,36 +53,13 @@ def test_only_the_runs_that_are_refined_have_another_hash():
     changed = {"rules": own["rules"] + cluster["rules"]}
     for name, same in (("student.grpo", True), ("teacher", False), ("teacher.rl", False)):
         assert (resolve("micro", name, 0).hash == resolve("micro", name, 0, changed).hash) == same
-    assert "sampling_gpus" not in resolve("micro", "student", 0).model_dump()["hardware"]
 
 
-@pytest.mark.parametrize(
-    ("over", "sentence"),
-    [
-        (rule({"hardware": {"procezzes": 1}}, role="student"), "unknown parameter 'procezzes'"),
-        (rule({"sampling": {"max_new_tokens": 0}}, role="student"), "max_new_tokens: Input should be greater than 0"),
-        (rule({"steps": 2}, role="student"), "a rule that sets steps must match a stage: name it under `match`"),
-        (rule({"stepz": 2}, stage="opd"), "sets 'stepz', which stage opd does not have"),
-        (rule({"steps": 0}, stage="opd"), "steps: Input should be greater than 0"),
-        (rule({"steps": 2}, stage="opdd"), "rules.2.match.stage"),
-        (rule({"hardware": 3}, stage="opd"), "`hardware` is set key by key: give a mapping"),
-        (rule({"cluster": {"hours": -1}}, stage="opd"), "hours: Input should be greater than 0"),
-        (rule({"hardware": {"accelerate": "fsdp2.yaml"}}, stage="base"), "raise `processes`, or leave it out"),
-        (rule({"hardware": {"sampling_gpus": 2}}, role="student"), "`sampling_gpus` are GPUs: set `device: cuda`"),
-    ],
-)
-def test_what_does_not_fit_its_block_gets_one_sentence(over, sentence):
-    with pytest.raises(StudyError) as error:
-        resolve("micro", "student", 0, over)
-    assert sentence in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_dense_stage_needs_the_heads_on_its_gpus():
-    over = rule({"hardware": {"accelerate": "fsdp2-offload.yaml"}}, stage="opd")
-    refuse_what_is_not_shared(resolve("qwen3", "student.bridge.raw_teacher", 0))
-    with pytest.raises(StudyError, match=r"opd reads the models' heads .* name fsdp2\.yaml for it"):
-        refuse_what_is_not_shared(resolve("qwen3", "student.bridge.raw_teacher", 0, over))
+def test_sparse_rl_that_goes_on_from_a_trained_checkpoint_can_have_settings_of_its_own():
+    over = rule({"learning_rate": 1.0e-5}, stage="sparse_rl", goes_on=True)
+    rate = lambda name: resolve("micro", name, 0, over).params["learning_rate"]  # noqa: E731
+    assert rate("student.bridge.rl_teacher_1H.grpo_2H") == rate("student.bridge.rl_teacher.grpo") == 1.0e-5
+    assert all(rate(name) != 1.0e-5 for name in ("student.grpo", "student.grpo_2H", "student.bridge.rl_teacher"))
 
 
 def test_it_is_said_where_every_hyperparameter_comes_from():

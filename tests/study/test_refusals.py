@@ -1,0 +1,261 @@
+"""What is unknown, ill-typed, unread or inconsistent in params/*.yaml gets one clear sentence, before anything is loaded."""
+
+import math
+
+import pytest
+
+from s2d_lib.errors import StudyError
+from s2d_lib.study import load_study, resolve
+from s2d_lib.study.profile import Map
+from s2d_lib.study.several_processes import refuse_what_is_not_shared
+from tests.conftest import TINY
+
+SPLIT = {"split_teacher": {"model": "micro/chains-teacher"}}
+CORPUS = {"mix": {"guess": 1, "sloppy": 0, "right": 1}, "slip": 0, "lengths": [2]}
+SERVER = {"mode": "server", "url": "http://localhost:8000"}
+OPENED = "which is learned from guesses and worked documents: give its mix both"
+BOTH = "by a `model` or by a file of `traces`"
+
+
+def stage(name: str, **changes) -> dict:
+    return {"stages": {name: changes}}
+
+
+def lora(**changes) -> dict:
+    return stage("sparse_rl", lora={"rank": 4, "alpha": 8} | changes)
+
+
+def vllm(engine: str = "vllm", **options) -> dict:
+    return {"sampling": {"engine": engine} | ({"vllm": options} if options else {})}
+
+
+def problems(**changes) -> dict:
+    return {"problems": changes}
+
+
+def mixed(guess: int, sloppy: int, right: int) -> dict:
+    return {"mix": {"guess": guess, "sloppy": sloppy, "right": right}}
+
+
+def corpus(*shares: int) -> dict:
+    return {"pretraining": {"corpus": mixed(*shares)}}
+
+
+def pretrained(name: str, changes: object) -> dict:
+    return {"pretraining": {"models": {name: changes}}}
+
+
+def rule(set_: dict, **match) -> dict:
+    return {"rules": [{"match": match, "set": set_}]}
+
+
+REFUSED = [
+    # What can't be a run
+    (("micr", "student", 0), "unknown profile 'micr'; did you mean 'micro'?"),
+    (("micro", "student.grop", 0), "unknown checkpoint 'student.grop'; did you mean 'student.grpo'?"),
+    *((("micro", "student", seed), "`seed` must be a whole number") for seed in (-1, "0", True)),
+    (("micro", "student", 0, ["a"]), "`overrides` must be a mapping"),
+    # Unknown, of the wrong type, out of bounds
+    (stage("opd", stepz=3), "unknown parameter 'stages.opd.stepz'"),
+    (stage("sparse_rll"), "unknown parameter 'stages.sparse_rll'"),
+    (stage("opd", steps="many"), "stages.opd.steps"),
+    (stage("opd", steps=0), "stages.opd.steps"),
+    (stage("opd", learning_rate=math.inf), "stages.opd.learning_rate"),
+    (stage("teacher_sft", group_size=4), "stages.teacher_sft.group_size"),
+    ({"evaluation": {"temperature": math.nan}}, "evaluation.temperature"),
+    ({"evaluation": {"untrained": [1.0]}}, "`untrained` has temperature 1, at which every model is evaluated, or has it"),
+    ({"evaluation": {"untrained": [0.5, 0.5]}}, "`untrained` has temperature 0.5, at which every model is evaluated, or has"),
+    ({"hardware": {"device": "tpu"}}, "hardware.device"),
+    ({"seeds": [1000]}, "regime.seeds must not be seeds of the study"),
+    # Stages
+    (stage("sparse_rl", group_size=7), "group_size 7 does not divide batch"),
+    (stage("opd", micro_batch=100), "micro_batch 100 does not divide batch"),
+    (stage("opd", top_k=8), "`top_k` belongs to estimator topk_tail"),
+    (stage("forward_kl", estimator="sampled_token"), "sampled_token is reverse KL"),
+    (stage("opd", teacher_targets="hidden_states"), "teacher_targets hidden_states are kept of stored rollouts"),
+    (("micro", "student.opd_only.rl_teacher", 0, stage("opd", states="teacher")), "can't train on teacher states"),
+    (("micro", "student.srpo", 0), "there are no hyperparameters of stage 'self_distillation': add them under `stages`."),
+    # Adapters
+    (lora(rank=0), "greater than 0"),
+    (lora(target_modules=[]), "nothing would be trained"),
+    (lora(target_modules=["q_proj", "lm_head"]), "lm_head can't have an adapter"),
+    (lora(ranks=4), "unknown parameter 'stages.sparse_rl.lora.ranks'"),
+    # vLLM
+    (vllm("transformers", uses=["evaluation"]), "read where `engine: vllm` is set"),
+    (vllm(url="http://x"), "`url` belongs to mode server"),
+    (vllm(**SERVER, uses=["evaluation"]), "mode server samples a training: add `training` to `uses`"),
+    (vllm(mode="server"), "needs the server's `url`"),
+    (vllm(mode="server", url="localhost:8000"), "needs the server's `url`"),
+    (vllm(uses=[]), "at least 1 item"),
+    (vllm(uses=["evaluation", "evaluation"]), "one use twice"),
+    (vllm(uses=["validation"]), "sampling.vllm.uses.0"),
+    (vllm("sglang"), "sampling.engine"),
+    (vllm(gpu_memory=0.5), "unknown parameter 'sampling.vllm.gpu_memory'"),
+    # Rules
+    (rule({"hardware": {"procezzes": 1}}, role="student"), "unknown parameter 'procezzes'"),
+    (rule({"sampling": {"max_new_tokens": 0}}, role="student"), "max_new_tokens: Input should be greater than 0"),
+    (rule({"steps": 2}, role="student"), "a rule that sets steps must match a stage: name it under `match`"),
+    (rule({"stepz": 2}, stage="opd"), "sets 'stepz', which stage opd does not have"),
+    (rule({"steps": 0}, stage="opd"), "steps: Input should be greater than 0"),
+    (rule({"steps": 2}, stage="opdd"), "rules.2.match.stage"),
+    (rule({"hardware": 3}, stage="opd"), "`hardware` is set key by key: give a mapping"),
+    (rule({"cluster": {"hours": -1}}, stage="opd"), "hours: Input should be greater than 0"),
+    (rule({"hardware": {"accelerate": "fsdp2.yaml"}}, stage="base"), "raise `processes`, or leave it out"),
+    (rule({"hardware": {"sampling_gpus": 2}}, role="student"), "`sampling_gpus` are GPUs: set `device: cuda`"),
+    # Roles
+    ({"roles": {"outside": {"traces": "a.jsonl"}}}, BOTH),
+    ({"roles": {"outside": {"model": None}}}, BOTH),
+    (("qwen3", "student", 0, {"roles": {"outside": {"chat": True}}}), "leave the rest out"),
+    ({"roles": {"outsider": {"model": "a/b"}}}, "roles.outsider"),
+    # Problems
+    (problems(pools={"2H": {"count": 8, "lengths": [2], "seed": 0}}), "the pool name 2H is kept for a half of `full`"),
+    (problems(split_seed=-1), "split_seed"),
+    (problems(labels=0), "problems.function_chains.labels: Input should be greater than 0"),
+    (problems(prompts=0), "problems.function_chains.prompts: Input should be greater than 0"),
+    (("map", "student.grpo", 0, problems(labels=2049)), "`labels` can't be 2049 of the 2048 problems of the pool 'full'"),
+    (("map", "student.bridge.raw_teacher", 0, problems(prompts=2049)), "`prompts` can't be 2049 of the 2048 problems"),
+    (
+        ("qwen3", "student.grpo", 0, problems(labels=64, pools={"full": {"limit": None}})),
+        "cut the pool 'full', whose size is not known: give it a `limit`",
+    ),
+    (
+        ("micro", "student.bridge.rl_teacher", 0, problems(labels=None, prompts=None, pools={"full": {"count": 255}})),
+        "the label pool 'full' has 255 problems but one optimiser step of opd takes 256: lower `batch` or use more problems.",
+    ),
+    (
+        ("map", "student.teacher_sample_sft.rl_teacher", 0, problems(prompts=63)),
+        "has 63 problems, 252 answers to learn, but one optimiser step of teacher_sample_sft takes 256: lower `batch` or use "
+        "more problems, or raise teacher_rollouts.samples_per_problem.",
+    ),
+    (
+        ("micro", "student.seq_kd.split_teacher", 0, problems(prompts=255) | {"roles": SPLIT}),
+        "has 255 problems, 255 answers to learn, but one optimiser step of teacher_sample_sft takes 256: lower `batch` or "
+        "use more problems.",
+    ),
+    # Pretraining
+    (pretrained("chains-student", {"hidden": -1}), "models.chains-student.pretrained.hidden: Input should be greater"),
+    (pretrained("chains-student", {"opening": 0}), "models.chains-student.pretrained.opening: Input should be greater"),
+    (pretrained("chains-student", {"hiden": 1}), "unknown parameter 'pretraining.models.chains-student.pretrained.hiden'"),
+    (pretrained("again", {"of": "chains-student", "opening": 1}), "again.resettled.opening: Input should be less than or"),
+    (pretrained("again", 5), "pretraining.models.again.pretrained: Input should be a valid dictionary"),
+    (pretrained("chains-student", mixed(0, 1, 1)), f"model 'chains-student' has an `opening`, {OPENED}"),
+    (corpus(1, 0, 0), OPENED),
+    (corpus(0, 0, 0), "pretraining.corpus.mix: a corpus of no documents: give one of the shares"),
+    (("qwen3", "student", 0, {"pretraining": {"corpus": CORPUS, "models": {}}}), "`pretraining` is of micro problems, not of"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "sentence"), REFUSED)
+def test_bad_parameters_get_one_sentence(asked, sentence):
+    if isinstance(asked, dict):
+        asked = ("map" if "pretraining" in asked else "micro", "student", 0, asked)
+    with pytest.raises(StudyError) as error:
+        resolve(*asked)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+PLAIN = {"steps": 8, "batch": 16, "micro_batch": 8, "group_size": 4, "learning_rate": 1e-3, "save_steps": 4}
+
+
+@pytest.mark.parametrize(
+    ("block", "sentence"),
+    [
+        ({"method": "srpo", "mix": 0.9}, "`mix` is not read by method srpo (only by advantage_mix)"),
+        ({"method": "sdpo", "weight_beta": 1.0}, "`weight_beta` is not read by method sdpo"),
+        ({"method": "sdpo", "epsilon_high": 0.2}, "`epsilon_high` is not read by method sdpo"),
+        ({"method": "advantage_mix", "top_k": 4}, "`top_k` is not read by method advantage_mix"),
+        ({"method": "grpo", "ema_rate": 0.1}, "`ema_rate` is not read by method grpo"),
+        ({"method": "srpo", "sdpo_on": "failed"}, "`sdpo_on` is not read by method srpo"),
+        ({"method": "srpo", "dynamic_weighting": False, "weight_beta": 2}, "srpo without dynamic_weighting"),
+        ({"method": "srpo", "length_window": 5}, "a run without length_floor"),
+        ({"method": "srop"}, "Input should be 'grpo', 'sdpo', 'srpo' or 'advantage_mix'"),
+        ({"method": "srpo", "reprompt": "{solution"}, "not a template"),
+        ({"method": "srpo", "reprompt": "{solution} {question} {answer}"}, "each once and no others"),
+        ({"method": "srpo", "feedback_reprompt": "{question}"}, "{question} and {feedback}"),
+    ],
+)  # fmt: skip
+def test_what_a_method_does_not_read_gets_one_sentence(block, sentence):
+    with pytest.raises(StudyError) as error:
+        resolve("micro", "student.srpo", 0, TINY | {"stages": TINY["stages"] | {"self_distillation": PLAIN | block}})
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+BASE = "checkpoints: {a: {stage: base, role: student"
+
+
+@pytest.mark.parametrize(
+    ("study", "sentence"),
+    [
+        ("[1, 2]", "must hold a mapping"),
+        (BASE, "not valid YAML"),
+        ("checkpoints: {a: {stage: base, stage: opd}}\ntables: {}", "'stage' is given twice"),
+        ("tables: {}\ncheckpoints: {}\ntables: {}", "'tables' is given twice"),
+        ("checkpoints: {a: {stage: base}}\ntables: {}", "needs exactly role, given nothing"),
+        (BASE + ", labels: full}}\ntables: {}", "needs exactly role"),
+        ("checkpoints: {a: {stage: sparse_rl, from: b, labels: full}}\ntables: {}", "'b', which is not declared"),
+        ("checkpoints: {a: {stage: teacher_sft, teacher: a, labels: b}}\ntables: {}", "needs exactly from, labels"),
+        ("checkpoints: {a: {stage: nope}}\ntables: {}", "checkpoints.a.stage"),
+        (BASE + "}}\ntables: {t: {title: x, rows: [c]}}", "'c', which is not declared"),
+        ("checkpoints: {}\ntables: {t: {title: x, rows: [], reference: c}}", "is not one of the rows"),
+        (
+            "checkpoints: {a: {stage: sparse_rl, from: b, labels: l}, b: {stage: sparse_rl, from: a, labels: l}}\ntables: {}",
+            r"study\.yaml: a needs b needs a, which is a cycle\.",
+        ),
+        (
+            BASE + "}, b: {stage: opd, from: a, teacher: c, labels: l},\n"
+            "  c: {stage: forward_kl, from: a, teacher: b, labels: l}}\ntables: {}",
+            r"needs [bc] needs .*, which is a cycle\.",
+        ),
+    ],
+)
+def test_broken_study_files_get_one_sentence(tmp_path, study, sentence):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "study.yaml").write_text(study)
+    with pytest.raises(StudyError, match=sentence):
+        load_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "at_hand", "sentence"),
+    [
+        ("1H", None, "label pool '1H' is cut from 'full', which is not declared: add it to `pools`."),
+        ("3H", None, "label pool '3H' is not declared; known: 1H, 2H, all."),
+        ("full", 8, "label pool 'full' is not declared; known: 1H, 2H, all."),
+    ],
+)
+def test_a_pool_that_the_profile_does_not_have_is_said(tmp_path, root, labels, at_hand, sentence):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "study.yaml").write_text(
+        BASE + f"}}, b: {{stage: sparse_rl, from: a, labels: {labels}}}}}\ntables: {{}}"
+    )
+    profile = (root / "params" / "micro.yaml").read_text()
+    (tmp_path / "params" / "micro.yaml").write_text(profile.replace("    full: {", "    all: {"))
+    with pytest.raises(StudyError) as error:
+        resolve("micro", "b", 0, problems(labels=at_hand), root=tmp_path)
+    assert sentence in str(error.value)
+
+
+DIALS = {"opening": {"wide": {}, "narrow": {}}, "rate": {"low": {}, "high": {}}}
+PART = {"title": "When?", "across": {"opening": ["wide", "narrow"]}, "routes": {"student": {}, "student.grpo": {}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"across": {"hidden": ["2"]}}, "turns 'hidden' to '2', which is not declared"),
+        ({"across": {"opening": ["none"]}}, "turns 'opening' to 'none', which is not declared"),
+        ({"routes": {"a": {"rate": ["low"]}, "b": {"rate": ["low", "high"]}}}, "same number of trials"),
+    ],
+)
+def test_a_map_that_cannot_be_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Map(dials=DIALS, parts={"opening": PART | changes})
+
+
+def test_a_dense_stage_needs_the_heads_on_its_gpus():
+    refuse_what_is_not_shared(resolve("qwen3", "student.bridge.raw_teacher", 0))
+    over = rule({"hardware": {"accelerate": "fsdp2-offload.yaml"}}, stage="opd")
+    with pytest.raises(StudyError, match=r"opd reads the models' heads .* name fsdp2\.yaml for it"):
+        refuse_what_is_not_shared(resolve("qwen3", "student.bridge.raw_teacher", 0, over))
