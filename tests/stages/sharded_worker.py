@@ -2,10 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-
-from trl.trainer import distillation_trainer
 
 from s2d_lib import worker
 from s2d_lib.stages import distillation, self_teacher
@@ -14,26 +11,19 @@ from tests.stages.shared_on_cpus import share_on_cpus
 
 
 def share() -> None:
-    """Let this process share its model as the test says, and tell the test what it holds of a teacher."""
+    """Let this process share its model as the test says, and tell the test how much it holds of a teacher."""
     share_on_cpus(os.environ["S2D_TEST_FILE"])
-    fsdp2, zero3 = distillation.in_shards, distillation_trainer.prepare_deepspeed
-    distillation.in_shards = self_teacher.in_shards = _told(fsdp2, lambda w: (w.to_local().numel(), w.numel()))
-    distillation_trainer.prepare_deepspeed = _told(zero3, lambda w: (w.ds_tensor.numel(), w.ds_numel))
-    seed_rollouts()
-
-
-def _told(sharded: Callable, sizes: Callable) -> Callable:
-    """Says, for the test, how much of the teacher or the self-teacher this process holds; of a parameter `sizes` are those
-    of its part here and of the whole."""
+    sharded = distillation.in_shards
 
     def tell(model, accelerator):
         model = sharded(model, accelerator)
-        held, size = map(sum, zip(*map(sizes, model.parameters()), strict=True))
+        held, size = (sum(sizes) for sizes in zip(*((w.to_local().numel(), w.numel()) for w in model.parameters())))
         with Path(os.environ["S2D_TEST_SHARES"]).open("a") as stream:
             stream.write(f"{held / size}\n")
         return model
 
-    return tell
+    distillation.in_shards = self_teacher.in_shards = tell
+    seed_rollouts()
 
 
 if __name__ == "__main__":
