@@ -8,7 +8,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import TrainerCallback
-from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from s2d_lib.grading import grade_many
 from s2d_lib.losses import Pair, kl_divergence
@@ -19,8 +18,8 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import read_table, write_csv
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, completion_states, evaluating, sample, undisturbed
-from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.states import head_of
 from s2d_lib.study import derive_seed
 
 
@@ -110,18 +109,10 @@ def pair_measures(
 ) -> dict[str, float]:
     """How far a student is from its teacher at the states of some rollouts: paper A's condition C2, measured.
 
-    Args:
-        student: As in `token_measures`, like all others.
-        teacher: Likewise.
-        problems: Likewise.
-        rollouts: Likewise.
-        batch: Likewise.
-
-    Returns:
-        Means over the rollouts' tokens of what `token_measures` finds: `forward_kl`, `reverse_kl` and `top16_overlap`.
-        `implicit_reward_variance`, of log p_T / p_S on the tokens themselves (nats squared; the reward of OPD's policy
-        gradient, paper A v4). And `opening`, the mean of p_S of the rollouts' first tokens: that a student can't begin as its
-        teacher does is lost in a mean over tokens.
+    Arguments are those of `token_measures`, and of what it finds the means over the rollouts' tokens are returned: `forward_kl`,
+    `reverse_kl` and `top16_overlap`. `implicit_reward_variance`, of log p_T / p_S on the tokens themselves (nats squared; the
+    reward of OPD's policy gradient, paper A v4). And `opening`, the mean of p_S of the rollouts' first tokens: that a student
+    can't begin as its teacher does is lost in a mean over tokens.
     """
     found = token_measures(student, teacher, problems, rollouts, batch)
     means = {kind: found[kind].mean().item() for kind in ("forward_kl", "reverse_kl", "top16_overlap")}
@@ -164,12 +155,13 @@ def token_measures(
     found = []
     for start in range(0, len(rollouts), batch):
         some = rollouts[start : start + batch]
-        states = [_evaluated(policy, prompt_ids, some) for policy in (student, teacher)]
+        states = []
+        for policy in (student, teacher):
+            with evaluating(policy.model):
+                states.append(completion_states(policy, prompt_ids, some)[0])
         tokens = torch.tensor([token for r in some for token in r.ids], device=states[0].device)
-        # Of ZeRO-3; FSDP2's the pair gathers itself
-        with maybe_gather_lm_head_ctx(*(part for head in heads for part in (head.weight, head.bias))):
-            pair = Pair(states[0], heads[0], states[1], heads[1])
-            found += [_of_chunk(pair, part, tokens[part]) for part in pair.kept.chunks()]
+        pair = Pair(states[0], heads[0], states[1], heads[1])
+        found += [_of_chunk(pair, part, tokens[part]) for part in pair.kept.chunks()]
     return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
 
@@ -190,8 +182,3 @@ def _of_chunk(pair: Pair, part: slice, tokens: Tensor) -> dict[str, Tensor]:
         "student_mass": mass(log_s, top_t),
         "teacher_mass": mass(log_t, top_s),
     }
-
-
-def _evaluated(policy: Policy, prompt_ids: dict[str, list[int]], rollouts: Sequence[Rollout]) -> Tensor:
-    with evaluating(policy.model):
-        return completion_states(policy, prompt_ids, rollouts)[0]

@@ -6,9 +6,9 @@ from s2d_lib.evaluation import evaluate
 from s2d_lib.notebook import finish
 from s2d_lib.runs import find_run, open_run
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.table import TRAINING
-from s2d_lib.stages.teacher_rollouts import teacher_rollouts
+from s2d_lib.stages.stored_teacher import teacher_rollouts
 from s2d_lib.study import resolve
+from s2d_lib.worker import TRAINING
 
 STAGES = {"base": lambda run, inputs: None, "teacher_rollouts": teacher_rollouts, **TRAINING}
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from s2d_lib import worker
-from s2d_lib.stages.live import WriteProgress
+from s2d_lib.stages.common import WriteProgress
 from tests.stages.sharded_worker import share
 
 AT = 3

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from s2d_lib import worker
-from s2d_lib.stages import distillation, self_teacher
+from s2d_lib.stages import dense, self_teacher
 from tests.stages.seeded_rollouts import seed_rollouts
 from tests.stages.shared_on_cpus import share_on_cpus
 
@@ -13,7 +13,7 @@ from tests.stages.shared_on_cpus import share_on_cpus
 def share() -> None:
     """Let this process share its model as the test says, and tell the test how much it holds of a teacher."""
     share_on_cpus(os.environ["S2D_TEST_FILE"])
-    sharded = distillation.in_shards
+    sharded = dense.in_shards
 
     def tell(model, accelerator):
         model = sharded(model, accelerator)
@@ -22,7 +22,7 @@ def share() -> None:
             stream.write(f"{held / size}\n")
         return model
 
-    distillation.in_shards = self_teacher.in_shards = tell
+    dense.in_shards = self_teacher.in_shards = tell
     seed_rollouts()
 
 

@@ -8,8 +8,8 @@ from trl import DistillationConfig, GRPOConfig, GRPOTrainer
 
 from s2d_lib.losses import estimator
 from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS, load_policy
-from s2d_lib.stages.distillation import DenseTrainer
-from s2d_lib.stages.reprompt import Reprompts
+from s2d_lib.stages.dense import DenseTrainer
+from s2d_lib.stages.self_teacher import Reprompts
 from s2d_lib.study.settings import Hardware, RoleModel
 
 pytestmark = pytest.mark.slow

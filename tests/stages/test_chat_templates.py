@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS, Policy
-from s2d_lib.stages.reprompt import Reprompts
+from s2d_lib.stages.self_teacher import Reprompts
 
 TEXT = "What is 2 + 3?\n\nPut the answer in \\boxed{}."
 QWEN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"

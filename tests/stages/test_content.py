@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from s2d_lib.errors import StudyError
 from s2d_lib.problems import micro
 from s2d_lib.runs import open_run
-from s2d_lib.stages import content
+from s2d_lib.stages import inputs as content
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.resolve import RELEASED

@@ -10,9 +10,9 @@ from trl import DistillationConfig, DistillationTrainer
 from s2d_lib.losses import estimator
 from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.stages import parts as of_parts
-from s2d_lib.stages.distillation import DenseTrainer
-from s2d_lib.stages.training import schedule, scheduled
+from s2d_lib.stages import states as of_parts
+from s2d_lib.stages.common import schedule, scheduled
+from s2d_lib.stages.dense import DenseTrainer
 from s2d_lib.study import resolve
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 from s2d_lib.models.policy import load_policy
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.sparse_rl import sparse_rl
+from s2d_lib.stages.rl import sparse_rl
 from s2d_lib.study.load import deep_merge
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from s2d_lib.claims import load_claims
 from s2d_lib.errors import StudyError
-from s2d_lib.stages.given_solution import given_to_base
+from s2d_lib.stages.second_look import given_to_base
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from s2d_lib.runs import open_run
-from s2d_lib.stages.training import trainer_arguments
+from s2d_lib.stages.common import trainer_arguments
 
 
 def test_every_micro_batch_is_summed_into_shards_under_fsdp_alone(runs, monkeypatch):

@@ -12,9 +12,8 @@ from s2d_lib.models.adapters import lora_config, plain
 from s2d_lib.models.policy import load_policy
 from s2d_lib.notebook import finish
 from s2d_lib.runs import open_run
-from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.live import LiveCurve
-from s2d_lib.stages.weights import weights_of
+from s2d_lib.stages.common import LiveCurve
+from s2d_lib.stages.inputs import prepare, weights_of
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Lora, RoleModel
 

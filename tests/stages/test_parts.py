@@ -2,7 +2,7 @@
 
 import torch
 
-from s2d_lib.stages import parts as of_parts
+from s2d_lib.stages import states as of_parts
 
 
 def test_parts_hold_every_row_once_and_only_lose_padding(monkeypatch):

@@ -7,8 +7,8 @@ import pytest
 
 from s2d_lib.errors import StudyError
 from s2d_lib.stages import processes
-from s2d_lib.stages.account import read_account
 from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.rl import read_account
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 from tests.stages.same_steps import same_steps

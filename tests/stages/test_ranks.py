@@ -12,9 +12,8 @@ import pytest
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 
-from s2d_lib.stages.account import read_account
-from s2d_lib.stages.sparse_rl import RecordedReward
-from s2d_lib.stages.training import last_whole_checkpoint
+from s2d_lib.stages.common import last_whole_checkpoint
+from s2d_lib.stages.rl import RecordedReward, read_account
 
 
 def in_two(work, folder: Path) -> None:

@@ -5,7 +5,7 @@ from fixed_rollouts import questions, student
 
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.base import Problem
-from s2d_lib.stages.reprompt import Reprompts
+from s2d_lib.stages.self_teacher import Reprompts
 
 QUESTION = "v1 f2 f3 ?"
 SOLUTION = "v1 f2 v4 f3 v9 # v9"

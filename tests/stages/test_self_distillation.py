@@ -16,10 +16,9 @@ from transformers import TrainerCallback
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import open_run
 from s2d_lib.stages import self_distillation as stage
-from s2d_lib.stages import self_distillation_trainer as trainer_module
-from s2d_lib.stages.collapse import StopOnCollapse
+from s2d_lib.stages import self_distillation as trainer_module
+from s2d_lib.stages.common import LiveCurve, StopOnCollapse
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.live import LiveCurve
 from s2d_lib.stages.self_teacher import FILE, SelfTeacher
 from s2d_lib.study.load import deep_merge
 

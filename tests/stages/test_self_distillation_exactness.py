@@ -14,8 +14,8 @@ from datasets import Dataset
 from fixed_rollouts import MIXED, SIZE, Given, outcome, params, questions, student, trainer
 from trl import GRPOConfig, GRPOTrainer
 
-from s2d_lib.stages import self_distillation_trainer as module
-from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
+from s2d_lib.stages import self_distillation as module
+from s2d_lib.stages.self_distillation import SelfDistillationTrainer
 
 pytestmark = pytest.mark.slow
 

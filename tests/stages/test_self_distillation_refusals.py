@@ -9,7 +9,7 @@ from fixed_rollouts import MIXED, Given, trainer
 
 from s2d_lib.errors import StudyError
 from s2d_lib.stages import self_distillation as stage
-from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
+from s2d_lib.stages.self_distillation import SelfDistillationTrainer
 from s2d_lib.study.load import deep_merge
 
 pytestmark = pytest.mark.slow

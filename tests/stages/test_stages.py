@@ -14,12 +14,11 @@ from s2d_lib.models.policy import save_policy
 from s2d_lib.plan.cost import counts
 from s2d_lib.runs import file_hash, find_run, open_run
 from s2d_lib.sampling import read_rollouts
-from s2d_lib.stages import sparse_rl as sparse_rl_module
-from s2d_lib.stages.distillation import DenseTrainer
+from s2d_lib.stages import rl as sparse_rl_module
+from s2d_lib.stages.common import LiveCurve, last_whole_checkpoint
+from s2d_lib.stages.dense import DenseTrainer
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.live import LiveCurve
-from s2d_lib.stages.sparse_rl import SparseTrainer
-from s2d_lib.stages.training import last_whole_checkpoint
+from s2d_lib.stages.rl import SparseTrainer
 from s2d_lib.study import Resolved, resolve
 from s2d_lib.study.load import deep_merge
 
@@ -211,7 +210,7 @@ def test_a_kill_after_training_loses_no_account(make, tiny, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            "s2d_lib.stages.saving.save_policy", lambda policy, folder, _: (save_policy(policy, folder), die())
+            "s2d_lib.stages.common.save_policy", lambda policy, folder, _: (save_policy(policy, folder), die())
         )
         with pytest.raises(Killed):
             make("student.grpo")

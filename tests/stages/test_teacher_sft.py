@@ -11,9 +11,9 @@ from s2d_lib.grading import grade
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import open_run
 from s2d_lib.sampling import read_rollouts
+from s2d_lib.stages.common import LiveCurve
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.live import LiveCurve
-from s2d_lib.stages.teacher_sft import answers_to_learn
+from s2d_lib.stages.sft import answers_to_learn
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 

@@ -17,11 +17,11 @@ from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import Run, open_run
 from s2d_lib.sampling import sample
-from s2d_lib.stages import teacher_targets
-from s2d_lib.stages.distillation import DenseTrainer
-from s2d_lib.stages.heads import head_of
-from s2d_lib.stages.live import LiveCurve
-from s2d_lib.stages.teacher_targets import TeacherTargets, completion_states, write_targets
+from s2d_lib.stages import stored_teacher as teacher_targets
+from s2d_lib.stages.common import LiveCurve
+from s2d_lib.stages.dense import DenseTrainer
+from s2d_lib.stages.states import head_of
+from s2d_lib.stages.stored_teacher import TeacherTargets, completion_states, write_targets
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 

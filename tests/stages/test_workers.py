@@ -10,7 +10,7 @@ import pytest
 
 from s2d_lib.runs import PlacedRun
 from s2d_lib.stages import processes
-from s2d_lib.stages.live import PROGRESS
+from s2d_lib.stages.common import PROGRESS
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 
