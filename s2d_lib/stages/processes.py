@@ -1,8 +1,8 @@
 """Training in several processes: a notebook starts workers, shows their progress and says their errors as its own.
 
-The workers (s2d_lib.worker) are started by `accelerate launch` on GPUs, which reads an accelerate config for FSDP2, and by torchrun
-with gloo on CPUs, for which accelerate has no launcher of its own without MPI. The first one writes the run's files, what all of
-them have graded included; another one leaves nothing but its last words.
+The workers (s2d_lib.worker) are started by `accelerate launch` on GPUs, which reads an accelerate config for FSDP2, and by
+torchrun with gloo on CPUs, for which accelerate has no launcher of its own without MPI. The first one writes the run's files, what
+all of them have graded included; another one leaves nothing but its last words.
 """
 
 import contextlib

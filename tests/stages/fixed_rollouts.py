@@ -72,7 +72,6 @@ class Graded:
 
     def __init__(self, graded: dict[tuple[int, ...], float]):
         self.graded = graded
-        self.binary = set(graded.values()) <= {0, 1}
 
     def __call__(self, completion_ids, **_):
         return [self.graded[tuple(ids)] for ids in completion_ids]

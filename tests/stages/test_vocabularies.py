@@ -136,12 +136,12 @@ def test_in_a_shared_vocabulary_gold_is_the_jsd_and_of_a_model_with_itself_nothi
         sides += [states[:, -mask.shape[1] - 1 : -1], head_of(policy.model)]
     each = linear_divergence(Pair(*sides, mask=mask), beta=0.5).per_token
     wanted = ((each * mask).sum(1) / mask.sum(1)).mean()
-    loss, _, tokens = trainer._compute_loss(trainer.model, batch, None)
+    loss, _, _, tokens = trainer.loss_of(trainer.model, batch)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)
     assert wanted.item() > 1e-3
     assert tokens == mask.sum()
     trainer.teacher = inputs.policy
-    itself, _, _ = trainer._compute_loss(trainer.model, batch, None)
+    itself, *_ = trainer.loss_of(trainer.model, batch)
     itself.backward()
     assert abs(itself.item()) < 1e-6
     assert max(p.grad.abs().max() for p in trainer.model.parameters()) < 1e-5
