@@ -1,8 +1,8 @@
 """Training in several processes: a notebook starts workers, shows their progress and says their errors as its own.
 
 The workers (s2d_lib.worker) are started by `accelerate launch` on GPUs, which reads an accelerate config for FSDP2, and by
-torchrun with gloo on CPUs, for which accelerate has no launcher of its own without MPI. The first one writes the run's files, what
-all of them have graded included; another one leaves nothing but its last words.
+torchrun with gloo on CPUs, for which accelerate has no launcher of its own without MPI. The first one writes the run's files,
+what all of them have graded included; another one leaves nothing but its last words.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,29 +103,21 @@ def _watch(run: Run, workers: subprocess.Popen) -> None:
     live = LiveCurve(f"{run.resolved.checkpoint}, {run.resolved.hardware.processes} processes")
     state = SimpleNamespace(max_steps=run.resolved.params["steps"], global_step=0, log_history=[])
     live.on_train_begin(None, state, None)
-    lines = _lines(run.path(PROGRESS), lambda: workers.poll() is not None)
-    for row in map(json.loads, lines):
-        state.global_step = row["step"]
-        state.log_history.append(row)
-        live.on_log(None, state, None)
+    over = False
+    while not over:
+        over = workers.poll() is not None  # asked before the last look, which sees all that was written
+        for row in _rows(run.path(PROGRESS))[len(state.log_history) :]:
+            state.global_step = row["step"]
+            state.log_history.append(row)
+            live.on_log(None, state, None)
+        time.sleep(0 if over else 0.5)
     live.on_train_end(None, state, None)
 
 
-def _lines(path: Path, over: Callable[[], bool]) -> Iterator[str]:
-    """Whole lines of a file that grows, until nothing more will come."""
-    rest, place = "", 0
-    while True:
-        last = over()
-        if path.is_file():
-            with path.open(encoding="utf-8") as stream:
-                stream.seek(place)
-                text = stream.read()
-                place = stream.tell()
-            *lines, rest = (rest + text).split("\n")
-            yield from lines
-        if last:
-            return
-        time.sleep(0.5)
+def _rows(path: Path) -> list[dict]:
+    """The whole lines so far of a file that grows."""
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def say_error(folder: Path, rank: int, error: BaseException) -> None:

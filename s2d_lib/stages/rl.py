@@ -27,14 +27,8 @@ from s2d_lib.vllm import check_syncs, vllm_arguments
 
 
 def account_row(step: int, problem: str, tokens: int, correct: float) -> str:
-    """One grading as a line of the account.
-
-    Args:
-        step: The optimiser step that it was made for; 0 for all of them where answers are graded before training.
-        problem: Id of the problem.
-        tokens: Length of the completion.
-        correct: 1 or 0.
-    """
+    """One grading as a line of the account: the optimiser step that it was made for (0 for all of them where answers are graded
+    before training), the problem's id, the completion's length, and 1 or 0."""
     return json.dumps({"step": step, "problem": problem, "tokens": tokens, "correct": int(correct)}) + "\n"
 
 

@@ -93,42 +93,50 @@ def rescored(
     return table
 
 
-def given_a_solution(
-    policy: Policy, problems: Sequence[Problem], template: str, sampling: Sampling, grading: str, samples: int = 8
-) -> pd.DataFrame:
-    """Accuracy of a model on problems that it solves now and then: alone, shown one of its own correct answers to the
-    problem as a self-teacher is, and shown its correct answer to another problem, which can't help but by its form.
+def given_to_base(profile: str, role: str = "student", samples: int = 8) -> pd.DataFrame:
+    """Accuracy of a profile's base model on the validation problems that it solves now and then: alone, shown one of its own
+    correct answers to the problem as its self-teacher is, and shown its correct answer to another problem, which can't help but
+    by its form.
 
     Args:
-        policy: Who answers; it is not trained.
-        problems: Which it tries; those that no sample solves drop out.
-        template: How a solution is shown, with `{question}` and `{solution}`.
-        sampling: Length limit, temperature and batch.
-        grading: How answers are compared.
+        profile: With self-distillation and validation problems.
+        role: Whose base model.
         samples: Completions of a problem: first those that a solution is taken from, which count for nothing else (whoever
             is chosen for a success looks better in it than he is), then alone and with each prompt.
 
     Returns:
         One row a problem: `problem`, and accuracies `alone`, `own solution`, `another's solution` (shares of samples).
-        Empty when no problem is solved.
+        Problems that no sample solves are left out.
+
+    Raises:
+        StudyError: The profile has no self-distillation, no validation problems, or no such role.
     """
+    settings = load_profile(profile)
+    if settings.stages.self_distillation is None or settings.problems.validation is None:
+        raise StudyError(f"profile {profile!r} needs `stages.self_distillation` and `problems.validation` for this.")
+    if role not in settings.roles:
+        raise StudyError(f"profile {profile!r} has no role {role!r}; {did_you_mean(role, settings.roles)}")
+    policy = load_policy(settings.roles[role], settings.block("hardware", "base", role))
+    read = {"source", "world", "instruction", "overlap", "evaluations", "validation"}
+    sets = load_problems(ProblemSets(**settings.problems.model_dump(include=read)))
+    problems, template = sets.validation, settings.stages.self_distillation.reprompt
 
-    def accuracies(asked: Sequence[Problem], purpose: str) -> np.ndarray:
-        return _answers(policy, asked, samples, sampling, grading, derive_seed(0, purpose))[1].mean(axis=1)
+    def answers(asked: Sequence[Problem], purpose: str) -> tuple[list[Rollout], np.ndarray]:
+        return _answers(policy, asked, samples, settings.sampling, sets.grading, derive_seed(0, purpose))
 
-    rollouts, correct = _answers(policy, problems, samples, sampling, grading, derive_seed(0, "solutions"))
+    rollouts, correct = answers(problems, "solutions")
     solved = [i for i, row in enumerate(correct) if row.any()]
-    if len(solved) < 2:
-        return pd.DataFrame(columns=["problem", "alone", "own solution", "another's solution"])
     table = pd.DataFrame({"problem": [problems[i].id for i in solved]})
-    table["alone"] = accuracies([problems[i] for i in solved], "alone")
+    if len(solved) < 2:  # nobody else's solution
+        return table.iloc[:0].assign(**dict.fromkeys(("alone", "own solution", "another's solution"), 0.0))
+    table["alone"] = answers([problems[i] for i in solved], "alone")[1].mean(axis=1)
     shown = [rollouts[i * samples + int(correct[i].argmax())].text for i in solved]
     for name, solutions in {"own solution": shown, "another's solution": [*shown[1:], shown[0]]}.items():
         asked = [
             replace(problems[i], prompt=template.format(question=problems[i].prompt, solution=solution))
             for i, solution in zip(solved, solutions, strict=True)
         ]
-        table[name] = accuracies(asked, name)
+        table[name] = answers(asked, name)[1].mean(axis=1)
     return table
 
 
@@ -141,23 +149,3 @@ def _answers(
     golds = [problem.answer for problem in problems for _ in range(count)]
     grades = grade_many([r.text for r in rollouts], golds, mode=grading)
     return rollouts, np.array([grade.correct for grade in grades], dtype=bool).reshape(len(problems), count)
-
-
-def given_to_base(profile: str, role: str = "student", samples: int = 8) -> pd.DataFrame:
-    """The same of a profile's base model on its validation problems, with the reprompt that its self-teacher gets.
-
-    Raises:
-        StudyError: The profile has no self-distillation, no validation problems, or no such role.
-    """
-    settings = load_profile(profile)
-    if settings.stages.self_distillation is None or settings.problems.validation is None:
-        raise StudyError(f"profile {profile!r} needs `stages.self_distillation` and `problems.validation` for this.")
-    if role not in settings.roles:
-        raise StudyError(f"profile {profile!r} has no role {role!r}; {did_you_mean(role, settings.roles)}")
-    policy = load_policy(settings.roles[role], settings.block("hardware", "base", role))
-    given = settings.problems.model_dump(
-        include={"source", "world", "instruction", "overlap", "evaluations", "validation"}
-    )
-    problems = load_problems(ProblemSets(**given))
-    template = settings.stages.self_distillation.reprompt
-    return given_a_solution(policy, problems.validation, template, settings.sampling, problems.grading, samples)

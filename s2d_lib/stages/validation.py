@@ -67,10 +67,11 @@ class Validation(TrainerCallback):
     def _measure(self, step: int, model) -> None:
         if self.rows and self.rows[-1]["step"] == step:
             return
+        problems = self.inputs.problems.validation
         policy = Policy(plain(model), self.inputs.policy.tokenizer, self.inputs.policy.chat)
         with undisturbed(), self.run.phase("validation"):
             rollouts = self._samples(policy, self.run.resolved.validation.samples, f"step {step}")
-            answers = {p.id: p.answer for p in self.inputs.problems.validation}
+            answers = {p.id: p.answer for p in problems}
             golds = [answers[r.problem] for r in rollouts]
             grades = grade_many([r.text for r in rollouts], golds, mode=self.inputs.problems.grading)
             row = {
@@ -81,8 +82,10 @@ class Validation(TrainerCallback):
                 "correct": self._bits([g.correct for g in grades]),
             }
             if self.teacher is not None:
-                row |= self._beside_teacher(policy, "teacher_states", self.teacher_states)
-                row |= self._beside_teacher(policy, "student_states", [r for r in rollouts if r.sample == 0])
+                own = [r for r in rollouts if r.sample == 0]
+                for states, some in (("teacher_states", self.teacher_states), ("student_states", own)):
+                    found = pair_measures(policy, self.teacher, problems, some, self.sampling.batch)
+                    row |= {f"{kind}/{states}": value for kind, value in found.items()}
             back_into_shards(model)
         self.rows.append(row)
         from_first(lambda: write_csv(pd.DataFrame(self.rows), self.path))
@@ -93,15 +96,9 @@ class Validation(TrainerCallback):
         return "/".join(bits[i : i + each] for i in range(0, len(bits), each))
 
     def _samples(self, policy: Policy, samples: int, purpose: str) -> list[Rollout]:
-        resolved = self.run.resolved
+        resolved, problems = self.run.resolved, self.inputs.problems.validation
         seed = derive_seed(resolved.profile, resolved.checkpoint, resolved.seed, f"validation {purpose}")
-        problems = self.inputs.problems.validation
         return sample(policy, problems, samples=samples, sampling=self.sampling, seed=seed, show=False)
-
-    def _beside_teacher(self, policy: Policy, states: str, rollouts: list[Rollout]) -> dict[str, float]:
-        problems = self.inputs.problems.validation
-        values = pair_measures(policy, self.teacher, problems, rollouts, self.sampling.batch)
-        return {f"{kind}/{states}": value for kind, value in values.items()}
 
 
 def pair_measures(
