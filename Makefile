@@ -71,20 +71,6 @@ $(BIN)/.bench: $(BIN)/.installed
 bench: $(BIN)/.bench  ## time and memory of the losses, time of the stages and of sampling, beside TRL's and Liger's
 	@$(BIN)/python -m benchmarks $(PARTS)
 
-# DeepSpeed gets an environment over the project's: where it is installed, TRL and transformers import it. It builds from
-# source, and its operators (for GPUs) would take minutes, so they are left out.
-ZERO3 := .venv-zero3/bin
-PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
-$(ZERO3)/.installed: $(BIN)/.installed
-	test -x $(ZERO3)/python || $(PYTHON) -m venv .venv-zero3
-	echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" > "$$($(ZERO3)/python $(PURELIB))/project.pth"
-	$(ZERO3)/pip install --disable-pip-version-check -q setuptools wheel
-	DS_BUILD_OPS=0 $(ZERO3)/pip install --disable-pip-version-check -q --no-build-isolation deepspeed==0.19.8
-	touch $@
-
-test-zero3: $(ZERO3)/.installed  ## DeepSpeed's ZeRO-3 for real, on the CPU, in .venv-zero3
-	$(ZERO3)/python -m pytest -v tests/stages/test_sharing.py -k zero3
-
 base: $(BIN)/.installed  ## pretrain the micro family's base models again (notebook 10)
 	@$(BIN)/s2d base --profile '$(PROFILE)'
 

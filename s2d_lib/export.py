@@ -11,7 +11,7 @@ from s2d_lib.models.policy import load_policy, save_policy
 from s2d_lib.report.pages import model_card
 from s2d_lib.results.bundle import Bundle, read_evaluation
 from s2d_lib.runs import FinishedRun, Run, command_for, find_run, state
-from s2d_lib.stages.weights import weights_of
+from s2d_lib.stages.inputs import weights_of
 from s2d_lib.study import Resolved, resolve
 from s2d_lib.study.settings import Hardware
 

@@ -1,4 +1,5 @@
-"""One process of a training in several, `python -m s2d_lib.worker <unfinished run folder>` (see s2d_lib.stages.processes)."""
+"""Which function trains which stage, and one process of a training in several: `python -m s2d_lib.worker <unfinished run folder>`
+(see s2d_lib.stages.processes)."""
 
 import json
 import os
@@ -11,10 +12,22 @@ from accelerate import PartialState
 
 from s2d_lib.end_with_parent import end_with_parent
 from s2d_lib.runs import PlacedRun, Run
+from s2d_lib.stages.dense import distill
 from s2d_lib.stages.inputs import Inputs, prepare
-from s2d_lib.stages.processes import say_error
-from s2d_lib.stages.table import TRAINING
+from s2d_lib.stages.processes import TrainStage, say_error
+from s2d_lib.stages.rl import sparse_rl
+from s2d_lib.stages.self_distillation import self_distill
+from s2d_lib.stages.sft import teacher_sample_sft, teacher_sft
 from s2d_lib.study import Resolved
+
+TRAINING: dict[str, TrainStage] = {
+    "sparse_rl": sparse_rl,
+    "teacher_sft": teacher_sft,
+    "forward_kl": distill,
+    "opd": distill,
+    "teacher_sample_sft": teacher_sample_sft,
+    "self_distillation": self_distill,
+}
 
 LONGEST_WAIT = timedelta(days=1)
 

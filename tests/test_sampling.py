@@ -14,7 +14,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.sampling import read_rollouts, sample, undisturbed, write_rollouts
-from s2d_lib.stages.heads import sequence_log_probs
+from s2d_lib.stages.stored_teacher import sequence_log_probs
 from s2d_lib.study import resolve
 from s2d_lib.study.settings import Decoding, Hardware, RoleModel, Sampling
 

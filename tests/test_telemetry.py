@@ -8,7 +8,7 @@ NAMES = ("HF_HUB_DISABLE_TELEMETRY", "VLLM_NO_USAGE_STATS", "GRADIO_ANALYTICS_EN
 TRACKERS = ("DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE")  # each turns Hugging Face's thread off by itself
 SEEN = f"import os, s2d_lib; print(*(os.environ[name] for name in {NAMES}))"
 SENT = """
-import s2d_lib.stages.sparse_rl
+import s2d_lib.stages.rl
 from huggingface_hub.utils import _telemetry
 _telemetry.send_telemetry("s2d", library_name="s2d")
 print("sending:", _telemetry._TELEMETRY_THREAD is not None)

@@ -20,8 +20,8 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, sample, undisturbed
+from s2d_lib.stages.inputs import Weights, parent_weights
 from s2d_lib.stages.validation import first_tokens, token_measures
-from s2d_lib.stages.weights import Weights, parent_weights
 from s2d_lib.study import Resolved, derive_seed, lineage
 from s2d_lib.study.settings import Decoding, Sampling
 

@@ -25,8 +25,8 @@ from s2d_lib.runs import PlacedRun, Run, runs_root, write_json
 from s2d_lib.sampling import Rollout
 from s2d_lib.stages import processes
 from s2d_lib.stages.inputs import Inputs, in_full
-from s2d_lib.stages.table import TRAINING
 from s2d_lib.study import lineage, resolve
+from s2d_lib.worker import TRAINING
 
 
 def pilot(plan: Plan, checkpoint: str | None = None, overrides: dict | None = None) -> pd.Series:

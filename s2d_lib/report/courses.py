@@ -105,7 +105,7 @@ def ends_sheet(spec: Courses, root: Path | None = None) -> Sheet:
 def given_sheet(spec: Courses, folder: Path, measure: Callable[[str], pd.DataFrame], root: Path | None = None) -> Sheet:
     """What a given solution is worth to each benchmark's base model: alone, shown its own correct answer, or one to another
     problem (shares, and differences over problems). Models are sampled, by `measure` from a profile to its problems'
-    accuracies (s2d_lib.stages.given_solution), where figures/<group>, the folder, does not hold it yet for these weights."""
+    accuracies (s2d_lib.stages.second_look), where figures/<group>, the folder, does not hold it yet for these weights."""
     path, rows = folder / "given_solution.csv", []
     kept = pd.DataFrame(columns=["benchmark", "weights"])
     if path.is_file():

@@ -18,8 +18,8 @@ from trl.experimental.gold.gold_trainer import ULDLoss
 from trl.experimental.utils import encode_with_byte_offsets, is_byte_level_tokenizer
 
 from s2d_lib.models.policy import Policy
-from s2d_lib.stages.distillation import DenseTrainer
-from s2d_lib.stages.parts import by_length
+from s2d_lib.stages.dense import DenseTrainer
+from s2d_lib.stages.states import by_length
 
 
 class Read(NamedTuple):
@@ -56,34 +56,28 @@ class GoldTrainer(DenseTrainer):
         super().__init__(*args, divergence=None, **kwargs)
         self.teacher, self.prompts, self.span_loss = teacher, prompts, span_loss
 
-    def _generate_and_score_completions(self, inputs):
-        batch = super()._generate_and_score_completions(inputs)
-        batch["problem"] = torch.tensor([row["problem"] for row in inputs])
-        return batch
-
-    def _compute_loss(self, unwrapped_student, inputs, num_items_in_batch):
-        """TRL's means, over a row's spans and then over rows: those of the optimiser step, whose parts add up."""
+    def loss_of(self, student, inputs):
+        """TRL's means, over a row's spans and then over rows: those of the optimiser step, whose parts add up. No token of one
+        vocabulary agrees with one of the other."""
         rows = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        parts = [self.part_loss(unwrapped_student, part) for part in by_length(inputs)]
+        parts = [self.part_loss(student, part) for part in by_length(inputs)]
         losses, entropies, tokens = (torch.stack(values) for values in zip(*parts, strict=True))
-        self._agreed = torch.zeros(2, device=losses.device)  # no token of one is one of the other's
-        return losses.sum() / rows, entropies.sum(), tokens.sum()
+        return losses.sum() / rows, entropies.sum(), torch.zeros_like(entropies[0]), tokens.sum().float()
 
-    def part_loss(self, unwrapped_student, inputs):
+    def part_loss(self, student, inputs):
         """Loss summed over the rows, the student's entropy (nats) summed over its tokens, and their number."""
         tokenizer, teacher = self.processing_class, self.teacher
-        said = [row[kept] for row, kept in zip(inputs["completion_ids"], inputs["completion_mask"].bool(), strict=True)]
-        asked = [
-            row[kept].tolist() for row, kept in zip(inputs["prompt_ids"], inputs["prompt_mask"].bool(), strict=True)
-        ]
+        said, asked = (
+            [row[kept] for row, kept in zip(inputs[f"{part}_ids"], inputs[f"{part}_mask"].bool(), strict=True)]
+            for part in ("completion", "prompt")
+        )
         texts = tokenizer.batch_decode(said, skip_special_tokens=True)
         ended = [bool((row == tokenizer.eos_token_id).any()) for row in said]
-        own = read(tokenizer, asked, texts, ended, self.accelerator.device)
-        theirs = read(
-            teacher.tokenizer, [self.prompts[i] for i in inputs["problem"]], texts, ended, teacher.model.device
-        )
+        theirs_asked = [self.prompts[i] for i in inputs["problem"]]
+        own = read(tokenizer, [row.tolist() for row in asked], texts, ended, self.accelerator.device)
+        theirs = read(teacher.tokenizer, theirs_asked, texts, ended, teacher.model.device)
         with self.accelerator.autocast():
-            logits = _logits(unwrapped_student, own)
+            logits = _logits(student, own)
             with torch.no_grad():
                 wanted = _logits(teacher.model.eval(), theirs).to(logits.device)
         loss = self.span_loss(

@@ -1,28 +1,38 @@
-"""What a run reads, loaded and checked before anything is trained."""
+"""What a run reads: parents' weights, models, problems and stored answers, loaded and checked before anything is trained."""
 
 import gc
+import hashlib
+import importlib.util
+import json
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
 
 from s2d_lib.errors import StudyError
+from s2d_lib.models.adapters import is_adapter
 from s2d_lib.models.pair import check_pair, check_words, share_vocabulary
-from s2d_lib.models.policy import Policy, configure_torch, load_policy
+from s2d_lib.models.policy import Policy, configure_torch, load_policy, model_place
 from s2d_lib.models.sharing import check_sharing
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
-from s2d_lib.runs import FinishedRun, Run
-from s2d_lib.sampling import Rollout, by_text, read_rollouts, read_traces
-from s2d_lib.stages.content import keep_content
-from s2d_lib.stages.live import WORKER
-from s2d_lib.stages.trackers import check_tracker
-from s2d_lib.stages.weights import parent_weights, starting_weights, weights_of
+from s2d_lib.provenance import file_hash
+from s2d_lib.runs import MODEL, READ, Run
+from s2d_lib.sampling import Rollout, by_text, read_rollouts, read_traces, traces_place
 from s2d_lib.study import Resolved
+from s2d_lib.study.problem_sets import LabelBudget
 from s2d_lib.study.resolve import refuse_too_few_problems
 from s2d_lib.study.settings import Hardware, RoleModel
 from s2d_lib.study.several_processes import refuse_what_is_not_shared, trains_in_several
 from s2d_lib.vllm import refuse_long_prompts, refuse_what_cannot_be
+
+WORKER = "S2D_WORKER"  # environment variable, set in the processes that train for a notebook (s2d_lib.stages.processes)
+FILES = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt")  # of a model: weights, tokenizer and configs
 
 
 @dataclass
@@ -103,9 +113,20 @@ def _load(run: Run) -> Inputs:
     refuse_long_prompts(resolved, policy, problems)
     rollouts, teacher = _rollouts(run, policy, problems.pool), None
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
-        teacher = _teacher(run, hardware)
+        spec = RoleModel.model_validate(run.parent("teacher").record["resolved"]["model"])
+        # Stages of next-token loss never run the teacher, but train on its token ids or its text, which tokenizers decide.
+        teacher = load_policy(spec, hardware, *parent_weights(run, "teacher"), weights=not resolved.next_token)
         rollouts = _aligned(run, policy, teacher, problems.pool, rollouts)
     return Inputs(policy, problems, teacher, rollouts)
+
+
+def check_tracker(name: str) -> None:
+    """Raise a StudyError where the package of the tracker that `logging` names is not installed."""
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise StudyError(
+            f"the profile asks for `logging: {name}`, but the package {name} is not installed: "
+            f"`.venv/bin/pip install {name}`, or set `logging: none`."
+        )
 
 
 def _rollouts(run: Run, policy: Policy, pool: list[Problem]) -> list[Rollout] | None:
@@ -142,16 +163,6 @@ def _until_trained(hardware: Hardware) -> Hardware:
     return hardware.model_copy(update={"device": "cpu", "sampling_gpus": 1})
 
 
-def _teacher(run: Run, hardware: Hardware) -> Policy:
-    # Stages of next-token loss never run the teacher, but train on its token ids or its text, which the tokenizers decide.
-    needed = not run.resolved.next_token
-    return load_policy(_model_of(run.parent("teacher")), hardware, *parent_weights(run, "teacher"), weights=needed)
-
-
-def _model_of(parent: FinishedRun) -> RoleModel:
-    return RoleModel.model_validate(parent.record["resolved"]["model"])
-
-
 def in_full(hardware: Hardware) -> Hardware:
     """Weights that an optimiser updates are float32; lower precision rounds small updates away."""
     return hardware.model_copy(update={"dtype": "float32"})
@@ -173,3 +184,102 @@ def _short_prompts(resolved: Resolved, policy: Policy, problems: Problems) -> Pr
     if dropped:
         print(f"{dropped} of {len(prompts)} problems are left out: their prompts are longer than {limit} tokens.")
     return replace(problems, pool=kept, report=problems.report | {"longer_prompts": dropped})
+
+
+# Where weights lie. A base run has none of its own; all three raise a StudyError where a run that is needed for them is
+# missing, stale or broken.
+
+
+class Weights(NamedTuple):
+    """A checkpoint's folder, None for the place that the role's spec names, and folders of adapters, first to last."""
+
+    place: Path | None
+    adapters: tuple[Path, ...] = ()
+
+
+def weights_of(run: Run) -> Weights:
+    """A run's own weights."""
+    folder = run.path("model")
+    if run.resolved.stage == "base" or not is_adapter(folder):
+        return Weights(None if run.resolved.stage == "base" else folder)
+    below = starting_weights(run)
+    return Weights(below.place, (*below.adapters, folder))
+
+
+def starting_weights(run: Run) -> Weights:
+    """What a run starts from: its parent's weights (of teacher rollouts, the teacher's), or the base model's place."""
+    kind = "teacher" if run.resolved.stage == "teacher_rollouts" else "from"
+    return parent_weights(run, kind) if kind in run.resolved.parents else Weights(None)
+
+
+def parent_weights(run: Run, kind: str) -> Weights:
+    """The weights of the run that this one reads as `from` or `teacher`."""
+    parent = run.parent(kind)
+    return weights_of(Run(Resolved.model_validate(parent.record["resolved"]), parent))
+
+
+# What is read from outside the study goes by its content into the record: what the runs before have read must be the same, or
+# their results could not be compared.
+
+
+def keep_content(run: Run, problems: Problems) -> None:
+    """Keep the content of models, traces and problems for the record, once it is the same as before.
+
+    Raises:
+        StudyError: The run itself, in an earlier attempt or when it was finished, or one of its parents, has read something
+            else under the same name.
+    """
+    now = {f"{MODEL} {model!r}": model_content(model) for model in _models(run)}
+    if name := run.resolved.traces:
+        now[f"the traces {name!r}"] = file_hash(traces_place(name))
+    pool, cut = f"pool {run.resolved.labels}", run.resolved.problems.pool
+    if isinstance(cut, LabelBudget):  # a teacher may know fewer labels than there are prompts
+        pool += f"@{cut.labels}"
+    sets = problems.evaluations | {"validation": problems.validation, pool: problems.pool}
+    now |= {f"the problem set {name!r}": problems_content(some) for name, some in sets.items() if some}
+    for folder, record in _before(run):
+        old = record.get(READ, {})
+        if changed := [name for name, content in now.items() if old.get(name, content) != content]:
+            was, found = old[changed[0]], now[changed[0]]
+            files = isinstance(found, dict) and ", ".join(sorted({part for part, _ in was.items() ^ found.items()}))
+            raise StudyError(
+                f"{changed[0]} is not what it was for the run in {folder} ({files or 'other problems, answers or traces'}): put "
+                "the old one back, give the new one a name or a profile of its own, or delete the runs that read the old one "
+                "and make them again."
+            )
+    if not run.finished:
+        run.facts[READ] = now
+
+
+def _models(run: Run) -> set[str]:
+    """The roles' models whose own files the run reads, not another run's."""
+    resolved = run.resolved
+    own = weights_of(run) if run.finished or resolved.stage == "base" else starting_weights(run)
+    found = {resolved.model.model} if own.place is None else set()
+    if not run.finished and "teacher" in resolved.parents and parent_weights(run, "teacher").place is None:
+        found.add(run.parent("teacher").record["resolved"]["model"]["model"])
+    return found
+
+
+def _before(run: Run) -> Iterator[tuple[Path, dict]]:
+    yield run.folder, run.finished.record if run.finished else run.facts
+    for kind in run.resolved.parents if not run.finished else ():
+        parent = run.parent(kind)
+        yield parent.folder, parent.record
+
+
+def model_content(model: str) -> dict[str, str]:
+    """SHA-256 of every file of a role's model that is loaded or, of a model of the Hub, the `commit` that lies in its cache;
+    a server's is nowhere to be read."""
+    place = Path(model_place(model))
+    if place.is_dir():
+        return {path.name: file_hash(path) for path in sorted(place.iterdir()) if path.suffix in FILES}
+    ref = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model, repo_type="model"), "refs", "main")
+    return {"commit": ref.read_text("utf-8").strip()} if ref.is_file() else {}
+
+
+def problems_content(problems: Sequence[Problem]) -> str:
+    """SHA-256 over what the problems say, wherever they were read from."""
+    said = [{name: value for name, value in asdict(problem).items() if value} for problem in problems]
+    rows = [json.dumps(problem, sort_keys=True, default=str) for problem in said]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()

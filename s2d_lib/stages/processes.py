@@ -1,8 +1,8 @@
 """Training in several processes: a notebook starts workers, shows their progress and says their errors as its own.
 
-The workers (s2d_lib.worker) are started by `accelerate launch` on GPUs, which reads an accelerate config for FSDP2 or
-ZeRO-3, and by torchrun with gloo on CPUs, for which accelerate has no launcher of its own without MPI. The first one
-writes the run's files, what all of them have graded included; another one leaves nothing but its last words.
+The workers (s2d_lib.worker) are started by `accelerate launch` on GPUs, which reads an accelerate config for FSDP2, and by
+torchrun with gloo on CPUs, for which accelerate has no launcher of its own without MPI. The first one writes the run's files,
+what all of them have graded included; another one leaves nothing but its last words.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,10 +22,8 @@ from s2d_lib.errors import StudyError
 from s2d_lib.models.policy import load_policy
 from s2d_lib.models.sharing import config_path
 from s2d_lib.runs import Run, write_json
-from s2d_lib.stages.inputs import Inputs, in_full, prepare
-from s2d_lib.stages.live import PROGRESS, WORKER, LiveCurve
-from s2d_lib.stages.training import finished_metrics
-from s2d_lib.stages.weights import weights_of
+from s2d_lib.stages.common import PROGRESS, LiveCurve, finished_metrics
+from s2d_lib.stages.inputs import WORKER, Inputs, in_full, prepare, weights_of
 
 ERROR = ".error-{}.json"  # of a worker, by its rank
 PATIENCE = 60  # seconds that workers have to end
@@ -46,20 +44,17 @@ def in_processes(stage: TrainStage) -> TrainStage:
             inputs.policy = inputs.teacher = None
             vars(inputs).update(vars(prepare(run)))
         inputs.half_trained = True
-        metrics = trained(run, inputs)
+        if run.resolved.hardware.processes == 1 or WORKER in os.environ or finished_metrics(run) is not None:
+            metrics = stage(run, inputs)
+        else:
+            inputs.leave_gpus()  # to the workers, which load their own
+            run.remember()
+            launch(run)
+            run.reload()
+            inputs.policy = load_policy(run.resolved.model, in_full(run.resolved.hardware), *weights_of(run))
+            metrics = finished_metrics(run)
         inputs.half_trained = False
         return metrics
-
-    def trained(run: Run, inputs: Inputs) -> pd.DataFrame:
-        alone = run.resolved.hardware.processes == 1 or WORKER in os.environ
-        if alone or finished_metrics(run) is not None:
-            return stage(run, inputs)
-        inputs.leave_gpus()  # to the workers, which load their own
-        run.remember()
-        launch(run)
-        run.reload()
-        inputs.policy = load_policy(run.resolved.model, in_full(run.resolved.hardware), *weights_of(run))
-        return finished_metrics(run)
 
     return anywhere
 
@@ -94,16 +89,10 @@ def launch(run: Run) -> None:
 def _command(run: Run) -> list[str]:
     hardware = run.resolved.hardware
     worker = ["-m", MODULE, str(run.folder)]
+    python, number = [sys.executable, "-m"], hardware.processes
     if hardware.device == "cpu":
-        return [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={hardware.processes}",
-            *worker,
-        ]
-    command = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={hardware.processes}"]
+        return [*python, "torch.distributed.run", "--standalone", f"--nproc-per-node={number}", *worker]
+    command = [*python, "accelerate.commands.launch", f"--num_processes={number}"]
     if hardware.accelerate:
         return [*command, "--config_file", str(config_path(hardware)), *worker]
     return [*command, "--multi_gpu", "--mixed_precision=no", *worker]  # the stages cast by themselves
@@ -114,29 +103,21 @@ def _watch(run: Run, workers: subprocess.Popen) -> None:
     live = LiveCurve(f"{run.resolved.checkpoint}, {run.resolved.hardware.processes} processes")
     state = SimpleNamespace(max_steps=run.resolved.params["steps"], global_step=0, log_history=[])
     live.on_train_begin(None, state, None)
-    lines = _lines(run.path(PROGRESS), lambda: workers.poll() is not None)
-    for row in map(json.loads, lines):
-        state.global_step = row["step"]
-        state.log_history.append(row)
-        live.on_log(None, state, None)
+    over = False
+    while not over:
+        over = workers.poll() is not None  # asked before the last look, which sees all that was written
+        for row in _rows(run.path(PROGRESS))[len(state.log_history) :]:
+            state.global_step = row["step"]
+            state.log_history.append(row)
+            live.on_log(None, state, None)
+        time.sleep(0 if over else 0.5)
     live.on_train_end(None, state, None)
 
 
-def _lines(path: Path, over: Callable[[], bool]) -> Iterator[str]:
-    """Whole lines of a file that grows, until nothing more will come."""
-    rest, place = "", 0
-    while True:
-        last = over()
-        if path.is_file():
-            with path.open(encoding="utf-8") as stream:
-                stream.seek(place)
-                text = stream.read()
-                place = stream.tell()
-            *lines, rest = (rest + text).split("\n")
-            yield from lines
-        if last:
-            return
-        time.sleep(0.5)
+def _rows(path: Path) -> list[dict]:
+    """The whole lines so far of a file that grows."""
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def say_error(folder: Path, rank: int, error: BaseException) -> None:
@@ -145,20 +126,15 @@ def say_error(folder: Path, rank: int, error: BaseException) -> None:
     write_json(folder / ERROR.format(rank), content)
 
 
-def errors_in(folder: Path) -> list[dict]:
-    """What the workers of a run have said went wrong, the first first: the others fail because they wait for it."""
-    found = [json.loads(path.read_text("utf-8")) for path in folder.glob(ERROR.format("*"))]
-    return sorted(found, key=lambda error: error["when"])
-
-
 def _what_failed(run: Run, log: Path) -> str:
-    found = errors_in(run.folder)
+    """What the first worker that failed said: the others fail because they wait for it."""
+    found = [json.loads(path.read_text("utf-8")) for path in run.folder.glob(ERROR.format("*"))]
     if not found:
         tail = " / ".join(line.strip() for line in log.read_text("utf-8", errors="replace").splitlines()[-3:])
         return (
             f"the workers of {run.resolved.checkpoint!r} died without a word (out of memory?); {log} ends with: {tail}"
         )
-    first = found[0]
+    first = min(found, key=lambda error: error["when"])
     if first["kind"] == "StudyError":
         return first["message"]
     return f"a worker of {run.resolved.checkpoint!r} failed with {first['kind']}: {first['message']} (more in {log})"

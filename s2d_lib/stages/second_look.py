@@ -1,22 +1,30 @@
-"""What a self-teacher sees and says of one wrong answer: its reprompt, and the weight of every token."""
+"""What a solution in the prompt is worth to a model (paper B): of one wrong answer, token by token, as its self-teacher; and in
+accuracy, without which a self-teacher has nothing to say."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 import torch
 
+from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade_many
 from s2d_lib.losses import Pair, linear_divergence, token_log_probs
 from s2d_lib.losses.srpo import entropy_weights, weight_sums
-from s2d_lib.models.policy import Policy
+from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.base import Problem
+from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import Run
-from s2d_lib.sampling import sample, undisturbed
-from s2d_lib.stages.heads import head_of
+from s2d_lib.sampling import Rollout, sample, undisturbed
+from s2d_lib.stages.common import run_seed
 from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.self_distillation import reprompts_of
-from s2d_lib.stages.self_teacher import completion_hidden
-from s2d_lib.stages.training import run_seed
+from s2d_lib.stages.states import completion_hidden, head_of
+from s2d_lib.study import derive_seed, load_profile
+from s2d_lib.study.load import did_you_mean
+from s2d_lib.study.problem_sets import ProblemSets
+from s2d_lib.study.settings import Sampling
 
 
 @dataclass(frozen=True)
@@ -36,35 +44,24 @@ class SecondLook:
 
 
 def second_look(run: Run, inputs: Inputs, tries: int = 32) -> SecondLook | None:
-    """The first problem of the label pool with right and wrong answers in a group of the policy's, and one wrong answer.
+    """The first of `tries` problems of the label pool with right and wrong answers in a group of the policy's, and one wrong
+    answer; None where no group is mixed, or the run's method has no self-teacher.
 
     Student and self-teacher are both the policy as it is: the moving average ends with the training.
-
-    Args:
-        run: Whose reprompts and sampling.
-        inputs: Whose policy.
-        tries: Problems that are sampled in search of such a group.
-
-    Returns:
-        None where no group is mixed, or the run's method has no self-teacher.
     """
     params = run.resolved.stage_params
     if params.method == "grpo":
         return None
-    problems, size = inputs.problems.pool[:tries], params.group_size
-    seed = run_seed(run, "second look")
-    with undisturbed():
-        rollouts = sample(inputs.policy, problems, samples=size, sampling=run.resolved.sampling, seed=seed, show=False)
-    golds = [problem.answer for problem in problems for _ in range(size)]
-    grades = grade_many([r.text for r in rollouts], golds, mode=inputs.problems.grading)
-    for i, problem in enumerate(problems):
-        group = list(zip(rollouts, grades, strict=True))[i * size : (i + 1) * size]
-        right = [rollout for rollout, grade in group if grade.correct]
-        wrong = [rollout for rollout, grade in group if not grade.correct]
-        if right and wrong:
-            ids = reprompts_of(run, inputs).of_solution(problem.prompt, right[0].text, problem.system).ids
+    problems, size, sampling = inputs.problems.pool[:tries], params.group_size, run.resolved.sampling
+    rollouts, correct = _answers(
+        inputs.policy, problems, size, sampling, inputs.problems.grading, run_seed(run, "second look")
+    )
+    for i, (problem, row) in enumerate(zip(problems, correct, strict=True)):
+        if row.any() and not row.all():
+            right, wrong = (rollouts[i * size + int(np.argmax(which))] for which in (row, ~row))
+            ids = reprompts_of(run, inputs).of_solution(problem.prompt, right.text, problem.system).ids
             beta = params.weight_beta if params.method == "srpo" else 1.0
-            table = rescored(inputs.policy, problem, ids, list(wrong[0].ids), run.resolved.sampling.temperature, beta)
+            table = rescored(inputs.policy, problem, ids, list(wrong.ids), sampling.temperature, beta)
             return SecondLook(problem, inputs.policy.tokenizer.decode(ids), table)
     return None
 
@@ -94,3 +91,61 @@ def rescored(
     table = pd.DataFrame({name: values[0].float().cpu().numpy() for name, values in columns.items()})
     table.insert(0, "token", [policy.tokenizer.decode([token]) for token in answer])
     return table
+
+
+def given_to_base(profile: str, role: str = "student", samples: int = 8) -> pd.DataFrame:
+    """Accuracy of a profile's base model on the validation problems that it solves now and then: alone, shown one of its own
+    correct answers to the problem as its self-teacher is, and shown its correct answer to another problem, which can't help but
+    by its form.
+
+    Args:
+        profile: With self-distillation and validation problems.
+        role: Whose base model.
+        samples: Completions of a problem: first those that a solution is taken from, which count for nothing else (whoever
+            is chosen for a success looks better in it than he is), then alone and with each prompt.
+
+    Returns:
+        One row a problem: `problem`, and accuracies `alone`, `own solution`, `another's solution` (shares of samples).
+        Problems that no sample solves are left out.
+
+    Raises:
+        StudyError: The profile has no self-distillation, no validation problems, or no such role.
+    """
+    settings = load_profile(profile)
+    if settings.stages.self_distillation is None or settings.problems.validation is None:
+        raise StudyError(f"profile {profile!r} needs `stages.self_distillation` and `problems.validation` for this.")
+    if role not in settings.roles:
+        raise StudyError(f"profile {profile!r} has no role {role!r}; {did_you_mean(role, settings.roles)}")
+    policy = load_policy(settings.roles[role], settings.block("hardware", "base", role))
+    read = {"source", "world", "instruction", "overlap", "evaluations", "validation"}
+    sets = load_problems(ProblemSets(**settings.problems.model_dump(include=read)))
+    problems, template = sets.validation, settings.stages.self_distillation.reprompt
+
+    def answers(asked: Sequence[Problem], purpose: str) -> tuple[list[Rollout], np.ndarray]:
+        return _answers(policy, asked, samples, settings.sampling, sets.grading, derive_seed(0, purpose))
+
+    rollouts, correct = answers(problems, "solutions")
+    solved = [i for i, row in enumerate(correct) if row.any()]
+    table = pd.DataFrame({"problem": [problems[i].id for i in solved]})
+    if len(solved) < 2:  # nobody else's solution
+        return table.iloc[:0].assign(**dict.fromkeys(("alone", "own solution", "another's solution"), 0.0))
+    table["alone"] = answers([problems[i] for i in solved], "alone")[1].mean(axis=1)
+    shown = [rollouts[i * samples + int(correct[i].argmax())].text for i in solved]
+    for name, solutions in {"own solution": shown, "another's solution": [*shown[1:], shown[0]]}.items():
+        asked = [
+            replace(problems[i], prompt=template.format(question=problems[i].prompt, solution=solution))
+            for i, solution in zip(solved, solutions, strict=True)
+        ]
+        table[name] = answers(asked, name)[1].mean(axis=1)
+    return table
+
+
+def _answers(
+    policy: Policy, problems: Sequence[Problem], count: int, sampling: Sampling, grading: str, seed: int
+) -> tuple[list[Rollout], np.ndarray]:
+    """`count` rollouts of each problem, and which are correct: bool, (problems, count)."""
+    with undisturbed():
+        rollouts = sample(policy, problems, samples=count, sampling=sampling, seed=seed, show=False)
+    golds = [problem.answer for problem in problems for _ in range(count)]
+    grades = grade_many([r.text for r in rollouts], golds, mode=grading)
+    return rollouts, np.array([grade.correct for grade in grades], dtype=bool).reshape(len(problems), count)

@@ -1,6 +1,7 @@
-"""The self-teacher: the policy's own weights, a moving average of them, that re-score what the policy has said."""
+"""The self-teacher: the policy's own weights, a moving average of them, and what it is shown before it re-scores an answer."""
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +14,13 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel, TrainerCallback
 
+from s2d_lib.errors import StudyError
 from s2d_lib.losses import token_log_probs
 from s2d_lib.models.adapters import plain
+from s2d_lib.models.policy import Policy
 from s2d_lib.models.sharing import in_shards, stand_ins
-from s2d_lib.stages.heads import head_of
-from s2d_lib.stages.redirection import Redirection
+from s2d_lib.problems.base import Problem
+from s2d_lib.stages.states import completion_hidden, head_of, inside_forward
 
 FILE = "self_teacher.safetensors"
 
@@ -30,8 +33,8 @@ class Scores(NamedTuple):
     entropy: Tensor
 
 
-class SelfTeacher:
-    """A frozen copy of a policy's weights that follows it: theta_T <- (1 - rate) theta_T + rate theta.
+class SelfTeacher(TrainerCallback):
+    """A frozen copy of a policy's weights that follows it after every optimiser step: theta_T <- (1 - rate) theta_T + rate theta.
 
     Rate 0 keeps the copy as it was, rate 1 makes it the policy itself. Every process has a whole copy or, where FSDP2 shards
     the policy, the same shards of the copy as of the policy. Buffers are not averaged: language models keep none that
@@ -49,7 +52,6 @@ class SelfTeacher:
             self.model = in_shards(self.model, accelerator)
         self.trained = [name for name, weights in policy.named_parameters() if weights.requires_grad]
         self.rate = rate
-        self._forward_redirection = Redirection()
 
     @torch.no_grad()
     def follow(self, policy: PreTrainedModel) -> None:
@@ -57,6 +59,17 @@ class SelfTeacher:
         mine, theirs = self._weights(self.model), self._weights(plain(policy))
         for name in self.trained:
             mine[name].mul_(1 - self.rate).add_(theirs[name].to(mine[name].dtype), alpha=self.rate)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Go on from the trainer checkpoint that training resumes from."""
+        if state.global_step:
+            self.load(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        """Follow, and lie in the step's checkpoint before transformers writes the file that makes it whole."""
+        self.follow(model)
+        if control.should_save:
+            self.save(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.is_world_process_zero)
 
     def save(self, folder: Path, writes: bool = True) -> None:
         """Write the weights that follow into a trainer checkpoint's folder, exactly; one of several processes `writes`."""
@@ -66,6 +79,7 @@ class SelfTeacher:
             if writes:
                 kept[name] = whole.cpu()
         if writes:
+            folder.mkdir(parents=True, exist_ok=True)
             save_file(kept, folder / FILE)
 
     @torch.no_grad()
@@ -96,8 +110,7 @@ class SelfTeacher:
         Returns:
             `Scores` of the n tokens, in the mask's order.
         """
-        # Through the model's own forward, in which FSDP2 gathers what lies in shards.
-        return self._forward_redirection(self.model, self.model, self._score, batch, mask, temperature)
+        return inside_forward(self.model, self.model, lambda: self._score(batch, mask, temperature))
 
     def _score(self, batch: dict[str, Tensor], mask: Tensor, temperature: float) -> Scores:
         hidden, head = self._hidden(batch, mask), self.model.get_output_embeddings()
@@ -122,23 +135,87 @@ class SelfTeacher:
         )[mask[rows, :longest]]
 
 
-class FollowPolicy(TrainerCallback):
-    """Lets the self-teacher follow after every optimiser step whose gradients are finite."""
+class Reprompt(NamedTuple):
+    """A self-teacher's prompt: its token `ids`, and whether its solution was `cut` to fit."""
 
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        """Before a checkpoint is saved, so that it holds both models after the same step."""
-        if self.trainer.gradients_are_finite:
-            self.trainer.self_teacher.follow(self.trainer.accelerator.unwrap_model(model))
+    ids: list[int]
+    cut: bool
 
 
-def completion_hidden(
-    model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
-) -> Tensor:
-    """Last hidden states (B, T, H) that predict the tokens of the completions (B, T) behind their prompts (B, P)."""
-    ids = torch.cat([prompt_ids, completion_ids], dim=1)
-    attention = torch.cat([prompt_mask, completion_mask], dim=1)
-    hidden = model.base_model(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
-    return hidden[:, -completion_ids.shape[1] - 1 : -1]
+class Reprompts:
+    """Makes prompts for a self-teacher (the question, what is known of its solution, and the instruction to solve it), as chat
+    where the policy chats, none longer than `limit` tokens.
+
+    A reprompt that is too long loses the beginning of its solution and never a word of question or instruction: its end
+    has the answer. (TRL 1.16's SDPOTrainer cuts the whole prompt's beginning, and with it the question.)
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        template: str,
+        feedback_template: str | None = None,
+        max_tokens: int | None = None,
+        max_new_tokens: int = 0,
+    ):
+        """`max_new_tokens`: how long the completions may be that follow a reprompt.
+
+        Raises:
+            StudyError: Completions alone, or with `max_tokens`, are longer than the model's context; or neither it nor
+                `max_tokens` is known.
+        """
+        self.policy, self.template, self.feedback_template = policy, template, feedback_template
+        context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+        if context is None and max_tokens is None:
+            raise StudyError("the model does not say how long its context is: set max_reprompt_tokens.")
+        room = max_tokens if context is None else context - max_new_tokens
+        if room <= 0:
+            raise StudyError(
+                f"completions of {max_new_tokens} tokens leave a self-teacher's prompt no room in the model's context of "
+                f"{context}: lower max_new_tokens."
+            )
+        self.limit = room if max_tokens is None else max_tokens
+        if self.limit > room:
+            raise StudyError(
+                f"max_reprompt_tokens {max_tokens} and the completion's {max_new_tokens} tokens are more than the model's "
+                f"context of {context}: lower max_reprompt_tokens to {room} or less."
+            )
+
+    def of_solution(self, question: str, solution: str, system: str = "") -> Reprompt:
+        """Question, the text of a correct answer, instruction; behind the question's own system message, if it has one."""
+        return self._fitted(self.template, "solution", question, solution, system)
+
+    def of_feedback(self, question: str, feedback: str, system: str = "") -> Reprompt:
+        """Question, what the environment said, instruction; likewise."""
+        return self._fitted(self.feedback_template, "feedback", question, feedback, system)
+
+    def check_fit(self, problems: Iterable[Problem]) -> None:
+        """Raise a StudyError unless every problem's reprompt leaves room for a solution."""
+        for problem in problems:
+            for template, slot in ((self.template, "solution"), (self.feedback_template, "feedback")):
+                length = 0 if template is None else len(self._ids(template, slot, problem.prompt, "", problem.system))
+                if length >= self.limit:
+                    self._refuse(f"the reprompt of problem {problem.id!r}", length, slot)
+
+    def _fitted(self, template: str, slot: str, question: str, text: str, system: str) -> Reprompt:
+        ids = self._ids(template, slot, question, text, system)
+        if len(ids) <= self.limit:
+            return Reprompt(ids, False)
+        words = self.policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        while len(ids) > self.limit and words:  # tokens may merge differently at the new beginning, hence a loop
+            words = words[len(ids) - self.limit :]
+            ids = self._ids(template, slot, question, self.policy.tokenizer.decode(words), system)
+        if len(ids) > self.limit:
+            self._refuse(f"the reprompt of {question[:60]!r}", len(ids), slot)
+        return Reprompt(ids, True)
+
+    def _refuse(self, whose: str, length: int, slot: str) -> None:
+        raise StudyError(
+            f"{whose} takes {length} tokens without any {slot}, but reprompts may have {self.limit}: shorten the template, or "
+            "raise max_reprompt_tokens or use a model with a longer context."
+        )
+
+    def _ids(self, template: str, slot: str, question: str, text: str, system: str) -> list[int]:
+        asked = Problem("", template.format(question=question, **{slot: text}), "", system=system)
+        (ids,) = self.policy.prompt_ids([asked])
+        return ids

@@ -8,7 +8,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import TrainerCallback
-from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from s2d_lib.grading import grade_many
 from s2d_lib.losses import Pair, kl_divergence
@@ -19,8 +18,8 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import read_table, write_csv
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, completion_states, evaluating, sample, undisturbed
-from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.states import head_of
 from s2d_lib.study import derive_seed
 
 
@@ -68,10 +67,11 @@ class Validation(TrainerCallback):
     def _measure(self, step: int, model) -> None:
         if self.rows and self.rows[-1]["step"] == step:
             return
+        problems = self.inputs.problems.validation
         policy = Policy(plain(model), self.inputs.policy.tokenizer, self.inputs.policy.chat)
         with undisturbed(), self.run.phase("validation"):
             rollouts = self._samples(policy, self.run.resolved.validation.samples, f"step {step}")
-            answers = {p.id: p.answer for p in self.inputs.problems.validation}
+            answers = {p.id: p.answer for p in problems}
             golds = [answers[r.problem] for r in rollouts]
             grades = grade_many([r.text for r in rollouts], golds, mode=self.inputs.problems.grading)
             row = {
@@ -82,8 +82,10 @@ class Validation(TrainerCallback):
                 "correct": self._bits([g.correct for g in grades]),
             }
             if self.teacher is not None:
-                row |= self._beside_teacher(policy, "teacher_states", self.teacher_states)
-                row |= self._beside_teacher(policy, "student_states", [r for r in rollouts if r.sample == 0])
+                own = [r for r in rollouts if r.sample == 0]
+                for states, some in (("teacher_states", self.teacher_states), ("student_states", own)):
+                    found = pair_measures(policy, self.teacher, problems, some, self.sampling.batch)
+                    row |= {f"{kind}/{states}": value for kind, value in found.items()}
             back_into_shards(model)
         self.rows.append(row)
         from_first(lambda: write_csv(pd.DataFrame(self.rows), self.path))
@@ -94,15 +96,9 @@ class Validation(TrainerCallback):
         return "/".join(bits[i : i + each] for i in range(0, len(bits), each))
 
     def _samples(self, policy: Policy, samples: int, purpose: str) -> list[Rollout]:
-        resolved = self.run.resolved
+        resolved, problems = self.run.resolved, self.inputs.problems.validation
         seed = derive_seed(resolved.profile, resolved.checkpoint, resolved.seed, f"validation {purpose}")
-        problems = self.inputs.problems.validation
         return sample(policy, problems, samples=samples, sampling=self.sampling, seed=seed, show=False)
-
-    def _beside_teacher(self, policy: Policy, states: str, rollouts: list[Rollout]) -> dict[str, float]:
-        problems = self.inputs.problems.validation
-        values = pair_measures(policy, self.teacher, problems, rollouts, self.sampling.batch)
-        return {f"{kind}/{states}": value for kind, value in values.items()}
 
 
 def pair_measures(
@@ -110,18 +106,10 @@ def pair_measures(
 ) -> dict[str, float]:
     """How far a student is from its teacher at the states of some rollouts: paper A's condition C2, measured.
 
-    Args:
-        student: As in `token_measures`, like all others.
-        teacher: Likewise.
-        problems: Likewise.
-        rollouts: Likewise.
-        batch: Likewise.
-
-    Returns:
-        Means over the rollouts' tokens of what `token_measures` finds: `forward_kl`, `reverse_kl` and `top16_overlap`.
-        `implicit_reward_variance`, of log p_T / p_S on the tokens themselves (nats squared; the reward of OPD's policy
-        gradient, paper A v4). And `opening`, the mean of p_S of the rollouts' first tokens: that a student can't begin as its
-        teacher does is lost in a mean over tokens.
+    Arguments are those of `token_measures`, and of what it finds the means over the rollouts' tokens are returned: `forward_kl`,
+    `reverse_kl` and `top16_overlap`. `implicit_reward_variance`, of log p_T / p_S on the tokens themselves (nats squared; the
+    reward of OPD's policy gradient, paper A v4). And `opening`, the mean of p_S of the rollouts' first tokens: that a student
+    can't begin as its teacher does is lost in a mean over tokens.
     """
     found = token_measures(student, teacher, problems, rollouts, batch)
     means = {kind: found[kind].mean().item() for kind in ("forward_kl", "reverse_kl", "top16_overlap")}
@@ -164,12 +152,13 @@ def token_measures(
     found = []
     for start in range(0, len(rollouts), batch):
         some = rollouts[start : start + batch]
-        states = [_evaluated(policy, prompt_ids, some) for policy in (student, teacher)]
+        states = []
+        for policy in (student, teacher):
+            with evaluating(policy.model):
+                states.append(completion_states(policy, prompt_ids, some)[0])
         tokens = torch.tensor([token for r in some for token in r.ids], device=states[0].device)
-        # Of ZeRO-3; FSDP2's the pair gathers itself
-        with maybe_gather_lm_head_ctx(*(part for head in heads for part in (head.weight, head.bias))):
-            pair = Pair(states[0], heads[0], states[1], heads[1])
-            found += [_of_chunk(pair, part, tokens[part]) for part in pair.kept.chunks()]
+        pair = Pair(states[0], heads[0], states[1], heads[1])
+        found += [_of_chunk(pair, part, tokens[part]) for part in pair.kept.chunks()]
     return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
 
@@ -190,8 +179,3 @@ def _of_chunk(pair: Pair, part: slice, tokens: Tensor) -> dict[str, Tensor]:
         "student_mass": mass(log_s, top_t),
         "teacher_mass": mass(log_t, top_s),
     }
-
-
-def _evaluated(policy: Policy, prompt_ids: dict[str, list[int]], rollouts: Sequence[Rollout]) -> Tensor:
-    with evaluating(policy.model):
-        return completion_states(policy, prompt_ids, rollouts)[0]

@@ -123,7 +123,7 @@ def refuse_too_few_problems(run: Resolved, problems: int, samples: int | None = 
     """Refuse a run whose label pool does not fill one optimiser step.
 
     A label budget leaves few on purpose: they then are used several times in a step, each as often as any other (see
-    s2d_lib.stages.training.schedule), and one will do. Only next-token stages take no answer twice in a step even so.
+    s2d_lib.stages.common.schedule), and one will do. Only next-token stages take no answer twice in a step even so.
 
     Args:
         run: Which.

@@ -19,8 +19,7 @@ def refuse_what_is_not_shared(resolved: Resolved) -> None:
 
     Raises:
         StudyError: Processes whose micro-batches don't fill the batch; adapters on a model that is in shards; a
-            self-teacher or a reference model under DeepSpeed; a loss that reads heads itself, of models in the machine's
-            memory; kept targets.
+            loss that reads heads itself, of models in the machine's memory; kept targets.
     """
     if trains_in_several(resolved):
         for wrong, sentence in _refusals(resolved):
@@ -35,14 +34,6 @@ def _refusals(resolved: Resolved) -> Iterator[tuple[bool, str]]:
     yield params.batch % together, f"{few}does not divide batch {params.batch}: lower micro_batch."
     shared = "adapters can't be trained on a model that processes share: leave out hardware.accelerate, or lora."
     yield hardware.accelerate and params.lora, shared
-    deepspeed, its = (
-        "deepspeed_config" in _sharing(hardware),
-        f"and {hardware.accelerate} is DeepSpeed's: name fsdp2.yaml.",
-    )
-    reference = f"the reference model of kl_coefficient is shared by FSDP2 alone, {its}"
-    yield deepspeed and getattr(params, "kl_coefficient", 0), reference
-    own = f"self-distillation shares its models by FSDP2 alone, {its}"
-    yield deepspeed and stage == "self_distillation", own
     heads = (
         f"{stage} reads the models' heads where they are, and {hardware.accelerate} keeps them in the machine's memory"
     )
@@ -61,13 +52,6 @@ def state_on_host(hardware: Hardware) -> bool:
     Raises:
         StudyError: It holds no mapping.
     """
-    config = _sharing(hardware)
-    zero3 = config.get("deepspeed_config", {})
-    by_zero3 = all(zero3.get(f"offload_{what}_device") == "cpu" for what in ("optimizer", "param"))
-    return bool(config.get("fsdp_config", {}).get("fsdp_offload_params")) or by_zero3
-
-
-def _sharing(hardware: Hardware) -> dict:
-    """The content of the file that `accelerate` names; nothing where none is named or none is there."""
     path = project_root() / "params" / "accelerate" / hardware.accelerate if hardware.accelerate else None
-    return read_yaml(path) if path is not None and path.is_file() else {}
+    config = read_yaml(path) if path is not None and path.is_file() else {}
+    return bool(config.get("fsdp_config", {}).get("fsdp_offload_params"))

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from trl import DistillationTrainer, GRPOTrainer
 
-from s2d_lib.stages import teacher_rollouts
+from s2d_lib.stages import stored_teacher
 
 
 class Replayed:
@@ -28,7 +28,7 @@ class Replayed:
 
             return generate
 
-        as_ever = teacher_rollouts.sampler
+        as_ever = stored_teacher.sampler
 
         @contextlib.contextmanager
         def sampler(*args):
@@ -38,5 +38,5 @@ class Replayed:
         with pytest.MonkeyPatch.context() as patch:
             for trainer in (GRPOTrainer, DistillationTrainer):
                 patch.setattr(trainer, "_generate_single_turn", kept(trainer._generate_single_turn))
-            patch.setattr(teacher_rollouts, "sampler", sampler)
+            patch.setattr(stored_teacher, "sampler", sampler)
             yield

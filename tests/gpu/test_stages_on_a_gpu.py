@@ -16,9 +16,9 @@ from s2d_lib.plan.memory import held as planned_memory
 from s2d_lib.plan.shapes import shape_of
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.table import TRAINING
 from s2d_lib.study import load_profile, resolve
 from s2d_lib.study.load import deep_merge
+from s2d_lib.worker import TRAINING
 from tests.gpu.replayed import Replayed
 from tests.stages.conftest import make  # noqa: F401 (a fixture)
 

@@ -11,7 +11,7 @@ from s2d_lib.evaluation import evaluate
 from s2d_lib.notebook import finish
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.sparse_rl import sparse_rl
+from s2d_lib.stages.rl import sparse_rl
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
 from s2d_lib.vllm import Engine, SyncCheck, compared

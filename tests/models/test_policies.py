@@ -20,7 +20,7 @@ from s2d_lib.models.policy import (
 )
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.sampling import sample
-from s2d_lib.stages.heads import sequence_log_probs
+from s2d_lib.stages.stored_teacher import sequence_log_probs
 from s2d_lib.study import resolve
 from s2d_lib.study.resolve import RELEASED
 from s2d_lib.study.settings import Hardware, RoleModel, Sampling

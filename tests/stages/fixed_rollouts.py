@@ -12,8 +12,8 @@ from trl import GRPOConfig
 
 from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.stages.reprompt import Reprompts
-from s2d_lib.stages.self_distillation_trainer import SelfDistillationTrainer
+from s2d_lib.stages.self_distillation import SelfDistillationTrainer
+from s2d_lib.stages.self_teacher import Reprompts
 from s2d_lib.study import resolve
 from s2d_lib.study.stage_params import SELF_TAUGHT, SelfDistillation
 
@@ -72,7 +72,6 @@ class Graded:
 
     def __init__(self, graded: dict[tuple[int, ...], float]):
         self.graded = graded
-        self.binary = set(graded.values()) <= {0, 1}
 
     def __call__(self, completion_ids, **_):
         return [self.graded[tuple(ids)] for ids in completion_ids]

@@ -1,95 +1,96 @@
-"""Chat models: every stage and the sampler put the same tokens before a completion."""
+"""Prompts under the chat templates that Qwen3 and Llama 3 are published with (TRL keeps copies), to the letter."""
+
+from pathlib import Path
 
 import pytest
+import trl
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl import DistillationConfig, GRPOConfig, GRPOTrainer
 
 from s2d_lib.losses import estimator
-from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS, load_policy
-from s2d_lib.stages.distillation import DenseTrainer
-from s2d_lib.stages.reprompt import Reprompts
-from s2d_lib.study.settings import Hardware, RoleModel
+from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS, Policy
+from s2d_lib.stages.dense import DenseTrainer
+from s2d_lib.stages.self_teacher import Reprompts
 
-pytestmark = pytest.mark.slow
-
-TEMPLATE = (
-    "{% for m in messages %}<im_start> {{ m['role'] }} {{ m['content'] }} <im_end> {% endfor %}"
-    "{% if add_generation_prompt %}<im_start> assistant {% if enable_thinking is defined and not enable_thinking %}"
-    "<think> </think>{% endif %}{% endif %}"
+TEXT = "What is 2 + 3?\n\nPut the answer in \\boxed{}."
+QWEN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+TURN = "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+DATED = (
+    "<|start_header_id|>system<|end_header_id|>\n\n"
+    "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
 )
-WORDS = [
-    "<pad>",
-    "<im_end>",
-    "<unk>",
-    "<im_start>",
-    "user",
-    "assistant",
-    "system",
-    "<think>",
-    "</think>",
-    "a",
-    "b",
-    "c",
-    "two",
-    "?",
-]
+WANTED = {
+    "qwen3": QWEN,
+    "llama3": "<|begin_of_text|>" + TURN,
+    "llama3_1": "<|begin_of_text|>" + DATED + TURN,
+    "llama3_2": "<|begin_of_text|>" + DATED + TURN,  # its own would say today's date
+}
+LLAMA = ("<|begin_of_text|>", "<|eot_id|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>")
+SPECIAL = {"qwen3": (None, "<|im_end|>", "<|endoftext|>", "<|im_start|>", "<think>", "</think>")}
+
+
+@pytest.fixture(params=WANTED)
+def family(request) -> str:
+    return request.param
 
 
 @pytest.fixture
-def policy(tmp_path):
-    """A tiny chat model whose template has a switch for thinking."""
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+def policy(family) -> Policy:
+    """A tiny model that chats in bytes, so that every text comes back whole; like Llama's own tokenizer it puts BOS before what
+    is not chat, which must not stand there twice."""
+    bos, eos, pad, *rest = SPECIAL.get(family, LLAMA)
+    core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}, merges=[]))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core.add_special_tokens([token for token in (bos, eos, pad, *rest) if token])
+    if bos:
+        core.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=[(bos, core.token_to_id(bos))])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<im_end>", pad_token="<pad>", unk_token="<unk>"
+        tokenizer_object=core, bos_token=bos, eos_token=eos, pad_token=pad, padding_side="left"
     )
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / f"{family}.jinja").read_text()
     config = Qwen3Config(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
-        head_dim=32, intermediate_size=16, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
+        head_dim=32, intermediate_size=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    Qwen3ForCausalLM(config).save_pretrained(tmp_path / "m")
-    tokenizer.save_pretrained(tmp_path / "m")
-    return load_policy(RoleModel(model=str(tmp_path / "m"), chat=True), Hardware())
+    return Policy(Qwen3ForCausalLM(config), tokenizer, chat=True)
 
 
-def test_the_prompt_is_the_template_with_thinking_off(policy):
-    (ids,) = policy.prompt_ids(["a b ?"])
-    assert policy.tokenizer.decode(ids) == "<im_start> user a b ? <im_end> <im_start> assistant <think> </think>"
+def test_a_prompt_is_one_users_turn_and_the_beginning_of_an_answer(policy, family):
+    (ids,) = policy.prompt_ids([TEXT])
+    wanted = WANTED[family].format(TEXT)
+    assert policy.tokenizer.decode(ids) == wanted
+    for mark in filter(None, SPECIAL.get(family, LLAMA)):  # a token each, not spelled out in letters
+        assert ids.count(policy.tokenizer.convert_tokens_to_ids(mark)) == wanted.count(mark)
 
 
-def test_a_self_teacher_is_asked_in_the_same_form(policy):
-    ids, _ = Reprompts(policy, "a {solution} {question}").of_solution("b ?", "c c")
-    expected = "<im_start> user a c c b ? <im_end> <im_start> assistant <think> </think>"
-    assert policy.tokenizer.decode(ids) == expected
-    # Cut to fit, the template's words stay, too
-    ids, cut = Reprompts(policy, "a {solution} {question}", max_tokens=len(ids) - 1).of_solution("b ?", "c c")
-    assert cut
-    assert policy.tokenizer.decode(ids) == expected.replace("c c", "c")
+def test_a_self_teachers_prompt_is_the_same_turn_also_when_its_solution_is_cut(policy, family):
+    template, ids = "{question}\n\nOne solution: {solution}", []
+    for limit, solution in ((None, "2 + 3 = 5."), (-1, " + 3 = 5.")):
+        made = Reprompts(policy, template, max_tokens=limit and len(ids) + limit, max_new_tokens=0)
+        ids, cut = made.of_solution(TEXT, "2 + 3 = 5.")
+        assert cut == (limit is not None)
+        assert policy.tokenizer.decode(ids) == WANTED[family].format(f"{TEXT}\n\nOne solution: {solution}")
 
 
-def common(tmp_path):
-    """Arguments of both trainers."""
-    return {
-        "output_dir": str(tmp_path), "max_steps": 1, "per_device_train_batch_size": 2, "max_completion_length": 4,
-        "report_to": "none", "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "save_strategy": "no",
+@pytest.mark.slow
+def test_trl_sees_the_same_tokens(policy, tmp_path):
+    texts = [TEXT, "And 4?"]
+    common = {
+        "model": policy.model, "processing_class": policy.tokenizer,
+        "train_dataset": Dataset.from_list([{"prompt": policy.prompt(text)} for text in texts]),
+    }  # fmt: skip
+    arguments = {
+        "output_dir": str(tmp_path), "per_device_train_batch_size": 2, "report_to": "none", "use_cpu": True, "bf16": False,
         "chat_template_kwargs": CHAT_TEMPLATE_KWARGS,
     }  # fmt: skip
-
-
-def test_trl_sees_the_same_prompt_tokens_as_the_sampler(policy, tmp_path):
-    texts = ["a b ?", "two c ?"]
-    rows = Dataset.from_list([{"prompt": policy.prompt(t), "answer": "a", "id": t} for t in texts])
-    dense = DenseTrainer(
-        model=policy.model, teacher_model=policy.model, args=DistillationConfig(**common(tmp_path)), train_dataset=rows,
-        processing_class=policy.tokenizer, divergence=estimator("full", beta=1.0),
-    )  # fmt: skip
-    sparse = GRPOTrainer(
-        model=policy.model, reward_funcs=lambda completions, **k: [0.0] * len(completions), train_dataset=rows,
-        args=GRPOConfig(**common(tmp_path), num_generations=2), processing_class=policy.tokenizer,
-    )  # fmt: skip
-    for trainer in (dense, sparse):
-        seen = trainer._tokenize_prompts([policy.prompt(t) for t in texts])[0]
-        assert [list(ids) for ids in seen] == policy.prompt_ids(texts), type(trainer)
+    dense = DistillationConfig(**arguments)
+    trainers = (
+        DenseTrainer(teacher_model=policy.model, args=dense, divergence=estimator("full", beta=1.0), **common),
+        GRPOTrainer(reward_funcs=lambda **_: [0.0] * 2, args=GRPOConfig(**arguments, num_generations=2), **common),
+    )
+    for trainer in trainers:
+        seen = trainer._tokenize_prompts([policy.prompt(text) for text in texts])[0]
+        assert [list(ids) for ids in seen] == policy.prompt_ids(texts)

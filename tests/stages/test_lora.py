@@ -1,22 +1,15 @@
 """Every training stage with LoRA on the tiny setting: what it saves, how it resumes, what lies over what."""
 
-import shutil
-
 import pytest
 import torch
-from fixed_rollouts import MIXED, student, trainer
-from transformers import TrainerCallback
 
 from s2d_lib.evaluation import evaluate
-from s2d_lib.models.adapters import lora_config, plain
 from s2d_lib.models.policy import load_policy
 from s2d_lib.notebook import finish
 from s2d_lib.runs import open_run
-from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.live import LiveCurve
-from s2d_lib.stages.weights import weights_of
+from s2d_lib.stages.inputs import prepare, weights_of
 from s2d_lib.study.load import deep_merge
-from s2d_lib.study.settings import Lora, RoleModel
+from s2d_lib.study.settings import RoleModel
 
 pytestmark = pytest.mark.slow
 
@@ -33,10 +26,6 @@ def with_lora(tiny: dict, **changes) -> dict:
         "evaluation": {"samples": 2},
     }
     return deep_merge(tiny, size | {"stages": dict.fromkeys(STAGES, stage)})
-
-
-class Killed(BaseException):
-    """Stands for the process dying at some point of training."""
 
 
 def changed_layers(run) -> set[str]:
@@ -59,27 +48,13 @@ def changed_layers(run) -> set[str]:
     ],
 )
 def test_a_stage_trains_adapters_and_an_interrupted_run_ends_in_the_same_bytes(
-    make, tiny, monkeypatch, checkpoint, save
+    ends_in_the_same_bytes, tiny, checkpoint, save
 ):
     overrides = with_lora(tiny, save=save, target_modules=["q_proj", "up_proj"])
-    whole = make(checkpoint, overrides=overrides)
-    assert whole.path("model/adapter_model.safetensors").is_file() == (save == "adapter")
-    assert whole.path("model/model.safetensors").is_file() == (save == "merged")
+    run, _ = ends_in_the_same_bytes(checkpoint, overrides, step=2)
+    assert run.path("model/adapter_model.safetensors").is_file() == (save == "adapter")
+    assert run.path("model/model.safetensors").is_file() == (save == "merged")
     assert changed_layers(open_run("micro-full", checkpoint, 0, overrides)) == {"q_proj", "up_proj"}
-    expected = {name: h for name, h in whole.record["files"].items() if name != "metrics.csv"}
-    shutil.rmtree(whole.folder)
-
-    def die(self, args, state, control, **kwargs):
-        if state.global_step == 2:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LiveCurve, "on_step_end", die, raising=False)
-        with pytest.raises(Killed):
-            make(checkpoint, overrides=overrides)
-    assert (open_run("micro-full", checkpoint, 0, overrides).folder / "trainer" / "checkpoint-1").is_dir()
-    resumed = make(checkpoint, overrides=overrides)
-    assert {name: resumed.record["files"][name] for name in expected} == expected
 
 
 def test_a_bridge_of_adapters_over_adapters(make, tiny):
@@ -107,47 +82,12 @@ def test_a_bridge_of_adapters_over_adapters(make, tiny):
     finish(run, loaded)
 
 
-def test_the_grpo_reference_is_the_base(make, tiny):
-    overrides = deep_merge(with_lora(tiny), {"stages": {"sparse_rl": {"kl_coefficient": 0.1}}})
-    assert make("student.grpo", overrides=overrides).record["optimizer_steps"] == 2
-
-
-def test_teacher_sft_with_lora(make, tiny):
-    sampled = {
-        "stages": {"teacher_rollouts": {"samples_per_problem": 16}, "teacher_sft": {"batch": 4, "micro_batch": 4}}
+def test_the_grpo_reference_is_the_base_and_a_teacher_can_learn_answers_by_adapters(make, tiny):
+    stages = {
+        "sparse_rl": {"kl_coefficient": 0.1},
+        "teacher_rollouts": {"samples_per_problem": 16},
+        "teacher_sft": {"batch": 4, "micro_batch": 4},
     }
-    assert make("teacher.sft", overrides=deep_merge(with_lora(tiny), sampled)).record["optimizer_steps"] == 2
-
-
-class Watching(TrainerCallback):
-    """Keeps the trained weights after every step."""
-
-    def __init__(self, seen):
-        self.seen = seen
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.seen.append({name: w.detach().clone() for name, w in plain(model).named_parameters() if w.requires_grad})
-
-
-def test_the_self_teacher_averages_the_adapters_alone(tmp_path):
-    rate, config = 0.3, lora_config(student().model, Lora(rank=2, alpha=4))
-    made = trainer(tmp_path, "srpo", [*MIXED, *MIXED], 8, steps=2, ema_rate=rate, steps_per_sampling=2, peft=config)
-    seen = []
-    Watching(seen).on_step_end(None, None, None, model=made.model)
-    made.add_callback(Watching(seen))
-    made.train()
-    teacher = dict(made.self_teacher.model.named_parameters())
-    policy = dict(plain(made.model).named_parameters())
-    for name, hand in seen[0].items():
-        for later in seen[1:]:
-            hand = (1 - rate) * hand + rate * later[name]
-        torch.testing.assert_close(teacher[name], hand, rtol=1e-6, atol=1e-7)
-    assert any(not torch.equal(teacher[name], policy[name]) for name in seen[0])
-    assert all(teacher[name] is policy[name] for name in teacher if name not in seen[0])  # the base is held once
-    made.self_teacher.save(tmp_path)
-    before = {name: weights.clone() for name, weights in teacher.items()}
-    with torch.no_grad():
-        for name in seen[0]:
-            teacher[name].zero_()
-    made.self_teacher.load(tmp_path)
-    assert all(torch.equal(before[name], weights) for name, weights in teacher.items())
+    overrides = deep_merge(with_lora(tiny), {"stages": stages})
+    for checkpoint in ("student.grpo", "teacher.sft"):
+        assert make(checkpoint, overrides=overrides).record["optimizer_steps"] == 2

@@ -1,47 +1,50 @@
-"""Training in two processes, with real workers: the same as in one where nothing is sampled, and whole accounts where it is."""
+"""Training in two processes, with real workers: the steps of one, whole accounts, and a model that both share by FSDP2."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from s2d_lib.errors import StudyError
+from s2d_lib.results.bundle import read_table
+from s2d_lib.runs import open_run
 from s2d_lib.stages import processes
-from s2d_lib.stages.account import read_account
 from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.rl import read_account
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
-from tests.stages.same_steps import same_steps
-from tests.stages.seeded_rollouts import seed_rollouts
+from tests.stages.conftest import same_steps
+from tests.stages.worker_on_cpus import SHARED, STEPS, seed_rollouts
 
 pytestmark = pytest.mark.slow
 
-TWO = {
-    "hardware": {"processes": 2},
-    "stages": {
-        name: {"micro_batch": 4} for name in ("sparse_rl", "forward_kl", "opd", "teacher_sft", "self_distillation")
-    },
-}
-DENSE = {"stages": {"forward_kl": {"teacher_targets": "recompute"}}}
-
-
-def test_one_process_has_the_hash_that_it_had_before_there_could_be_two(tiny):
-    assert "processes" not in resolve("micro-full", "student.grpo", 0, tiny).model_dump(mode="json")["hardware"]
-    one, two = (resolve("micro-full", "student.grpo", 0, deep_merge(tiny, over)).hash for over in ({}, TWO))
-    assert one != two
-
-
-def both(make, tiny, checkpoint) -> tuple:
-    """A run in one process and in two, on the same rollouts."""
-    whole = deep_merge(tiny, DENSE)
-    return tuple(make(checkpoint, overrides=deep_merge(whole, over)) for over in ({}, TWO))
+STAGES = ("sparse_rl", "forward_kl", "opd", "teacher_sft", "self_distillation")
+TWO = {"hardware": {"processes": 2}, "stages": {name: {"micro_batch": 4} for name in STAGES}}
+RECOMPUTE = {"stages": {"forward_kl": {"teacher_targets": "recompute"}}}
 
 
 @pytest.fixture
 def seeded(monkeypatch):
     """Rollouts that are the same in one process and in two."""
     seed_rollouts(monkeypatch.setattr)
-    monkeypatch.setattr(processes, "MODULE", "tests.stages.seeded_rollouts")
+    monkeypatch.setattr(processes, "MODULE", "tests.stages.worker_on_cpus")
+
+
+def both(make, tiny, checkpoint) -> tuple:
+    """A run in one process and in two, on the same rollouts."""
+    whole = deep_merge(tiny, RECOMPUTE)
+    return tuple(make(checkpoint, overrides=deep_merge(whole, over)) for over in ({}, TWO))
+
+
+def test_one_process_has_the_hash_that_it_had_before_there_could_be_two(tiny):
+    assert "processes" not in resolve("micro-full", "student.grpo", 0, tiny).model_dump(mode="json")["hardware"]
+    one, two = (resolve("micro-full", "student.grpo", 0, deep_merge(tiny, over)).hash for over in ({}, TWO))
+    assert one != two
 
 
 def test_the_bridge_takes_the_same_steps_in_two_processes(make, tiny, seeded):
@@ -84,9 +87,62 @@ def test_a_workers_error_is_the_notebooks(make, tiny):
 
 
 def test_batches_that_two_processes_cannot_share_are_refused(make, tiny):
-    from s2d_lib.runs import open_run
-
     over = deep_merge(tiny, {"hardware": {"processes": 2}, "stages": {"sparse_rl": {"micro_batch": 16}}})
     make("student", overrides=over)
     with pytest.raises(StudyError, match="2 processes with micro_batch 16 take 32 sequences at a time"):
         prepare(open_run("micro-full", "student.grpo", 0, over))
+
+
+# A shared model
+
+
+@pytest.fixture
+def shares(tmp_path, monkeypatch, seeded):
+    """Runs in several processes share their models; the file in which these say how much they hold of a teacher."""
+    monkeypatch.setenv(SHARED, str(tmp_path / "shares"))
+    return tmp_path / "shares"
+
+
+def quick(tiny, number: int, **stages) -> dict:
+    """Few steps, in so many processes, whose every loss but the first shows an update."""
+    short = {name: {"steps": 3, "warmup_steps": 0, "micro_batch": 4} for name in STAGES}
+    changes = {"hardware": {"processes": number}, "stages": short}
+    return deep_merge(deep_merge(deep_merge(tiny, changes), RECOMPUTE), {"stages": stages})
+
+
+@pytest.mark.parametrize("checkpoint", ["student.warm.raw_teacher", "student.grpo"])
+def test_processes_that_share_a_model_take_the_steps_of_one(make, tiny, shares, checkpoint):
+    more = {"sparse_rl": {"kl_coefficient": 1.0}} if checkpoint == "student.grpo" else {}
+    one, two = (make(checkpoint, overrides=quick(tiny, number, **more)) for number in (1, 2))
+    same_steps(one, two)
+    rows = [read_table(run.path("validation.csv")) for run in (one, two)]
+    assert rows[0]["correct"].tolist() == rows[1]["correct"].tolist()
+    numbers = [part.drop(columns="correct") for part in rows]
+    pd.testing.assert_frame_equal(*numbers, rtol=1e-3, atol=1e-4)
+    if checkpoint != "student.grpo":  # each held half of the teacher
+        assert {round(float(share), 2) for share in shares.read_text().split()} == {0.5}
+    model = AutoModelForCausalLM.from_pretrained(two.path("model"))
+    assert all(torch.isfinite(weights).all() for weights in model.parameters())
+
+
+def test_an_interrupted_run_of_a_shared_model_goes_on(make, tiny, tmp_path, shares, monkeypatch):
+    monkeypatch.setenv(STEPS, str(tmp_path / "steps"))
+    saving = {name: {"steps": 4, "save_steps": 2} for name in STAGES}
+    saving["self_distillation"] = saving["opd"] | {"ema_rate": 0.5}  # one that began anew at step 3 would be elsewhere
+    one, two = (make("student.srpo", overrides=quick(tiny, number, **saving)) for number in (1, 2))
+    assert (tmp_path / "steps").read_text().splitlines() == ["[1, 2, 3, 3, 4]"] * 2
+    same_steps(one, two)
+    assert {round(float(share), 2) for share in shares.read_text().split()} == {0.5}
+
+
+def test_what_sampling_leaves_gathered_goes_back_into_shards(runs, tmp_path, root):
+    command = [sys.executable, "-m", "tests.stages.gathered_worker", str(tmp_path)]
+    on_cpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=root, env=on_cpu, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name in ("tied", "untied"):
+        assert found[f"{name}: sharded"] == found[f"{name}: back"] == 0
+        assert found[f"{name}: sampled"] > 0  # else accelerate needs no help any more
+    assert found["synced"] == found["parameters"]
+    assert found["validated"] == 0

@@ -1,29 +1,33 @@
-"""The stage on the released micro models: its record, interruptions, and its self-teacher."""
+"""The stage on the released micro models, and its trainer: one step is the same however it is cut, and the limiting cases."""
 
-import copy
+import json
 import math
+import os
 import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from fixed_rollouts import MIXED, questions, student, trainer
-from safetensors.torch import load_file
-from transformers import TrainerCallback
+from fixed_rollouts import MIXED, outcome, questions, trainer
+from trl import GRPOTrainer
 
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import open_run
-from s2d_lib.stages import self_distillation as stage
-from s2d_lib.stages import self_distillation_trainer as trainer_module
-from s2d_lib.stages.collapse import StopOnCollapse
+from s2d_lib.stages import self_distillation as module
+from s2d_lib.stages.common import StopOnCollapse
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.live import LiveCurve
 from s2d_lib.stages.self_teacher import FILE, SelfTeacher
 from s2d_lib.study.load import deep_merge
 
 pytestmark = pytest.mark.slow
+
+METHODS = ("grpo", "sdpo", "srpo", "advantage_mix")
 
 
 def with_stage(tiny, **changes):
@@ -33,22 +37,14 @@ def with_stage(tiny, **changes):
 # The stage
 
 
-@pytest.mark.parametrize(
-    "checkpoint",
-    [
-        "student.sdpo",
-        "student.advantage_mix",
-        "student.srpo.no_dw",
-        "student.sdpo.failed_only",
-        "student.sdpo.correct_only",
-    ],
-)
-def test_every_control_runs(make, checkpoint):
-    run = make(checkpoint)
-    metrics = pd.read_csv(run.path("metrics.csv"))
-    assert len(metrics) == run.record["optimizer_steps"] == 4
-    assert "self_teacher/mean_weight" not in metrics  # only SRPO's, with dynamic weighting
-    assert (metrics["routed/grpo"] == (0 if "sdpo" in checkpoint else metrics["routed/grpo"])).all()
+def test_every_control_runs(make):
+    kinds = ("sdpo", "advantage_mix", "srpo.no_dw", "sdpo.failed_only", "sdpo.correct_only")
+    for kind in kinds:
+        run = make(f"student.{kind}")
+        metrics = pd.read_csv(run.path("metrics.csv"))
+        assert len(metrics) == run.record["optimizer_steps"] == 4
+        assert "self_teacher/mean_weight" not in metrics  # only SRPO's, with dynamic weighting
+        assert (metrics["routed/grpo"] == (0 if "sdpo" in kind else metrics["routed/grpo"])).all()
 
 
 def test_the_record_accounts_for_labels_time_and_the_self_teachers_tokens(make):
@@ -66,41 +62,20 @@ def test_the_record_accounts_for_labels_time_and_the_self_teachers_tokens(make):
     )
 
 
-class Killed(BaseException):
-    """Stands for the process dying at some point of training."""
-
-
-def test_an_interrupted_run_ends_in_the_same_bytes(make, tiny, monkeypatch):
+def test_an_interrupted_run_ends_in_the_same_bytes_and_would_not_with_a_self_teacher_that_begins_anew(
+    ends_in_the_same_bytes, make, tiny, dying, monkeypatch
+):
     # One checkpoint where the self-teacher has followed for two steps, and then two more
-    whole = make("student.srpo")
-    expected = {name: h for name, h in whole.record["files"].items() if name != "metrics.csv"}
-    shutil.rmtree(whole.folder)
-
-    def die(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LiveCurve, "on_step_end", die, raising=False)
-        with pytest.raises(Killed):
-            make("student.srpo")
-    folder = open_run("micro-full", "student.srpo", 0, tiny).folder / "trainer" / "checkpoint-2"
-    kept, policy = load_file(folder / FILE), load_file(folder / "model.safetensors")
-    assert not torch.equal(kept["model.norm.weight"], policy["model.norm.weight"])
-    resumed = make("student.srpo")
-    assert {name: resumed.record["files"][name] for name in expected} == expected
+    resumed, kept = ends_in_the_same_bytes("student.srpo")
+    teacher, policy = (kept[name]["model.norm.weight"] for name in (FILE, "model.safetensors"))
+    assert not torch.equal(teacher, policy)
     assert resumed.record["label_use"]["gradings"] == 64
-    # A self-teacher that began anew at the resumed step would have ended elsewhere
     shutil.rmtree(resumed.folder)
-    with monkeypatch.context() as patch:
-        patch.setattr(SelfTeacher, "load", lambda self, folder: None)
-        patch.setattr(LiveCurve, "on_step_end", die, raising=False)
-        with pytest.raises(Killed):
-            make("student.srpo")
-    with monkeypatch.context() as patch:
-        patch.setattr(SelfTeacher, "load", lambda self, folder: None)
-        other = make("student.srpo")
-    assert other.record["files"]["model/model.safetensors"] != expected["model/model.safetensors"]
+    monkeypatch.setattr(SelfTeacher, "load", lambda self, folder: None)
+    with dying():
+        make("student.srpo")
+    other = make("student.srpo").record["files"]["model/model.safetensors"]
+    assert other != resumed.record["files"]["model/model.safetensors"]
 
 
 def test_a_length_collapse_stops_the_run_and_keeps_its_checkpoints(make, tiny):
@@ -119,67 +94,187 @@ def test_a_collapse_is_seen_over_an_interruption():
 
 
 def test_a_non_finite_loss_stops_the_run(make, tiny, monkeypatch):
-    objective, calls = trainer_module.srpo_objective, []
+    objective, calls = module.srpo_objective, []
 
     def breaks_down(*args):
         calls.append(args)
         return objective(*args) * (1 if len(calls) < 6 else math.nan)  # two micro-batches a step
 
-    monkeypatch.setattr(trainer_module, "srpo_objective", breaks_down)
+    monkeypatch.setattr(module, "srpo_objective", breaks_down)
     with pytest.raises(StudyError, match=r"loss is nan at step 3: lower the learning rate; the checkpoints before"):
         make("student.srpo")
     assert (open_run("micro-full", "student.srpo", 0, tiny).folder / "trainer" / "checkpoint-2").is_dir()
 
 
-# The self-teacher
+def test_a_finished_runs_stage_can_be_prepared_again(make, tiny):
+    make("student.srpo")
+    run = open_run("micro-full", "student.srpo", 0, tiny)
+    assert len(module.self_distill(run, prepare(run))) == 4
 
 
-class Watching(TrainerCallback):
-    """Keeps one of the policy's parameters after every step."""
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"group_size": 1}, "a group needs 2 rollouts or more, or there is nobody to compare a rollout with, given 1"),
+        ({"group_size": 3}, "group_size 3 does not divide batch 16"),
+        ({"max_reprompt_tokens": 60}, "60 and the completion's 20 tokens are more than the model's context of 64"),
+        ({"reprompt": "{solution} " + "# " * 60 + "{question}"}, "tokens without any solution, but reprompts may have 44"),
+        ({"feedback_reprompt": "{feedback} {question}"}, "no problem of its label pool has any feedback"),
+        ({"reprompt": "{question}"}, "a reprompt has the placeholders {solution} and {question}, each once and no others"),
+        ({"steps_per_sampling": 3}, "steps_per_sampling 3 does not divide save_steps 2"),
+    ],
+)  # fmt: skip
+def test_what_can_not_work_is_said_before_training(make, tiny, monkeypatch, changes, sentence):
+    monkeypatch.setattr(module, "train", lambda *a, **k: pytest.fail("training has begun"))
+    with pytest.raises(StudyError) as error:
+        make("student.srpo", overrides=with_stage(tiny, **changes))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
 
-    def __init__(self, name, seen):
-        self.name, self.seen = name, seen
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.seen.append(model.state_dict()[self.name].clone())
+def test_completions_that_fill_the_context(make, tiny):
+    with pytest.raises(StudyError, match="leave a self-teacher's prompt no room in the model's context of 64"):
+        make("student.srpo", overrides=deep_merge(tiny, {"sampling": {"max_new_tokens": 64}}))
 
 
-def test_the_self_teacher_is_the_moving_average_by_hand(tmp_path):
-    rate, name = 0.3, "model.norm.weight"
-    made = trainer(tmp_path, "srpo", [*MIXED, *MIXED], 8, steps=2, ema_rate=rate, steps_per_sampling=2)
-    seen = [made.model.state_dict()[name].clone()]
-    made.add_callback(Watching(name, seen))
-    made.train()
-    hand = seen[0]
-    for weights in seen[1:]:
-        hand = (1 - rate) * hand + rate * weights
-    assert len(seen) == 3
-    assert not torch.equal(hand, seen[-1])
-    torch.testing.assert_close(made.self_teacher.model.state_dict()[name], hand, rtol=1e-6, atol=1e-7)
-    assert not any(p.requires_grad for p in made.self_teacher.model.parameters())
-    # Tied weights are averaged once
-    torch.testing.assert_close(
-        made.self_teacher.model.lm_head.weight, made.self_teacher.model.get_input_embeddings().weight
+# The trainer
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Distance relative to the length of the second."""
+    return (torch.linalg.norm(one - other) / torch.linalg.norm(other)).item()
+
+
+def same(one: dict, other: dict, tolerance=5e-6) -> None:
+    """Losses, gradients and weights of two trainings."""
+    # A policy loss is a difference of numbers near 1: what counts is the error against those
+    assert one["losses"] == pytest.approx(other["losses"], rel=tolerance, abs=tolerance)
+    for mine, theirs in zip(one["gradients"], other["gradients"], strict=True):
+        assert apart(mine, theirs) < tolerance
+    for name, value in other["weights"].items():
+        torch.testing.assert_close(one["weights"][name], value, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_is_the_same_in_1_2_or_8_micro_batches(tmp_path, method):
+    whole = outcome(trainer(tmp_path, method, MIXED, 16))
+    assert whole["gradients"][0].abs().max() > 1e-4
+    for micro in (8, 2):
+        parts = outcome(made := trainer(tmp_path, method, MIXED, micro))
+        lengths = {int(batch["completion_mask"].sum()) for batch in made._buffered_inputs}
+        assert len(lengths) > 1  # unequal token counts
+        same(parts, whole)
+        for name, value in whole["metrics"][0].items():
+            if "time" not in name and "seconds" not in name:
+                assert parts["metrics"][0][name] == pytest.approx(value, rel=1e-5, abs=1e-7, nan_ok=True), name
+
+
+def test_what_is_only_logged_is_read_from_a_sample_of_bounded_size(tmp_path, monkeypatch):
+    whole, read = outcome(trainer(tmp_path, "srpo", MIXED, 8)), []
+    divergence = module.linear_divergence
+    monkeypatch.setattr(module, "MEASURED", 10)  # five in each of two micro-batches
+    monkeypatch.setattr(
+        module, "linear_divergence", lambda pair, **k: read.append(len(pair.student_hidden)) or divergence(pair, **k)
     )
+    some = outcome(trainer(tmp_path, "srpo", MIXED, 8))
+    assert read == [5, 5]
+    same(some, whole)
+    assert some["metrics"][0]["entropy"] == pytest.approx(whole["metrics"][0]["entropy"], rel=0.1)
 
 
-def test_the_self_teacher_does_not_follow_a_step_without_finite_gradients(tmp_path, monkeypatch):
-    made = trainer(tmp_path, "srpo", MIXED, 8)
-    before = copy.deepcopy(made.self_teacher.model.state_dict())
-    monkeypatch.setattr(made.accelerator, "clip_grad_norm_", lambda *a, **k: torch.tensor(math.inf))
-    made.train()
-    assert all(torch.equal(value, before[name]) for name, value in made.self_teacher.model.state_dict().items())
+@pytest.mark.parametrize(("limit", "kept"), [(9, [1, 2, 5, 6, 7, 8, 10]), (7, [1, 2, 5, 6, 7, 8, 10]), (3, [1, 5, 7])])
+def test_a_sample_of_a_masks_places_is_spread_over_them_and_stands_for_all(limit, kept):
+    mask = torch.tensor([[0, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 0]], dtype=torch.bool)
+    some, each = module.thinned(mask, limit)
+    assert some.flatten().nonzero().squeeze(1).tolist() == kept
+    assert len(kept) * each == pytest.approx(7)
 
 
-def test_a_saved_self_teacher_is_the_same_to_the_byte(tmp_path):
-    one, other = SelfTeacher(student().model, 0.1), SelfTeacher(student().model, 0.1)
-    with torch.no_grad():
-        for p in one.model.parameters():
-            p.add_(torch.randn_like(p))
-    one.save(tmp_path)
-    other.load(tmp_path)
-    for name, value in one.model.state_dict().items():
-        assert torch.equal(value, other.model.state_dict()[name])
+@pytest.mark.parametrize("method", ["grpo", "srpo"])
+def test_two_steps_on_one_sampling_too(tmp_path, method):
+    rewards, more = [*MIXED, *MIXED[::-1]], {"steps": 2, "steps_per_sampling": 2}
+    # So large a step that the second one's ratios are far from 1
+    far = {"learning_rate": 0.5}
+    whole = outcome(trainer(tmp_path, method, rewards, 16, config=far, **more))
+    parts = outcome(trainer(tmp_path, method, rewards, 4, config=far, **more))
+    assert len(whole["losses"]) == 2
+    same(parts, whole, 2e-5)
+    # A step without a sampling of its own tells of the sampling that it uses
+    assert whole["metrics"][1]["reward"] == whole["metrics"][0]["reward"] == pytest.approx(sum(rewards) / 32)
+    unclamped = {"ratio_clamp": None} if method == "srpo" else {"epsilon_low": 0.01, "epsilon_high": 0.01}
+    other = outcome(trainer(tmp_path, method, rewards, 16, config={**far, **epsilons(unclamped)}, **more, **unclamped))
+    assert other["losses"][0] == pytest.approx(whole["losses"][0], rel=1e-5)
+    assert other["losses"][1] != pytest.approx(whole["losses"][1], rel=1e-4)
+
+
+def epsilons(options):
+    return {name.replace("_low", ""): value for name, value in options.items() if "epsilon" in name}
+
+
+@pytest.mark.parametrize("method", ["srpo", "advantage_mix"])
+def test_a_step_is_the_same_in_1_or_2_processes(tmp_path, method):
+    one = outcome(trainer(tmp_path, method, MIXED, 4))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Each process has half of a batch whose groups have 4 rollouts, in two micro-batches
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("fixed_rollouts.py")), str(tmp_path), method, "4"],
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in ranks:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+    two = torch.load(tmp_path / "outcome.pt")
+    same(two, one)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())[0]
+    for name in ("reward", "accuracy", "entropy", "routed/sdpo", "self_teacher/kl", "self_teacher/tokens"):
+        assert metrics[name] == pytest.approx(one["metrics"][0][name], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["grpo", "srpo"])
+def test_importance_weights_multiply_grpos_losses_and_no_others(tmp_path, monkeypatch, method):
+    score = GRPOTrainer._generate_and_score_completions
+
+    def weighted(by):
+        def weigh(self, inputs):
+            batch = score(self, inputs)
+            return batch | {
+                "importance_sampling_ratio": torch.full_like(batch["completion_mask"], by, dtype=torch.float)
+            }
+
+        monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", weigh)
+        return outcome(trainer(tmp_path, method, MIXED, 16, config={"max_grad_norm": 1e9}))["gradients"][0]
+
+    once, twice, none = weighted(1.0), weighted(2.0), weighted(0.0)
+    torch.testing.assert_close(twice - once, once - none, rtol=1e-4, atol=1e-6)
+    assert (once - none).abs().max() > 1e-4
+    assert (none.abs().max() > 1e-4) == (method == "srpo")  # what its SDPO tokens have
+
+
+def test_srpo_with_every_rollout_correct_is_grpo_to_the_byte(tmp_path):
+    rewards = [1, 1.5, 2, 1, 1, 1, 3, 1] * 2
+    srpo = outcome(trainer(tmp_path, "srpo", rewards, 4, threshold=1))
+    grpo = outcome(trainer(tmp_path, "grpo", rewards, 4, threshold=1))
+    assert torch.equal(srpo["gradients"][0], grpo["gradients"][0])
+    assert grpo["gradients"][0].any()
+    assert all(torch.equal(value, grpo["weights"][name]) for name, value in srpo["weights"].items())
+    assert srpo["metrics"][0]["routed/sdpo"] == 0
+    assert math.isnan(srpo["metrics"][0]["self_teacher/mean_weight"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_every_rollout_wrong_nothing_is_learned(tmp_path, method):
+    result = outcome(trainer(tmp_path, method, [0] * 16, 8))
+    assert result["losses"] == [0]
+    assert all(torch.equal(value, result["before"][name]) for name, value in result["weights"].items())
+    assert result["metrics"][0]["routed/sdpo"] == 0
 
 
 def test_who_is_shown_what(tmp_path):
@@ -213,7 +308,12 @@ def test_feedback_in_place_of_a_sibling(tmp_path):
     assert sum(text == f"v1 v2 # {rows[1]['prompt']}" for text in texts) == 4
 
 
-def test_a_finished_runs_stage_can_be_prepared_again(make, tiny):
-    make("student.srpo")
-    run = open_run("micro-full", "student.srpo", 0, tiny)
-    assert len(stage.self_distill(run, prepare(run))) == 4
+def test_every_private_hook_is_still_called_by_trl(tmp_path, monkeypatch):
+    made = trainer(tmp_path, "srpo", MIXED, 8)
+    hooks, called = ("_generate_and_score_completions", "_generate_single_turn"), set()
+    for name in hooks:
+        original = getattr(made, name)
+        monkeypatch.setattr(made, name, lambda *a, _n=name, _o=original, **k: (called.add(_n), _o(*a, **k))[1])
+    made.train()
+    assert called == set(hooks) <= set(vars(GRPOTrainer))
+    assert len(made._buffered_inputs) == made._step == 2  # micro-batches

@@ -1,4 +1,4 @@
-"""TRL's experimental SDPO on the same batch: the same loss and reprompts, and another denominator."""
+"""TRL's experimental SDPO on the same batch (the same loss and reprompts, another denominator), and TRL's GRPO."""
 
 import os
 
@@ -7,8 +7,11 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import pytest
 import torch
 from datasets import Dataset
-from fixed_rollouts import MIXED, outcome, questions, student, trainer
+from fixed_rollouts import MIXED, SIZE, outcome, params, questions, student, trainer
+from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
+
+from s2d_lib.stages.self_distillation import SelfDistillationTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +37,8 @@ def theirs(tmp_path):
 def batch_of(made):
     """The first micro-batch with masks and scores, as it reaches the loss."""
     kept = {}
-    original = made._compute_loss
-    made._compute_loss = lambda model, inputs: (kept.update(inputs), original(model, inputs))[1]
+    original = made.loss_of
+    made.loss_of = lambda model, inputs: (kept.update(inputs), original(model, inputs))[1]
     result = outcome(made)
     return kept, result
 
@@ -95,3 +98,43 @@ def test_reprompts_are_trls_but_for_the_sibling_that_is_shown(tmp_path, theirs):
             shown = batch["teacher_prompt_ids"][i][batch["teacher_prompt_mask"][i] != 0]
             ids = context["teacher_input_ids"][place][context["teacher_attention_mask"][place] != 0]
             assert ids[: len(shown)].tolist() == shown.tolist()
+
+
+def odd_length(completion_ids, **_):
+    return [float(len(ids) % 2) for ids in completion_ids]
+
+
+odd_length.binary = True
+
+
+def test_grpo_is_trls_trainer(tmp_path):
+    histories, weights = [], []
+    for cls in (GRPOTrainer, SelfDistillationTrainer):
+        policy = student()
+        config = GRPOConfig(
+            output_dir=str(tmp_path), max_steps=4, per_device_train_batch_size=8, gradient_accumulation_steps=2,
+            num_generations=SIZE, max_completion_length=12, report_to="none", use_cpu=True, bf16=False, save_strategy="no",
+            gradient_checkpointing=False, logging_steps=1, learning_rate=0.1, optim="sgd", loss_type="dapo", beta=0.0,
+            epsilon_high=0.28, disable_tqdm=True, shuffle_dataset=False, seed=3,
+        )  # fmt: skip
+        made = cls(
+            model=policy.model,
+            reward_funcs=odd_length,
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": p.prompt} for p in questions(16)]),
+            processing_class=policy.tokenizer,
+            **({} if cls is GRPOTrainer else {"params": params("grpo")}),
+        )
+        made.train()
+        histories.append([row for row in made.state.log_history if "loss" in row])
+        weights.append(made.model.state_dict())
+    for theirs, mine in zip(*histories, strict=True):
+        assert theirs["loss"] != 0
+        for name in theirs:
+            if name.startswith("clip_ratio") or "time" in name:  # ratios are 1: each rollout is used once
+                continue
+            # TRL's entropy is a mean of micro-batches' means, ours of all tokens
+            tolerance = 0.05 if name == "entropy" else 1e-5
+            assert mine[name] == pytest.approx(theirs[name], rel=tolerance, abs=1e-6), name
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-6, atol=1e-6)

@@ -16,7 +16,7 @@ from s2d_lib.results.bundle import read_table
 from s2d_lib.runs import open_run
 from s2d_lib.sampling import sample, undisturbed
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.sparse_rl import sparse_rl
+from s2d_lib.stages.rl import sparse_rl
 from s2d_lib.stages.validation import Validation, pair_measures, token_measures
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge

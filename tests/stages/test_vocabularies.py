@@ -22,11 +22,11 @@ from s2d_lib.problems.micro import world_of
 from s2d_lib.problems.world import corpus
 from s2d_lib.runs import open_run
 from s2d_lib.sampling import Rollout, by_text
-from s2d_lib.stages.distillation import dense_trainer
+from s2d_lib.stages.dense import dense_trainer
 from s2d_lib.stages.gold import read
-from s2d_lib.stages.heads import head_of
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.teacher_sample_sft import likeliest
+from s2d_lib.stages.sft import likeliest
+from s2d_lib.stages.states import head_of
 from s2d_lib.study import lineage, load_profile, load_study, resolve
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.load import deep_merge
@@ -136,12 +136,12 @@ def test_in_a_shared_vocabulary_gold_is_the_jsd_and_of_a_model_with_itself_nothi
         sides += [states[:, -mask.shape[1] - 1 : -1], head_of(policy.model)]
     each = linear_divergence(Pair(*sides, mask=mask), beta=0.5).per_token
     wanted = ((each * mask).sum(1) / mask.sum(1)).mean()
-    loss, _, tokens = trainer._compute_loss(trainer.model, batch, None)
+    loss, _, _, tokens = trainer.loss_of(trainer.model, batch)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)
     assert wanted.item() > 1e-3
     assert tokens == mask.sum()
     trainer.teacher = inputs.policy
-    itself, _, _ = trainer._compute_loss(trainer.model, batch, None)
+    itself, *_ = trainer.loss_of(trainer.model, batch)
     itself.backward()
     assert abs(itself.item()) < 1e-6
     assert max(p.grad.abs().max() for p in trainer.model.parameters()) < 1e-5

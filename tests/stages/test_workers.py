@@ -1,18 +1,39 @@
-"""What a notebook makes of its workers: their progress as it grows, the error that came first, the line that starts them."""
+"""What a notebook makes of its workers (progress, errors, the line that starts them), what can not share a model, and one folder
+that the first of two processes looks after."""
 
 import json
+import multiprocessing
+import os
+import shutil
+import socket
 import subprocess
 import sys
-import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+import yaml
+from accelerate import PartialState
+from accelerate.commands.launch import launch_command_parser
+from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers.integrations.fsdp import is_fsdp_managed_module
+from transformers.trainer_pt_utils import AcceleratorConfig
 
-from s2d_lib.runs import PlacedRun
+from s2d_lib.errors import StudyError
+from s2d_lib.models import sharing
+from s2d_lib.models.sharing import before_sharding, check_sharing
+from s2d_lib.runs import PlacedRun, open_run
 from s2d_lib.stages import processes
-from s2d_lib.stages.live import PROGRESS
-from s2d_lib.study import resolve
+from s2d_lib.stages.common import PROGRESS, last_whole_checkpoint, trainer_arguments
+from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.rl import RecordedReward, read_account
+from s2d_lib.study import load_profile, profile_names, resolve
 from s2d_lib.study.load import deep_merge
+from s2d_lib.study.settings import Hardware
 
 SHARED = {"hardware": {"device": "cuda", "processes": 2, "accelerate": "fsdp2.yaml"}}
 
@@ -21,21 +42,13 @@ def placed(tmp_path, tiny, over=None) -> PlacedRun:
     return PlacedRun(resolve("micro-full", "student.grpo", 0, deep_merge(tiny, over or {})), place=tmp_path)
 
 
-def test_lines_come_whole_while_a_file_grows(tmp_path):
-    path, over = tmp_path / PROGRESS, threading.Event()
-
-    def write():
-        for piece in ('{"step": 1}\n{"st', 'ep": 2}', '\n{"step": 3}\n{"step": '):
-            with path.open("a") as stream:
-                stream.write(piece)
-            time.sleep(0.6)  # longer than who reads waits
-        over.set()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    lines = list(processes._lines(path, over.is_set))
-    writer.join()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]  # and not the half that nobody ended
+def test_lines_count_when_they_are_whole(tmp_path):
+    path = tmp_path / PROGRESS
+    assert processes._rows(path) == []
+    path.write_text('{"step": 1}\n{"st')
+    assert processes._rows(path) == [{"step": 1}]
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    assert processes._rows(path) == [{"step": 1}, {"step": 2}]
 
 
 def test_progress_reaches_the_notebook_and_what_follows_the_last_look_too(tmp_path, tiny, monkeypatch):
@@ -72,8 +85,6 @@ def test_workers_that_die_without_a_word_leave_the_end_of_their_log(tmp_path, ti
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_on_gpus_accelerate_understands_the_line_that_starts_the_workers(tmp_path, tiny, shared):
-    from accelerate.commands.launch import launch_command_parser
-
     over = SHARED if shared else deep_merge(SHARED, {"hardware": {"accelerate": None}})
     executable, dash, module, *arguments = processes._command(placed(tmp_path, tiny, over))
     assert (executable, dash, module) == (sys.executable, "-m", "accelerate.commands.launch")
@@ -86,3 +97,149 @@ def test_on_gpus_accelerate_understands_the_line_that_starts_the_workers(tmp_pat
     else:
         assert parsed.multi_gpu
         assert parsed.mixed_precision == "no"
+
+
+# A shared model
+
+
+def shared(file: str) -> Hardware:
+    return Hardware(device="cuda", processes=2, accelerate=file)
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch, root):
+    """A project whose accelerate files can be spoilt: (file, block, key, value)."""
+    folder = tmp_path / "params" / "accelerate"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(sharing, "project_root", lambda: tmp_path)
+
+    def spoil(name: str, block: str | None, key: str, value) -> Hardware:
+        content = yaml.safe_load((root / "params" / "accelerate" / name).read_text())
+        (content[block] if block else content)[key] = value
+        (folder / name).write_text(yaml.safe_dump(content))
+        return shared(name)
+
+    return spoil
+
+
+def test_every_profile_that_shares_a_model_names_a_config_that_accelerate_understands():
+    named = {load_profile(name).hardware for name in profile_names()}
+    assert {hardware.accelerate for hardware in named} >= {None, "fsdp2.yaml"}
+    for hardware in named:
+        check_sharing(hardware)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("fsdp2.yaml", "fsdp_config", "fsdp_verion", 2), "accelerate knows no 'fsdp_verion'"),
+        (("fsdp2.yaml", "fsdp_config", "fsdp_version", 1), "does not share a model by FSDP2 .*fsdp_version to 2"),
+        (("fsdp2.yaml", None, "machines", 1), "is no config file of accelerate"),
+        (("fsdp2.yaml", None, "distributed_type", "MULTI_GPU"), "does not share a model by FSDP2 .*MULTI_GPU"),
+    ],
+)
+def test_a_config_that_does_not_share_a_model_is_refused_in_one_sentence(configs, change, sentence):
+    with pytest.raises(StudyError, match=sentence) as error:
+        check_sharing(configs(*change))
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_that_is_not_there_is_refused(configs):
+    with pytest.raises(StudyError, match=r"hardware.accelerate names none.yaml, which is not in"):
+        check_sharing(shared("none.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "file", "sentence"),
+    [
+        ("student.grpo", "fsdp2.yaml", "adapters can't be trained on a model that processes share"),
+        ("student.srpo", "fsdp2-offload.yaml", "keeps them in the machine's memory: name fsdp2.yaml"),
+    ],
+)
+def test_what_can_not_share_a_model_is_refused(tiny, runs, checkpoint, file, sentence):
+    over = deep_merge(tiny, {"hardware": {"device": "cuda", "processes": 2, "accelerate": file}})
+    over = deep_merge(over, {"stages": {"sparse_rl": {"lora": {"rank": 2, "alpha": 4}}}})
+    with pytest.raises(StudyError, match=sentence):
+        prepare(open_run("micro-full", checkpoint, 0, over))
+
+
+def test_sharded_models_sample_in_step_and_add_up_gradients_in_float32():
+    half = MixedPrecisionPolicy(*[torch.bfloat16] * 3)
+    plugin, model = SimpleNamespace(mixed_precision_policy=half), torch.nn.Linear(1, 1)
+    before_sharding(model, SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
+    assert is_fsdp_managed_module(model)  # what generate asks
+    exact = MixedPrecisionPolicy(torch.bfloat16, torch.float32, torch.float32)
+    assert plugin.mixed_precision_policy == exact
+
+
+def test_every_micro_batch_is_summed_into_shards_under_fsdp_alone(runs, monkeypatch):
+    run = open_run("micro-full", "student.grpo", 0)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    assert "accelerator_config" not in trainer_arguments(run, run.resolved.stage_params)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` says it to its workers
+    config = AcceleratorConfig(**trainer_arguments(run, run.resolved.stage_params)["accelerator_config"])
+    asked = GradientAccumulationPlugin(num_steps=1, **config.gradient_accumulation_kwargs).to_kwargs()
+    assert asked["sync_each_batch"] is True  # what Trainer asks before each micro-batch
+
+
+# One folder
+
+
+def in_two(work, folder: Path) -> None:
+    """`work(rank, folder)` in two processes of one group."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def main(rank: int) -> None:
+        world = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update(world | {"MASTER_PORT": port})
+        AcceleratorState._reset_state(reset_partial_state=True)
+        PartialState(cpu=True)
+        work(rank, folder)
+
+    ranks = [multiprocessing.get_context("fork").Process(target=main, args=(rank,)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [0, 0]
+
+
+def grade(rank: int, folder: Path) -> None:
+    """A step's gradings, each process's own."""
+
+    def correct(prompts, **_):
+        return [float(rank)] * len(prompts)
+
+    reward = RecordedReward(correct, folder / "gradings.jsonl", first_step=1)
+    state = SimpleNamespace(global_step=1, is_world_process_zero=rank == 0)
+    ids = [f"p{rank}", f"q{rank}"]
+    assert reward(ids, ids, [[1], [1, 2]], state, id=ids) == [rank, rank]
+
+
+def test_the_account_holds_what_both_have_graded_as_soon_as_a_step_is_graded(tmp_path):
+    """However the run ends: nothing has to be joined later."""
+    rows = [{"step": step, "problem": "old", "tokens": 9, "correct": 0} for step in (0, 1)]
+    (tmp_path / "gradings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    in_two(grade, tmp_path)
+    account = read_account(tmp_path / "gradings.jsonl")
+    assert account["problem"].tolist() == ["old", "p0", "q0", "p1", "q1"]
+    assert account["correct"].tolist() == [0, 0, 0, 1, 1]
+    assert [path.name for path in tmp_path.iterdir()] == ["gradings.jsonl"]
+
+
+def look(rank: int, folder: Path) -> None:
+    """Resume; who is not the first must not touch anything."""
+    if rank == 1:
+        shutil.rmtree = pytest.fail
+    assert last_whole_checkpoint(folder).endswith("checkpoint-2")
+
+
+def test_one_process_removes_half_written_checkpoints_and_both_resume_from_the_same(tmp_path):
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
+    for step in range(10, 30):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    in_two(look, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]

@@ -12,7 +12,7 @@ from s2d_lib.notebook import finish
 from s2d_lib.runs import open_run
 from s2d_lib.sampling import read_rollouts
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.teacher_rollouts import teacher_rollouts
+from s2d_lib.stages.stored_teacher import teacher_rollouts
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Decoding
 from s2d_lib.vllm import context_for, sampler

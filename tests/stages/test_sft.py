@@ -1,7 +1,6 @@
 """Teacher SFT on the released micro teacher: an outside model's answers, sampled or from a file, or its own that are right."""
 
 import json
-import shutil
 
 import pandas as pd
 import pytest
@@ -12,8 +11,7 @@ from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import open_run
 from s2d_lib.sampling import read_rollouts
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.live import LiveCurve
-from s2d_lib.stages.teacher_sft import answers_to_learn
+from s2d_lib.stages.sft import answers_to_learn
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 
@@ -27,14 +25,20 @@ def halved(tiny) -> dict:
     return deep_merge(tiny, {"problems": {"pools": {"full": {"count": 32}}}, "stages": twice})
 
 
-def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_every_label(make, tiny):
-    run = make("teacher.sft_own")
+@pytest.fixture
+def few(tiny) -> dict:
+    """Overrides like `tiny` whose steps take four answers: few of the teacher's own are right."""
+    return deep_merge(tiny, {"stages": {"teacher_sft": {"batch": 4, "micro_batch": 4}}})
+
+
+def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_every_label(make, few):
+    run = make("teacher.sft_own", overrides=few)
     record, resolved = run.record, run.record["resolved"]
     assert (resolved["role"], resolved["parents"]) == (
         "teacher",
         {"from": "teacher", "rollouts": "teacher.rollouts.full"},
     )
-    opened = open_run("micro-full", "teacher.sft_own", 0, tiny)
+    opened = open_run("micro-full", "teacher.sft_own", 0, few)
     inputs = prepare(opened)
     rollouts, how = read_rollouts(opened.parent("rollouts").path("rollouts.parquet"))
     assert how["teacher"] == "teacher"
@@ -42,7 +46,7 @@ def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_ever
     answers = {p.id: p.answer for p in inputs.problems.pool}
     right = [r for r in rollouts if grade(r.text, answers[r.problem], mode="exact").correct]
     assert answers_to_learn(opened, inputs) == right
-    assert 8 <= len(right) < len(rollouts) == 32
+    assert 4 <= len(right) < len(rollouts) == 32
 
     gradings = pd.read_json(run.path("gradings.jsonl"), lines=True)
     assert list(gradings.columns) == ["step", "problem", "tokens", "correct"]  # as sparse RL's
@@ -52,37 +56,24 @@ def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_ever
     assert record["label_use"] == {"problems": dict.fromkeys(sorted(answers), 2), "gradings": 32}
     assert record["optimizer_steps"] == 4
     assert record["sampled"] == {"sequences": 0, "tokens": 0}  # the rollouts' own run has sampled them
-    passes, rest = divmod(4 * 8, len(right))
+    passes, rest = divmod(4 * 4, len(right))
     lengths = sorted(len(r.ids) for r in right)
     least = passes * sum(lengths)
     assert least + sum(lengths[:rest]) <= record["trained_tokens"] <= least + sum(lengths[len(lengths) - rest :])
     assert record["problems"]["label_pool"]["name"] == "full"
 
 
-def test_its_samples_are_those_that_the_raw_teachers_bridge_trains_on(make, tiny):
-    make("teacher.sft_own")
-    make("student.warm.raw_teacher")
-    runs = [open_run("micro-full", name, 0, tiny) for name in ("teacher.sft_own", "student.warm.raw_teacher")]
+def test_its_samples_are_those_that_the_raw_teachers_bridge_trains_on(make, few):
+    make("teacher.sft_own", overrides=few)
+    make("student.warm.raw_teacher", overrides=few)
+    runs = [open_run("micro-full", name, 0, few) for name in ("teacher.sft_own", "student.warm.raw_teacher")]
     assert runs[0].parent("rollouts").folder == runs[1].parent("rollouts").folder
 
 
-def test_an_interrupted_run_ends_in_the_same_bytes(make, halved, monkeypatch):
-    whole = make("teacher.sft_1H", overrides=halved)
-    assert "label_use" not in whole.record
-    assert whole.record["problems"]["label_pool"]["size"] == 16
-    expected = {name: h for name, h in whole.record["files"].items() if name != "metrics.csv"}
-    shutil.rmtree(whole.folder)
-
-    def die(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LiveCurve, "on_step_end", die, raising=False)
-        with pytest.raises(KeyboardInterrupt):
-            make("teacher.sft_1H", overrides=halved)
-    resumed = make("teacher.sft_1H", overrides=halved).record
-    assert {name: resumed["files"][name] for name in expected} == expected
+def test_an_interrupted_run_ends_in_the_same_bytes(ends_in_the_same_bytes, halved):
+    run, _ = ends_in_the_same_bytes("teacher.sft_1H", halved)
+    assert "label_use" not in run.record
+    assert run.record["problems"]["label_pool"]["size"] == 16
 
 
 def test_too_few_right_answers_are_said_before_training(make, tiny):

@@ -1,7 +1,7 @@
-"""What the teacher says of stored rollouts, written down once instead of computed again in every epoch.
+"""What a teacher says once, for all that train on it: its rollouts, and its hidden states at each of their tokens.
 
-The teacher is frozen and the rollouts are stored, so its distribution at each of their tokens never changes. On request its
-last hidden states are kept, in the dtype that computed them, for every token of every rollout: exact; its head stays in use.
+The teacher is frozen and the rollouts are stored, so its distribution at their tokens never changes. On request its last hidden
+states are written down instead of computed again in every epoch, in the dtype that computed them: exact; its head stays in use.
 """
 
 import shutil
@@ -13,21 +13,67 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from s2d_lib.errors import StudyError
-from s2d_lib.losses import Head
+from s2d_lib.losses import Head, token_log_probs
 from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.runs import Run
-from s2d_lib.sampling import Rollout
-from s2d_lib.stages.heads import head_of
+from s2d_lib.sampling import Rollout, completion_states, read_rollouts, write_rollouts
+from s2d_lib.stages.common import run_seed
 from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.states import completion_hidden, head_of, padded
+from s2d_lib.vllm import sampler
+
+
+def teacher_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:
+    """Sample `samples_per_problem` completions of every problem of the pool from the teacher.
+
+    Returns:
+        The rollouts. The run keeps them in rollouts.parquet, with their log-probabilities and how they were sampled.
+    """
+    path = run.path("rollouts.parquet")
+    if path.is_file():
+        return read_rollouts(path)[0]
+    resolved, pool = run.resolved, inputs.problems.pool
+    seed, sampling = run_seed(run, "rollouts"), resolved.sampling
+    with run.phase("sampling"), sampler(run, inputs.policy, "rollouts", pool) as sample:
+        each = resolved.stage_params.samples_per_problem
+        rollouts = sample(pool, samples=each, sampling=sampling, seed=seed, about=resolved.checkpoint)
+    log_probs = sequence_log_probs(inputs.policy, pool, rollouts, sampling.batch)
+    how = {
+        "teacher": resolved.parents["teacher"],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or 0,
+        "log_prob": "nats of the whole completion under the teacher at temperature 1, top-p 1",
+        "seed": seed,
+    }
+    tokens = sum(len(r.ids) for r in rollouts)
+    run.remember(sampled={"sequences": len(rollouts), "tokens": tokens}, problems=inputs.problems.report)
+    write_rollouts(path, rollouts, log_probs, how)
+    return rollouts
+
+
+@torch.no_grad()
+def sequence_log_probs(
+    policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], batch: int
+) -> list[float]:
+    """Log-probability (nats, temperature 1) of every rollout under the policy, EOS included; `batch` rollouts at a time."""
+    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids(problems), strict=True))
+    head, values = head_of(policy.model), []
+    for start in range(0, len(rollouts), batch):
+        part = rollouts[start : start + batch]
+        # Of a model that lies on several GPUs, the last one has the head.
+        hidden, tokens = (t.to(head.weight.device) for t in completion_states(policy, prompt_ids, part))
+        chosen = token_log_probs(hidden, head, tokens).log_probs
+        values += [token_values.sum().item() for token_values in chosen.split([len(r.ids) for r in part])]
+    return values
 
 
 class TeacherTargets:
-    """Kept targets; of their file only what a batch needs is read."""
+    """Kept hidden states; of their file only what a batch needs is read."""
 
     def __init__(self, path: Path, rollouts: Sequence[Rollout], head: Head):
         """`rollouts` in the file's order; `head` is the teacher's."""
@@ -44,7 +90,8 @@ class TeacherTargets:
         """
         kept = mask.cpu() != 0
         places = (self._starts[rollouts.cpu(), None] + torch.arange(mask.shape[1]))[kept].numpy()
-        values = _as_tensor(self._values[places])
+        values = torch.from_numpy(self._values[places])
+        values = values.view(torch.bfloat16) if values.dtype == torch.uint16 else values
         spread = values.new_zeros(*mask.shape, values.shape[-1])
         spread[kept] = values
         return spread.to(mask.device), self._head
@@ -79,14 +126,7 @@ def kept_targets(run: Run, inputs: Inputs) -> TeacherTargets:
 def write_targets(
     path: Path, teacher: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], *, batch: int
 ) -> None:
-    """Let the teacher read every rollout once and write its hidden states to a .npy file (tokens, H).
-
-    Args:
-        path: The file.
-        teacher: Who is asked.
-        problems: Those of the rollouts.
-        rollouts: Read in this order.
-        batch: Rollouts at a time.
+    """Let the teacher read every rollout once, `batch` at a time, and write its hidden states to a .npy file (tokens, H).
 
     Raises:
         StudyError: When the disk has no room for them; nothing but the first batch has been computed by then.
@@ -97,9 +137,9 @@ def write_targets(
     with path.open("wb") as stream, tqdm(total=len(rollouts), desc="teacher targets", unit="rollout") as bar:
         for start in range(0, len(rollouts), batch):
             part = rollouts[start : start + batch]
-            with torch.no_grad():
-                hidden = completion_states(teacher, [prompts[r.problem] for r in part], [r.ids for r in part])
-            values = _as_array(hidden)
+            hidden = teacher_states(teacher, [prompts[r.problem] for r in part], [r.ids for r in part])
+            # numpy has no bfloat16: its bits as whole numbers
+            values = (hidden.view(torch.uint16) if hidden.dtype == torch.bfloat16 else hidden).cpu().numpy()
             if start == 0:
                 _check_room(path, total * values[0].nbytes)
                 descr = np.lib.format.dtype_to_descr(values.dtype)
@@ -109,24 +149,19 @@ def write_targets(
             bar.update(len(part))
 
 
-def completion_states(policy: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+@torch.no_grad()
+def teacher_states(policy: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
     """Last hidden states (tokens, H) from which the completions' tokens are predicted, one completion after the other.
 
-    Padded as TRL's trainer pads (read from release 1.16): prompts left, completions right. So what it would compute anew
-    differs at most by rounding, where the longest prompt or completion of its batch is another.
+    Padded as TRL's trainer pads. So what it would compute anew differs at most by rounding, where the longest prompt or
+    completion of its batch is another.
     """
     model, pad = policy.model, policy.tokenizer.pad_token_id
-    sides = []
-    for side, rows in (("left", prompts), ("right", completions)):
-        rows = [torch.tensor(row) for row in rows]
-        ids = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side=side)
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=side)
-        sides.append((ids, mask))
-    ids, mask = (torch.cat(pair, dim=1).to(model.device) for pair in zip(*sides, strict=True))
+    (ids, mask), completion = (
+        padded(rows, pad, side, model.device) for rows, side in ((prompts, "left"), (completions, "right"))
+    )
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
-        hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    kept = sides[1][1].to(model.device) != 0
-    return hidden[:, -kept.shape[1] - 1 : -1][kept]
+        return completion_hidden(model, ids, mask, *completion)[completion[1] != 0]
 
 
 def _check_room(path: Path, needed: int) -> None:
@@ -136,13 +171,3 @@ def _check_room(path: Path, needed: int) -> None:
             f"the teacher targets need {needed / 1e9:.1f} GB but {path.parent} has {free / 1e9:.1f} GB free: set "
             "`teacher_targets` to recompute, or let S2D_RUNS name a folder on a larger disk."
         )
-
-
-def _as_array(tensor: Tensor) -> np.ndarray:
-    """For numpy, which has no bfloat16: its bits as whole numbers."""
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
-
-
-def _as_tensor(array: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor

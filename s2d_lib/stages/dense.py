@@ -1,0 +1,186 @@
+"""The dense bridge: matching a teacher's next-token distributions (paper A: Stage 2a forward KL, Stage 2b OPD).
+
+One thin subclass of TRL's DistillationTrainer with two choices: whose states (stored teacher rollouts, or the
+student's own rollouts) and which divergence.
+"""
+
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from trl import DistillationConfig, DistillationTrainer
+
+from s2d_lib.errors import StudyError
+from s2d_lib.losses import Head, Pair, estimator
+from s2d_lib.models.adapters import lora_config, plain
+from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS
+from s2d_lib.models.sharing import in_shards
+from s2d_lib.runs import Run
+from s2d_lib.stages.common import StepMetrics, finished_metrics, run_seed, scheduled, train, trainer_arguments
+from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.processes import in_processes
+from s2d_lib.stages.states import by_length, completion_hidden, head_of, inside_forward
+from s2d_lib.stages.stored_teacher import TeacherTargets, kept_targets
+from s2d_lib.study.problem_sets import LabelBudget
+from s2d_lib.vllm import check_syncs, vllm_arguments
+
+CARRIED = ("rollout", "problem")  # columns of numbers that follow a row into its batch
+
+
+@in_processes
+def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
+    """Train `inputs.policy` towards `inputs.teacher`, on teacher or student states.
+
+    Returns:
+        Metrics of every optimiser step (divergence in nats per token, the student's entropy). The run keeps the model
+        and the metrics.
+    """
+    if (done := finished_metrics(run)) is not None:
+        return done
+    trainer = dense_trainer(run, inputs)
+    params = run.resolved.stage_params
+
+    def cost(metrics: pd.DataFrame) -> dict:
+        tokens = int((metrics["completions/mean_length"] * params.batch).round().sum())
+        fresh = params.states == "student"
+        sampled = {"sequences": params.batch * params.steps if fresh else 0, "tokens": tokens if fresh else 0}
+        return {"sampled": sampled, "trained_tokens": tokens}
+
+    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: divergence, nats per token", cost)
+
+
+def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
+    """The trainer of a dense stage, before its first step.
+
+    Raises:
+        StudyError: Fewer rows than one optimiser step takes, or no room on the disk for kept teacher targets.
+    """
+    params, policy, sampling = run.resolved.stage_params, inputs.policy, run.resolved.sampling
+    rows = _rows(run, inputs)
+    if len(rows) * params.group_size < params.batch and not isinstance(run.resolved.problems.pool, LabelBudget):
+        raise StudyError(
+            f"{run.resolved.checkpoint!r} has {len(rows)} rows to train on but one optimiser step takes {params.batch}: "
+            "lower `batch` or enlarge the pool or its rollouts."
+        )
+    common = trainer_arguments(run, params)
+    if params.estimator == "gold":
+        from s2d_lib.stages.gold import GoldTrainer, span_loss  # TRL's experimental loss: imported where it is used
+
+        loss = span_loss(policy, inputs.teacher, sampling.temperature, beta=params.beta, **common)
+        asked = inputs.teacher.prompt_ids(inputs.problems.pool)
+        kind = partial(GoldTrainer, teacher=inputs.teacher, prompts=asked, span_loss=loss)
+    else:
+        with run.phase("loading"):
+            targets = None if params.teacher_targets == "recompute" else kept_targets(run, inputs)
+        # Whose states, whose top tokens
+        options = {"top_k": params.top_k, "top_k_of": params.states} if params.top_k else {}
+        divergence = estimator(params.estimator, beta=params.beta, **options)
+        teacher = inputs.teacher.model if targets is None else None
+        kind = partial(DenseTrainer, teacher_model=teacher, divergence=divergence, targets=targets)
+    config = DistillationConfig(
+        **common,
+        beta=params.beta,
+        max_completion_length=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k or 0,
+        chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
+        **vllm_arguments(run, policy, inputs.problems.pool),
+    )
+    prompts = params.batch // params.group_size
+    trainer = kind(
+        model=policy.model,
+        args=config,
+        train_dataset=scheduled(rows, prompts, params.steps, run_seed(run, "order"), copies=params.group_size),
+        processing_class=policy.tokenizer,
+        peft_config=lora_config(policy.model, params.lora),
+    )
+    check_syncs(trainer, run, policy, inputs.problems.pool)
+    return trainer
+
+
+def _rows(run: Run, inputs: Inputs) -> list[dict]:
+    """What one pass over the data is: a row a problem, or a row a stored teacher rollout."""
+    policy = inputs.policy
+    if run.resolved.params["states"] == "student":
+        return [{"prompt": policy.prompt(p), "problem": i} for i, p in enumerate(inputs.problems.pool)]
+    prompts = {p.id: policy.prompt(p) for p in inputs.problems.pool}
+    return [
+        {"prompt": prompts[r.problem], "completion_ids": list(r.ids), "rollout": i}
+        for i, r in enumerate(inputs.rollouts)
+    ]
+
+
+class DenseTrainer(StepMetrics, DistillationTrainer):
+    """TRL's DistillationTrainer with the losses of s2d_lib.losses and, on request, stored completions: rows with a column
+    `completion_ids` are not sampled but taken as they are (teacher rollouts)."""
+
+    def __init__(self, *args: Any, divergence, targets: TeacherTargets | None = None, **kwargs: Any):
+        """`divergence` is an estimator of s2d_lib.losses with its options set.
+
+        With `targets` the teacher is not asked: rows need a `rollout` column, their place among the stored rollouts.
+        """
+        super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled and self.teacher_model is not None:
+            self.teacher_model = in_shards(self.teacher_model, self.accelerator)
+        self.divergence, self.targets = divergence, targets
+        self._stored: list[list[int]] | None = None
+
+    def _generate_and_score_completions(self, inputs):
+        self._stored = [row["completion_ids"] for row in inputs] if "completion_ids" in inputs[0] else None
+        batch = super()._generate_and_score_completions(inputs)
+        # As tensors they follow their rows when TRL shuffles and splits the batch
+        return batch | {name: torch.tensor([row[name] for row in inputs]) for name in CARRIED if name in inputs[0]}
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        return self._stored if self._stored is not None else super()._generate_single_turn(prompt_ids, *args, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """A micro-batch's part of the optimiser step's mean over tokens, inside the wrapper's forward pass.
+
+        Logged with it, over all processes: the student's entropy, and the share of tokens on which student and teacher agree.
+        """
+        student = self.accelerator.unwrap_model(model)
+        loss, *sums = inside_forward(model, student, lambda: self.loss_of(student, inputs))
+        entropy, agreed, tokens = self.accelerator.reduce(torch.stack(sums), reduction="sum")
+        found = self._metrics["train"]
+        found["entropy"].append((entropy / tokens.clamp(min=1)).item())
+        if self.divergence is not None and tokens:
+            found["argmax_agreement"].append(agreed.item() / tokens.item())
+        return loss
+
+    def loss_of(self, student, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss of a micro-batch, entropy (nats) and agreements summed over its tokens, and their number.
+
+        The loss is a sum over the tokens divided by their number in the whole optimiser step. As data-parallel training averages
+        gradients, a process divides by its share of that number.
+        """
+        total = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
+        parts = [self.part_loss(student, part, total) for part in by_length(inputs)]
+        return tuple(sum(values) for values in zip(*parts, strict=True))
+
+    def part_loss(self, student, inputs: dict[str, Tensor], total: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same of some rows: `prompt_ids` and `prompt_mask` (B, P), `completion_ids` and `completion_mask` (B, T)."""
+        student, mask = plain(student), inputs["completion_mask"]
+        batch = [inputs[f"{part}_{kind}"] for part in ("prompt", "completion") for kind in ("ids", "mask")]
+        # accelerate's autocast sits on the models' own forward, which no call of a model here goes through.
+        with self.accelerator.autocast():
+            hidden = completion_hidden(student, *batch)
+            if self.targets is not None:
+                teacher_hidden, teacher = self.targets.of(inputs["rollout"], mask)
+            else:
+                teacher_hidden, teacher = self.ask_teacher(batch)
+        options = {"temperature": self.temperature, "mask": mask, "normalizer": total}
+        pair = Pair(hidden, head_of(student), teacher_hidden, teacher, **options)
+        result = self.divergence(pair, tokens=inputs["completion_ids"])
+        return result.loss, result.entropy.sum(), result.agreement.float().sum(), mask.float().sum()
+
+    @torch.no_grad()
+    def ask_teacher(self, batch: list[Tensor]) -> tuple[Tensor, Head]:
+        """The teacher's hidden states (B, T, H) at a batch's completions, computed, and its head."""
+        self.teacher_model.eval()
+        teacher = self.accelerator.unwrap_model(self.teacher_model)
+        # Through the teacher's own wrapper, so that sharded parameters are there during the forward pass.
+        return inside_forward(self.teacher_model, teacher, lambda: completion_hidden(teacher, *batch)), head_of(teacher)

@@ -1,0 +1,203 @@
+"""What a run reads: refused in one sentence before training, told from what it was, and gone when it is no more needed."""
+
+import gc
+import importlib.util
+import json
+import shutil
+import weakref
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+
+from s2d_lib.errors import StudyError
+from s2d_lib.models.policy import load_policy
+from s2d_lib.problems import micro
+from s2d_lib.runs import LOGS, open_run, read_finished
+from s2d_lib.stages import inputs as module
+from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.rl import sparse_rl
+from s2d_lib.study import resolve
+from s2d_lib.study.load import deep_merge
+from s2d_lib.study.resolve import RELEASED
+
+REMEDY = (
+    r"put the old one back, give the new one a name or a profile of its own, or delete the runs that read the old one"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("checkpoint", "change", "sentence"),
+    [
+        ("student.grpo", {"problems": {"pools": {"full": {"count": 3}}}}, "has 3 problems but one optimiser step"),
+        ("student.opd_only.rl_teacher", {"problems": {"pools": {"full": {"count": 15}}}}, "has 15 problems but one"),
+        (
+            "student.warm.raw_teacher",
+            {"stages": {"teacher_rollouts": {"samples_per_problem": 1}, "forward_kl": {"batch": 32}}},
+            "has 16 problems, 16 answers to learn, but one optimiser step of forward_kl takes 32",
+        ),
+        ("student", {"hardware": {"device": "cuda"}}, "but torch sees 0: run it where there are as many"),
+        ("student", {"roles": {"student": {"model": "./nowhere"}}}, "the model folder './nowhere' does not exist"),
+        ("student", {"roles": {"student": {"pad_token": "<eos>"}}}, "EOS and pad are the same token"),
+        ("student", {"roles": {"student": {"eos_token": "<end>"}}}, "is not in the vocabulary"),
+        ("student", {"roles": {"student": {"chat": True}}}, "has no chat template"),
+        ("student", {"logging": "trackio"}, "the package trackio is not installed: `.venv/bin/pip install trackio`"),
+        ("student.warm.raw_teacher", {"roles": {"teacher": {"eos_token": "#"}}}, "they differ in the EOS token"),
+        ("student.teacher_sample_sft.rl_teacher", {"roles": {"teacher": {"eos_token": "#"}}}, "they differ in the EOS"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_training(make, tiny, monkeypatch, checkpoint, change, sentence):
+    if change.get("hardware") and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    find = importlib.util.find_spec
+    absent = lambda name, *rest: (name != "trackio" and find(name, *rest)) or None  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    with pytest.raises(StudyError) as error:
+        make(checkpoint, overrides=deep_merge(tiny, change))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_problems_with_longer_prompts_are_left_out_and_counted(make, tiny, capsys):
+    # Functions in a chain are words of its prompt, beside two more
+    mixed = deep_merge(tiny, {"problems": {"pools": {"full": {"lengths": [2, 3]}}}})
+    for limit, left in ((5, 16), (4, 9)):
+        stage = {"stages": {"sparse_rl": {"max_prompt_tokens": limit, "batch": 8, "micro_batch": 8}}}
+        make("student", overrides=(limited := deep_merge(mixed, stage)))
+        found = prepare(open_run("micro-full", "student.grpo", 0, limited)).problems
+        assert (len(found.pool), found.report["longer_prompts"]) == (left, 16 - left)
+    said = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert said == ["7 of 16 problems are left out: their prompts are longer than 4 tokens."]
+
+
+@pytest.mark.parametrize(("checkpoint", "dtype"), [("student", torch.bfloat16), ("student.grpo", torch.float32)])
+def test_only_weights_that_are_trained_are_float32_under_bfloat16(make, tiny, checkpoint, dtype):
+    overrides = deep_merge(tiny, {"hardware": {"dtype": "bfloat16"}})
+    if checkpoint == "student.grpo":
+        make("student", overrides=overrides)
+    assert prepare(open_run("micro-full", checkpoint, 0, overrides)).policy.model.dtype == dtype
+
+
+def optimisers() -> set[int]:
+    return {id(one) for one in gc.get_objects() if issubclass(type(one), torch.optim.Optimizer)}
+
+
+def test_no_optimiser_gradient_or_teacher_outlives_training(runs, tiny):
+    overrides = deep_merge(tiny, {"stages": {"sparse_rl": {"steps": 1, "warmup_steps": 0}}})
+    open_run("micro-full", "student", 0, overrides).finish()
+    run = open_run("micro-full", "student.grpo", 0, overrides)
+    inputs = prepare(run)
+    inputs.teacher = load_policy(run.resolved.model, run.resolved.hardware)
+    teacher = weakref.ref(inputs.teacher.model)
+    gc.collect()
+    before = optimisers()
+    sparse_rl(run, inputs)
+    inputs.drop_training()
+    assert not optimisers() - before
+    assert teacher() is None
+    assert all(weight.grad is None for weight in inputs.policy.model.parameters())
+
+
+# What is read from outside the study
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The released student in a folder that can be changed."""
+    return shutil.copytree(RELEASED / "student", tmp_path / "student")
+
+
+@pytest.fixture
+def own(tiny, folder) -> dict:
+    """Overrides: a student from that folder."""
+    return deep_merge(tiny, {"roles": {"student": {"model": str(folder)}}})
+
+
+def change_weights(folder):
+    weights = load_file(folder / "model.safetensors")
+    first = next(iter(weights))
+    save_file(weights | {first: weights[first] + 1}, folder / "model.safetensors", {"format": "pt"})
+
+
+def change_tokenizer(folder):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 63}))
+
+
+@pytest.mark.parametrize(
+    ("change", "file"), [(change_weights, "model.safetensors"), (change_tokenizer, "tokenizer_config.json")]
+)
+def test_a_model_that_has_changed_since_the_base_run_is_refused(make, own, folder, change, file):
+    make("student", overrides=own)
+    change(folder)
+    for checkpoint in ("student", "student.grpo"):  # shown again, and trained from
+        with pytest.raises(StudyError, match=rf"the model .*{folder}.* is not what it was .*\({file}\): {REMEDY}"):
+            prepare(open_run("micro-full", checkpoint, 0, own))
+
+
+def test_an_interrupted_run_does_not_go_on_with_other_weights(runs, own, folder):
+    run = open_run("micro-full", "student", 0, own)
+    prepare(run)
+    run.remember()
+    prepare(open_run("micro-full", "student", 0, own))  # nothing has changed
+    change_weights(folder)
+    with pytest.raises(StudyError, match=r"is not what it was for the run in .*student\.unfinished"):
+        prepare(open_run("micro-full", "student", 0, own))
+
+
+def test_problems_that_have_changed_are_refused_and_others_are_not(make, tiny, monkeypatch):
+    assert set(make("student").record["read"]) == {"the model 'micro/chains-student'"} | {
+        f"the problem set {name!r}" for name in ("micro-math", "micro-aime", "known-facts", "known-long")
+    }
+    prepare(open_run("micro-full", "student.grpo", 0, tiny))
+    world = type(micro.world_of(open_run("micro-full", "student", 0, tiny).resolved.problems))
+    made = world.problems
+    monkeypatch.setattr(
+        world, "problems", lambda self, name, *a, **k: made(self, name, *a, **k)[: -1 if name == "micro-aime" else None]
+    )
+    with pytest.raises(
+        StudyError, match=r"the problem set 'micro-aime' is not what it was .*\(other problems, answers or traces\)"
+    ):
+        prepare(open_run("micro-full", "student.grpo", 0, tiny))
+
+
+def test_a_model_of_the_hub_is_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert module.model_content("some-org/some-model") == {}
+    ref = tmp_path / "models--some-org--some-model" / "refs" / "main"
+    ref.parent.mkdir(parents=True)
+    ref.write_text("0123abc")
+    assert module.model_content("some-org/some-model") == {"commit": "0123abc"}
+
+
+# A viewer's files
+
+
+def test_logging_makes_no_run_stale_and_its_viewer_may_change_its_files(runs, tiny):
+    plain, logged = (resolve("micro-full", "student.grpo", 0, over) for over in ({}, {"logging": "trackio"}))
+    assert logged.hash == plain.hash
+    assert "logging" not in plain.model_dump()
+    with pytest.raises(StudyError, match="logging"):
+        resolve("micro-full", "student.grpo", 0, {"logging": "wandb"})
+    made = open_run("micro-full", "student.grpo", 0, {"logging": "tensorboard"})
+    made.path(LOGS).mkdir()
+    made.path(LOGS).joinpath("database").write_text("x")
+    assert set(made.finish()["files"]) == {"resolved.json"}
+    made.path(LOGS).joinpath("database").write_text("changed")
+    assert read_finished(made.final)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_tensorboards_file_holds_the_steps_of_a_run_that_is_the_same(make, tiny):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plain = make("student.grpo")
+    weights = plain.record["files"]["model/model.safetensors"]
+    shutil.rmtree(plain.folder)  # logging changes no hash, so it would be the run that is asked for
+    run = make("student.grpo", overrides=deep_merge(tiny, {"logging": "tensorboard"}))
+    assert run.record["files"]["model/model.safetensors"] == weights
+    events = EventAccumulator(str(run.path(LOGS))).Reload()
+    assert [event.step for event in events.Scalars("train/reward")] == [1, 2, 3, 4]

@@ -1,0 +1,129 @@
+"""The self-teacher: the moving average by hand, kept to the byte; what it is shown, and what is cut when that is too long."""
+
+import pytest
+import torch
+from fixed_rollouts import MIXED, questions, student, trainer
+from transformers import TrainerCallback
+
+from s2d_lib.claims import load_claims
+from s2d_lib.errors import StudyError
+from s2d_lib.models.adapters import lora_config, plain
+from s2d_lib.problems.base import Problem
+from s2d_lib.stages.second_look import given_to_base
+from s2d_lib.stages.self_teacher import Reprompts, SelfTeacher
+from s2d_lib.study.settings import Lora
+
+QUESTION = "v1 f2 f3 ?"
+SOLUTION = "v1 f2 v4 f3 v9 # v9"
+
+
+class Watching(TrainerCallback):
+    """Keeps the trained weights after every step."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.seen.append({name: w.detach().clone() for name, w in plain(model).named_parameters() if w.requires_grad})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)])
+def test_the_self_teacher_is_the_moving_average_by_hand_of_what_is_trained(tmp_path, lora):
+    rate, config, seen = 0.3, lora and lora_config(student().model, lora), []
+    made = trainer(tmp_path, "srpo", [*MIXED, *MIXED], 8, steps=2, ema_rate=rate, steps_per_sampling=2, peft=config)
+    Watching(seen).on_step_end(None, None, None, model=made.model)
+    made.add_callback(Watching(seen))
+    made.train()
+    teacher, policy = (dict(plain(model).named_parameters()) for model in (made.self_teacher.model, made.model))
+    assert len(seen) == 3
+    for name, hand in seen[0].items():
+        for later in seen[1:]:
+            hand = (1 - rate) * hand + rate * later[name]
+        torch.testing.assert_close(teacher[name], hand, rtol=1e-6, atol=1e-7)
+    assert any(not torch.equal(teacher[name], policy[name]) for name in seen[0])
+    assert not any(weights.requires_grad for name, weights in teacher.items() if name in seen[0])
+    assert all(teacher[name] is policy[name] for name in teacher if name not in seen[0])  # the base is held once
+    if lora is None:  # tied weights are averaged once
+        model = made.self_teacher.model
+        torch.testing.assert_close(model.lm_head.weight, model.get_input_embeddings().weight)
+    made.self_teacher.save(tmp_path)
+    before = {name: weights.clone() for name, weights in teacher.items()}
+    with torch.no_grad():
+        for name in seen[0]:
+            teacher[name].zero_()
+    made.self_teacher.load(tmp_path)
+    assert all(torch.equal(before[name], weights) for name, weights in teacher.items())
+
+
+def test_a_saved_self_teacher_is_the_same_to_the_byte(tmp_path):
+    one, other = SelfTeacher(student().model, 0.1), SelfTeacher(student().model, 0.1)
+    with torch.no_grad():
+        for p in one.model.parameters():
+            p.add_(torch.randn_like(p))
+    one.save(tmp_path)
+    other.load(tmp_path)
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name])
+
+
+# What it is shown
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return student()
+
+
+def test_a_short_one_is_the_template_and_a_solutions_braces_are_just_text(policy):
+    ids, cut = Reprompts(policy, "{solution} {question}").of_solution(QUESTION, SOLUTION)
+    assert policy.tokenizer.decode(ids) == f"{SOLUTION} {QUESTION}"
+    assert not cut
+    ids, _ = Reprompts(policy, "{solution} {question}").of_solution("{solution}", "{question}")
+    assert len(ids) == 2  # unknown words
+
+
+@pytest.mark.parametrize("limit", [5, 7, 10])
+def test_a_long_one_loses_the_beginning_of_its_solution_and_nothing_else(policy, limit):
+    ids, cut = Reprompts(policy, "# {question} {solution} ?", max_tokens=limit + 2).of_solution(QUESTION, SOLUTION)
+    words = policy.tokenizer.decode(ids).split()
+    assert cut
+    assert len(ids) == limit + 2
+    assert words == ["#", *QUESTION.split(), *SOLUTION.split()[-(limit - 4) :], "?"]
+
+
+def test_the_limit_is_what_the_context_leaves(policy):
+    assert Reprompts(policy, "{solution} {question}", max_new_tokens=20).limit == 64 - 20
+    assert Reprompts(policy, "{solution} {question}", max_tokens=30, max_new_tokens=20).limit == 30
+    with pytest.raises(StudyError, match="lower max_reprompt_tokens to 44 or less"):
+        Reprompts(policy, "{solution} {question}", max_tokens=45, max_new_tokens=20)
+
+
+def test_a_question_that_leaves_no_room_is_refused_beforehand(policy):
+    long = Problem("long", "f1 " * 50, "v1")
+    made = Reprompts(policy, "{solution} {question}", max_new_tokens=20)
+    made.check_fit(questions(8))
+    with pytest.raises(StudyError, match="the reprompt of problem 'long' takes 50 tokens without any solution"):
+        made.check_fit([*questions(8), long])
+    with pytest.raises(StudyError, match="takes 50 tokens without any solution"):
+        made.of_solution(long.prompt, SOLUTION)
+
+
+# What a given solution is worth to a base model, without which it has nothing to say as a self-teacher
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", load_claims().courses["micro-srpo"].profiles)
+def test_a_solution_helps_the_base_model_of_every_benchmark(profile):
+    table = given_to_base(profile, samples=4)
+    assert len(table) >= 50  # of 200 problems are solved now and then
+    mean = table.mean(numeric_only=True)
+    assert mean["own solution"] > 1.5 * mean["alone"]
+    assert mean["own solution"] > mean["another's solution"] + 0.02
+
+
+def test_a_profile_without_a_self_teacher_is_refused():
+    with pytest.raises(StudyError, match=r"needs `stages\.self_distillation`"):
+        given_to_base("micro-full")
+    with pytest.raises(StudyError, match="has no role 'taecher'"):
+        given_to_base("micro-table-lookup", "taecher")
