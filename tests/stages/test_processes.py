@@ -131,6 +131,7 @@ def test_an_interrupted_run_of_a_shared_model_goes_on(make, tiny, tmp_path, shar
     saving["self_distillation"] = saving["opd"] | {"ema_rate": 0.5}  # one that began anew at step 3 would be elsewhere
     one, two = (make("student.srpo", overrides=quick(tiny, number, **saving)) for number in (1, 2))
     assert (tmp_path / "steps").read_text().splitlines() == ["[1, 2, 3, 3, 4]"] * 2
+    assert pd.read_csv(one.path("metrics.csv"))["routed/sdpo"][2:].max() > 0  # the self-teacher is asked
     same_steps(one, two)
     assert {round(float(share), 2) for share in shares.read_text().split()} == {0.5}
 

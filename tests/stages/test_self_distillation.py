@@ -65,16 +65,18 @@ def test_the_record_accounts_for_labels_time_and_the_self_teachers_tokens(make):
 def test_an_interrupted_run_ends_in_the_same_bytes_and_would_not_with_a_self_teacher_that_begins_anew(
     ends_in_the_same_bytes, make, tiny, dying, monkeypatch
 ):
-    # One checkpoint where the self-teacher has followed for two steps, and then two more
-    resumed, kept = ends_in_the_same_bytes("student.srpo")
+    # One checkpoint where the self-teacher has followed for two steps, and then two more, in which it is asked
+    changed = with_stage(tiny, batch=32, micro_batch=16, group_size=8, ema_rate=0.5)
+    resumed, kept = ends_in_the_same_bytes("student.srpo", changed)
+    assert pd.read_csv(resumed.path("metrics.csv"))["routed/sdpo"][1:].min() > 0
     teacher, policy = (kept[name]["model.norm.weight"] for name in (FILE, "model.safetensors"))
     assert not torch.equal(teacher, policy)
-    assert resumed.record["label_use"]["gradings"] == 64
+    assert resumed.record["label_use"]["gradings"] == 4 * 32
     shutil.rmtree(resumed.folder)
     monkeypatch.setattr(SelfTeacher, "load", lambda self, folder: None)
     with dying():
-        make("student.srpo")
-    other = make("student.srpo").record["files"]["model/model.safetensors"]
+        make("student.srpo", overrides=changed)
+    other = make("student.srpo", overrides=changed).record["files"]["model/model.safetensors"]
     assert other != resumed.record["files"]["model/model.safetensors"]
 
 

@@ -128,8 +128,8 @@ def test_grpo_is_trls_trainer(tmp_path):
         made.train()
         histories.append([row for row in made.state.log_history if "loss" in row])
         weights.append(made.model.state_dict())
+    assert any(row["loss"] for row in histories[0])
     for theirs, mine in zip(*histories, strict=True):
-        assert theirs["loss"] != 0
         for name in theirs:
             if name.startswith("clip_ratio") or "time" in name:  # ratios are 1: each rollout is used once
                 continue
