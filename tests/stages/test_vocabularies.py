@@ -269,10 +269,12 @@ def test_what_can_not_be_compared_by_text_is_refused_by_the_parameters(changes, 
         refuse_what_is_not_shared(run)
 
 
-def test_a_profile_with_the_role_makes_the_table_and_any_other_hash_is_what_it_was():
-    without = load_profile("micro-full").model_copy(update={"tables": ["vocabularies"]})
-    assert not [row for row in table_in(load_study(), "vocabularies", without, "micro-full")[0].rows if "split" in row]
-    runs = lineage("micro-full", "student.seq_kd.split_teacher", 0, {"roles": SPLIT})
+def test_a_profile_with_the_role_has_its_rows_and_no_other():
+    for profile, has_it in (("micro", False), ("micro-full", True)):
+        settings = load_profile(profile).model_copy(update={"tables": ["vocabularies"]})
+        rows = table_in(load_study(), "vocabularies", settings, profile)[0].rows
+        assert any("split" in row for row in rows) == has_it
+    runs = lineage("micro-full", "student.seq_kd.split_teacher", 0)
     assert runs["student.seq_kd.split_teacher"].parents == {
         "from": "student",
         "teacher": "split_teacher.rl",
