@@ -7,7 +7,7 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install gym study test test-vllm figures bench base regime lint help
+.PHONY: install gym study test test-vllm figures bench base regime lint house help
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,6 +73,9 @@ bench: $(BIN)/.bench  ## time and memory of the losses, time of the stages and o
 
 base: $(BIN)/.installed  ## pretrain the micro family's base models again (notebook 10)
 	@$(BIN)/s2d base --profile '$(PROFILE)'
+
+house: $(BIN)/.installed  ## how large the package is, and how much of it a stage imports
+	@$(BIN)/python -m pytest -q -s tests/test_house.py
 
 lint: $(BIN)/.installed  ## format and lint
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
