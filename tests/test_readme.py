@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PAGES = ("README.md", "docs/guide.md", "docs/scale.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "docs/guide.md", "docs/how_opd_works.md", "docs/scale.md", "CONTRIBUTING.md")
 
 
 def test_the_readmes_table_is_the_committed_one(root):
@@ -28,6 +28,14 @@ def test_every_make_target_a_page_names_exists(root, page):
     targets = re.findall(r"^([a-z0-9-]+):", (root / "Makefile").read_text(), re.MULTILINE)
     for target in re.findall(r"(?:^|`)make ([a-z0-9-]+)", (root / page).read_text(), re.MULTILINE):
         assert target in targets, target
+
+
+def test_the_code_of_how_opd_works_runs_and_takes_the_student_to_its_teacher(root, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (root / "docs" / "how_opd_works.md").read_text(), re.DOTALL)
+    exec(compile(code, "how_opd_works.md", "exec"), {})
+    nats = [float(value) for value in re.findall(r"step \d: (\S+) nats", capsys.readouterr().out)]
+    assert len(nats) == 3
+    assert nats[0] > nats[1] > nats[2] > 0
 
 
 def test_the_rooms_of_contributing_are_those_that_the_import_contract_checks(root):
