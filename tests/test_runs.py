@@ -346,7 +346,7 @@ def _in_the_locales_encoding(call: ast.Call) -> bool:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     words = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
     named = {keyword.arg for keyword in call.keywords}
-    if "encoding" in named or ast.unparse(call.func) == "os.open":
+    if "encoding" in named or ast.unparse(call.func) in ("os.open", "Image.open"):
         return False
     if name == "open":
         return not any(isinstance(word, str) and "b" in word for word in words)

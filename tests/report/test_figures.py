@@ -153,6 +153,6 @@ def test_figures_are_drawn_from_results_alone_and_again_byte_for_byte(full, tmp_
     drawn = {path: path.read_bytes() for path in figures.rglob("*") if path.is_file()}
     before = (project / "notebooks" / "94_placement.ipynb").read_bytes()
     shutil.rmtree(figures / "runs")
-    draw("micro-full")
+    list(draw("micro-full"))
     assert {path: path.read_bytes() for path in figures.rglob("*") if path.is_file()} == drawn
     assert (project / "notebooks" / "94_placement.ipynb").read_bytes() == before

@@ -106,7 +106,7 @@ def test_no_optimiser_gradient_or_teacher_outlives_training(runs, tiny):
 @pytest.fixture
 def folder(tmp_path):
     """The released student in a folder that can be changed."""
-    return shutil.copytree(RELEASED / "student", tmp_path / "student")
+    return shutil.copytree(RELEASED / "chains-student", tmp_path / "student")
 
 
 @pytest.fixture

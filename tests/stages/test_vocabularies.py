@@ -218,10 +218,10 @@ def test_the_refusal_of_another_vocabulary_names_the_ways_by_text(split):
 @pytest.mark.parametrize(
     ("student", "prompt", "answer", "stored", "sentence"),
     [
-        ("student", "v3 f1 ?", "v2", True, None),
-        ("student", "v3 f1 ?", "v2", False, None),
-        ("student", "v3 w3 ?", "v2", True, "the teacher's tokenizer has no tokens for 'w3'"),
-        ("student", "v3 f1 ?", "w2", True, "the student's tokenizer has no tokens for 'w2'"),
+        ("chains-student", "v3 f1 ?", "v2", True, None),
+        ("chains-student", "v3 f1 ?", "v2", False, None),
+        ("chains-student", "v3 w3 ?", "v2", True, "the teacher's tokenizer has no tokens for 'w3'"),
+        ("chains-student", "v3 f1 ?", "w2", True, "the student's tokenizer has no tokens for 'w2'"),
         ("llama-student", "v3 f1 ?", "v2", True, "the student's tokenizer has no tokens for 'v3'"),
         ("llama-student", "v3 f1 ?", "v2", False, "the teacher's tokenizer has no tokens for 'ba'"),
     ],
