@@ -16,7 +16,6 @@ from s2d_lib.report.courses import complete
 from s2d_lib.report.looks import analyses_of, load_report
 from s2d_lib.report.study_table import open_results
 from s2d_lib.study import load_profile
-from s2d_lib.study.pretraining import MicroModel
 from s2d_lib.study.resolve import released_record
 
 MAX_CELL_LINES = 18
@@ -129,9 +128,9 @@ def test_readings_stay_with_the_results_that_they_read(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", ["micro-full", "micro-llama"])
+@pytest.mark.parametrize("profile", ["micro-llama", "micro-selection"])
 def test_notebook_10_makes_base_models(root, tmp_path, profile):
-    names = [name for name, model in load_profile(profile).pretraining.models.items() if isinstance(model, MicroModel)]
+    names = list(load_profile(profile).pretraining.models)
     overrides = {"pretraining": {"models": {name: {"steps": 4, "batch": 8} for name in names}}}
     papermill.execute_notebook(
         root / "notebooks" / "10_base_models.ipynb",
