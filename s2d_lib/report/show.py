@@ -48,7 +48,9 @@ def validation_curves(run) -> Figure | None:
 
 def loss_curves(records: dict[str, dict]) -> Figure:
     """Pretraining loss of the base models, from their records."""
-    tables = {name: pd.DataFrame(record["loss"], columns=["step", "loss"], dtype=float) for name, record in records.items()}
+    tables = {
+        name: pd.DataFrame(record["loss"], columns=["step", "loss"], dtype=float) for name, record in records.items()
+    }
     drawn = [
         Line(name, table["step"], *[table["loss"]] * 3, color)
         for (name, table), color in zip(tables.items(), PALETTE, strict=False)

@@ -81,7 +81,10 @@ def test_every_table_of_a_profile_is_written_by_one_notebook(name):
 def test_the_whole_study_has_every_analysis_and_a_smaller_one_only_what_it_has_runs_for():
     claims = load_claims()
     own = {name: one for name, one in load_report().notebooks.items() if one.committed == "micro-full"}
-    assert analyses_of("micro-full", load_profile("micro-full", {"tables": [*TABLES, "vocabularies"]}), claims) == (own, [])
+    assert analyses_of("micro-full", load_profile("micro-full", {"tables": [*TABLES, "vocabularies"]}), claims) == (
+        own,
+        [],
+    )
     partial = load_profile("micro", {"tables": ["table2", "table7"]})
     chosen, rest = analyses_of("micro", partial, claims)
     assert (list(chosen), rest) == (["94_placement"], ["table2"])  # 91 lacks table3
