@@ -104,9 +104,6 @@ def odd_length(completion_ids, **_):
     return [float(len(ids) % 2) for ids in completion_ids]
 
 
-odd_length.binary = True
-
-
 def test_grpo_is_trls_trainer(tmp_path):
     histories, weights = [], []
     for cls in (GRPOTrainer, SelfDistillationTrainer):
