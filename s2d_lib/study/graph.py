@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 from pathlib import Path
 
 from s2d_lib.errors import StudyError
@@ -13,10 +14,7 @@ from s2d_lib.study.strict import did_you_mean
 
 
 def needed(profile: str, root: Path | None = None) -> dict[str, list[str]]:
-    """Checkpoints that the profile's tables need, ancestors included, parents before children.
-
-    Returns:
-        Checkpoint name -> names of the runs it reads.
+    """Checkpoints that the profile's tables need, ancestors included, parents before children; with each the runs it reads.
 
     Raises:
         StudyError: When the profile lists a table that the study does not have, or one for which it has no model at all.
@@ -33,24 +31,20 @@ def needed(profile: str, root: Path | None = None) -> dict[str, list[str]]:
             order[name] = parents
 
     for table in settings.tables:
-        if table not in study.tables:
-            raise StudyError(
-                f"profile {profile!r} lists table {table!r}, which study.yaml lacks; {did_you_mean(table, study.tables)}"
-            )
         for row in table_in(study, table, settings, profile)[0].rows:
             visit(row)
     return order
 
 
 def table_in(study: Study, name: str, settings: Profile, profile: str) -> tuple[Table, list[str]]:
-    """A table as a profile makes it.
-
-    Returns:
-        The table without the rows for which the profile lacks a model, and the roles of these models.
+    """A table as a profile makes it: without the rows for which the profile lacks a model; and the roles of these models.
 
     Raises:
-        StudyError: When no row is left, or not the one that the others are compared with.
+        StudyError: There is no such table, no row of it is left, or not the one that the others are compared with.
     """
+    if name not in study.tables:
+        hint = did_you_mean(name, study.tables)
+        raise StudyError(f"profile {profile!r} lists table {name!r}, which study.yaml lacks; {hint}")
     nodes, table = all_nodes(study), study.tables[name]
     missing = {row: role for row in table.rows if (role := _lacking(row, nodes, settings))}
     rows = [row for row in table.rows if row not in missing]
@@ -73,34 +67,22 @@ def _lacking(name: str, nodes: Mapping[str, Checkpoint], settings: Profile) -> s
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One run that a part of a profile's map asks for, but for its seed.
-
-    Attributes:
-        part: Which.
-        cell: Its dials.
-        trial: Those of the route's trial.
-        route: The checkpoint.
-        overrides: All of them laid over each other, and over the profile.
-    """
+    """One run that a part of a profile's map asks for, but for its seed."""
 
     part: str
-    cell: Settings
-    trial: Settings
-    route: str
-    overrides: dict
+    cell: Settings  # its dials
+    trial: Settings  # those of the route's trial
+    route: str  # the checkpoint
+    overrides: dict  # of the profile: all dials laid over each other
 
 
 def points(profile: str, root: Path | None = None) -> list[Point]:
     """All points of a profile's map, part by part; none for a profile without a map."""
-    chart = load_profile(profile, root=root).map
-
-    def overrides(dials: Settings) -> dict:
-        return reduce(deep_merge, (chart.dials[dial][value] for dial, value in dials.items()), {})
-
-    return [
-        Point(name, cell, trial, route, overrides(part.at | cell | trial))
-        for name, part in (chart.parts if chart else {}).items()
-        for cell in part.cells
-        for route in part.routes
-        for trial in part.trials(route)
-    ]
+    chart, found = load_profile(profile, root=root).map, []
+    for name, part in (chart.parts if chart else {}).items():
+        for cell, route in product(part.cells, part.routes):
+            for trial in part.trials(route):
+                dials = part.at | cell | trial
+                overrides = reduce(deep_merge, (chart.dials[dial][value] for dial, value in dials.items()), {})
+                found.append(Point(name, cell, trial, route, overrides))
+    return found

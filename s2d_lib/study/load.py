@@ -12,13 +12,13 @@ from s2d_lib.study.stage_params import STAGES
 from s2d_lib.study.strict import did_you_mean, read_yaml, validated, version_of
 
 RESERVED = {"study", "claims", "published", "report"}  # files in params/ that are no profiles
-OF_PROBLEMS = {
+OF_PROBLEMS = (
     "problems",
     "stands_for",
     "lengths",
     "pretraining",
     "regime",
-}  # keys of a profile that are about its problems
+)  # keys of a profile that are about its problems
 
 
 def project_root() -> Path:
@@ -29,9 +29,9 @@ def project_root() -> Path:
         StudyError: When there is none.
     """
     here = Path.cwd()
-    candidates = [here, *here.parents, Path(__file__).resolve().parents[2]]
-    if home := os.environ.get("S2D_HOME"):
-        candidates = [Path(home).expanduser().absolute()]
+    home = os.environ.get("S2D_HOME")
+    installed = Path(__file__).resolve().parents[2]
+    candidates = [Path(home).expanduser().absolute()] if home else [here, *here.parents, installed]
     for folder in candidates:
         if (folder / "params" / "study.yaml").is_file():
             return folder
@@ -55,12 +55,7 @@ def deep_merge(base: dict, changes: dict) -> dict:
 
 
 def load_study(root: Path | None = None) -> Study:
-    """The validated params/study.yaml.
-
-    Raises:
-        StudyError: When it is broken, a checkpoint or table names a checkpoint that is not declared, or checkpoints are made
-            of each other.
-    """
+    """The validated params/study.yaml; a StudyError where it names a checkpoint that is not declared, or has a cycle."""
     path = (root or project_root()) / "params" / "study.yaml"
     return _study(path, *version_of(path))
 
@@ -68,14 +63,13 @@ def load_study(root: Path | None = None) -> Study:
 @functools.lru_cache
 def _study(path: Path, *version: int) -> Study:
     study = validated(Study, read_yaml(path), path.name)
-    named = [
-        (f"checkpoint {n!r} needs", p) for n, node in study.checkpoints.items() for p in (node.from_, node.teacher)
-    ]
-    named += [(f"table {name!r} lists", row) for name, table in study.tables.items() for row in table.rows]
-    for who, name in named:
-        if name and name not in study.checkpoints:
-            hint = did_you_mean(name, study.checkpoints)
-            raise StudyError(f"{path.name}: {who} {name!r}, which is not declared; {hint}")
+    named = {f"checkpoint {name!r} needs": (node.from_, node.teacher) for name, node in study.checkpoints.items()}
+    named |= {f"table {name!r} lists": table.rows for name, table in study.tables.items()}
+    for who, names in named.items():
+        for name in filter(None, names):
+            if name not in study.checkpoints:
+                hint = did_you_mean(name, study.checkpoints)
+                raise StudyError(f"{path.name}: {who} {name!r}, which is not declared; {hint}")
     try:
         graphlib.TopologicalSorter({n: parents_of(node).values() for n, node in all_nodes(study).items()}).prepare()
     except graphlib.CycleError as error:
@@ -117,10 +111,8 @@ _PROFILES: dict[str, Profile] = {}  # by name and content: what has been validat
 
 
 def _extended(name: str, root: Path, path: tuple[str, ...] = ()) -> dict:
-    """A profile's file laid over that of the profile it extends, if it does.
-
-    Problems of another source bring everything that is about them: nothing of OF_PROBLEMS is taken over with them.
-    """
+    """A profile's file laid over that of the profile it extends, if it does. Problems of another source bring everything that is
+    about them: nothing of OF_PROBLEMS is taken over with them."""
     if name in path:
         raise StudyError(f"profile {path[0]!r} extends itself: {' extends '.join([*path, name])}.")
     if name not in (known := profile_names(root)):

@@ -29,8 +29,8 @@ class Checkpoint(Strict):
     about: str = ""
 
     def _refusals(self):
-        stage, own = STAGES[self.stage], {"role": self.role, "from": self.from_, "teacher": self.teacher}
-        given = {name for name, value in (own | {"labels": self.labels}).items() if value}
+        stage = STAGES[self.stage]
+        given = {name for name in ("role", "from", "teacher", "labels") if self.model_dump(by_alias=True)[name]}
         needs, found = (", ".join(sorted(names)) or "nothing" for names in (stage.needs, given))
         fits = stage.needs <= given <= stage.needs | stage.may_have
         yield not fits, f"stage {self.stage!r} needs exactly {needs}, given {found}"
@@ -63,17 +63,12 @@ def rollouts_name(teacher: str, labels: str) -> str:
 
 
 def all_nodes(study: Study) -> dict[str, Checkpoint]:
-    """Every node by its name: the study's checkpoints and, for every teacher and pool that some stage needs rollouts of,
-    their run."""
+    """Every node by its name: the study's checkpoints, and a run for every teacher and pool that some stage needs rollouts of."""
     nodes = dict(study.checkpoints)
     for node in study.checkpoints.values():
         if teacher := rollouts_of(node):
-            nodes[rollouts_name(teacher, node.labels)] = Checkpoint(
-                stage="teacher_rollouts",
-                teacher=teacher,
-                labels=node.labels,
-                about=f"rollouts of {teacher} on the label pool {node.labels}, sampled once",
-            )
+            rollouts = Checkpoint(stage="teacher_rollouts", teacher=teacher, labels=node.labels)
+            nodes[rollouts_name(teacher, node.labels)] = rollouts
     return nodes
 
 

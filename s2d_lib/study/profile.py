@@ -3,7 +3,7 @@
 A profile has two layers: defaults, and rules that lay something over them for the runs that they match, in their order.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from s2d_lib.study.pretraining import Pretraining
 from s2d_lib.study.problem_sets import MicroProblems, Problems
 from s2d_lib.study.settings import Cluster, Evaluation, Hardware, Lengths, Logging, RoleModel, Sampling, Validation
 from s2d_lib.study.stage_params import METHODS, STAGES, TRAINED, Method, SelfDistillation
-from s2d_lib.study.strict import Strict
+from s2d_lib.study.strict import Strict, did_you_mean
 
 Stages = create_model(
     "Stages",
@@ -28,10 +28,11 @@ Stages = create_model(
 )
 BLOCKS = {"sampling": Sampling, "hardware": Hardware, "cluster": Cluster}
 """What a rule can refine besides a stage's hyperparameters, key by key."""
+Block = Literal[tuple(BLOCKS)]
 
 
-def _several(one: str | list[str] | None, of_all: Iterable = (None,)) -> Iterable:
-    return of_all if one is None else one if isinstance(one, list) else [one]
+def _several(one: str | list[str] | None, without: Iterable = (None,)) -> Iterable:
+    return without if one is None else one if isinstance(one, list) else [one]
 
 
 class Match(Strict):
@@ -44,8 +45,7 @@ class Match(Strict):
 
     def fits(self, **run: object) -> bool:
         """Whether it fits a run, given as its `stage`, `role`, `method` and `goes_on`."""
-        asked = self.model_dump(exclude_none=True)
-        return all(run[key] in _several(one) for key, one in asked.items())
+        return all(run[key] in _several(one) for key, one in self.model_dump(exclude_none=True).items())
 
 
 class Rule(Strict):
@@ -61,10 +61,13 @@ class Rule(Strict):
         return {key: value for key, value in self.set.items() if key not in BLOCKS}
 
     def _refusals(self):
-        nowhere = (
-            f"a rule that sets {', '.join(sorted(self.hyperparameters))} must match a stage: name it under `match`"
-        )
+        named = ", ".join(self.hyperparameters)
+        nowhere = f"a rule that sets {named} must match a stage: name it under `match`"
         yield self.hyperparameters and not self.match.stage, nowhere
+        for stage in _several(self.match.stage, ()):
+            known = {*BLOCKS, *getattr(STAGES[stage].params, "model_fields", ())}
+            for other in self.set.keys() - known:
+                yield True, f"the rule sets {other!r}, which stage {stage} does not have; {did_you_mean(other, known)}"
         for block in BLOCKS:
             yield not isinstance(self.set.get(block, {}), dict), f"`{block}` is set key by key: give a mapping"
 
@@ -95,16 +98,20 @@ class Part(Strict):
     @property
     def cells(self) -> list[Settings]:
         """Every cell's own dials."""
-        return list(_grid(self.across))
+        return _grid(self.across)
 
     def trials(self, route: str) -> list[Settings]:
         """What is tried of a route."""
-        return list(_grid(self.routes[route]))
+        return _grid(self.routes[route])
 
     def _refusals(self):
         trained = {route: len(self.trials(route)) for route, tried in self.routes.items() if tried}
         more = f"routes must have the same number of trials in a cell, or none: {trained}"
         yield len(set(trained.values())) > 1, more
+
+
+def _grid(dials: dict[str, list[str]]) -> list[Settings]:
+    return [dict(zip(dials, values, strict=True)) for values in product(*dials.values())]
 
 
 class Map(Strict):
@@ -117,25 +124,17 @@ class Map(Strict):
     def _refusals(self):
         known = ", ".join(f"{dial}: {', '.join(values)}" for dial, values in self.dials.items())
         for name, part in self.parts.items():
-            turned = [(dial, [value]) for dial, value in part.at.items()]
-            turned += [one for dials in (part.across, *part.routes.values()) for one in dials.items()]
-            for dial, value in ((dial, value) for dial, values in turned for value in values):
+            turned = [part.at, *part.cells, *(trial for route in part.routes for trial in part.trials(route))]
+            for dial, value in (one for settings in turned for one in settings.items()):
                 other = f"part {name!r} turns {dial!r} to {value!r}, which is not declared ({known})"
                 yield value not in self.dials.get(dial, {}), other
 
 
-def _grid(dials: dict[str, list[str]]) -> Iterator[Settings]:
-    return (dict(zip(dials, values, strict=True)) for values in product(*dials.values()))
-
-
 class Trials(Strict):
-    """What is tried of one stage before the study, on the regime's first seed: each learning rate with each length.
+    """What is tried of one stage before the study, on the regime's first seed: each learning rate with each length, a run of its
+    own each, since where rates decay a long run's curve does not tell how a shorter one would end."""
 
-    Every pair is a run of its own: where rates decay, a long run's curve does not tell how a shorter one would end.
-    """
-
-    # The run they are tried on; where it takes the steps of several stages, those of the others are added.
-    checkpoint: str
+    checkpoint: str  # the run; where it takes the steps of several stages, those of the others are added
     # A stage or a method of self-distillation; stage_3: sparse RL that goes on from a trained checkpoint; bridge: forward_kl and
     # opd as one, the steps those of both.
     stage: Literal["stage_3", "bridge", *TRAINED, *METHODS]
@@ -192,14 +191,8 @@ class Profile(Strict):
     cluster: Cluster = Cluster()  # only what a scheduler is asked for, likewise
 
     def rules_for(self, stage: str, role: str, goes_on: bool = False, method: str | None = None) -> list[Rule]:
-        """The rules that fit a run, in their order.
-
-        Args:
-            stage: Of the run.
-            role: Of the model that trains, or that the run is of.
-            goes_on: Whether it goes on from a trained checkpoint instead of a base model.
-            method: Of self_distillation; the profile's own by default.
-        """
+        """The rules that fit a run, in their order: of the stage, the role of the model that trains or that the run is of, whether
+        it goes on from a trained checkpoint, and the method of self_distillation, by default the profile's own."""
         if stage == "self_distillation" and method is None and self.stages.self_distillation:
             method = self.stages.self_distillation.method
         return [rule for rule in self.rules if rule.match.fits(stage=stage, role=role, method=method, goes_on=goes_on)]
@@ -218,22 +211,23 @@ class Profile(Strict):
             content = laid_over(stage, content, rule.hyperparameters)
         return content
 
-    def block(
-        self, name: Literal["sampling", "hardware", "cluster"], stage: str, role: str
-    ) -> Sampling | Hardware | Cluster:
-        """How the runs of a stage sample that are of a role's model, where they compute, or what a scheduler is asked for.
-
-        Raises:
-            ValueError: What rules set does not fit it.
-        """
+    def block(self, name: Block, stage: str, role: str) -> Sampling | Hardware | Cluster:
+        """How the runs of a stage sample that are of a role's model, where they compute, or what a scheduler is asked for."""
         content = getattr(self, name).model_dump()
         for rule in self.rules_for(stage, role):
             content |= rule.set.get(name, {})
         return BLOCKS[name].model_validate(content)
 
     def _refusals(self):
-        for number, rule in enumerate(self.rules, 1):
-            yield from self._refusals_of(rule, f"rule {number}")
+        for rule in self.rules:  # what one sets does not fit is said by the model that it is laid over
+            match = rule.match
+            several = (_several(match.stage, STAGES), _several(match.role, self.roles), _several(match.method))
+            for stage, role, method in product(*several):
+                for name in rule.set.keys() & BLOCKS:
+                    self.block(name, stage, role)
+                if rule.hyperparameters and getattr(self.stages, stage):
+                    content = self.stage_settings(stage, role, bool(match.goes_on), method)
+                    STAGES[stage].params.model_validate(content)
         apart = "`validation` and `problems.validation` belong together: give both or neither"
         yield (self.validation is None) != (self.problems.validation is None), apart
         unread = f"`pretraining` is of micro problems, not of {self.problems.source}: leave it out"
@@ -247,31 +241,10 @@ class Profile(Strict):
         twice = "stands_for gives one evaluation set two meanings, and its problems would count twice"
         yield len(set(self.stands_for.values())) < len(self.stands_for), twice
 
-    def _refusals_of(self, rule: Rule, which: str) -> Iterator[tuple[bool, str]]:
-        match = rule.match
-        for stage in _several(match.stage, STAGES):
-            params = STAGES[stage].params
-            known = {*BLOCKS, *(params.model_fields if params else ())}
-            for other in sorted(rule.set.keys() - known)[:1]:
-                yield (
-                    True,
-                    f"{which} sets {other!r}, which stage {stage} does not have; known: {', '.join(sorted(known))}",
-                )
-            for role, method in product(_several(match.role, self.roles), _several(match.method)):
-                for name in rule.set.keys() & BLOCKS:
-                    self.block(name, stage, role)  # what does not fit its model is said by that
-                if rule.hyperparameters and getattr(self.stages, stage):
-                    params.model_validate(self.stage_settings(stage, role, bool(match.goes_on), method))
-
 
 def laid_over(stage: str, below: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters of a stage with changes laid over them.
-
-    Where the changes choose another method of self-distillation, options that it does not read stay behind; those that
-    the changes themselves ask for do not, and are refused.
-    """
+    """Hyperparameters of a stage with changes laid over them. Where these choose another method of self-distillation, options that
+    it does not read stay behind; those that the changes themselves ask for do not, and are refused."""
     content = below | changes
-    if stage != "self_distillation":
-        return content
-    unread = SelfDistillation.unread(content)
+    unread = SelfDistillation.unread(content) if stage == "self_distillation" else {}
     return {name: value for name, value in content.items() if name in changes or name not in unread}

@@ -78,12 +78,8 @@ class Resolved(Strict):
 def resolve(
     profile: str, checkpoint: str, seed: int, overrides: dict | None = None, root: Path | None = None
 ) -> Resolved:
-    """Everything the run (profile, seed, checkpoint) needs.
-
-    Raises:
-        StudyError: Unknown profile, checkpoint, role, pool or parameter, or a value of the wrong type; nothing has
-            been loaded or trained by then.
-    """
+    """Everything the run (profile, seed, checkpoint) needs. Raises a StudyError for an unknown profile, checkpoint, role, pool or
+    parameter, or a value of the wrong type; nothing has been loaded or trained by then."""
     return lineage(profile, checkpoint, seed, overrides, root)[checkpoint]
 
 
@@ -120,18 +116,11 @@ def stored_answers(run: Resolved, runs: Mapping[str, Resolved]) -> int | None:
 
 
 def refuse_too_few_problems(run: Resolved, problems: int, samples: int | None = None) -> None:
-    """Refuse a run whose label pool does not fill one optimiser step.
+    """Refuse a run whose label pool, of so many problems at most, does not fill one optimiser step.
 
     A label budget leaves few on purpose: they then are used several times in a step, each as often as any other (see
-    s2d_lib.stages.common.schedule), and one will do. Only next-token stages take no answer twice in a step even so.
-
-    Args:
-        run: Which.
-        problems: Of the pool, at most.
-        samples: Of each, as by `stored_answers`.
-
-    Raises:
-        StudyError: It does not.
+    s2d_lib.stages.common.schedule), and one will do. Only next-token stages take no answer (`samples` of each problem, as by
+    `stored_answers`) twice in a step even so.
     """
     few_on_purpose = isinstance(run.problems.pool, LabelBudget) and not run.next_token
     if "batch" not in run.params or run.traces or few_on_purpose:
@@ -170,13 +159,6 @@ def _resolved(
     # A pool that is read from files loses what it shares with the validation set, so rollouts on it must know that set as
     # the runs do that train on them; a generated validation set is made around the pool.
     apart = bool(node.labels) and isinstance(source, FromFiles)
-    problems = ProblemSets(
-        **{name: getattr(source, name) for name in ("world", "instruction", "overlap") if hasattr(source, name)},
-        source=source.source,
-        pool=_label_pool(node, params, source, where),
-        evaluations=source.evaluations,
-        validation=source.validation if trains or apart else None,
-    )
     return {
         "stage": node.stage,
         "role": role,
@@ -184,7 +166,13 @@ def _resolved(
         "weights": released_weights(settings.roles[role].model) if base else None,
         "labels": node.labels,
         "params": params,
-        "problems": problems,
+        "problems": ProblemSets(
+            **{name: getattr(source, name) for name in ("world", "instruction", "overlap") if hasattr(source, name)},
+            source=source.source,
+            pool=_label_pool(node, params, source, where) if node.labels else None,
+            evaluations=source.evaluations,
+            validation=source.validation if trains or apart else None,
+        ),
         "sampling": settings.block("sampling", node.stage, role),
         "evaluation": settings.evaluation if base else settings.evaluation.model_copy(update={"untrained": []}),
         "validation": settings.validation if trains else None,
@@ -195,42 +183,31 @@ def _resolved(
     }
 
 
-def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) -> Pool | None:
-    name = node.labels
-    if name is None:
-        return None
-    if name not in (known := [*problems.pools, *HALVES]):
-        raise StudyError(f"{where}: label pool {name!r} is not declared; {did_you_mean(name, known)}")
-    # Halves are of the labeled problems: who spends half of the labels upstream has the others for downstream.
-    of_labels = STAGES[node.stage].graded or params.get("filter") or name in HALVES
+def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) -> Pool:
+    """The problems of a label pool. Halves are of the labeled ones: who spends half of the labels upstream has the others for
+    downstream; of other pools a stage that uses no labels gets as many as there are prompts."""
+    name, half = node.labels, node.labels in HALVES
+    of_labels = STAGES[node.stage].graded or params.get("filter") or half
     what = "labels" if of_labels else "prompts"
-    at_hand = getattr(problems, what)
-    if not at_hand and name not in HALVES:
-        return problems.pools[name]
-    if name not in (WHOLE, *HALVES):
-        raise StudyError(
-            f"{where}: `labels` and `prompts` cut the pool {WHOLE!r} and its halves only, not {name!r}: leave them out of "
-            "`problems`, or this checkpoint out of the study."
-        )
-    if WHOLE not in problems.pools:
-        raise StudyError(
-            f"{where}: label pool {name!r} is cut from {WHOLE!r}, which is not declared: add it to `pools`."
-        )
-    pool: Pool = problems.pools[WHOLE]
-    if at_hand:
-        size = at_most(pool)
-        if size is None:
-            raise StudyError(
-                f"{where}: `labels` and `prompts` cut the pool {WHOLE!r}, whose size is not known: give it a `limit`."
-            )
-        if at_hand > size:
-            raise StudyError(
-                f"{where}: `{what}` can't be {at_hand} of the {size} problems of the pool {WHOLE!r}: lower it, or enlarge the "
-                "pool."
-            )
-        if at_hand < size:
-            pool = LabelBudget(labels=at_hand, of=pool, seed=problems.split_seed)
-    return Half(half=name, of=pool, seed=problems.split_seed) if name in HALVES else pool
+    at_hand, pool = getattr(problems, what), problems.pools.get(WHOLE if half else name)
+    size = at_most(pool) if pool else None
+    cut = f"`labels` and `prompts` cut the pool {WHOLE!r}"
+    refusals = {
+        f"label pool {name!r} is not declared; {did_you_mean(name, [*problems.pools, *HALVES])}": not (half or pool),
+        f"label pool {name!r} is cut from {WHOLE!r}, which is not declared: add it to `pools`": pool is None,
+        f"{cut} and its halves only, not {name!r}: leave them out of `problems`, or this checkpoint out of the study": (
+            at_hand and not half and name != WHOLE
+        ),
+        f"{cut}, whose size is not known: give it a `limit`": at_hand and size is None,
+        f"`{what}` can't be {at_hand} of the {size} problems of the pool {WHOLE!r}: lower it, or enlarge the pool": (
+            at_hand and size and at_hand > size
+        ),
+    }
+    if wrong := next((sentence for sentence, holds in refusals.items() if holds), None):
+        raise StudyError(f"{where}: {wrong}.")
+    if at_hand and at_hand < size:
+        pool = LabelBudget(labels=at_hand, of=pool, seed=problems.split_seed)
+    return Half(half=name, of=pool, seed=problems.split_seed) if half else pool
 
 
 def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile, where: str) -> dict[str, Any]:
@@ -262,12 +239,11 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
 def origins(run: Resolved, root: Path | None = None) -> dict[str, str]:
     """Where each of a run's hyperparameters comes from: a default, the profile's `stages`, one of its rules, the checkpoint's
     entry in study.yaml, or the overrides."""
-    root = root or project_root()
-    settings, plain = load_profile(run.profile, run.overrides, root), load_profile(run.profile, root=root)
+    settings, plain = (load_profile(run.profile, overrides, root) for overrides in (run.overrides, None))
     nodes = all_nodes(load_study(root))
     node, goes_on = nodes[run.checkpoint], "from" in run.parents and nodes[run.parents["from"]].stage != "base"
-    given = getattr(settings.stages, run.stage).model_fields_set if run.params else set()
-    found = {name: "stages" if name in given else "default" for name in run.params}
+    found = dict.fromkeys(run.params, "default")
+    found |= dict.fromkeys(getattr(settings.stages, run.stage).model_fields_set if run.params else (), "stages")
     for rule in settings.rules_for(run.stage, run.role, goes_on, run.params.get("method")):
         number = settings.rules.index(rule)
         match = ", ".join(f"{key} {value}" for key, value in rule.match.model_dump(exclude_none=True).items())
@@ -282,24 +258,18 @@ def origins(run: Resolved, root: Path | None = None) -> dict[str, str]:
 
 def released_weights(model: str) -> str | None:
     """Weights hash of a model released inside the package (`micro/<name>`), from its record; none for other models."""
-    if not model.startswith("micro/"):
-        return None
-    return released_record(RELEASED / model.removeprefix("micro/"))["weights_sha256"]
+    name = model.removeprefix("micro/")
+    return released_record(RELEASED / name)["weights_sha256"] if name != model else None
 
 
 def released_record(folder: Path) -> dict[str, Any]:
-    """The record of a released base model, its weights checked against it.
-
-    Raises:
-        StudyError: When it is missing, or its weights are not those of the record.
-    """
+    """The record of a released base model; a StudyError where it is missing, or the weights are not those that it says."""
     if not (folder / "record.json").is_file():
         raise StudyError(f"the base model {folder.name!r} is not in {folder.parent}: make it with `make base`.")
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     if file_hash(folder / "model.safetensors") != record["weights_sha256"]:
-        raise StudyError(
-            f"the weights of base model {folder.name!r} are not those of its record: make it again with `make base`."
-        )
+        wrong = f"the weights of base model {folder.name!r} are not those of its record"
+        raise StudyError(f"{wrong}: make it again with `make base`.")
     return record
 
 

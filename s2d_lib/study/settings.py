@@ -91,10 +91,8 @@ MAIN = "main"
 
 
 class Evaluation(Decoding):
-    """The main decoding, by which every table goes, and further ones by name (`also: {greedy: {temperature: 0}}`).
-
-    A further one takes as many samples as the main one, unless it says how many or is greedy.
-    """
+    """The main decoding, by which every table goes, and further ones by name (`also: {greedy: {temperature: 0}}`), which take as
+    many samples unless they say how many or are greedy."""
 
     also: dict[str, Decoding] = unless({})
     # Further temperatures of base models alone, so that tables can show what an untrained model reaches at its best one. In
@@ -105,11 +103,11 @@ class Evaluation(Decoding):
     @classmethod
     def _as_many_samples(cls, content: Any) -> Any:
         also = content.get("also") if isinstance(content, dict) else None
-        if not isinstance(also, dict) or "samples" not in content:
-            return content
-        sampled = {name: one for name, one in also.items() if isinstance(one, dict) and one.get("temperature") != 0}
-        said = {name: {"samples": content["samples"]} | one for name, one in sampled.items()}
-        return content | {"also": also | said}
+        if isinstance(also, dict) and "samples" in content:
+            sampled = {name: one for name, one in also.items() if isinstance(one, dict) and one.get("temperature") != 0}
+            also = also | {name: {"samples": content["samples"]} | one for name, one in sampled.items()}
+            return content | {"also": also}
+        return content
 
     def _refusals(self):
         yield from super()._refusals()
@@ -164,11 +162,10 @@ class Hardware(Strict):
     threads: PositiveInt = 1  # torch threads of one run; run jobs side by side rather than raising it
     gradient_checkpointing: bool = False
     processes: PositiveInt = unless(1)  # that train together; each takes micro_batch sequences at a time
-    accelerate: str | None = unless(
-        None
-    )  # a file in params/accelerate: how they share a model; null: each holds it whole
-    # GPUs over which one process lays out the layers of a model that it only samples: a base model, rollouts, evaluation after
-    # a training in several processes. They compute one after the other: more of them are memory, not speed.
+    # A file in params/accelerate: how they share a model; null: each holds it whole.
+    accelerate: str | None = unless(None)
+    # Over which one process lays out the layers of a model that it only samples (base, rollouts, evaluation after a training in
+    # several processes). They compute one after the other: more of them are memory, not speed.
     sampling_gpus: PositiveInt = unless(1)
 
     def _refusals(self):

@@ -3,7 +3,7 @@
 A new stage is an entry in STAGES, its hyperparameters, and its notebook.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any, Literal, get_args
@@ -67,12 +67,10 @@ class GroupRelative(Training):
     mask_truncated: bool = True  # rollouts cut off by the length limit carry no gradient
 
     def _refusals(self):
-        alone = "a group needs 2 rollouts or more, or there is nobody to compare a rollout with"
-        yield self.group_size < 2, f"{alone}, given {self.group_size}"
+        yield self.group_size < 2, f"a group needs 2 rollouts or more to be compared, given {self.group_size}"
         yield from super()._refusals()
         between = f"steps_per_sampling {self.steps_per_sampling} does not divide save_steps {self.save_steps}"
-        between += ": a killed run can only resume where rollouts are sampled"
-        yield self.save_steps % self.steps_per_sampling, between
+        yield self.save_steps % self.steps_per_sampling, f"{between}, and a killed run can only resume where it samples"
 
     @property
     def per_sampling(self) -> int:
@@ -133,13 +131,13 @@ TRLS_REPROMPT = "{question}\nCorrect solution:\n\n{solution}\n\n\n\nCorrectly so
 
 Method = Literal["grpo", "sdpo", "srpo", "advantage_mix"]
 METHODS = get_args(Method)
-POLICY_GRADIENT = ("grpo", "srpo", "advantage_mix")
 SELF_TAUGHT = ("sdpo", "srpo", "advantage_mix")
-DIVERGENCE = ("sdpo", "srpo")
 READ_BY = {
-    **dict.fromkeys(("epsilon_low", "epsilon_high", "scale_rewards", "importance_cap"), POLICY_GRADIENT),
+    **dict.fromkeys(
+        ("epsilon_low", "epsilon_high", "scale_rewards", "importance_cap"), ("grpo", "srpo", "advantage_mix")
+    ),
     **dict.fromkeys(("ema_rate", "reprompt", "feedback_reprompt", "max_reprompt_tokens"), SELF_TAUGHT),
-    **dict.fromkeys(("beta", "top_k", "ratio_clamp"), DIVERGENCE),
+    **dict.fromkeys(("beta", "top_k", "ratio_clamp"), ("sdpo", "srpo")),
     **dict.fromkeys(("dynamic_weighting", "weight_beta"), ("srpo",)),
     "sdpo_on": ("sdpo",),
     "mix": ("advantage_mix",),
@@ -148,11 +146,8 @@ READ_BY = {
 
 
 class SelfDistillation(GroupRelative):
-    """SDPO, SRPO and their controls (paper B), and GRPO by the same trainer.
-
-    An option that the method does not read is refused, and is not in the dump. The loss is always the sum over the routed
-    tokens of an optimiser batch divided by their number.
-    """
+    """SDPO, SRPO and their controls (paper B), and GRPO by the same trainer; the loss is the mean over the routed tokens of an
+    optimiser batch. An option that the method does not read is refused, and is not in the dump."""
 
     method: Method
     sdpo_on: Literal["all", "failed", "correct"] = "all"  # which of the rollouts with a self-teacher SDPO learns from
@@ -179,11 +174,8 @@ class SelfDistillation(GroupRelative):
     def unread(cls, content: dict[str, Any]) -> dict[str, str]:
         """Options that nothing reads beside the others in `content`: name -> why."""
         method = content.get("method")
-        found = {
-            name: f"method {method} (only by {', '.join(readers)})"
-            for name, readers in READ_BY.items()
-            if method not in readers
-        }
+        others = {name: readers for name, readers in READ_BY.items() if method not in readers}
+        found = {name: f"method {method} (only by {', '.join(readers)})" for name, readers in others.items()}
         if method == "srpo" and not content.get("dynamic_weighting", True):
             found["weight_beta"] = "srpo without dynamic_weighting"
         if content.get("length_floor") is None:
@@ -195,8 +187,9 @@ class SelfDistillation(GroupRelative):
         for name, why in self.unread(dict(self)).items():
             yield name in self.model_fields_set, f"`{name}` is not read by {why}: leave it out"
         for template, shown in ((self.reprompt, "solution"), (self.feedback_reprompt, "feedback")):
-            if template is not None:
-                yield from _placeholders(template, ["question", shown])
+            wanted = ["question", shown]
+            wrong = f"a reprompt has the placeholders {{question}} and {{{shown}}}, each once and no others, and other braces twice"
+            yield template is not None and sorted(_placeholders(template)) != sorted(wanted), wrong
 
     @model_serializer(mode="wrap")
     def _only_what_is_read(self, handler) -> dict[str, Any]:
@@ -204,40 +197,26 @@ class SelfDistillation(GroupRelative):
         return {name: value for name, value in content.items() if name not in self.unread(content)}
 
 
-def _placeholders(template: str, needed: list[str]) -> Iterator[tuple[bool, str]]:
-    """Refusals of a template that has not each of the placeholders once and no others."""
+def _placeholders(template: str) -> list[str]:
+    """Of a template for `str.format`; none of what is no template."""
     try:
-        found = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        yield True, f"not a template ({error}): a brace that is meant as one is written twice"
-        return
-    shown = " and ".join(f"{{{name}}}" for name in sorted(needed, reverse=True))
-    yield sorted(found) != sorted(needed), f"a reprompt has the placeholders {shown}, each once and no others"
+        return [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError:
+        return []
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What the study knows of a stage.
+    """What the study knows of a stage."""
 
-    Attributes:
-        notebook: That runs it.
-        needs: What a checkpoint of it says in study.yaml: `role`, `from`, `teacher`, `labels`.
-        may_have: What it may say besides.
-        params: The type of its hyperparameters; a base model has none.
-        stored: Whether it trains on a teacher's stored rollouts, whatever its hyperparameters say.
-        next_token: Whether it learns sampled tokens and never runs a teacher.
-        graded: Whether it grades answers against labels; else it uses the prompts of a label pool alone.
-        halved: Whether it takes half of its steps on a half of the labels.
-    """
-
-    notebook: str
-    needs: frozenset[str]
-    params: type[Strict] | None = None
-    may_have: frozenset[str] = frozenset()
-    stored: bool = False
-    next_token: bool = False
-    graded: bool = False
-    halved: bool = False
+    notebook: str  # that runs it
+    needs: frozenset[str]  # what a checkpoint of it says in study.yaml: `role`, `from`, `teacher`, `labels`
+    params: type[Strict] | None = None  # the type of its hyperparameters; a base model has none
+    may_have: frozenset[str] = frozenset()  # what a checkpoint may say besides
+    stored: bool = False  # it trains on a teacher's stored rollouts, whatever its hyperparameters say
+    next_token: bool = False  # it learns sampled tokens and never runs a teacher
+    graded: bool = False  # it grades answers against labels; else it uses the prompts of a label pool alone
+    halved: bool = False  # it takes half of its steps on a half of the labels
 
 
 ALONE, TAUGHT = frozenset({"from", "labels"}), frozenset({"from", "teacher", "labels"})

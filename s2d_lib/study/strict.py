@@ -13,8 +13,7 @@ from s2d_lib.errors import StudyError
 
 
 class Strict(BaseModel):
-    """Base of all parameter models: unknown keys and infinite or undefined numbers are errors, values can't be changed after
-    validation."""
+    """Base of all parameter models: unknown keys and infinite or undefined numbers are errors, and nothing changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -40,11 +39,7 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the former, wher
     """Safe YAML in which a mapping gives a key once: PyYAML would take its last value and lose the others."""
 
     def construct_mapping(self, node, deep=False):
-        """As PyYAML's.
-
-        Raises:
-            ConstructorError: A key stands in the mapping twice.
-        """
+        """As PyYAML's, which raises a ConstructorError where a key stands in the mapping twice."""
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if (key.tag, key.value) in seen:
@@ -61,11 +56,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def version_of(path: Path) -> tuple[int, int]:
-    """What changes with a file: its time stamp and its size in bytes.
-
-    Raises:
-        StudyError: It is not there.
-    """
+    """What changes with a file: its time stamp and its size in bytes. Raises a StudyError where it is not there."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -94,11 +85,7 @@ def _parsed(path: Path, *version: int) -> dict:
 
 
 def validated(model, content: dict, where: str):
-    """`content` as an instance of `model`; the first validation errors become one sentence.
-
-    Raises:
-        StudyError: Naming the key and what is wrong.
-    """
+    """`content` as an instance of `model`; the first validation errors become the one sentence of a StudyError."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -53,13 +53,8 @@ class Vllm(Strict):
         return {name: value for name, value in handler(self).items() if self.mode == "server" or name not in OF_SERVER}
 
     def context(self, prompt: float, max_new_tokens: int) -> int:
-        """Tokens for which an engine of the run's own keeps room at least: `max_model_len`, or without it the longest prompt
-        and its completion (or the answer by which the engine is checked), rather than the model's whole context.
-
-        Args:
-            prompt: Tokens of the longest prompt.
-            max_new_tokens: Longest completion.
-        """
+        """Tokens for which an engine of the run's own keeps room: `max_model_len` or, rather than the model's whole context, the
+        longest prompt and its completion, or the answer by which the engine is checked."""
         return self.max_model_len or ceil(prompt) + max(max_new_tokens, CHECK_TOKENS)
 
 
