@@ -31,9 +31,8 @@ from s2d_lib.sampling import traces_place
 from s2d_lib.stages.inputs import check_tracker
 from s2d_lib.study import Resolved, load_profile
 from s2d_lib.study.problem_sets import WHOLE, Half, LabelBudget, ProblemSets, whole_pool
-from s2d_lib.study.resolve import refuse_too_few_problems, stored_answers
+from s2d_lib.study.resolve import refuse_too_few_problems, refuse_what_is_not_shared, stored_answers
 from s2d_lib.study.settings import RoleModel
-from s2d_lib.study.several_processes import refuse_what_is_not_shared
 from s2d_lib.vllm import refuse_what_cannot_be
 
 

@@ -17,8 +17,8 @@ from s2d_lib.errors import StudyError
 from s2d_lib.plan.cost import DENSE, assumed_lengths, counts, lora_of, size, teacher_of, trained_parameters
 from s2d_lib.plan.shapes import BYTES, Shape, gpu_named, shape_of
 from s2d_lib.study import Resolved, lineage, load_profile
+from s2d_lib.study.resolve import state_on_host
 from s2d_lib.study.settings import Lengths
-from s2d_lib.study.several_processes import state_on_host
 from s2d_lib.study.stage_params import SELF_TAUGHT
 
 GPU = "h100-80gb"  # that is assumed where nothing says another

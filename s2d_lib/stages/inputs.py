@@ -26,9 +26,8 @@ from s2d_lib.runs import MODEL, READ, Run
 from s2d_lib.sampling import Rollout, by_text, read_rollouts, read_traces, traces_place
 from s2d_lib.study import Resolved
 from s2d_lib.study.problem_sets import LabelBudget
-from s2d_lib.study.resolve import refuse_too_few_problems
+from s2d_lib.study.resolve import refuse_too_few_problems, refuse_what_is_not_shared, trains_in_several
 from s2d_lib.study.settings import Hardware, RoleModel
-from s2d_lib.study.several_processes import refuse_what_is_not_shared, trains_in_several
 from s2d_lib.vllm import refuse_long_prompts, refuse_what_cannot_be
 
 WORKER = "S2D_WORKER"  # environment variable, set in the processes that train for a notebook (s2d_lib.stages.processes)

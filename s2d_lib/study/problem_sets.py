@@ -42,8 +42,8 @@ def _world(**own: Any) -> type[World]:
 
 Order = _world(symbols=(int, Field(ge=2, le=80)))  # as many syllables as there are to name them
 WORLDS = {
-    # Chains of memorised functions. `withheld`: the share of facts that no problem uses but those of sets that say so, to ask what
-    # it is that training forgets.
+    # Chains of memorised functions. `withheld`: share of the facts that no problem uses but those of sets that say so, so that it
+    # can be asked what training forgets.
     "function_chains": _world(functions=PositiveInt, values=PositiveInt, withheld=(float, unless(0.0, ge=0, le=0.5))),
     "sorting": Order,  # lists to be sorted by a memorised order
     "selection": Order,  # the m-th symbol of a list by such an order

@@ -191,8 +191,8 @@ class Profile(Strict):
     cluster: Cluster = Cluster()  # only what a scheduler is asked for, likewise
 
     def rules_for(self, stage: str, role: str, goes_on: bool = False, method: str | None = None) -> list[Rule]:
-        """The rules that fit a run, in their order: of the stage, the role of the model that trains or that the run is of, whether
-        it goes on from a trained checkpoint, and the method of self_distillation, by default the profile's own."""
+        """The rules that fit a run, in their order. `role` is that of the model that trains or that the run is of, `goes_on`
+        whether from a trained checkpoint; `method` is self_distillation's, by default the profile's own."""
         if stage == "self_distillation" and method is None and self.stages.self_distillation:
             method = self.stages.self_distillation.method
         return [rule for rule in self.rules if rule.match.fits(stage=stage, role=role, method=method, goes_on=goes_on)]
@@ -243,8 +243,8 @@ class Profile(Strict):
 
 
 def laid_over(stage: str, below: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters of a stage with changes laid over them. Where these choose another method of self-distillation, options that
-    it does not read stay behind; those that the changes themselves ask for do not, and are refused."""
+    """Hyperparameters of a stage with changes laid over them. Where these choose another method of self-distillation, options
+    that it does not read stay behind; those that the changes themselves ask for do not, and are refused."""
     content = below | changes
     unread = SelfDistillation.unread(content) if stage == "self_distillation" else {}
     return {name: value for name, value in content.items() if name in changes or name not in unread}

@@ -16,7 +16,7 @@ from s2d_lib.study.problem_sets import HALVES, WHOLE, FromFiles, Half, LabelBudg
 from s2d_lib.study.profile import Profile, laid_over
 from s2d_lib.study.settings import Evaluation, Hardware, Logging, RoleModel, Sampling, Validation
 from s2d_lib.study.stage_params import STAGES, TRAINED
-from s2d_lib.study.strict import Strict, did_you_mean, unless, validated
+from s2d_lib.study.strict import Strict, did_you_mean, read_yaml, refuse, unless, validated
 from s2d_lib.study.vllm import WHERE
 
 UNHASHED = {"profile": True, "overrides": True, "logging": True, "sampling": {"vllm": WHERE}}
@@ -192,19 +192,17 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
     at_hand, pool = getattr(problems, what), problems.pools.get(WHOLE if half else name)
     size = at_most(pool) if pool else None
     cut = f"`labels` and `prompts` cut the pool {WHOLE!r}"
-    refusals = {
-        f"label pool {name!r} is not declared; {did_you_mean(name, [*problems.pools, *HALVES])}": not (half or pool),
-        f"label pool {name!r} is cut from {WHOLE!r}, which is not declared: add it to `pools`": pool is None,
-        f"{cut} and its halves only, not {name!r}: leave them out of `problems`, or this checkpoint out of the study": (
-            at_hand and not half and name != WHOLE
-        ),
-        f"{cut}, whose size is not known: give it a `limit`": at_hand and size is None,
-        f"`{what}` can't be {at_hand} of the {size} problems of the pool {WHOLE!r}: lower it, or enlarge the pool": (
-            at_hand and size and at_hand > size
-        ),
-    }
-    if wrong := next((sentence for sentence, holds in refusals.items() if holds), None):
-        raise StudyError(f"{where}: {wrong}.")
+    unknown = f"label pool {name!r} is not declared; {did_you_mean(name, [*problems.pools, *HALVES]).rstrip('.')}"
+    others = f"and its halves only, not {name!r}: leave them out of `problems`, or this checkpoint out of the study"
+    more = f"`{what}` can't be {at_hand} of the {size} problems of the pool {WHOLE!r}: lower it, or enlarge the pool"
+    refusals = [
+        (pool is None and not half, unknown),
+        (pool is None, f"label pool {name!r} is cut from {WHOLE!r}, which is not declared: add it to `pools`"),
+        (at_hand and name not in (WHOLE, *HALVES), f"{cut} {others}"),
+        (at_hand and size is None, f"{cut}, whose size is not known: give it a `limit`"),
+        (at_hand and size and at_hand > size, more),
+    ]
+    refuse(refusals, f"{where}: ")
     if at_hand and at_hand < size:
         pool = LabelBudget(labels=at_hand, of=pool, seed=problems.split_seed)
     return Half(half=name, of=pool, seed=problems.split_seed) if half else pool
@@ -234,6 +232,44 @@ def _stage_params(node: Checkpoint, role: str, goes_on: bool, settings: Profile,
     if STAGES[node.stage].halved and node.labels in HALVES:
         own["steps"] = (own["steps"] + 1) // 2
     return own
+
+
+def trains_in_several(run: Resolved) -> bool:
+    """Whether a run trains, and in more than one process."""
+    return run.hardware.processes > 1 and hasattr(run.stage_params, "micro_batch")
+
+
+def refuse_what_is_not_shared(run: Resolved) -> None:
+    """Refuse a run that its processes could not train together: their micro-batches don't fill the batch, adapters on a model in
+    shards, a loss that reads heads itself of models in the machine's memory, GOLD, kept targets."""
+    if not trains_in_several(run):
+        return
+    params, hardware, stage = run.stage_params, run.hardware, run.stage
+    together = params.micro_batch * hardware.processes
+    few = f"{hardware.processes} processes with micro_batch {params.micro_batch} take {together} sequences at a time"
+    shared = "adapters can't be trained on a model that processes share: leave out hardware.accelerate, or lora"
+    heads = (
+        f"{stage} reads the models' heads where they are, and {hardware.accelerate} keeps them in the machine's memory"
+    )
+    gold = "estimator gold is one process's: train it in one (hardware.processes, in a rule)"
+    kept = "kept teacher_targets are one process's: use `recompute` with several processes"
+    reads_heads = stage in ("forward_kl", "opd", "self_distillation")
+    refusals = [
+        (params.batch % together, f"{few}, which does not divide batch {params.batch}: lower micro_batch"),
+        (hardware.accelerate and params.lora, shared),
+        (reads_heads and state_on_host(hardware), f"{heads}: name fsdp2.yaml for it (hardware.accelerate, in a rule)"),
+        (getattr(params, "estimator", None) == "gold", gold),
+        (getattr(params, "teacher_targets", "recompute") != "recompute", kept),
+    ]
+    refuse(refusals)
+
+
+def state_on_host(hardware: Hardware) -> bool:
+    """Whether the file that `accelerate` names, if it is there, keeps weights and optimiser in the machine's memory instead of
+    the GPUs'; a StudyError where it holds no mapping."""
+    path = project_root() / "params" / "accelerate" / hardware.accelerate if hardware.accelerate else None
+    config = read_yaml(path) if path is not None and path.is_file() else {}
+    return bool(config.get("fsdp_config", {}).get("fsdp_offload_params"))
 
 
 def origins(run: Resolved, root: Path | None = None) -> dict[str, str]:

@@ -188,7 +188,7 @@ class SelfDistillation(GroupRelative):
             yield name in self.model_fields_set, f"`{name}` is not read by {why}: leave it out"
         for template, shown in ((self.reprompt, "solution"), (self.feedback_reprompt, "feedback")):
             wanted = ["question", shown]
-            wrong = f"a reprompt has the placeholders {{question}} and {{{shown}}}, each once and no others, and other braces twice"
+            wrong = f"a reprompt has the placeholders {{question}} and {{{shown}}}, each once, no others, and other braces twice"
             yield template is not None and sorted(_placeholders(template)) != sorted(wanted), wrong
 
     @model_serializer(mode="wrap")

@@ -23,10 +23,15 @@ class Strict(BaseModel):
 
     @model_validator(mode="after")
     def _refuse(self):
-        for wrong, sentence in self._refusals():
-            if wrong:
-                raise ValueError(sentence)
+        if sentence := next((sentence for wrong, sentence in self._refusals() if wrong), None):
+            raise ValueError(sentence)
         return self
+
+
+def refuse(refusals: Iterable[tuple[Any, str]], where: str = "") -> None:
+    """Raise a StudyError with the first sentence that holds, of pairs of whether one does and the sentence."""
+    if sentence := next((sentence for wrong, sentence in refusals if wrong), None):
+        raise StudyError(f"{where}{sentence}.")
 
 
 def unless(default: Any, **limits: Any) -> Any:

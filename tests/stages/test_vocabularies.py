@@ -30,8 +30,8 @@ from s2d_lib.stages.states import head_of
 from s2d_lib.study import lineage, load_profile, load_study, resolve
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.load import deep_merge
+from s2d_lib.study.resolve import refuse_what_is_not_shared
 from s2d_lib.study.settings import Hardware, RoleModel
-from s2d_lib.study.several_processes import refuse_what_is_not_shared
 
 PROFILES = ("micro-full", "micro-llama", "micro-arithmetic", "micro-selection", "micro-conversion", "micro-tool-calls")
 WORLDS = {profile: world_of(load_profile(profile).problems) for profile in PROFILES}

@@ -7,7 +7,7 @@ import pytest
 from s2d_lib.errors import StudyError
 from s2d_lib.study import load_study, resolve
 from s2d_lib.study.profile import Map
-from s2d_lib.study.several_processes import refuse_what_is_not_shared
+from s2d_lib.study.resolve import refuse_what_is_not_shared
 from tests.conftest import TINY
 
 SPLIT = {"split_teacher": {"model": "micro/chains-teacher"}}
