@@ -4,6 +4,7 @@ Nothing is trained or downloaded, nor the network asked, but for a vLLM server t
 HF_HUB_OFFLINE). What training refuses is asked of training's own refusals, so that each fact has one place.
 """
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -18,7 +20,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from s2d_lib.errors import StudyError
 from s2d_lib.models.adapters import lora_config
-from s2d_lib.models.pair import check_pair, check_words, share_vocabulary
+from s2d_lib.models.pair import check_pair, check_spelling, check_words, share_vocabulary
 from s2d_lib.models.policy import Policy, how_to_get, load_policy, model_place
 from s2d_lib.models.sharing import check_sharing
 from s2d_lib.plan import plan, study_runs
@@ -30,7 +32,7 @@ from s2d_lib.runs import runs_root
 from s2d_lib.sampling import traces_place
 from s2d_lib.stages.inputs import check_tracker
 from s2d_lib.study import Resolved, load_profile
-from s2d_lib.study.problem_sets import WHOLE, Half, LabelBudget, ProblemSets, whole_pool
+from s2d_lib.study.problem_sets import WHOLE, Half, LabelBudget, whole_pool
 from s2d_lib.study.resolve import refuse_too_few_problems, refuse_what_is_not_shared, stored_answers
 from s2d_lib.study.settings import RoleModel
 from s2d_lib.vllm import refuse_what_cannot_be
@@ -52,13 +54,12 @@ def check(profile: str) -> Iterator[Line]:
     """All checks of a profile, each as soon as it is known; without valid parameters there is only that line."""
     params = _line("parameters", _parameters, profile)
     yield params
-    if not params.ok:
-        return
-    yield _line("packages", _packages)
-    yield from check_runs(profile)
-    yield from check_problems(profile)
-    yield _line("GPUs", _gpus, profile)
-    yield _line("disk", _disk, profile)
+    if params.ok:
+        yield _line("packages", _packages)
+        yield from check_runs(profile)
+        yield from check_problems(profile)
+        yield _line("GPUs", _gpus, profile)
+        yield _line("disk", _disk, profile)
 
 
 def _line(about: str, look: Callable[..., str], *arguments) -> Line:
@@ -155,33 +156,39 @@ def model_folder(spec: RoleModel) -> Path:
 
 
 def check_problems(profile: str) -> Iterator[Line]:
-    """Every label pool is loaded, taken apart from the evaluation sets and cut, as a run would do it, and must fill an optimiser
-    step of every run on it."""
+    """Every label pool is loaded, taken apart from the evaluation sets and cut, as a run would do it; it must fill an optimiser
+    step of every run on it, and their models that are here must have tokens for it."""
     uses: dict[str, list[tuple[Resolved, dict[str, Resolved]]]] = {}
     for _, run, line in study_runs(profile):
         if run.problems.pool:  # of a half or a cut to a label budget the whole, so that it is loaded once
             whole = run.problems.model_copy(update={"pool": whole_pool(run.problems.pool), "validation": None})
             uses.setdefault(str(whole), []).append((run, line))
     for users in uses.values():
-        run = max((run for run, _ in users), key=lambda run: run.problems.validation is not None)
+        run, _ = max(users, key=lambda user: user[0].problems.validation is not None)
         labels = WHOLE if isinstance(run.problems.pool, Half | LabelBudget) else run.labels
-        yield _line(f"label pool {labels}", _pool, labels, run.problems, users)
+        yield _line(f"label pool {labels}", _pool, run, labels, users)
 
 
-def _pool(labels: str, problems: ProblemSets, users: list[tuple[Resolved, dict[str, Resolved]]]) -> str:
-    spec = problems.model_copy(update={"pool": whole_pool(problems.pool)})
-    sets = (spec.pool, *spec.evaluations.values(), spec.validation)
-    files = dict.fromkeys(one.file for one in sets if getattr(one, "dataset", None))
-    absent = ", ".join(LOCAL_FILES[file] for file in files if file in LOCAL_FILES and not local_copy(file))
+def _pool(run: Resolved, labels: str, users: list[tuple[Resolved, dict[str, Resolved]]]) -> str:
+    spec = run.problems.model_copy(update={"pool": whole_pool(run.problems.pool)})
     try:
         found = load_problems(spec, labels)
     except StudyError as error:
+        sets = (spec.pool, *spec.evaluations.values(), spec.validation)
+        files = dict.fromkeys(one.file for one in sets if getattr(one, "dataset", None))
+        absent = ", ".join(LOCAL_FILES[file] for file in files if file in LOCAL_FILES and not local_copy(file))
         remedy = f" Of local copies, in the folder that S2D_DATA names, {absent} are missing." if absent else ""
         raise StudyError(f"{error}{remedy}") from None
-    for run, line in users:
-        part = run.problems.pool
+    for user, line in users:
+        part = user.problems.pool
         pool = cut(found.pool, part) if isinstance(part, Half | LabelBudget) else found.pool
-        refuse_too_few_problems(run, len(pool), stored_answers(run, line))
+        refuse_too_few_problems(user, len(pool), stored_answers(user, line))
+    for user in {user.model.model: user for user, _ in users}.values():
+        policy = None
+        with contextlib.suppress(StudyError):  # which another line says
+            policy = _bare(user)
+        if policy:
+            check_spelling(policy, chain(found.pool, *found.evaluations.values()), user.role)
     evaluations = ", ".join(f"{name} {len(problems)}" for name, problems in found.evaluations.items())
     return f"{len(found.pool)} problems, apart from those of {evaluations}"
 

@@ -57,6 +57,20 @@ def check_words(student: Policy, teacher: Policy, problems: Sequence[Problem], s
             )
 
 
+def check_spelling(policy: Policy, problems: Iterable[Problem], who: str) -> None:
+    """A model's tokenizer can write the prompts and the answers of problems. To one of words an unknown word is no error, all
+    unknown words are the same token, and training would go on without a sign.
+
+    Raises:
+        StudyError: It can't; with the first such word, and whose the model is.
+    """
+    if word := unwritable(policy, [text for problem in problems for text in (problem.prompt, problem.answer)]):
+        raise StudyError(
+            f"the {who}'s tokenizer has no tokens for {word!r}, which stands in the problems: take a model that can write it, or "
+            "other problems."
+        )
+
+
 def unwritable(policy: Policy, texts: Iterable[str]) -> str | None:
     """The first word of the texts that the policy's tokenizer has no tokens for but the one for unknown words."""
     words = list(dict.fromkeys(word for text in texts for word in text.split()))

@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.cost import assumed_lengths, counts, disk_of, gpus_of, teacher_of, work_of
+from s2d_lib.plan.cost import assumed_lengths, counts, disk_of, gpu_named, gpus_of, shape_of, teacher_of, work_of
 from s2d_lib.plan.memory import GPU, held, host_bytes, shortage
-from s2d_lib.plan.shapes import gpu_named, shape_of
 from s2d_lib.study import Resolved, lineage, load_profile, needed, points, resolve
 from s2d_lib.study.settings import Lengths
 
@@ -43,11 +42,7 @@ class Plan:
 
 
 def study_runs(profile: str, root: Path | None = None) -> Iterator[tuple[str, Resolved, dict[str, Resolved]]]:
-    """Every run that a profile's tables and map ask for, for its first seed: a name, the run, and its ancestors by theirs.
-
-    Raises:
-        StudyError: Bad parameters.
-    """
+    """Every run that a profile's tables and map ask for, for its first seed: a name, the run, and its ancestors by theirs."""
     seed = load_profile(profile, root=root).seeds[0]
     resolved = {name: resolve(profile, name, seed, root=root) for name in needed(profile, root)}
     found = {run.hash: (name, run, resolved) for name, run in resolved.items()}
@@ -85,11 +80,16 @@ def needs(run: Resolved, teacher: str | None, lengths: Lengths, gpu: str, utilis
         CPU), from its start to its end, and `hours limit`, after which it may be killed; the parts of s2d_lib.plan.memory.Held
         in the phase that takes most, their `total`, and whether all phases `fit`; bytes of the `machine`'s memory; bytes of
         disk `kept` and for a while (`scratch`).
+
+    Raises:
+        StudyError: An unknown GPU, a model of unknown shape, a set of unknown size.
     """
     model, beside, device = shape_of(run.model.model), shape_of(teacher) if teacher else None, gpu_named(gpu)
     count, gpus, phases = counts(run), gpus_of(run), held(run, model, beside, lengths)
     longest = lengths.model_copy(update={"completion": run.sampling.max_new_tokens})
     work, most = (list(work_of(run, model, beside, of).values()) for of in (lengths, longest))
+    alone, together = (sum(one.hours(device, utilisation) for one in parts) for parts in (work, most))
+    until, at_most = (sum(one.hours(device, utilisation) / one.gpus for one in parts) for parts in (work, most))
     fullest = max(phases, key=lambda one: one.total + one.engine * device["memory"])
     kept, scratch = disk_of(run, model, beside, lengths)
     return {
@@ -98,10 +98,10 @@ def needs(run: Resolved, teacher: str | None, lengths: Lengths, gpu: str, utilis
         "trained": count.trained * lengths.completion,
         "tested": (count.tested + count.validated) * lengths.completion,
         "flops": sum(part.flops for part in work),
-        "hours": sum(part.hours(device, utilisation) for part in work),
-        "hours at most": sum(part.hours(device, utilisation) for part in most),
-        "hours reserved": gpus * (sum(part.hours(device, utilisation) / part.gpus for part in work) + AROUND),
-        "hours limit": SLACK * sum(part.hours(device, utilisation) / part.gpus for part in most) + AROUND,
+        "hours": alone,
+        "hours at most": together,
+        "hours reserved": gpus * (until + AROUND),
+        "hours limit": SLACK * at_most + AROUND,
         "gpus": gpus,
         **asdict(fullest),
         "total": fullest.total,
@@ -113,15 +113,9 @@ def needs(run: Resolved, teacher: str | None, lengths: Lengths, gpu: str, utilis
 
 
 def resources(profile: str, runs: dict[str, Resolved], root: Path | None = None) -> dict[str, dict]:
-    """What every run of a profile asks a scheduler for, by its key: `needs`, and what the profile's `cluster` says instead.
-
-    Returns:
-        The numbers of `needs`; `cores`, `memory` (of the machine, GB), `partition` (Slurm's, or None), and `hours limit`, which
-        is None on a CPU, whose speed is not known.
-
-    Raises:
-        StudyError: An unknown GPU, a model of unknown shape, a set of unknown size.
-    """
+    """What every run of a profile asks a scheduler for, by its key: the numbers of `needs`, and what the profile's `cluster` says
+    instead; `cores`, `memory` (of the machine, GB), `partition` (Slurm's, or None), and `hours limit`, which is None on a CPU,
+    whose speed is not known. Raises as `needs`."""
     settings, by_name, found = load_profile(profile, root=root), {run.checkpoint: run for run in runs.values()}, {}
     for key, run in runs.items():
         cluster, hardware = settings.block("cluster", run.stage, run.role), run.hardware
@@ -136,11 +130,8 @@ def resources(profile: str, runs: dict[str, Resolved], root: Path | None = None)
 
 
 def of_snakemake(run: Resolved, asked: dict) -> dict[str, int | str]:
-    """A run's `resources` as Snakemake's executors for Slurm and Kubernetes name them; cores are a rule's `threads`.
-
-    Raises:
-        StudyError: No hours are known.
-    """
+    """A run's `resources` as Snakemake's executors for Slurm and Kubernetes name them; cores are a rule's `threads`. A StudyError
+    where no hours are known."""
     if asked["hours limit"] is None:
         raise StudyError(
             f"{run.checkpoint!r} runs on a CPU, whose speed the planner does not know: give profile {run.profile!r} the hours "

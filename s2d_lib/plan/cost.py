@@ -7,31 +7,89 @@ bound by arithmetic. Sampling a token reads all weights and the KV cache, so it 
 et al. 2022, arXiv 2211.05102); transformers' batches end with their longest completion, among many the limit, vLLM's do not.
 """
 
+import json
 from collections.abc import Mapping
 from math import ceil
+from pathlib import Path
 from typing import NamedTuple
 
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.shapes import BYTES, Shape
-from s2d_lib.study import Resolved
+from s2d_lib.study import Resolved, project_root
 from s2d_lib.study.problem_sets import AnySet, Half, LabelBudget, at_most
 from s2d_lib.study.profile import Profile
+from s2d_lib.study.resolve import RELEASED
 from s2d_lib.study.settings import Lengths, Lora
 from s2d_lib.study.stage_params import SELF_TAUGHT
+from s2d_lib.study.strict import did_you_mean, read_yaml
 
+HERE = Path(__file__).parent
+BYTES = {"float32": 4, "bfloat16": 2}
 DENSE = ("forward_kl", "opd")
 """Stages that match a teacher's distributions."""
-
-# Distinct problems of the public datasets, as s2d_lib.problems reads them.
-PROBLEMS = {"dapo-math-17k": 17176, "math-500": 500, "aime-2024": 30, "aime-2025": 30, "gsm8k": 1319}
-PROBLEMS |= {
-    "sdpo-chemistry-train": 1890,
-    "sdpo-physics-train": 720,
-    "sdpo-biology-train": 450,
-    "sdpo-material-train": 841,
+PROBLEMS = {
+    **{"dapo-math-17k": 17176, "math-500": 500, "aime-2024": 30, "aime-2025": 30, "gsm8k": 1319},
+    **{"sdpo-chemistry-train": 1890, "sdpo-physics-train": 720, "sdpo-biology-train": 450, "sdpo-material-train": 841},
+    **{"sdpo-chemistry-test": 210, "sdpo-physics-test": 80, "sdpo-biology-test": 50, "sdpo-material-test": 94},
+    **{"sdpo-tool-use-train": 4046, "sdpo-tool-use-test": 68},
 }
-PROBLEMS |= {"sdpo-chemistry-test": 210, "sdpo-physics-test": 80, "sdpo-biology-test": 50, "sdpo-material-test": 94}
-PROBLEMS |= {"sdpo-tool-use-train": 4046, "sdpo-tool-use-test": 68}
+"""Distinct problems of the public datasets, as s2d_lib.problems reads them."""
+
+
+class Shape:
+    """A decoder of the Qwen3 or Llama architecture (no biases, RMSNorm, gated MLP, grouped-query attention) by config.json."""
+
+    def __init__(self, config: dict):
+        self.vocabulary, self.width, self.layers, self.mlp = (
+            int(config[name]) for name in ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size")
+        )
+        heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+        head, width, mlp = config.get("head_dim") or self.width // heads, self.width, self.mlp
+        self.queries, self.keys = queries, keys = heads * head, kv_heads * head  # their widths; values are as keys
+        self.linear = {  # inputs and outputs of a layer's linear layers
+            "q_proj": (width, queries), "k_proj": (width, keys), "v_proj": (width, keys), "o_proj": (queries, width),
+            "gate_proj": (width, mlp), "up_proj": (width, mlp), "down_proj": (mlp, width),
+        }  # fmt: skip
+        of_heads = {"qwen3": 2 * head, "llama": 0}[config["model_type"]]  # Qwen3 norms queries and keys too
+        self.layer = sum(inputs * outputs for inputs, outputs in self.linear.values()) + 2 * width + of_heads
+        self.embedding = self.vocabulary * width  # and as many of the head, which may be the same ones
+        self.multiplied = self.embedding + self.layers * self.layer + width  # with a token: not what is only looked up
+        self.parameters = self.multiplied + (0 if config.get("tie_word_embeddings") else self.embedding)
+
+    def adapters(self, lora: Lora) -> int:
+        """Parameters of adapters: rank * (inputs + outputs) of every linear layer that has one."""
+        named = self.linear if lora.target_modules == "all-linear" else [n.split(".")[-1] for n in lora.target_modules]
+        return lora.rank * self.layers * sum(sum(sizes) for name, sizes in self.linear.items() if name in named)
+
+    def cached(self, dtype: str) -> int:
+        """Bytes that a KV cache holds of one token."""
+        return 2 * self.layers * self.keys * BYTES[dtype]
+
+
+def shape_of(model: str) -> Shape:
+    """The shape of a role's model: from models.yaml, or the config.json of a folder.
+
+    Raises:
+        StudyError: A model of which nothing is known here, or of another architecture.
+    """
+    known = read_yaml(HERE / "models.yaml")
+    folder = RELEASED / model.removeprefix("micro/") if model.startswith("micro/") else Path(model).expanduser()
+    config = project_root() / folder / "config.json"
+    try:
+        return Shape(known[model] if model in known else json.loads(config.read_text(encoding="utf-8")))
+    except (OSError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"the planner does not know the shape of model {model!r} ({type(error).__name__}: {error}): let the role's `model` "
+            "be a folder with a config.json of the Qwen3 or Llama architecture, or add its numbers to s2d_lib/plan/models.yaml."
+        ) from None
+
+
+def gpu_named(name: str) -> dict[str, float]:
+    """What gpus.yaml says of a GPU: `memory` (bytes), `flops` (peak dense bfloat16) and `bandwidth` (bytes), both per second; a
+    StudyError for an unknown name."""
+    known = read_yaml(HERE / "gpus.yaml")
+    if name not in known:
+        raise StudyError(f"unknown GPU {name!r}; {did_you_mean(name, known)} (add others to s2d_lib/plan/gpus.yaml)")
+    return known[name]
 
 
 class Counts(NamedTuple):
@@ -45,11 +103,7 @@ class Counts(NamedTuple):
 
 
 def counts(run: Resolved) -> Counts:
-    """Sequences of a run: a property of its parameters and of the sizes of its sets.
-
-    Raises:
-        StudyError: A set whose size is not known before it is loaded.
-    """
+    """Sequences of a run: a property of its parameters and of the sizes of its sets. Raises as `size` does."""
     params, at_once = run.params, run.sampling.batch
     if run.stage == "teacher_rollouts":
         rollouts = size(run.problems.pool) * params["samples_per_problem"]
@@ -70,11 +124,7 @@ def counts(run: Resolved) -> Counts:
 
 
 def size(one: AnySet | Half | LabelBudget) -> int:
-    """Problems of a set.
-
-    Raises:
-        StudyError: When it is not known before the set is loaded.
-    """
+    """Problems of a set; a StudyError where their number is not known before it is loaded."""
     whole = one.of if isinstance(one, Half) else one
     known = [n for n in (at_most(whole), PROBLEMS.get(getattr(whole, "file", ""))) if n]
     if not known:
@@ -129,8 +179,9 @@ def work_of(run: Resolved, model: Shape, teacher: Shape | None, lengths: Lengths
     `validation`, with completions of a mean length, on its own model and that of `teacher_of`."""
     count, hardware, length = counts(run), run.hardware, lengths.prompt + lengths.completion
     taught, trains = run.params.get("method") in SELF_TAUGHT, count.trained > 0
+    limit, batch, validation = run.sampling.max_new_tokens, run.sampling.batch, run.validation
 
-    def sampled(sequences: int, at_once: int, limit: int, use: str | None = None, gpus: int = 1) -> Work:
+    def sampled(sequences: int, at_once: int, use: str | None = None, gpus: int = 1, limit: int = limit) -> Work:
         by_vllm = use and run.sampling.by_vllm(use)
         steps = min(lengths.completion, limit) if by_vllm else limit
         dtype, whole = "float32" if trains and not by_vllm else hardware.dtype, lengths.prompt + steps
@@ -143,17 +194,13 @@ def work_of(run: Resolved, model: Shape, teacher: Shape | None, lengths: Lengths
     if run.stage in (*DENSE, "teacher_rollouts") or taught or run.params.get("kl_coefficient", 0) > 0:
         read = length + lengths.completion * taught  # a self-teacher reads a sibling's solution too
         flops += forward_flops(teacher or model, (count.trained or count.sequences) * read, read / 2)
-    limit, batch, gpus = (
-        run.sampling.max_new_tokens,
-        run.sampling.batch,
-        hardware.processes if trains else engine_gpus(run),
-    )
-    validation = run.validation and (run.validation.batch or batch, run.validation.max_new_tokens or limit)
+    gpus, use = (hardware.processes, "training") if trains else (engine_gpus(run), "rollouts")
+    checked = (validation.batch or batch, None, 1, validation.max_new_tokens or limit) if validation else (1,)
     return {
         "training": Work(flops, gpus=gpus),
-        "sampling": sampled(count.sequences, count.at_once, limit, "training" if trains else "rollouts", gpus),
-        "evaluation": sampled(count.tested, batch, limit, "evaluation", engine_gpus(run)),
-        "validation": sampled(count.validated, *(validation or (1, limit))),  # transformers', in every process
+        "sampling": sampled(count.sequences, count.at_once, use, gpus),
+        "evaluation": sampled(count.tested, batch, "evaluation", engine_gpus(run)),
+        "validation": sampled(count.validated, *checked),  # transformers', in every process
     }
 
 

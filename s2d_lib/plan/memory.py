@@ -1,9 +1,9 @@
 """What a run holds in memory, by a formula, and whether that fits where it is to run.
 
-The formula counts what the code does. Trained weights, their gradients and AdamW's two moments are float32 (16 bytes a parameter:
-ZeRO, arXiv 1910.02054, table 1, all of them in float32), under LoRA the adapters' alone; GPUs that share them hold even parts.
-It is exact to the byte for these, within about a third for activations, and leaves out what kernels, communication and fragments
-take, for which RESERVE is kept. A measured pilot (s2d_lib.check.pilot) has all of it.
+Trained weights, their gradients and AdamW's two moments are float32, 16 bytes a parameter (ZeRO, arXiv 1910.02054, table 1, all
+of them in float32), under LoRA the adapters' alone; GPUs that share a model hold even parts. The formula is exact to the byte for
+these, within about a third for activations, and leaves out what kernels, communication and fragments take, for which RESERVE is
+kept. A measured pilot (s2d_lib.check.pilot) has all of it.
 """
 
 import os
@@ -14,8 +14,19 @@ from pathlib import Path
 import psutil
 
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.cost import DENSE, assumed_lengths, counts, lora_of, size, teacher_of, trained_parameters
-from s2d_lib.plan.shapes import BYTES, Shape, gpu_named, shape_of
+from s2d_lib.plan.cost import (
+    BYTES,
+    DENSE,
+    Shape,
+    assumed_lengths,
+    counts,
+    gpu_named,
+    lora_of,
+    shape_of,
+    size,
+    teacher_of,
+    trained_parameters,
+)
 from s2d_lib.study import Resolved, lineage, load_profile
 from s2d_lib.study.resolve import state_on_host
 from s2d_lib.study.settings import Lengths
@@ -34,12 +45,8 @@ class Held:
 
     phase: str  # `training`, `sampling`, or the `evaluation` by one process that follows a training in several
     on: int  # so many GPUs, or processes
-    weights: float  # with autocast's copies, a reference's or a self-teacher's, and what is whole for a moment
-    teacher: float = 0.0
-    gradients: float = 0.0
-    optimiser: float = 0.0
-    activations: float = 0.0  # of a micro-batch; these and the logits take turns with the cache
-    logits: float = 0.0  # a chunk and, where two models are compared, a buffer for the head's gradient
+    state: float  # weights, gradients, the optimiser's moments, and frozen models beside them
+    activations: float = 0.0  # of a micro-batch, with a chunk of its logits; these take turns with the cache
     kv_cache: float = 0.0  # of what transformers samples at once
     engine: float = 0.0  # share of a GPU's memory that a vLLM engine of the run's own takes from the start
     on_host: float = 0.0  # bytes of the machine's memory, where the accelerate config keeps the state there
@@ -47,8 +54,7 @@ class Held:
     @property
     def total(self) -> float:
         """All of it at its most, without vLLM's share."""
-        state = self.weights + self.teacher + self.gradients + self.optimiser
-        return state + max(self.activations + self.logits, self.kv_cache)
+        return self.state + max(self.activations, self.kv_cache)
 
 
 def held(run: Resolved, model: Shape, teacher: Shape | None, lengths: Lengths) -> list[Held]:
@@ -62,31 +68,29 @@ def held(run: Resolved, model: Shape, teacher: Shape | None, lengths: Lengths) -
 def _training(run: Resolved, model: Shape, teacher: Shape | None, lengths: Lengths) -> Held:
     hardware, params, lora, width = run.hardware, run.params, lora_of(run), BYTES[run.hardware.dtype]
     taught, trained = params.get("method") in SELF_TAUGHT, trained_parameters(run, model)
-    compares, length = run.stage in DENSE or taught, lengths.prompt + run.sampling.max_new_tokens
-    teacher = teacher if params.get("teacher_targets") == "recompute" else None
+    compares, frozen = run.stage in DENSE or taught, teacher if params.get("teacher_targets") == "recompute" else None
     weights = 4 * (model.parameters + (trained if lora else 0))
     copies = weights / 2 if width == 2 else 0  # autocast's
-    if taught or (params.get("kl_coefficient", 0) > 0 and not lora):
-        weights += 4 * trained  # a self-teacher; a reference, which under LoRA is the policy without its adapters
+    # A self-teacher, or a reference, which under LoRA is the policy without its adapters; gradients and two moments
+    second = taught or (params.get("kl_coefficient", 0) > 0 and not lora)
+    state = weights + 4 * trained * second + 12 * trained
     on_host, share = state_on_host(hardware), 1 / hardware.processes if hardware.accelerate else 1
-    own = 0 if on_host else share
     if hardware.accelerate:  # embeddings and two layers of each model are whole for a moment, and a gradient on its way
-        shapes = [shape for shape in (model, model if taught else teacher) if shape]
-        whole = sum(width * (shape.parameters - (shape.layers - 2) * shape.layer) for shape in shapes)
-        copies = whole + (width + 4) * max(model.embedding, model.layer)
+        shapes = [shape for shape in (model, model if taught else frozen) if shape]
+        copies = width * sum(shape.parameters - (shape.layers - 2) * shape.layer for shape in shapes)
+        copies += (width + 4) * max(model.embedding, model.layer)
+    beside = share * width * frozen.parameters if frozen else 0.0
+    # A chunk of each model's logits and, where two are compared, a buffer for the head's gradient
+    logits = 4 * CHUNK[hardware.device] * (1 + compares) + 4 * model.embedding * (compares and not lora)
     engine = _engine(run, "training") if run.samples_itself else 0.0
     return Held(
         phase="training",
         on=hardware.processes,
-        weights=own * weights + copies,
-        teacher=share * width * teacher.parameters if teacher else 0.0,
-        gradients=own * 4 * trained,
-        optimiser=own * 8 * trained,
-        activations=activations(run, model, length),
-        logits=4 * CHUNK[hardware.device] * (1 + compares) + 4 * model.embedding * (compares and not lora),
+        state=(0 if on_host else share * state) + copies + beside,
+        activations=activations(run, model, lengths.prompt + run.sampling.max_new_tokens) + logits,
         kv_cache=_cached(run, lengths) * model.cached("float32"),  # of trained weights, under autocast too
         engine=engine or (_engine(run, "evaluation") if hardware.processes == 1 else 0.0),
-        on_host=weights + 12 * trained if on_host else 0.0,
+        on_host=state if on_host else 0.0,
     )
 
 
@@ -120,7 +124,7 @@ def _sampled(run: Resolved, model: Shape, lengths: Lengths, dtype: str) -> Held:
     rows = 0 if run.sampling.by_vllm(use) else run.sampling.batch
     cache = rows * (lengths.prompt + run.sampling.max_new_tokens) * model.cached(dtype)
     phase, weights = "evaluation" if "steps" in run.params else "sampling", BYTES[dtype] * model.parameters
-    return Held(phase, gpus, weights=part * weights, kv_cache=part * cache, engine=_engine(run, use))
+    return Held(phase, gpus, part * weights, kv_cache=part * cache, engine=_engine(run, use))
 
 
 def _engine(run: Resolved, use: str) -> float:
@@ -155,9 +159,9 @@ def shortage(one: Held, room: float, whose: str, reserve: float = RESERVE, toget
     free = (1 - reserve - one.engine) * room / (one.on if together else 1)
     if one.total <= free:
         return None
-    parts = {"activations": one.activations + one.logits, "KV cache": one.kv_cache}
-    if (state := one.total - max(parts.values())) > free:
-        parts = {"state" if one.phase == "training" else "weights": state}
+    parts = {"activations": one.activations, "KV cache": one.kv_cache}
+    if one.state > free:
+        parts = {"state" if one.phase == "training" else "weights": one.state}
     largest = max(parts, key=parts.get)
     each = f" on each of {one.on}" if one.on > 1 else ""
     beside = f" beside vLLM's {one.engine:.0%}" if one.engine else ""
@@ -178,9 +182,7 @@ def refuse_what_does_not_fit(run: Resolved, certain: bool = True) -> None:
     Raises:
         StudyError: It would not fit; with what takes most, and the remedy.
     """
-    settings, on_cpu, memory = load_profile(run.profile, run.overrides), run.hardware.device == "cpu", machine_memory()
-    free = [memory] if on_cpu else [one for _, one in visible_gpus()]
-    assumed = settings.block("cluster", run.stage, run.role).gpu or GPU
+    settings, on_cpu, machine = load_profile(run.profile, run.overrides), run.hardware.device == "cpu", machine_memory()
     teacher = teacher_of(run, lineage(run.profile, run.checkpoint, run.seed, run.overrides))
     try:
         model, beside = shape_of(run.model.model), shape_of(teacher) if teacher else None
@@ -188,16 +190,22 @@ def refuse_what_does_not_fit(run: Resolved, certain: bool = True) -> None:
         if certain:
             return
         raise
-    if certain and not free:
-        return
-    room, whose = (min(free), "the machine" if on_cpu else "a GPU") if free else (gpu_named(assumed)["memory"], assumed)
-    phases, reserve = held(run, model, beside, assumed_lengths(settings)), 0.0 if certain else RESERVE
+    room, whose = machine, "the machine"
+    if not on_cpu:
+        free, assumed = (
+            [bytes_ for _, bytes_ in visible_gpus()],
+            settings.block("cluster", run.stage, run.role).gpu or GPU,
+        )
+        if certain and not free:
+            return
+        room, whose = (min(free), "a GPU") if free else (gpu_named(assumed)["memory"], assumed)
+    reserve, phases = 0.0 if certain else RESERVE, held(run, model, beside, assumed_lengths(settings))
+    on_host = phases[0].on_host if certain else host_bytes(run, model, beside, phases[0])
     if certain:
         phases = [replace(one, activations=2 / 3 * one.activations) for one in phases]
     asked = [(one, room, whose, reserve, on_cpu) for one in phases]
-    if free and not on_cpu:
-        takes = phases[0].on_host if certain else host_bytes(run, model, beside, phases[0])
-        asked.append((Held("training", 1, weights=takes), memory, "the machine", 0.0, True))
+    if whose == "a GPU":
+        asked.append((Held("training", 1, on_host), machine, "the machine", 0.0, True))
     for one in asked:
         if lacks := shortage(*one):
             part = " (its evaluation, by one process)" if one[0].phase == "evaluation" else ""

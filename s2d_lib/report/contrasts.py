@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from s2d_lib.claims import Results, bootstrap, load_published
 from s2d_lib.claims.fair import budget, check_together, paired_accuracies, seeds_of
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.cost import DENSE, forward_flops
-from s2d_lib.plan.shapes import shape_of
+from s2d_lib.plan.cost import DENSE, forward_flops, shape_of
 from s2d_lib.report.figures import Line, lines
 from s2d_lib.report.looks import load_report, route_label, route_look
 from s2d_lib.report.pages import one_line

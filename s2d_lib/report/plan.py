@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 
 from s2d_lib.plan import AROUND, Plan
+from s2d_lib.plan.cost import gpu_named
 from s2d_lib.plan.memory import RESERVE
-from s2d_lib.plan.shapes import gpu_named
 from s2d_lib.report.tables import write_forms
 
 KIND = ["stage", "model", "taught by"]
-UNITS = {
+SUMS = {
     "sampled": 1e6,
     "trained": 1e6,
     "tested": 1e6,
@@ -19,54 +19,56 @@ UNITS = {
     "hours at most": 1,
     "hours reserved": 1,
 }
-PARTS = ("weights", "teacher", "gradients", "optimiser", "activations", "logits", "kv_cache")
+"""What is summed over runs -> its unit."""
+HELD = ["state", "activations", "kv_cache", "vLLM's share"]
 
 
-def cost_numbers(plan: Plan) -> pd.DataFrame:
-    """Every kind of run (stage, model that is trained or sampled, teacher), summed over checkpoints and seeds: `runs`, tokens in
-    millions, FLOPs in 10^18, hours of one GPU; the last row is their sum, of stage `all`."""
-    rows = _short(plan.runs).rename(columns={"seeds": "runs"})
-    for name, unit in UNITS.items():
-        rows[name] = rows[name] * rows["runs"] / unit
-    numbers = rows.groupby(KIND, sort=False)[["runs", *UNITS]].sum().reset_index()
-    total = dict.fromkeys(KIND, "") | {"stage": "all"} | numbers[["runs", *UNITS]].sum().to_dict()
-    return pd.concat([numbers, pd.DataFrame([total])], ignore_index=True).astype({"runs": int})
+def kinds_of(plan: Plan) -> pd.DataFrame:
+    """Every kind of run: stage, model that is trained or sampled (without who published it), teacher.
 
-
-def memory_numbers(plan: Plan) -> pd.DataFrame:
-    """What each GPU (on a CPU each process) holds of the kind's largest run in its fullest phase, in GB: PARTS, `vLLM's share`,
-    the `sum` with the reserve (activations and logits take turns with the cache), and whether all runs of the kind `fit`."""
-    memory, rows = gpu_named(plan.gpu)["memory"], _short(plan.runs)
-    numbers = rows[KIND].assign(when=rows["phase"] + " on " + rows["on"].astype(str), **rows[[*PARTS]] / 1e9)
-    numbers["vLLM's share"] = rows["engine"] * memory / 1e9
-    numbers["sum"] = (rows["total"] + (rows["engine"] + RESERVE * (rows["gpus"] > 0)) * memory) / 1e9
-    numbers["fit"] = rows.groupby(KIND)["fit"].transform("all")
-    return numbers.loc[numbers.groupby(KIND, sort=False)["sum"].idxmax()].reset_index(drop=True)
+    Returns:
+        Over checkpoints and seeds `runs`, tokens in millions, FLOPs in 10^18, hours of one GPU; of the largest run, in its
+        fullest phase (`when`), what each GPU (on a CPU each process) holds in GB: HELD, and the `sum` with the reserve, where
+        activations and KV cache take turns; whether all runs of the kind `fit`.
+    """
+    memory, rows = gpu_named(plan.gpu)["memory"], plan.runs.rename(columns={"seeds": "runs"})
+    rows[KIND[1:]] = rows[KIND[1:]].apply(lambda models: models.str.rsplit("/").str[-1])
+    rows["vLLM's share"] = rows["engine"] * memory
+    rows["sum"] = rows["total"] + rows["vLLM's share"] + RESERVE * memory * (rows["gpus"] > 0)
+    rows["when"] = rows["phase"] + " on " + rows["on"].astype(str)
+    rows[[*HELD, "sum"]] /= 1e9
+    for name, unit in SUMS.items():
+        rows[name] *= rows["runs"] / unit
+    kinds = rows.groupby(KIND, sort=False)
+    fullest = rows.loc[kinds["sum"].idxmax()].set_index(KIND)[["when", *HELD, "sum"]]
+    return kinds[["runs", *SUMS]].sum().join(fullest).join(kinds["fit"].all()).reset_index()
 
 
 def tables_of(plan: Plan) -> dict[str, pd.DataFrame]:
-    """The plan as text, by title."""
+    """The plan as text, by title; the last row of the cost is the sum over all runs."""
+    kinds, whole = kinds_of(plan), ""
+    if plan.runs["gpus"].any():
+        whole = f", of {figure(gpu_named(plan.gpu)['memory'] / 1e9)}"
     tokens = {name: f"{name}, M tokens" for name in ("sampled", "trained", "tested")}
     hours = {"flops": "EFLOP", "hours": "GPU hours", "hours at most": "at most", "hours reserved": "reserved"}
-    whole = f", of {figure(gpu_named(plan.gpu)['memory'] / 1e9)}" if plan.runs["gpus"].any() else ""
+    total = {"stage": "all"} | kinds[["runs", *SUMS]].sum().to_dict()
+    cost = pd.concat([kinds[[*KIND, "runs", *SUMS]], pd.DataFrame([total])], ignore_index=True).fillna("")
+    memory = kinds[[*KIND, "when", *HELD, "sum", "fit"]].replace({"fit": {True: "yes", False: "NO"}})
     disk = {
         "published models": plan.published,
         "finished runs, all seeds": plan.total("kept"),
         "the largest run while it trains": float(plan.runs["scratch"].max()),
         "together": plan.disk,
     }
-    memory = memory_numbers(plan).replace({"fit": {True: "yes", False: "NO"}})
     tables = {
-        "Cost, all checkpoints and seeds": cost_numbers(plan).rename(columns=tokens | hours),
+        "Cost, all checkpoints and seeds": cost.astype({"runs": int}).rename(columns=tokens | hours),
         "Memory of each GPU, or process, of a run, GB": memory.rename(
             columns={"kv_cache": "KV cache", "sum": f"sum{whole}", "fit": "fits"}
         ),
         "Disk": pd.DataFrame({"what": disk.keys(), "GB": [size / 1e9 for size in disk.values()]}),
     }
-    return {
-        title: one.map(lambda value: figure(value) if isinstance(value, float) else str(value))
-        for title, one in tables.items()
-    }
+    texts = {float: figure}
+    return {title: one.map(lambda value: texts.get(type(value), str)(value)) for title, one in tables.items()}
 
 
 def summary(plan: Plan) -> str:
@@ -86,19 +88,17 @@ def summary(plan: Plan) -> str:
 def uncertainty(plan: Plan) -> list[str]:
     """How far each number can be off, and why."""
     return [
-        f"Numbers of sequences are exact, but for rollouts on a pool that loses the problems it shares with an evaluation set "
+        "Numbers of sequences are exact, but for rollouts on a pool that loses the problems it shares with an evaluation set "
         f"(about 1% of DAPO-Math-17K). Tokens assume prompts of {plan.lengths.prompt:g} and completions of "
         f"{plan.lengths.completion:g} tokens on average (`lengths` in the profile); they grow in proportion, at most to the "
-        f"limit of {plan.limit}, for which the hours *at most* are. FLOPs leave out norms and softmax (below 1%).",
+        f"limit of {plan.limit}, for which the hours *at most* are.",
         "transformers samples to the limit, vLLM each completion's own length. Hours are in inverse proportion to the "
         f"utilisation, which is assumed ({plan.utilisation:g}), not measured: PaLM reached 0.46 (arXiv 2204.02311), Llama 3 "
-        "0.38 to 0.43 (arXiv 2407.21783), sampling from small models far less. What several GPUs that share a model "
-        f"send each other is not counted. Reserved are all GPUs of a run from its start to its end, with {AROUND:g} hours for "
-        "loading, grading and saving, and while one process evaluates.",
-        "Weights, gradients and optimiser are exact to the byte; activations within about a third, for completions at the limit; "
-        "what is gathered of a model in shards (among its weights here) is an upper bound. *Logits* are a chunk of them, as no "
-        "stage holds them whole, and a buffer of the head's gradient. Activations with logits and the KV cache take turns. "
-        f"{RESERVE:.0%} of a GPU are kept in reserve. `s2d plan --pilot` measures a step where it will run.",
+        "0.38 to 0.43 (arXiv 2407.21783), sampling from small models far less. What GPUs send each other is not counted. "
+        f"Reserved are all GPUs of a run from its start to its end, with {AROUND:g} hours for loading, grading and saving.",
+        "The state is exact to the byte, but for what is gathered of a model in shards, an upper bound; activations, for "
+        f"completions at the limit, within about a third. {RESERVE:.0%} of a GPU are kept in reserve. `s2d plan --pilot` "
+        "measures a step where it will run.",
     ]
 
 
@@ -113,10 +113,3 @@ def figure(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if value >= 0.001 else ("0" if value == 0 else f"{value:.0e}")
-
-
-def _short(runs: pd.DataFrame) -> pd.DataFrame:
-    """Models without the organisation that published them."""
-    return runs.assign(
-        **{name: runs[name].map(lambda model: model.rsplit("/", 1)[-1]) for name in ("model", "taught by")}
-    )

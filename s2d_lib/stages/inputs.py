@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from s2d_lib.errors import StudyError
 from s2d_lib.models.adapters import is_adapter
-from s2d_lib.models.pair import check_pair, check_words, share_vocabulary
+from s2d_lib.models.pair import check_pair, check_spelling, check_words, share_vocabulary
 from s2d_lib.models.policy import Policy, configure_torch, load_policy, model_place
 from s2d_lib.models.sharing import check_sharing
 from s2d_lib.problems.base import Problem
@@ -107,6 +108,7 @@ def _load(run: Run) -> Inputs:
     hardware = _until_trained(resolved.hardware) if trains and not started else resolved.hardware
     policy = load_policy(resolved.model, in_full(hardware) if trains else hardware, *start)
     problems = _short_prompts(resolved, policy, problems)
+    check_spelling(policy, chain(problems.pool, *problems.evaluations.values()), resolved.role)
     if "rollouts" not in resolved.parents:  # else their number, of those that are kept, is the stage's to check
         refuse_too_few_problems(resolved, len(problems.pool))
     refuse_long_prompts(resolved, policy, problems)

@@ -11,9 +11,8 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from s2d_lib.models.policy import load_policy
-from s2d_lib.plan.cost import assumed_lengths
+from s2d_lib.plan.cost import assumed_lengths, shape_of
 from s2d_lib.plan.memory import held as planned_memory
-from s2d_lib.plan.shapes import shape_of
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.study import load_profile, resolve

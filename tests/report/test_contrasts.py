@@ -8,7 +8,7 @@ import pytest
 
 from s2d_lib.claims import Results
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.shapes import shape_of
+from s2d_lib.plan.cost import shape_of
 from s2d_lib.report import contrasts as extra
 from s2d_lib.report.contrasts import CONSTANT
 from s2d_lib.report.looks import load_report
