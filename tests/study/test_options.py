@@ -65,12 +65,6 @@ def test_a_profile_takes_back_what_the_one_says_that_it_extends():
     assert "url" not in Vllm().model_dump()
 
 
-def test_an_engines_context_is_what_the_run_needs():
-    assert Vllm().context(9.5, 24) == 34
-    assert Vllm().context(10, 4) == 26  # the check's answers have 16 tokens
-    assert Vllm(max_model_len=50).context(10, 24) == 50
-
-
 def resolved(checkpoint, **block):
     stages = TINY["stages"] | {"self_distillation": PLAIN | block}
     return resolve("micro", checkpoint, 0, TINY | {"stages": stages})
@@ -89,11 +83,6 @@ def test_a_run_holds_what_its_method_reads_and_nothing_else():
     run = resolved("student.sdpo.failed_only", **block)
     assert run.stage_params.sdpo_on == "failed"
     assert run.stage_params.model_dump() == run.params
-
-
-def test_a_benchmark_makes_every_method():
-    for name in ("sdpo", "srpo", "advantage_mix", "srpo.no_dw", "sdpo.failed_only", "sdpo.correct_only"):
-        assert resolve("micro-table-lookup", f"student.{name}", 0).stage == "self_distillation"
 
 
 def test_a_method_a_role_and_stage_3_can_have_settings_of_their_own():

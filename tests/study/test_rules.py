@@ -19,16 +19,18 @@ def rule(set_: dict, **match) -> dict:
     return {"rules": [{"match": match, "set": set_}]}
 
 
+def of(name: str, parameter: str, over: dict | None = None):
+    """A hyperparameter of a micro run."""
+    return resolve("micro", name, 0, over).params[parameter]
+
+
 def test_a_later_rule_goes_before_an_earlier_one_and_both_before_the_defaults():
     found = {name: resolve("micro", name, 0, REFINED).hardware for name in ("student", "student.grpo", "teacher.rl")}
     settled = {name: (one.processes, one.threads, one.sampling_gpus) for name, one in found.items()}
     assert settled == {"student": (2, 1, 1), "student.grpo": (4, 2, 1), "teacher.rl": (8, 2, 2)}
     profile = load_profile("micro", REFINED)
-    asked = {role: profile.block("cluster", "sparse_rl", role) for role in ("student", "teacher")}
-    assert {role: (one.hours, one.partition) for role, one in asked.items()} == {
-        "student": (3, None),
-        "teacher": (3, "long"),
-    }
+    asked = [profile.block("cluster", "sparse_rl", role) for role in ("student", "teacher")]
+    assert [(one.hours, one.partition) for one in asked] == [(3, None), (3, "long")]
 
 
 def test_a_rule_sets_hyperparameters_and_blocks_at_once():
@@ -38,14 +40,11 @@ def test_a_rule_sets_hyperparameters_and_blocks_at_once():
 
 
 def test_overrides_of_a_stage_stand_above_the_profiles_rules_and_below_their_own():
-    steps = lambda name, over: resolve("micro", name, 0, over).params["steps"]  # noqa: E731
-    assert (steps("teacher.rl", {}), steps("student.grpo", {})) == (140, 350)
-    over = {"stages": {"sparse_rl": {"steps": 7}}}
-    assert (
-        steps("teacher.rl", over) == steps("student.grpo", over) == steps("student.bridge.rl_teacher.grpo", over) == 7
-    )
-    over |= rule({"steps": 9}, stage="sparse_rl", role="teacher")
-    assert (steps("teacher.rl", over), steps("student.grpo", over)) == (9, 7)
+    names = ("teacher.rl", "student.grpo", "student.bridge.rl_teacher.grpo")
+    own = {"stages": {"sparse_rl": {"steps": 7}}}
+    again = own | rule({"steps": 9}, stage="sparse_rl", role="teacher")
+    for over, steps in ({}, [140, 350, 175]), (own, [7, 7, 7]), (again, [9, 7, 7]):
+        assert [of(name, "steps", over) for name in names] == steps
 
 
 def test_only_the_runs_that_are_refined_have_another_hash():
@@ -57,9 +56,10 @@ def test_only_the_runs_that_are_refined_have_another_hash():
 
 def test_sparse_rl_that_goes_on_from_a_trained_checkpoint_can_have_settings_of_its_own():
     over = rule({"learning_rate": 1.0e-5}, stage="sparse_rl", goes_on=True)
-    rate = lambda name: resolve("micro", name, 0, over).params["learning_rate"]  # noqa: E731
-    assert rate("student.bridge.rl_teacher_1H.grpo_2H") == rate("student.bridge.rl_teacher.grpo") == 1.0e-5
-    assert all(rate(name) != 1.0e-5 for name in ("student.grpo", "student.grpo_2H", "student.bridge.rl_teacher"))
+    for name in ("student.bridge.rl_teacher_1H.grpo_2H", "student.bridge.rl_teacher.grpo"):
+        assert of(name, "learning_rate", over) == 1.0e-5
+    for name in ("student.grpo", "student.grpo_2H", "student.bridge.rl_teacher"):
+        assert of(name, "learning_rate", over) != 1.0e-5
 
 
 def test_it_is_said_where_every_hyperparameter_comes_from():
@@ -67,10 +67,8 @@ def test_it_is_said_where_every_hyperparameter_comes_from():
     teacher = "rule 1 (stage sparse_rl, role ['teacher', 'large_teacher', 'split_teacher'])"
     assert said["steps"] == f"{teacher}, half of them on half of the labels"
     assert (said["learning_rate"], said["batch"], said["kl_coefficient"]) == ("overrides", "stages", "default")
-    assert (
-        origins(resolve("micro", "student.opd_only.rl_teacher", 0))["steps"]
-        == "study.yaml: steps of forward_kl and opd"
-    )
+    both = "study.yaml: steps of forward_kl and opd"
+    assert origins(resolve("micro", "student.opd_only.rl_teacher", 0))["steps"] == both
     assert origins(resolve("micro", "student.bridge.rl_teacher.topk_tail", 0))["top_k"] == "study.yaml"
     assert origins(resolve("micro", "student.bridge.rl_teacher.grpo", 0))["steps"].startswith("rule 2 (stage [")
     assert origins(resolve("micro", "student", 0)) == {}
