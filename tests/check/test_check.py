@@ -154,26 +154,6 @@ def test_versions(monkeypatch):
     assert found["packages"].startswith("s2d 0.1.0 requires nothing-such, which is not installed: `make install`")
 
 
-def test_memory_is_held_against_the_smallest_gpu_the_machine_and_where_there_is_none_the_plans(
-    project, gpus, monkeypatch
-):
-    monkeypatch.setattr(plan_memory, "machine_memory", lambda: 1000 * GB)
-    gpus(141, 76)
-    assert (
-        "'teacher.rl' needs 71.3 GB of a GPU's 76.0, 9% in reserve"
-        in problems(check_runs("qwen3-single-gpu"))["memory"]
-    )
-    gpus(*[141] * 8)
-    assert "GB of the machine's 1000.0" in problems(check_runs("llama3"))["memory"]
-    gpus()
-    assert "memory" not in problems(check_runs("qwen3-single-gpu"))
-    project(
-        "small",
-        "extends: qwen3-single-gpu\nrules: [{match: {stage: sparse_rl}, set: {cluster: {gpu: rtx4090-24gb}}}]\n",
-    )
-    assert "of rtx4090-24gb's 24.0" in problems(check_runs("small"))["memory"]
-
-
 def test_a_missing_accelerate_config_adapters_on_no_layer_and_an_absent_tracker_are_said(project, monkeypatch):
     project("spread", "extends: llama3\nrules: [{match: {role: teacher}, set: {hardware: {accelerate: none.yaml}}}]\n")
     assert "hardware.accelerate names none.yaml, which is not in" in problems(check_runs("spread"))["accelerate"]

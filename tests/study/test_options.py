@@ -35,15 +35,6 @@ def test_what_a_run_does_not_use_is_not_in_its_resolved_form(profile, checkpoint
         assert resolve(profile, checkpoint, 0, nothing).hash == resolved.hash
 
 
-def test_lora_is_a_parameter_of_the_stage_by_role():
-    by_role = {"rules": [{"match": {"role": "teacher", "stage": "sparse_rl"}, "set": {"lora": LORA}}]}
-    plain, changed = (resolve("micro", "teacher.rl", 0, o) for o in (None, by_role))
-    assert changed.hash != plain.hash
-    assert changed.params["lora"] == LORA | {"dropout": 0.0, "target_modules": "all-linear", "save": "merged"}
-    assert changed.stage_params.lora.rank == 4
-    assert resolve("micro", "student.grpo", 0, by_role).hash == resolve("micro", "student.grpo", 0).hash
-
-
 def test_the_engine_and_its_uses_enter_the_hash_and_its_place_does_not():
     asked = ({}, sampled_by(), sampled_by(uses=["evaluation"]))
     plain, engine, evaluation = (resolve("micro", "student.grpo", 0, overrides) for overrides in asked)
