@@ -55,10 +55,7 @@ def study_runs(profile: str, root: Path | None = None) -> Iterator[tuple[str, Re
 
 def plan(profile: str, gpu: str | None = None, utilisation: float = UTILISATION, root: Path | None = None) -> Plan:
     """The plan of all that `s2d study` would make of a profile, on a GPU of gpus.yaml (the profile's own, if none is named).
-
-    Raises:
-        StudyError: Bad parameters, an unknown GPU, a utilisation out of range, a model of unknown shape.
-    """
+    Raises as `needs`, and for a utilisation out of range."""
     if isinstance(utilisation, bool) or not isinstance(utilisation, int | float) or not 0 < utilisation <= 1:
         raise StudyError(f"`utilisation` is a share of the GPU's peak, over 0 and at most 1, given {utilisation!r}.")
     settings, rows = load_profile(profile, root=root), []
@@ -72,17 +69,13 @@ def plan(profile: str, gpu: str | None = None, utilisation: float = UTILISATION,
 
 
 def needs(run: Resolved, teacher: str | None, lengths: Lengths, gpu: str, utilisation: float = UTILISATION) -> dict:
-    """The numbers of one run, on a GPU.
+    """The numbers of one run, on a GPU; a StudyError for an unknown GPU, a model of unknown shape, a set of unknown size.
 
-    Returns:
-        Sequences and tokens (`sampled` and `trained`; `tested`, in evaluation and validation), `flops`; `hours` of one GPU that
-        computes, `hours at most` if all completions meet the limit, `hours reserved` of all `gpus` that it is given (0 on a
-        CPU), from its start to its end, and `hours limit`, after which it may be killed; the parts of s2d_lib.plan.memory.Held
-        in the phase that takes most, their `total`, and whether all phases `fit`; bytes of the `machine`'s memory; bytes of
-        disk `kept` and for a while (`scratch`).
-
-    Raises:
-        StudyError: An unknown GPU, a model of unknown shape, a set of unknown size.
+    Sequences and tokens (`sampled` and `trained`; `tested`, in evaluation and validation), `flops`; `hours` of one GPU that
+    computes, `hours at most` if all completions meet the limit, `hours reserved` of all `gpus` that it is given (0 on a CPU),
+    from its start to its end, and `hours limit`, after which it may be killed; the parts of s2d_lib.plan.memory.Held in the
+    phase that takes most, their `total`, and whether all phases `fit`; bytes of the `machine`'s memory; bytes of disk `kept`
+    and for a while (`scratch`).
     """
     model, beside, device = shape_of(run.model.model), shape_of(teacher) if teacher else None, gpu_named(gpu)
     count, gpus, phases = counts(run), gpus_of(run), held(run, model, beside, lengths)

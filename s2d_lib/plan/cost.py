@@ -39,11 +39,11 @@ class Shape:
     """A decoder of the Qwen3 or Llama architecture (no biases, RMSNorm, gated MLP, grouped-query attention) by config.json."""
 
     def __init__(self, config: dict):
-        self.vocabulary, self.width, self.layers, self.mlp = (
-            int(config[name]) for name in ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size")
+        self.width, self.layers, self.mlp = width, layers, mlp = (
+            int(config[name]) for name in ("hidden_size", "num_hidden_layers", "intermediate_size")
         )
         heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-        head, width, mlp = config.get("head_dim") or self.width // heads, self.width, self.mlp
+        head = config.get("head_dim") or width // heads
         self.queries, self.keys = queries, keys = heads * head, kv_heads * head  # their widths; values are as keys
         self.linear = {  # inputs and outputs of a layer's linear layers
             "q_proj": (width, queries), "k_proj": (width, keys), "v_proj": (width, keys), "o_proj": (queries, width),
@@ -51,8 +51,8 @@ class Shape:
         }  # fmt: skip
         of_heads = {"qwen3": 2 * head, "llama": 0}[config["model_type"]]  # Qwen3 norms queries and keys too
         self.layer = sum(inputs * outputs for inputs, outputs in self.linear.values()) + 2 * width + of_heads
-        self.embedding = self.vocabulary * width  # and as many of the head, which may be the same ones
-        self.multiplied = self.embedding + self.layers * self.layer + width  # with a token: not what is only looked up
+        self.embedding = config["vocab_size"] * width  # and as many of the head, which may be the same ones
+        self.multiplied = self.embedding + layers * self.layer + width  # with a token: not what is only looked up
         self.parameters = self.multiplied + (0 if config.get("tie_word_embeddings") else self.embedding)
 
     def adapters(self, lora: Lora) -> int:

@@ -172,16 +172,10 @@ def shortage(one: Held, room: float, whose: str, reserve: float = RESERVE, toget
 
 
 def refuse_what_does_not_fit(run: Resolved, certain: bool = True) -> None:
-    """Refuse a run that would end for want of memory, in its training or the evaluation after it, before anything is loaded.
-
-    Args:
-        run: The run.
-        certain: Refuse only what is sure: without a reserve and what loading takes, of activations two thirds; GPUs that are
-            not there and models of unknown shape are for others to refuse. Else a GPU that is not there is the plan's.
-
-    Raises:
-        StudyError: It would not fit; with what takes most, and the remedy.
-    """
+    """Refuse a run that would end for want of memory, in its training or the evaluation after it, before anything is loaded: with
+    what takes most, and the remedy. `certain` refuses only what is sure: without a reserve and what loading takes, of activations
+    two thirds; GPUs that are not there and models of unknown shape are for others to refuse. Else a GPU that is not there is the
+    plan's."""
     settings, on_cpu, machine = load_profile(run.profile, run.overrides), run.hardware.device == "cpu", machine_memory()
     teacher = teacher_of(run, lineage(run.profile, run.checkpoint, run.seed, run.overrides))
     try:
@@ -225,5 +219,5 @@ def visible_gpus() -> list[tuple[str, int]]:
     """Of every GPU that torch sees its name and the bytes of its memory that are free, or this process's own."""
     from torch import cuda
 
-    free = [cuda.mem_get_info(i)[0] + cuda.memory_reserved(i) for i in range(cuda.device_count())]
-    return [(cuda.get_device_name(i), memory) for i, memory in enumerate(free)]
+    here = range(cuda.device_count())
+    return [(cuda.get_device_name(i), cuda.mem_get_info(i)[0] + cuda.memory_reserved(i)) for i in here]

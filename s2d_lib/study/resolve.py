@@ -93,7 +93,7 @@ def lineage(
     settings, nodes = load_profile(profile, overrides, root), all_nodes(load_study(root))
     if checkpoint not in nodes:
         raise StudyError(f"unknown checkpoint {checkpoint!r}; {did_you_mean(str(checkpoint), nodes)}")
-    of_all = {"profile": profile, "seed": seed, "overrides": overrides or {}}
+    asked = {"profile": profile, "seed": seed, "overrides": overrides or {}}
     found: dict[str, Resolved] = {}
 
     def visit(name: str) -> Resolved:
@@ -101,7 +101,7 @@ def lineage(
             parents = {kind: visit(parent) for kind, parent in parents_in(name, nodes, settings.roles).items()}
             traces, where = traces_of(name, nodes, settings.roles), f"profile {profile!r}, checkpoint {name!r}"
             own = _resolved(nodes[name], settings, parents, traces, where)
-            run = found[name] = Resolved(checkpoint=name, traces=traces, **own, **of_all)
+            run = found[name] = Resolved(checkpoint=name, traces=traces, **own, **asked)
             if run.problems.pool and (size := at_most(run.problems.pool)):
                 refuse_too_few_problems(run, size, stored_answers(run, found))
         return found[name]

@@ -61,9 +61,8 @@ def test_a_student_that_guesses_nearly_always_learns_by_opd_and_one_that_always_
     assert rare.numbers.loc["lost", "teacher"] == 0
     answers = sample(teacher, problems, samples=SAMPLES, sampling=sampling, seed=1, show=False)
     worked = np.mean([not r.text.startswith("#") for r in answers])
-    assert never.numbers.loc["lost_at_first", "teacher"] == pytest.approx(
-        worked, abs=0.02
-    )  # but for a first word that was hardly meant
+    # but for a first word that was hardly meant
+    assert never.numbers.loc["lost_at_first", "teacher"] == pytest.approx(worked, abs=0.02)
     assert never.numbers.loc["opening", "teacher"] < rare.numbers.loc["opening", "teacher"]
 
 
@@ -106,25 +105,20 @@ def test_the_command_reads_base_models_without_a_run(runs, capsys):
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "overrides", "prompts", "sentence"),
+    ("checkpoint", "roles", "prompts", "sentence"),
     [
         ("student.grpo", {}, 32, "has no teacher, or only a file of traces"),
-        ("teacher.sft", {"roles": {"outside": {"model": None, "traces": "x.jsonl"}}}, 32, "only a file of traces"),
+        ("teacher.sft", {"outside": {"model": None, "traces": "x.jsonl"}}, 32, "only a file of traces"),
         (
             "student.opd_only.rl_teacher",
             {},
             32,
             r"needs the run 'teacher.rl' .* which does not exist yet: make it with",
         ),
-        (
-            "student.warm.raw_teacher",
-            {"roles": {"teacher": {"model": "micro/llama-teacher"}}},
-            32,
-            "in their vocabularies",
-        ),
+        ("student.warm.raw_teacher", {"teacher": {"model": "micro/llama-teacher"}}, 32, "in their vocabularies"),
         ("student.warm.raw_teacher", {}, 1, "at least 2 prompts, given 1"),
     ],
 )
-def test_what_is_no_pair_gets_a_sentence(runs, checkpoint, overrides, prompts, sentence):
+def test_what_is_no_pair_gets_a_sentence(runs, checkpoint, roles, prompts, sentence):
     with pytest.raises(StudyError, match=sentence):
-        read_pair(resolve("micro", checkpoint, 0, overrides), prompts)
+        read_pair(resolve("micro", checkpoint, 0, {"roles": roles}), prompts)

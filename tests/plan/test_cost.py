@@ -50,11 +50,12 @@ def test_named_models_have_the_published_number_of_parameters():
     assert {name: shape_of(name).parameters for name in MODELS} == PUBLISHED
 
 
-@pytest.mark.parametrize("name", ["Qwen/Qwen3-1.7B", "Qwen/Qwen3-8B", "meta-llama/Llama-3.1-8B-Instruct"])
-def test_transformers_builds_a_model_of_that_many_parameters(name):
+@pytest.mark.parametrize(
+    "name", ["Qwen/Qwen3-1.7B", "meta-llama/Llama-3.1-8B-Instruct"]
+)  # with tied embeddings and without
+def test_all_parameters_are_multiplied_but_those_that_are_only_looked_up(name):
     with torch.device("meta"):
         model = built(MODELS[name])
-    assert model.num_parameters() == shape_of(name).parameters
     looked_up = model.model.embed_tokens.weight.numel() if not MODELS[name]["tie_word_embeddings"] else 0
     assert shape_of(name).multiplied == model.num_parameters() - looked_up
 
@@ -121,13 +122,10 @@ def test_the_recorded_runs_sampled_as_many_sequences_as_planned_and_about_as_man
     assert pd.Series(ratios).median() == pytest.approx(1, abs=0.05)
 
 
-def test_a_forward_pass_takes_2nd_and_attention_its_products():
+def test_a_forward_pass_takes_2nd_and_attention_its_products_at_a_rate_bound_by_arithmetic_or_by_memory():
     assert forward_flops(QWEN, 10) == 2 * N * 10
     # 28 layers, queries 16 * 128 wide: 2 operations a product, for scores and for the weighted values.
     assert forward_flops(QWEN, 1, context=1000) - forward_flops(QWEN, 1) == 28 * 2 * 2 * (16 * 128) * 1000
-
-
-def test_a_rate_bound_by_arithmetic_and_one_bound_by_memory_by_hand():
     gpu = gpu_named("h100-80gb")
     assert Work(989.4e12 * 3600, read=1.0).hours(gpu, 0.5) == pytest.approx(2)
     assert Work(1.0, read=3.35e12 * 3600).hours(gpu, 1) == pytest.approx(1)
