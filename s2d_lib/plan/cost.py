@@ -39,9 +39,8 @@ class Shape:
     """A decoder of the Qwen3 or Llama architecture (no biases, RMSNorm, gated MLP, grouped-query attention) by config.json."""
 
     def __init__(self, config: dict):
-        self.width, self.layers, self.mlp = width, layers, mlp = (
-            int(config[name]) for name in ("hidden_size", "num_hidden_layers", "intermediate_size")
-        )
+        width, layers, mlp = (config[name] for name in ("hidden_size", "num_hidden_layers", "intermediate_size"))
+        self.width, self.layers, self.mlp = width, layers, mlp
         heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
         head = config.get("head_dim") or width // heads
         self.queries, self.keys = queries, keys = heads * head, kv_heads * head  # their widths; values are as keys
