@@ -192,7 +192,7 @@ def _label_pool(node: Checkpoint, params: dict, problems: Problems, where: str) 
     at_hand, pool = getattr(problems, what), problems.pools.get(WHOLE if half else name)
     size = at_most(pool) if pool else None
     cut = f"`labels` and `prompts` cut the pool {WHOLE!r}"
-    unknown = f"label pool {name!r} is not declared; {did_you_mean(name, [*problems.pools, *HALVES]).rstrip('.')}"
+    unknown = f"label pool {name!r} is not declared; {did_you_mean(name, [*problems.pools, *HALVES])}"
     others = f"and its halves only, not {name!r}: leave them out of `problems`, or this checkpoint out of the study"
     more = f"`{what}` can't be {at_hand} of the {size} problems of the pool {WHOLE!r}: lower it, or enlarge the pool"
     refusals = [
@@ -248,9 +248,7 @@ def refuse_what_is_not_shared(run: Resolved) -> None:
     together = params.micro_batch * hardware.processes
     few = f"{hardware.processes} processes with micro_batch {params.micro_batch} take {together} sequences at a time"
     shared = "adapters can't be trained on a model that processes share: leave out hardware.accelerate, or lora"
-    heads = (
-        f"{stage} reads the models' heads where they are, and {hardware.accelerate} keeps them in the machine's memory"
-    )
+    heads = f"{stage} reads the models' heads where they are, and {hardware.accelerate} keeps them on the machine"
     gold = "estimator gold is one process's: train it in one (hardware.processes, in a rule)"
     kept = "kept teacher_targets are one process's: use `recompute` with several processes"
     reads_heads = stage in ("forward_kl", "opd", "self_distillation")

@@ -31,7 +31,7 @@ class Strict(BaseModel):
 def refuse(refusals: Iterable[tuple[Any, str]], where: str = "") -> None:
     """Raise a StudyError with the first sentence that holds, of pairs of whether one does and the sentence."""
     if sentence := next((sentence for wrong, sentence in refusals if wrong), None):
-        raise StudyError(f"{where}{sentence}.")
+        raise StudyError(f"{where}{sentence}" + "." * (sentence[-1] not in ".?"))
 
 
 def unless(default: Any, **limits: Any) -> Any:
