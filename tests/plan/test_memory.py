@@ -150,18 +150,10 @@ def test_what_fits_is_not_refused_and_what_is_refused_names_its_largest_part(sta
 @pytest.mark.parametrize(
     ("phase", "together", "says"),
     [
-        (
-            "sampling",
-            False,
-            "60.0 GB of it's 80.0 on each of 2 beside vLLM's 30%, 9% in reserve, 60.0 of them for weights: ",
-        ),
+        ("sampling", False, "it's 80.0 on each of 2 beside vLLM's 30%, 9% in reserve, 60.0 of them for weights: "),
         ("sampling", False, "let more GPUs hold it together (hardware.sampling_gpus)."),
         ("training", False, "let more processes share it (hardware.accelerate)."),
-        (
-            "training",
-            True,
-            "lower batches or hardware.processes, or take a machine with more memory.",
-        ),  # no GPU's remedy
+        ("training", True, "or take a machine with more memory."),
     ],
 )
 def test_what_does_not_fit_gets_its_remedy(phase, together, says):
