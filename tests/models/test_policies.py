@@ -24,7 +24,7 @@ from s2d_lib.stages.stored_teacher import sequence_log_probs
 from s2d_lib.study import resolve
 from s2d_lib.study.resolve import RELEASED
 from s2d_lib.study.settings import Hardware, RoleModel, Sampling
-from tests.plan.test_shapes import built, small
+from tests.plan.test_cost import built, small
 
 STUDENT = RoleModel(model="micro/chains-student")
 
