@@ -29,7 +29,7 @@ from benchmarks.stages import STAGES, released
 from benchmarks.timing import machine, seconds_of
 from s2d_lib.models.policy import Policy
 from s2d_lib.plan import plan
-from s2d_lib.plan.shapes import HERE
+from s2d_lib.plan.cost import HERE
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.report.style import save_figure, use_style
