@@ -121,7 +121,6 @@ class CorrectnessReward:
     """
 
     __name__ = "correctness"
-    binary = True  # it knows no rewards but 0 and 1
 
     def __init__(self, mode: Mode = "math"):
         _check_options(mode, TIMEOUT_S)
