@@ -64,9 +64,8 @@ def load_public(name: str, grading: str, place: str | Path | None = None, split:
     them is wrong, and which one is not ours to say. Raises StudyError of an unknown name, an unreadable source, a broken row.
 
     Returns:
-        The problems, and for the run's record what was read and dropped; of ``distinct`` prompts as written, ``conflicts`` are
-        those that carry several answers, ``{id: [answers]}``, and ``conflicts_by_spacing`` are found only when spacing is
-        ignored; ``unreadable`` are gold calls of tools that are no JSON, as some of the published ones.
+        The problems, and for the run's record what was read and dropped: rows that repeat an earlier prompt, the ``conflicts``
+        set aside, ``{id: [answers]}``, and ``unreadable`` gold calls of tools, as some of the published ones are no JSON.
     """
     known = [key for key, one in SOURCES.items() if one.grading == grading]
     if name not in known:
@@ -76,24 +75,21 @@ def load_public(name: str, grading: str, place: str | Path | None = None, split:
     # The configurations are those of the usual Hub dataset; a local file or another dataset has none of them.
     configs = one.configs if where == one.hub and not is_local(where) else (None,)
     rows = [row for config in configs for row in load_rows(where, split=split or one.split, config=config)]
-    found = [(_asked(row), _problem(name, row, f"Row {number} of {where}")) for number, row in enumerate(rows, 1)]
-    pairs = [(written, problem) for written, problem in found if problem]
-    if not pairs:
+    found = [_problem(name, row, f"Row {number} of {where}") for number, row in enumerate(rows, 1)]
+    problems = [problem for problem in found if problem]
+    if not problems:
         raise StudyError(f"{where} has no request with readable gold calls: check the file.")
-    problems, report = _distinct(pairs, where, by_value=grading == "math")
-    unreadable = {"unreadable": len(found) - len(pairs)} if grading == "tool_calls" else {}
-    return problems, {"source": str(where), "rows": len(rows)} | report | unreadable
-
-
-def _asked(row: dict[str, Any]) -> Any:
-    """What a row asks, as written; of a conversation the user's last message."""
-    asked = first_of(row, *PROMPT)
-    return user_message(asked) if isinstance(asked, list) else asked
+    kept, conflicts, prompts = _distinct(problems, by_value=grading == "math")
+    if len({problem.id for problem in kept}) < len(kept):
+        raise StudyError(f"Two problems of {where} have the same id: repair the file.")
+    report = {"source": str(where), "rows": len(rows), "duplicates": len(problems) - prompts, "conflicts": conflicts}
+    return kept, report | {"unreadable": len(found) - len(problems), "problems": len(kept)}
 
 
 def _problem(name: str, row: dict[str, Any], place: str) -> Problem | None:
     """The problem of a row, which errors call `place`; None where its gold calls are unreadable."""
-    source, asked = SOURCES[name], _asked(row)
+    source, asked = SOURCES[name], first_of(row, *PROMPT)
+    asked = user_message(asked) if isinstance(asked, list) else asked
     read, wanted = READ[source.grading]
     for what, columns in (("problem", PROMPT), ("answer", source.answer)):
         if first_of(row, *columns) is None:
@@ -120,36 +116,25 @@ def _problem(name: str, row: dict[str, Any], place: str) -> Problem | None:
     )
 
 
-def _distinct(pairs: list[tuple[str, Problem]], where: str | Path, by_value: bool) -> Found:
-    """Of prompts as written and their problems each once; those with several answers (or values of answers) set aside."""
-    groups: dict[str, list[tuple[str, Problem]]] = defaultdict(list)
-    for written, problem in pairs:
-        groups[" ".join(problem.prompt.split())].append((written, problem))
-    kept, conflicts, by_spacing = [], {}, {}
-    for group in groups.values():
-        answers, as_written, first = [], defaultdict(set), group[0][1]
-        for written, problem in group:
-            answer, boxed = problem.answer, rf"\boxed{{{problem.answer}}}"
-            if answer not in answers and by_value:
-                answer = next((a for a in answers if grade(boxed, a).correct), answer)
-            if answer not in answers:
+def _distinct(problems: list[Problem], by_value: bool) -> tuple[list[Problem], dict[str, list[str]], int]:
+    """Of the problems each prompt once; the answers of prompts with several (or several values of them); how many prompts."""
+    groups: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        groups[" ".join(problem.prompt.split())].append(problem)
+    kept, conflicts = [], {}
+    for first, *others in groups.values():
+        answers = [first.answer]
+        for answer in (other.answer for other in others):
+            alike = answer in answers or (
+                by_value and any(grade(rf"\boxed{{{answer}}}", one).correct for one in answers)
+            )
+            if not alike:
                 answers.append(answer)
-            as_written[written].add(answer)
         if len(answers) == 1:
             kept.append(first)
         else:
-            (conflicts if max(map(len, as_written.values())) > 1 else by_spacing)[first.id] = answers
-    if len({problem.id for problem in kept}) < len(kept):
-        raise StudyError(f"Two problems of {where} have the same id: repair the file.")
-    return kept, {
-        "distinct": len({written for written, _ in pairs}),
-        "conflicts": conflicts,
-        "conflicts_by_spacing": by_spacing,
-        "distinct_problems": len(groups),
-        "duplicates": len(pairs) - len(groups),
-        "set_aside": len(conflicts) + len(by_spacing),
-        "problems": len(kept),
-    }
+            conflicts[first.id] = answers
+    return kept, conflicts, len(groups)
 
 
 def first_of(cells: dict[str, Any], *columns: str) -> Any:

@@ -157,7 +157,7 @@ def test_competition_halves_come_after_all_that_settles_the_pool(files, limit):
     assert len(first) - len(second) == len(full) % 2
     report = loaded["full"].report["pool"]
     assert report == loaded["1H"].report["pool"]  # the whole pool's own story
-    assert (report["set_aside"], report["duplicates"]) == (1, 2)
+    assert (len(report["conflicts"]), report["duplicates"]) == (1, 2)
     assert len(full) == (limit or 10) - report["overlap"]["removed"]
 
 
