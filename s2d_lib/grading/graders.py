@@ -47,15 +47,10 @@ class Graders:
         self._lock = threading.Lock()
 
     def ask(self, gold: str, answer: str, seconds: float) -> bool | str:
-        """Whether the verifier holds an answer right; a phrase where it has no verdict.
+        """Whether the verifier holds an answer right; a phrase where it has no verdict. Of reasoning-gym `gold` is a note.
 
-        Args:
-            gold: The gold answer; of reasoning-gym the problem's note.
-            answer: The answer's text.
-            seconds: Of processor time, from when a grader begins with it: neither waiting nor starting counts.
-
-        Raises:
-            StudyError: The program does not start.
+        The seconds are of processor time, from when a grader begins: neither waiting nor starting counts. Raises StudyError where
+        the program does not start.
         """
         with self._lock:
             for _ in range(ATTEMPTS):
