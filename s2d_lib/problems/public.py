@@ -88,17 +88,22 @@ def load_public(name: str, grading: str, place: str | Path | None = None, split:
 
 def _problem(name: str, row: dict[str, Any], place: str) -> Problem | None:
     """The problem of a row, which errors call `place`; None where its gold calls are unreadable."""
-    source, asked = SOURCES[name], first_of(row, *PROMPT)
-    asked = user_message(asked) if isinstance(asked, list) else asked
-    read, wanted = READ[source.grading]
-    for what, columns in (("problem", PROMPT), ("answer", source.answer)):
-        if first_of(row, *columns) is None:
+    source = SOURCES[name]
+    asked, written = first_of(row, *PROMPT), first_of(row, *source.answer)
+    for what, cell, columns in (("problem", asked, PROMPT), ("answer", written, source.answer)):
+        if cell is None:
             raise StudyError(
                 f"{place} has no {what} for dataset {name}: looked for {', '.join(columns)}, "
                 f"found {', '.join(map(str, row)) or 'nothing'}."
             )
-    prompt, written = asked if isinstance(asked, str) else "", first_of(row, *source.answer)
-    prompt, answer = bare_prompt(prompt) if source.grading == "math" else prompt, read(written)
+    prompt, system = asked, row.get("system") or ""
+    if isinstance(asked, list):
+        prompt, system = user_message(asked), system or user_message(asked, "system") or ""
+    prompt = prompt if isinstance(prompt, str) else ""
+    if source.grading == "math":  # here datasets wrap something around their problems
+        prompt, system = bare_prompt(prompt), ""
+    read, wanted = READ[source.grading]
+    answer = read(written)
     if answer is None and source.grading == "tool_calls":
         return None
     if answer is None:
@@ -107,13 +112,8 @@ def _problem(name: str, row: dict[str, Any], place: str) -> Problem | None:
         raise StudyError(f"{place} has an empty {'answer' if prompt.strip() else 'problem'}: repair the file.")
     # AIME rows have ids too, but each copy of the dataset numbers them in its own way.
     identity = f"{name}/{row['unique_id']}" if row.get("unique_id") else content_id(name, prompt)
-    said = row.get("prompt")
-    system = row.get("system") or (user_message(said, "system") if isinstance(said, list) else None) or ""
-    # What a dataset of mathematics wraps around its problems is left out, see `bare_prompt`.
-    system = "" if source.grading == "math" else system
-    return Problem(
-        identity, prompt, answer, str(row.get("level") or ""), str(row.get("feedback") or "").strip(), system
-    )
+    level, feedback = str(row.get("level") or ""), str(row.get("feedback") or "").strip()
+    return Problem(identity, prompt, answer, level, feedback, system)
 
 
 def _distinct(problems: list[Problem], by_value: bool) -> tuple[list[Problem], dict[str, list[str]], int]:
@@ -125,10 +125,8 @@ def _distinct(problems: list[Problem], by_value: bool) -> tuple[list[Problem], d
     for first, *others in groups.values():
         answers = [first.answer]
         for answer in (other.answer for other in others):
-            alike = answer in answers or (
-                by_value and any(grade(rf"\boxed{{{answer}}}", one).correct for one in answers)
-            )
-            if not alike:
+            by_rules = by_value and any(grade(rf"\boxed{{{answer}}}", one).correct for one in answers)
+            if answer not in answers and not by_rules:
                 answers.append(answer)
         if len(answers) == 1:
             kept.append(first)
