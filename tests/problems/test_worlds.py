@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from s2d_lib.problems.micro import SYLLABLES, WORLDS, world_of
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.problems.world import corpus
 from s2d_lib.study import load_profile, profile_names, resolve
-from s2d_lib.study.problem_sets import MicroProblems, MicroSet, Problems
+from s2d_lib.study.problem_sets import MicroProblems, MicroSet
 
 CHAIN = WORLDS["function_chains"](functions=9, values=8, zipf=1.0, seed=3)
 SORT = WORLDS["sorting"](symbols=12, zipf=1.0, seed=3)
@@ -177,11 +176,6 @@ def test_a_problem_longer_than_the_world_is_said(world, longest):
 def test_too_small_a_world_is_said_and_lists_of_the_same_symbols_are_one_problem():
     with pytest.raises(StudyError, match="only 4 of 5 distinct problems"):  # of 24 lists of three of four symbols
         asked(replace(SORT, symbols=4, zipf=0.0), 5, [3])
-
-
-def test_every_micro_source_has_a_world_and_every_world_a_source():
-    sources = [s for s in get_args(get_args(Problems)[0]) if issubclass(s, MicroProblems)]
-    assert {get_args(s.model_fields["source"].annotation)[0] for s in sources} == set(WORLDS)
 
 
 @pytest.mark.parametrize("name", [n for n in profile_names() if isinstance(load_profile(n).problems, MicroProblems)])
