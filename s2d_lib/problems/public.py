@@ -21,23 +21,24 @@ from s2d_lib.problems.files import is_local, load_rows
 
 Found = tuple[list[Problem], dict[str, Any]]  # problems, and a report on what was read and dropped
 PROMPT = ("problem", "question", "Problem", "prompt")
-"""The columns of a prompt: the first that a row has counts, of those below too, where dots lead into nested ones."""
+ANSWER = ("reward_model.ground_truth", "answer", "Answer")
+"""The columns of prompts and answers: the first that a row has counts, and dots lead into nested ones."""
 
 
 class Source(NamedTuple):
-    """Where a dataset lives, and which columns its answers are in."""
+    """Where a dataset lives."""
 
     grading: str  # how its answers are compared: a mode of s2d_lib.grading
     hub: str | None = None  # id on the Hub; none where it is published as files
     split: str = "train"  # on the Hub
     configs: tuple[str | None, ...] = (None,)  # on the Hub, loaded one after the other
-    answer: tuple[str, ...] = ("reward_model.ground_truth", "answer", "Answer")
+    answer: tuple[str, ...] = ANSWER
 
 
 DOMAINS = ("chemistry", "physics", "biology", "material")
 SOURCES = {
     # Elsewhere `solution` is a worked one.
-    "dapo-math-17k": Source("math", "BytedTsinghua-SIA/DAPO-Math-17k", answer=(*Source("").answer, "solution")),
+    "dapo-math-17k": Source("math", "BytedTsinghua-SIA/DAPO-Math-17k", answer=(*ANSWER, "solution")),
     "math-500": Source("math", "HuggingFaceH4/MATH-500", "test"),
     "aime-2024": Source("math", "HuggingFaceH4/aime_2024"),
     "aime-2025": Source("math", "opencompass/AIME2025", "test", ("AIME2025-I", "AIME2025-II")),
