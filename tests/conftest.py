@@ -16,6 +16,16 @@ torch.set_num_threads(1)  # two spinning threads on a shared core are several ti
 
 ROOT = Path(__file__).parents[1]
 
+
+def data(*names: str) -> Path:
+    """The first of some files in the folder $S2D_DATA of real data; the test is skipped where one of them is not there."""
+    folder = ROOT / os.environ.get("S2D_DATA", "../shared/data")
+    for name in names:
+        if not (folder / name).exists():
+            pytest.skip(f"{name} is not in the folder S2D_DATA")
+    return folder / names[0]
+
+
 TINY = {
     "problems": {
         "labels": None,  # all of the pool

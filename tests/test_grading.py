@@ -1,7 +1,6 @@
 """Known answers: what counts as equal."""
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +9,7 @@ from hypothesis import strategies as st
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade, grade_many, graders
 from s2d_lib.grading.compare import NeedsAlgebra, compare
-
-MATH_500 = Path(__file__).parents[1] / "../shared/data/math500.jsonl"
-PAIRS = MATH_500.with_name("grader_pairs.json")
+from tests.conftest import data
 
 
 def boxed(answer: str) -> str:
@@ -132,19 +129,13 @@ def test_rules_need_no_verifier(gold, answer, monkeypatch):
 
 
 def test_labelled_pairs():
-    if not PAIRS.exists():
-        pytest.skip("grader_pairs.json is not at ../shared/data")
-    pairs = json.loads(PAIRS.read_text(encoding="utf-8"))
+    pairs = json.loads(data("grader_pairs.json").read_text(encoding="utf-8"))
     wrong = [pair for pair in pairs if grade(boxed(pair["answer"]), pair["gold"]).correct != pair["correct"]]
     assert wrong == []
 
 
-def test_gold_may_be_boxed():
-    assert grade(boxed("7"), r"thus \boxed{7}").correct
-
-
-def test_grade_many_keeps_order_and_refuses_unequal_lengths():
-    assert [g.correct for g in grade_many([boxed("1"), boxed("2")], ["1", "1"])] == [True, False]
+def test_many_keep_their_order_and_gold_may_be_boxed():
+    assert [g.correct for g in grade_many([boxed("1"), boxed("2")], [r"thus \boxed{1}", "1"])] == [True, False]
     with pytest.raises(ValueError, match=r"longer|shorter"):
         grade_many([boxed("1")], ["1", "2"])
 
@@ -172,9 +163,7 @@ def test_numbers_are_equal_to_their_other_spellings_and_to_nothing_else(value, z
 
 @pytest.fixture(scope="module")
 def math_500():
-    if not MATH_500.exists():
-        pytest.skip("MATH-500 is not at ../shared/data")
-    return [json.loads(line) for line in MATH_500.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in data("math500.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_solutions_and_other_spellings_of_math_500_are_correct(math_500):

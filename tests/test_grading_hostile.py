@@ -14,7 +14,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade, graders
 from s2d_lib.grading.graders import Graders, graders_of
 
-BOUND_S = 8.0  # the limit is 1 s of processor time and 3 s on the clock; the machine may be busy
+BOUND_S = 15.0  # the limit is 1 s of processor time and 10 s on the clock; the machine may be busy
 
 # Run into the time limit (checked below): one endless C call, and endless Python.
 RUNAWAYS = ["(10^9)!", "(x+y+z+w)^{500}-1"]
@@ -90,10 +90,7 @@ def test_the_time_limit_is_the_reason_and_the_next_grade_is_fast(program):
     assert grade(boxed("a(b+1)"), "ab+a", timeout_s=10).correct
     assert time.monotonic() - start < 2.0  # a new grader is forked from the warm program: no new import of sympy
     assert program.program.pid == pid
-
-
-def test_a_grader_has_little_memory(program):
-    (grader,) = psutil.Process(program.program.pid).children()
+    (grader,) = psutil.Process(pid).children()
     assert grader.rlimit(psutil.RLIMIT_AS) == (graders.MEMORY_BYTES, graders.MEMORY_BYTES)
 
 
@@ -140,14 +137,8 @@ def test_graders_that_cannot_start_say_so(monkeypatch):
     assert mine.program is None
 
 
-def run(script: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-"], input=textwrap.dedent(script), capture_output=True, text=True, timeout=120, check=False
-    )
-
-
 def test_without_main_guard_off_the_main_thread_after_a_fork_and_nothing_stays():
-    done = run(r"""
+    script = r"""
         import os, psutil, threading
         from s2d_lib.grading import grade
         results = []
@@ -164,7 +155,9 @@ def test_without_main_guard_off_the_main_thread_after_a_fork_and_nothing_stays()
         print(*[process.pid for process in psutil.Process().children(recursive=True)])
         print(results, flush=True)
         os.kill(os.getpid(), 9)
-    """)
+    """
+    command, how = [sys.executable, "-"], {"capture_output": True, "text": True, "timeout": 120, "check": False}
+    done = subprocess.run(command, input=textwrap.dedent(script), **how)
     pids, results = done.stdout.splitlines() or ("", "")
     assert results == "[True, True, True, True]", done.stderr
     left = [psutil.Process(int(pid)) for pid in pids.split() if psutil.pid_exists(int(pid))]

@@ -147,35 +147,23 @@ def test_no_text_breaks_the_grader(text, mode):
     (found.extracted or "").encode()
 
 
-COLUMNS = {"completion_ids": [[1], [2], [3]], "trainer_state": None, "id": ["a", "b", "c"]}
-
-
-def test_the_reward_of_texts_and_of_conversations():
-    answers, texts = ["1", "2", "3"], [r"\boxed{1}", r"\boxed{1}", "no idea"]
-    assert make_reward("math")(prompts=["?"] * 3, completions=texts, answer=answers, **COLUMNS) == [1.0, 0.0, 0.0]
+def test_the_reward_of_texts_and_of_conversations_as_trl_calls_it():
+    reward, logged = make_reward("exact"), {}
+    assert get_callable_name(reward) == "correctness"
+    columns = {"completion_ids": [[1], [2]], "trainer_state": None, "id": ["a", "b"], "log_extra": None}
+    call = {"prompts": ["", ""], "completions": ["# v1", "v1"], "answer": ["v1", "v1"]} | columns
+    rewards = pickle.loads(pickle.dumps(reward))(log_metric=logged.__setitem__, **call)
+    assert (rewards, logged, {type(value) for value in rewards}) == ([1.0, 0.0], {"formed": 0.5}, {float})
     talks = [
         [{"role": "assistant", "content": "v1 # v2"}],
         [{"role": "assistant", "content": [{"type": "text", "text": "v1 # v2"}]}],
         [{"role": "assistant", "content": None, "tool_calls": []}],
     ]
-    rewards = make_reward("exact")(prompts=[[]] * 3, completions=talks, answer=["v2"] * 3)
-    assert rewards == [1.0, 1.0, 0.0]
-    assert all(type(value) is float for value in rewards)
+    assert reward(prompts=[[]] * 3, completions=talks, answer=["v2"] * 3) == [1.0, 1.0, 0.0]
 
 
-def test_the_reward_has_the_name_that_trl_logs_can_be_pickled_and_logs_the_share_of_well_formed_answers():
-    reward, logged = make_reward("exact"), {}
-    assert get_callable_name(reward) == "correctness"
-    copy = pickle.loads(pickle.dumps(reward))
-    call = {"prompts": ["", ""], "completions": ["# v1", "v1"], "answer": ["v1", "v1"], "log_extra": None}
-    assert copy(log_metric=logged.__setitem__, **call) == [1.0, 0.0]
-    assert logged == {"formed": 0.5}
-
-
-def test_a_reward_refuses_an_unknown_mode_a_missing_column_and_unequal_lengths():
+def test_a_reward_refuses_an_unknown_mode_and_a_missing_column():
     with pytest.raises(StudyError, match="fuzzy"):
         make_reward("fuzzy")
     with pytest.raises(StudyError, match="'answer'"):
         make_reward("math")(prompts=[""], completions=[""], gold=["1"])
-    with pytest.raises(ValueError, match=r"longer|shorter"):
-        make_reward("exact")(prompts=[""], completions=["# v1"], answer=["v1", "v2"])

@@ -1,8 +1,5 @@
 """The principle, exactly: both ends of the objective, their gradients and noise, the routes in miniature, notebook 00."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -74,21 +71,17 @@ def test_tilted_policy_is_the_definition_and_the_maximum(tree, seed, temperature
     gap = best - obj.sparse_objective(tree, others, reference, reward, temperature)
     np.testing.assert_allclose(gap, temperature * obj.sequence_kl(tree, others, target), rtol=1e-11, atol=1e-11)
     assert (gap > 0).all()
-    # The identity is no accident: it fails at another temperature.
-    wrong = obj.tilted_policy(tree, reference, reward, 2 * temperature)
-    assert (abs(gap - temperature * obj.sequence_kl(tree, others, wrong)) > 1e-9).all()
 
 
 @quick
 @given(trees, seeds)
 def test_dense_objective_is_minus_the_kl(tree, seed):
-    (student, teacher, third), _ = draw(tree, seed)
+    (student, teacher), _ = draw(tree, seed, 2)
     dense = obj.dense_objective(tree, student, teacher)
     np.testing.assert_allclose(dense, -obj.visited_kl(tree, student, teacher), **EXACT)
     np.testing.assert_allclose(dense, -obj.sequence_kl(tree, student, teacher), **EXACT)
     assert dense < 0
     assert obj.dense_objective(tree, teacher, teacher) == pytest.approx(0, abs=1e-12)
-    assert abs(dense + obj.sequence_kl(tree, student, third)) > 1e-9  # another teacher is another number
 
 
 @quick
@@ -148,12 +141,6 @@ def test_variances_by_hand_and_the_sequence_estimator_is_reinforce_at_the_refere
         assert scale**2 * found.variance == pytest.approx(variance, rel=1e-10)
 
 
-def test_group_signal_by_enumeration():
-    right = np.array(np.meshgrid(*[[0, 1]] * 4)).reshape(4, -1).sum(0)
-    expected = (0.3**right * 0.7 ** (4 - right))[(right > 0) & (right < 4)].sum()
-    assert obj.chance_of_signal(0.3, 4) == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("where", ["first", "every"])
 def test_mismatched_student_has_the_mass_and_changes_only_what_it_says(where):
     tree = Tree(3, 4)
@@ -187,6 +174,9 @@ def test_grpo_has_no_gradient_where_a_group_agrees():
     for mass in (1e-12, 1 - 1e-9):  # all wrong, all right
         student = mismatched_student(tree, tasks, mass, "every")
         assert not sampled_gradient(tree, student, tasks, "grpo", 16, np.random.default_rng(0)).any()
+    right = np.array(np.meshgrid(*[[0, 1]] * 4)).reshape(4, -1).sum(0)
+    disagreeing = (0.3**right * 0.7 ** (4 - right))[(right > 0) & (right < 4)].sum()
+    assert obj.chance_of_signal(0.3, 4) == pytest.approx(disagreeing)
 
 
 TREE = Tree(3, 3)
@@ -248,11 +238,6 @@ def test_the_interval_of_a_mean():
     mean, low, high = routes.mean_interval(np.array([[1.0, 1.0, 1.0], [0.0, 1.0, 2.0]]))
     assert mean.tolist() == pytest.approx([1, 1])
     assert (low[0], high[0], low[1] < 1 < high[1]) == (pytest.approx(1), pytest.approx(1), True)
-
-
-def test_principle_needs_no_torch():
-    code = "import sys, s2d_lib.principle.routes; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.slow

@@ -58,14 +58,16 @@ def grade(completion: str, answer: str, *, mode: Mode = "math", timeout_s: float
             by math-verify. "exact": the tokens after the last ``#`` (micro problems). "choice": the letter in ``<answer>``
             tags, a box or an ``Answer:`` line. "tool_calls": the gold calls. "reasoning_gym": full marks by the task's own
             verifier for what stands in tags, a box or a line, or for a completion of a single line.
-        timeout_s: Processor seconds that a verifier may spend on it, and a third of what it may take on the clock. Waiting for
+        timeout_s: Processor seconds that a verifier may spend on it, and a tenth of what it may take on the clock. Waiting for
             other threads and starting the verifier (1 to 2 s, once) do not count. Works off the main thread.
 
     Raises:
         StudyError: An unknown mode, a time limit that is none, an installation whose verifier does not start, or a
             reasoning-gym task that does not generate the same problem twice.
     """
-    _check_options(mode, timeout_s)
+    _check_mode(mode)
+    if not 0 < timeout_s <= 3600:
+        raise StudyError(f"The grading time limit is {timeout_s} s: give more than 0 and at most 3600.")
     if not isinstance(completion, str) or not isinstance(answer, str):
         return Grade(False, None, "completion and answer must be text")
     text, reason = _EXTRACT[mode](completion), None
@@ -107,9 +109,7 @@ def _verified(mode: Mode, gold: str, answer: str, timeout_s: float) -> tuple[boo
     return found, f"{'equal' if found else 'not equal'} by {verifier}"
 
 
-def _check_options(mode: str, timeout_s: float) -> None:
-    if not 0 < timeout_s <= 3600:
-        raise StudyError(f"The grading time limit is {timeout_s} s: give more than 0 and at most 3600.")
+def _check_mode(mode: str) -> None:
     if mode not in _EXTRACT:
         raise StudyError(f"Unknown grading mode '{mode}': use one of {', '.join(_EXTRACT)}.")
 
@@ -117,14 +117,13 @@ def _check_options(mode: str, timeout_s: float) -> None:
 class CorrectnessReward:
     """1.0 for a correct completion, else 0.0, with the signature of TRL 1.16's GRPOTrainer reward functions.
 
-    A class and not a closure, so that it can be pickled.
+    A class and not a closure, so that it can be pickled. Raises StudyError of an unknown mode.
     """
 
     __name__ = "correctness"
-    binary = True  # it knows no rewards but 0 and 1
 
     def __init__(self, mode: Mode = "math"):
-        _check_options(mode, TIMEOUT_S)
+        _check_mode(mode)
         self.mode = mode
 
     def __call__(
@@ -135,16 +134,10 @@ class CorrectnessReward:
         log_metric: Callable | None = None,
         **columns: Any,
     ) -> list[float]:
-        """Grade a batch.
+        """Grade texts, or the last messages of conversations, against the dataset's column `answer`.
 
-        Args:
-            prompts: Not used, as other columns of the dataset.
-            completions: Texts or conversations; of a conversation the last message's text is graded.
-            answer: The dataset's column of gold answers.
-            log_metric: TRL's logger of scalars; gets `formed`, the share of completions with a well-formed answer.
-
-        Raises:
-            StudyError: The dataset has no column of gold answers.
+        TRL's `log_metric` gets `formed`, the share of completions with a well-formed answer. Raises StudyError where the dataset
+        has no column of gold answers.
         """
         if answer is None:
             raise StudyError("The correctness reward needs the dataset column 'answer', which is missing: add it.")

@@ -27,7 +27,9 @@ from pebble import ProcessExpired, ProcessPool
 from s2d_lib.errors import StudyError
 from s2d_lib.grading.compare import compare
 
-WALL_FACTOR = 3.0  # seconds on the clock per second of processor time that a grading may take
+# Seconds on the clock per second of processor time that a grading may take. Sums that never end use their processor time up, so
+# that many cost nothing on an idle machine; with few an overloaded one would call right answers wrong.
+WALL_FACTOR = 10.0
 WALL_S = {"math-verify": 0.0, "reasoning-gym": 15.0}  # and more: to make a problem again from its note
 MEMORY_BYTES = 4 << 30
 GRADINGS = 5_000  # of one grader: sympy's caches never grow for long
@@ -45,15 +47,10 @@ class Graders:
         self._lock = threading.Lock()
 
     def ask(self, gold: str, answer: str, seconds: float) -> bool | str:
-        """Whether the verifier holds an answer right; a phrase where it has no verdict.
+        """Whether the verifier holds an answer right; a phrase where it has no verdict. Of reasoning-gym `gold` is a note.
 
-        Args:
-            gold: The gold answer; of reasoning-gym the problem's note.
-            answer: The answer's text.
-            seconds: Of processor time, from when a grader begins with it: neither waiting nor starting counts.
-
-        Raises:
-            StudyError: The program does not start.
+        The seconds are of processor time, from when a grader begins: neither waiting nor starting counts. Raises StudyError where
+        the program does not start.
         """
         with self._lock:
             for _ in range(ATTEMPTS):
@@ -71,20 +68,16 @@ class Graders:
 
     def _start(self) -> None:
         self._connection, far = Pipe()
-        end, root = str(far.fileno()), str(Path(__file__).parents[2])
-        code = (
-            "import sys; root, *rest = sys.argv[1:]; root in sys.path or sys.path.insert(0, root); "
-            "from s2d_lib.grading.graders import serve; serve(*rest)"
-        )
-        # -P: no module of the user's shadows a library. sympy's order of terms, and with it its time, depends on the hash seed.
-        command = [sys.executable, "-P", "-c", code, root, self.verifier, end]
+        serving = "import sys; from s2d_lib.grading.graders import serve; serve(*sys.argv[1:])"
+        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
         try:
             self.program = subprocess.Popen(
-                command,
+                [sys.executable, "-P", "-c", serving, self.verifier, str(far.fileno())],
                 **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL),
                 pass_fds=[far.fileno()],
                 start_new_session=True,  # a Ctrl-C in the terminal or notebook is not for it
-                env=os.environ | {"PYTHONHASHSEED": "0"},
+                # -P: no module of the user's shadows a library. sympy's order of terms, and its time, depends on the hash seed.
+                env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": path.rstrip(os.pathsep)},
             )
             far.close()
             failure = self._connection.recv()
@@ -243,7 +236,7 @@ def _close(gold, pred, digits: int, alike: int) -> bool:
 
 
 def _reasoning_gym() -> Prepare:
-    """A task's own verifier must give full marks. A note of s2d_lib.problems.reasoning_gym makes its problem again."""
+    """A task's own verifier must give full marks. A note of `s2d_lib.problems.sources.load_gym` makes its problem again."""
     import reasoning_gym
 
     @lru_cache(maxsize=64)

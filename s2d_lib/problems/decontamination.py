@@ -73,8 +73,8 @@ def decontaminate(pool: Sequence[Problem], evaluations: Sets) -> tuple[list[Prob
     """Find the problems of a training pool that stand in an evaluation set, and drop the exact and near ones.
 
     Returns:
-        The problems that stay, in their order, and a report for the run's record: counts, and the pairs found, highest score
-        first. It is 1 for exact pairs, else the geometric mean of the shares, by weight, of each problem's word pairs that
+        The problems that stay, in their order, and a report for the run's record: how many are gone, and the pairs found, highest
+        score first. It is 1 for exact pairs, else the geometric mean of the shares, by weight, of each problem's word pairs that
         the other has, or the larger share alone where one problem is embedded in a much longer one.
     """
     asked = [_text(problem, name) for name, problems in evaluations.items() for problem in problems]
@@ -98,19 +98,13 @@ def decontaminate(pool: Sequence[Problem], evaluations: Sets) -> tuple[list[Prob
                 kind, score = _judge(text, asked[index], evidence, rarity)
                 if kind:
                     found.append(_pair(text.problem, asked[index].evaluation, asked[index].problem, kind, score))
-    found.sort(key=lambda entry: -entry["score"])
-    of_kind = {kind: [entry for entry in found if entry["kind"] == kind] for kind in ("exact", "near", "sibling")}
-    kept, report = _without(pool, evaluations, [entry for entry in found if entry["kind"] != "sibling"])
-    counts = {kind: len(pairs) for kind, pairs in of_kind.items()}
-    return kept, report | counts | {"near_threshold": NEAR, "siblings": of_kind["sibling"]}
+    return _without(pool, found)
 
 
 def same_problems(pool: Sequence[Problem], evaluations: Sets) -> tuple[list[Problem], dict[str, Any]]:
     """Like `decontaminate`, but only of problems with the same id: for sources whose prompts share most of their text."""
     ids = {name: {problem.id for problem in problems} for name, problems in evaluations.items()}
-    found = [_pair(p, name, p, "exact", 1.0) for name in evaluations for p in pool if p.id in ids[name]]
-    kept, report = _without(pool, evaluations, found)
-    return kept, report | {"exact": len(found)}
+    return _without(pool, [_pair(p, name, p, "exact", 1.0) for name in evaluations for p in pool if p.id in ids[name]])
 
 
 def _judge(text: _Text, other: _Text, evidence: float, rarity: dict) -> tuple[str | None, float]:
@@ -133,10 +127,10 @@ def _pair(problem: Problem, evaluation: str, other: Problem, kind: str, score: f
     return {"pool": problem.id, "evaluation": evaluation, "problem": other.id, "kind": kind, "score": round(score, 4)}
 
 
-def _without(pool: Sequence[Problem], evaluations: Sets, overlaps: list[dict]) -> tuple[list[Problem], dict]:
-    """The problems of the pool that overlap nothing, and what both reports say."""
+def _without(pool: Sequence[Problem], found: list[dict[str, Any]]) -> tuple[list[Problem], dict[str, Any]]:
+    """The problems of the pool that are in no pair but siblings, and the report."""
+    found.sort(key=lambda entry: -entry["score"])
+    overlaps, siblings = ([e for e in found if (e["kind"] == "sibling") == kin] for kin in (False, True))
     gone = {entry["pool"] for entry in overlaps}
     kept = [problem for problem in pool if problem.id not in gone]
-    sizes = {name: len(problems) for name, problems in evaluations.items()}
-    report = {"pool": len(pool), "kept": len(kept), "removed": len(pool) - len(kept)}
-    return kept, report | {"evaluations": sizes, "overlaps": overlaps}
+    return kept, {"removed": len(pool) - len(kept), "overlaps": overlaps, "siblings": siblings}

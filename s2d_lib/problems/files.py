@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,68 +65,43 @@ def _from_file(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         found = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise StudyError(f"The dataset file {path} {found}: check the path, or give the dataset's id on the Hub.")
-    if path.stat().st_size == 0:
-        raise StudyError(f"The dataset file {path} is empty: download it again.")
     if kind not in SUFFIXES:
         raise StudyError(f"The dataset file {path} has an unknown ending: use one of {', '.join(SUFFIXES)}.")
-    if kind == ".parquet":
-        return _read_parquet(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _not_as_named(path, "UTF-8 text") from error
-    if kind == ".jsonl":
-        return _read_lines(path, text)
-    rows = _parsed(path, text, "valid JSON")
+        if kind == ".parquet":
+            import pyarrow.parquet as pq
+
+            rows = pq.read_table(path).to_pylist()
+        else:
+            rows = _from_json(path, by_line=kind == ".jsonl")
+    except (ValueError, OSError, RuntimeError) as error:  # RecursionError and some of arrow's are a RuntimeError
+        with path.open("rb") as file:
+            start = file.read(40)  # tells a web page or a git-lfs pointer
+        raise StudyError(
+            f"The dataset file {path} is not readable as {kind} ({' '.join(str(error).split())[:200]}; it begins with "
+            f"{start!r}): repair it or download it again."
+        ) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        found = "a list of other things" if isinstance(rows, list) else f"one {type(rows).__name__}"
-        raise StudyError(f"The dataset file {path} must hold a JSON list of objects, but holds {found}.")
+        raise StudyError(f"The dataset file {path} must hold objects: a list of them, or in .jsonl one a line.")
     return rows
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        _named_once(path, [(name, None) for name in pq.read_schema(path).names])
-        return pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _not_as_named(path, "a readable parquet file") from error
-
-
-def _read_lines(path: Path, text: str) -> list[dict[str, Any]]:
-    rows = []
+def _from_json(path: Path, by_line: bool) -> Any:
+    text, rows = path.read_text(encoding="utf-8-sig"), []
+    if not by_line:
+        return json.loads(text, object_pairs_hook=_named_once)
     # Not splitlines(): JSON may hold U+2028 and other characters that Python takes for line ends.
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            rows.append(_parsed(path, line, f"valid JSON in line {number}"))
-            if not isinstance(rows[-1], dict):
-                raise StudyError(f"The dataset file {path} must hold one JSON object a line; line {number} is none.")
+            try:
+                rows.append(json.loads(line, object_pairs_hook=_named_once))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
     return rows
 
 
-def _parsed(path: Path, text: str, expected: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=partial(_named_once, path))
-    except (ValueError, RecursionError) as error:
-        raise _not_as_named(path, expected) from error
-
-
-def _named_once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise StudyError(f"The dataset file {path} names {twice!r} twice in one row: keep the column that is meant.")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice!r} is named twice in one row")
     return dict(pairs)
-
-
-def _not_as_named(path: Path, expected: str) -> StudyError:
-    with path.open("rb") as file:
-        start = file.read(64).lstrip().lower()
-    starts = {b"<!doctype": "a web page", b"<html": "a web page", b"<?xml": "a web page", b"par1": "a parquet file"}
-    starts[b"version https://git-lfs"] = "a git-lfs pointer"
-    hint = next((f", but {kind}" for form, kind in starts.items() if start.startswith(form)), "")
-    if path.suffix.lower() == ".parquet":
-        hint = hint.replace("but a parquet file", "it is cut off or damaged")
-    return StudyError(f"The dataset file {path} is not {expected}{hint}: download it again.")

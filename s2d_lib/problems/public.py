@@ -1,14 +1,13 @@
 """Public datasets as labeled problems: competition mathematics, SciKnowEval's multiple choice, tool use as in ToolAlpaca.
 
-Layouts read here: those of the Hub datasets and of their better known copies (DAPO as kept by github thunlp/OPD, ToolAlpaca's
-own files, one API an object), and rows with a finished prompt, as SDPO's authors keep them: `sdpo-*` are their own splits.
+Layouts read here: those of the Hub datasets and of their better known copies (DAPO as kept by github thunlp/OPD), and rows with
+a finished prompt, as SDPO's authors keep them: `sdpo-*` are their own splits.
 """
 
 import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,37 +20,31 @@ from s2d_lib.problems.base import Problem, content_id
 from s2d_lib.problems.files import is_local, load_rows
 
 Found = tuple[list[Problem], dict[str, Any]]  # problems, and a report on what was read and dropped
+PROMPT = ("problem", "question", "Problem", "prompt")
+ANSWER = ("reward_model.ground_truth", "answer", "Answer")
+"""The columns of prompts and answers: the first that a row has counts, and dots lead into nested ones."""
 
 
 class Source(NamedTuple):
-    """Where a dataset lives and which columns its rows have: the first that a row has counts, dots lead into nested ones."""
+    """Where a dataset lives."""
 
     grading: str  # how its answers are compared: a mode of s2d_lib.grading
     hub: str | None = None  # id on the Hub; none where it is published as files
     split: str = "train"  # on the Hub
     configs: tuple[str | None, ...] = (None,)  # on the Hub, loaded one after the other
-    prompt: tuple[str, ...] = ("prompt", "question")
-    answer: tuple[str, ...] = ("answer", "Answer")
-    level: tuple[str, ...] = ("details.subtask", "details.task", "Category")
-    row_id: tuple[str, ...] = ()  # an id that is stable wherever the dataset is kept; else it is made of the prompt
+    answer: tuple[str, ...] = ANSWER
 
 
-_ASKED = {"prompt": ("problem", "question", "Problem", "prompt"), "level": ()}
-_DAPO = _ASKED | {"prompt": ("prompt", "problem"), "answer": ("reward_model.ground_truth", "answer", "solution")}
-_MATH_500 = _ASKED | {"level": ("level",), "row_id": ("unique_id",)}
-_CHOICE = Source("choice", answer=("answerKey", "reward_model.ground_truth", "answer"))
-_CALLS = Source("tool_calls", answer=("reward_model.ground_truth", "golden_answer", "answer"))
 DOMAINS = ("chemistry", "physics", "biology", "material")
-# AIME rows have an id too, but each copy of the dataset numbers them in its own way.
 SOURCES = {
-    "dapo-math-17k": Source("math", "BytedTsinghua-SIA/DAPO-Math-17k", **_DAPO),
-    "math-500": Source("math", "HuggingFaceH4/MATH-500", "test", **_MATH_500),
-    "aime-2024": Source("math", "HuggingFaceH4/aime_2024", **_ASKED),
-    "aime-2025": Source("math", "opencompass/AIME2025", "test", ("AIME2025-I", "AIME2025-II"), **_ASKED),
-    "gsm8k": Source("math", "openai/gsm8k", "test", ("main",), **_ASKED),
-    **{f"sciknoweval-{domain}": _CHOICE._replace(hub="hicai-zju/SciKnowEval", split="test") for domain in DOMAINS},
-    **{f"sdpo-{domain}": _CHOICE for domain in DOMAINS},
-    **dict.fromkeys(("toolalpaca", "sdpo-tool-use"), _CALLS),
+    # Elsewhere `solution` is a worked one.
+    "dapo-math-17k": Source("math", "BytedTsinghua-SIA/DAPO-Math-17k", answer=(*ANSWER, "solution")),
+    "math-500": Source("math", "HuggingFaceH4/MATH-500", "test"),
+    "aime-2024": Source("math", "HuggingFaceH4/aime_2024"),
+    "aime-2025": Source("math", "opencompass/AIME2025", "test", ("AIME2025-I", "AIME2025-II")),
+    "gsm8k": Source("math", "openai/gsm8k", "test", ("main",)),
+    **{f"sdpo-{domain}": Source("choice") for domain in DOMAINS},
+    "sdpo-tool-use": Source("tool_calls"),
 }
 
 # Instructions that a dataset wraps around the bare problem; the policy's own prompt template adds its own.
@@ -63,35 +56,84 @@ _WRAPPING = (
     r"\s*让我们一步一步地思考。请以[^\n]{0,12}Answer:[^\n]*$",
 )
 
-TOOLS_PROMPT = """You can call these tools of {name}: {about}
 
-{tools}
+def load_public(name: str, grading: str, place: str | Path | None = None, split: str | None = None) -> Found:
+    """One of the `SOURCES` of a grading, in its order: from a local file or another Hub id, or from its own place on the Hub,
+    which the sets that are published as files don't have.
 
-Request: {request}
+    Prompts that differ only in spacing are one problem. A problem that stands there with several answers is set aside: one of
+    them is wrong, and which one is not ours to say. Raises StudyError of an unknown name, an unreadable source, a broken row.
 
-Answer with the call or calls that fulfil the request, each in this form:
-Action: name of the tool
-Action Input: its arguments as one JSON object"""
+    Returns:
+        The problems, and for the run's record what was read and dropped: rows that repeat an earlier prompt, the ``conflicts``
+        set aside, ``{id: [answers]}``, and ``unreadable`` gold calls of tools, as some of the published ones are no JSON.
+    """
+    known = [key for key, one in SOURCES.items() if one.grading == grading]
+    if name not in known:
+        raise StudyError(f"Unknown dataset '{name}': use one of {', '.join(known)}.")
+    one = SOURCES[name]
+    where = one.hub if place is None else place
+    # The configurations are those of the usual Hub dataset; a local file or another dataset has none of them.
+    configs = one.configs if where == one.hub and not is_local(where) else (None,)
+    rows = [row for config in configs for row in load_rows(where, split=split or one.split, config=config)]
+    found = [_problem(name, row, f"Row {number} of {where}") for number, row in enumerate(rows, 1)]
+    problems = [problem for problem in found if problem]
+    if not problems:
+        raise StudyError(f"{where} has no request with readable gold calls: check the file.")
+    kept, conflicts, prompts = _distinct(problems, by_value=grading == "math")
+    if len({problem.id for problem in kept}) < len(kept):
+        raise StudyError(f"Two problems of {where} have the same id: repair the file.")
+    report = {"source": str(where), "rows": len(rows), "duplicates": len(problems) - prompts, "conflicts": conflicts}
+    return kept, report | {"unreadable": len(found) - len(problems), "problems": len(kept)}
 
 
-class Row(NamedTuple):
-    """A row of a dataset: its prompt (of a conversation the user's last message) and gold answer as they are written."""
+def _problem(name: str, row: dict[str, Any], place: str) -> Problem | None:
+    """The problem of a row, which errors call `place`; None where its gold calls are unreadable."""
+    source = SOURCES[name]
+    asked, written = first_of(row, *PROMPT), first_of(row, *source.answer)
+    for what, cell, columns in (("problem", asked, PROMPT), ("answer", written, source.answer)):
+        if cell is None:
+            raise StudyError(
+                f"{place} has no {what} for dataset {name}: looked for {', '.join(columns)}, "
+                f"found {', '.join(map(str, row)) or 'nothing'}."
+            )
+    prompt, system = asked, row.get("system") or ""
+    if isinstance(asked, list):
+        prompt, system = user_message(asked), system or user_message(asked, "system") or ""
+    prompt = prompt if isinstance(prompt, str) else ""
+    if source.grading == "math":  # here datasets wrap something around their problems
+        prompt, system = bare_prompt(prompt), ""
+    read, wanted = READ[source.grading]
+    answer = read(written)
+    if answer is None and source.grading == "tool_calls":
+        return None
+    if answer is None:
+        raise StudyError(f"{place} has the answer {written!r}, which is not {wanted}: repair the file.")
+    if not prompt.strip() or not answer:
+        raise StudyError(f"{place} has an empty {'answer' if prompt.strip() else 'problem'}: repair the file.")
+    # AIME rows have ids too, but each copy of the dataset numbers them in its own way.
+    identity = f"{name}/{row['unique_id']}" if row.get("unique_id") else content_id(name, prompt)
+    level, feedback = str(row.get("level") or ""), str(row.get("feedback") or "").strip()
+    return Problem(identity, prompt, answer, level, feedback, system)
 
-    dataset: str
-    place: str  # what an error calls it
-    cells: dict[str, Any]
-    asked: Any
-    answer: Any
 
-    def problem(self, prompt: str, answer: str) -> Problem:
-        """The row's problem, with its level, what the environment says of a failed attempt, and the system message."""
-        source, said = SOURCES[self.dataset], self.cells.get("prompt")
-        row_id, level = first_of(self.cells, *source.row_id), first_of(self.cells, *source.level)
-        identity = content_id(self.dataset, prompt) if row_id is None else f"{self.dataset}/{row_id}"
-        feedback = str(self.cells.get("feedback") or "").strip()
-        system = self.cells.get("system") or (user_message(said, "system") if isinstance(said, list) else None) or ""
-        # What a dataset of mathematics wraps around its problems is left out, see `bare_prompt`.
-        return Problem(identity, prompt, answer, str(level or ""), feedback, "" if source.grading == "math" else system)
+def _distinct(problems: list[Problem], by_value: bool) -> tuple[list[Problem], dict[str, list[str]], int]:
+    """Of the problems each prompt once; the answers of prompts with several (or several values of them); how many prompts."""
+    groups: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        groups[" ".join(problem.prompt.split())].append(problem)
+    kept, conflicts = [], {}
+    for first, *others in groups.values():
+        answers = [first.answer]
+        for answer in (other.answer for other in others):
+            by_rules = by_value and any(grade(rf"\boxed{{{answer}}}", one).correct for one in answers)
+            if answer not in answers and not by_rules:
+                answers.append(answer)
+        if len(answers) == 1:
+            kept.append(first)
+        else:
+            conflicts[first.id] = answers
+    return kept, conflicts, len(groups)
 
 
 def first_of(cells: dict[str, Any], *columns: str) -> Any:
@@ -103,75 +145,6 @@ def first_of(cells: dict[str, Any], *columns: str) -> Any:
         if value is not None:
             return value
     return None
-
-
-def load_public(name: str, grading: str, place: str | Path | None = None, split: str | None = None) -> Found:
-    """One of the `SOURCES` of a grading, in its order: from a local file or another Hub id, or from its own place on the Hub.
-
-    Prompts that differ only in spacing are one problem. A problem that stands there with several answers is set aside: one of
-    them is wrong, and which one is not ours to say. Raises StudyError of an unknown name, an unreadable source, a broken row.
-
-    Returns:
-        The problems, and for the run's record what was read and dropped; of ``distinct`` prompts as written, ``conflicts`` are
-        those that carry several answers, ``{id: [answers]}``, and ``conflicts_by_spacing`` are found only when spacing is
-        ignored; ``other_rows`` are no questions of the kind.
-    """
-    known = [key for key, one in SOURCES.items() if one.grading == grading]
-    if name not in known:
-        raise StudyError(f"Unknown dataset '{name}': use one of {', '.join(known)}.")
-    one = SOURCES[name]
-    where = one.hub if place is None else place
-    if where is None:
-        raise StudyError(
-            f"Dataset {name} is published as files, not on the Hub: give a set's `path`, a local copy (or a Hub id that "
-            "holds one)."
-        )
-    # The configurations are those of the usual Hub dataset; a local file or another dataset has none of them.
-    configs = one.configs if where == one.hub and not is_local(where) else (None,)
-    rows = []
-    for cells in (row for config in configs for row in load_rows(where, split=split or one.split, config=config)):
-        asked = first_of(cells, *one.prompt)
-        asked = user_message(asked) if isinstance(asked, list) else asked
-        rows.append(Row(name, f"Row {len(rows) + 1} of {where}", cells, asked, first_of(cells, *one.answer)))
-    if grading == "math":
-        pairs, left_out = [(row.asked, _mathematics(row)) for row in rows], {}
-    else:
-        read, left_out = (_choices if grading == "choice" else _tool_calls)(rows, where)
-        pairs = [(problem.prompt, problem) for problem in read]
-    problems, report = _distinct(pairs, where, by_value=grading == "math")
-    return problems, {"source": str(where), "rows": len(rows)} | report | left_out
-
-
-def _distinct(pairs: list[tuple[str, Problem]], where: str | Path, by_value: bool) -> Found:
-    """Of prompts as written and their problems each once; those with several answers (or values of answers) set aside."""
-    groups: dict[str, list[tuple[str, Problem]]] = defaultdict(list)
-    for written, problem in pairs:
-        groups[" ".join(problem.prompt.split())].append((written, problem))
-    kept, conflicts, by_spacing = [], {}, {}
-    for group in groups.values():
-        answers, as_written, first = [], defaultdict(set), group[0][1]
-        for written, problem in group:
-            answer, boxed = problem.answer, rf"\boxed{{{problem.answer}}}"
-            if answer not in answers and by_value:
-                answer = next((a for a in answers if grade(boxed, a).correct), answer)
-            if answer not in answers:
-                answers.append(answer)
-            as_written[written].add(answer)
-        if len(answers) == 1:
-            kept.append(first)
-        else:
-            (conflicts if max(map(len, as_written.values())) > 1 else by_spacing)[first.id] = answers
-    if len({problem.id for problem in kept}) < len(kept):
-        raise StudyError(f"Two problems of {where} have the same id: repair the file.")
-    return kept, {
-        "distinct": len({written for written, _ in pairs}),
-        "conflicts": conflicts,
-        "conflicts_by_spacing": by_spacing,
-        "distinct_problems": len(groups),
-        "duplicates": len(pairs) - len(groups),
-        "set_aside": len(conflicts) + len(by_spacing),
-        "problems": len(kept),
-    }
 
 
 def bare_prompt(prompt: str) -> str:
@@ -186,25 +159,7 @@ def user_message(messages: list[dict[str, Any]], role: str = "user") -> str | No
     return next((m.get("content") for m in reversed(messages) if m.get("role") == role), None)
 
 
-def _mathematics(row: Row) -> Problem:
-    source = SOURCES[row.dataset]
-    for wanted, columns in (("problem", source.prompt), ("answer", source.answer)):
-        if first_of(row.cells, *columns) is None:
-            raise StudyError(
-                f"{row.place} has no {wanted} for dataset {row.dataset}: looked for {', '.join(columns)}, "
-                f"found {', '.join(map(str, row.cells)) or 'nothing'}."
-            )
-    prompt, gold = bare_prompt(row.asked) if isinstance(row.asked, str) else "", _answer_text(row.answer)
-    if gold is None:
-        raise StudyError(
-            f"{row.place} has the answer {row.answer!r}, which is neither text nor a finite number: repair the file."
-        )
-    if not prompt or not gold:
-        raise StudyError(f"{row.place} has an empty {'answer' if prompt else 'problem'}: repair the file.")
-    return row.problem(prompt, gold)
-
-
-def _answer_text(answer: Any) -> str | None:
+def _value(answer: Any) -> str | None:
     """The gold answer as text: a number in its shortest decimals, the item of a list of one, of a worked GSM8K solution
     what follows its ####. None where it is neither text nor a finite number."""
     if isinstance(answer, list) and len(answer) == 1:
@@ -219,77 +174,9 @@ def _answer_text(answer: Any) -> str | None:
     return (text.replace(",", "") if mark else text).strip()
 
 
-def _choices(rows: list[Row], where: str | Path) -> Found:
-    """The multiple-choice questions of the dataset's domain and level L3, of reasoning, and how many other rows there are; of one
-    that stands there with its choices in several orders the first, but of SDPO's splits all."""
-    kind, domain = rows[0].dataset.split("-", 1)
-    chosen, questions = [row for row in rows if _is_choice(row, domain)], {}
-    for row in chosen:
-        stem, problem = _choice(row)
-        questions.setdefault(problem.prompt if kind == "sdpo" else " ".join(stem.split()), problem)
-    if not questions:
-        raise StudyError(f"{where} has no multiple-choice question of domain {domain} and level L3: check the file.")
-    return list(questions.values()), {"other_rows": len(rows) - len(chosen)}
-
-
-def _is_choice(row: Row, domain: str) -> bool:
-    """Whether it is one of the domain and level; what a row doesn't say is taken to fit."""
-    kind = first_of(row.cells, "type", "kind") or "mcq"
-    kind = kind[0] if isinstance(kind, list) else kind
-    level, about = first_of(row.cells, "details.level", "level") or "L3", row.cells.get("domain") or domain
-    return str(kind).startswith("mcq") and str(level).strip() == "L3" and str(about).lower().startswith(domain)
-
-
-def _choice(row: Row) -> tuple[str, Problem]:
-    """A row's question without its choices, and its problem."""
-    prompt, choices = row.asked, row.cells.get("choices")
-    answer = row.answer.strip().upper() if isinstance(row.answer, str) else ""
-    stem = first_of(row.cells, "description", "question", "prompt")
-    stem = stem if isinstance(stem, str) else prompt
-    if choices:
-        stem = row.cells.get("question")
-        labels, texts = (choices.get(part) if isinstance(choices, dict) else None for part in ("label", "text"))
-        complete = isinstance(labels, list) and isinstance(texts, list) and len(labels) == len(texts)
-        if not isinstance(stem, str) or not complete or answer not in labels:
-            raise StudyError(
-                f"{row.place} must have a `question`, `choices` with as many labels as texts, and one of the labels as "
-                "`answerKey`: repair the file."
-            )
-        prompt = "\n".join([f"{stem.strip()}\n", *map("{}: {}".format, labels, texts)])
-    if not isinstance(prompt, str) or not prompt.strip() or len(answer) != 1 or not answer.isalpha():
-        raise StudyError(f"{row.place} has no question with a letter as its answer: repair the file.")
-    return stem, row.problem(prompt, answer)
-
-
-def _tool_calls(rows: list[Row], where: str | Path) -> Found:
-    """Requests with gold calls that can be read, and how many can't (some of the published ones are no JSON)."""
-    asked = [(row, prompt, _calls(calls)) for row in rows for prompt, calls in _requests(row)]
-    found = [row.problem(prompt, calls) for row, prompt, calls in asked if calls]
-    if not found:
-        raise StudyError(f"{where} has no request with readable gold calls: check the file.")
-    return found, {"unreadable": len(asked) - len(found)}
-
-
-def _requests(row: Row) -> Iterator[tuple[str, Any]]:
-    """A row's prompts with their gold calls as written."""
-    api = row.cells
-    if "Instructions" not in api:
-        if not isinstance(row.asked, str) or not row.asked.strip() or row.answer is None:
-            raise StudyError(
-                f"{row.place} has neither `Instructions` with `Golden_Answers` nor a `prompt` with an `answer`; it has "
-                f"{', '.join(map(str, api)) or 'nothing'}."
-            )
-        yield row.asked, row.answer
-        return
-    requests, answers = api["Instructions"], api.get("Golden_Answers")
-    if not isinstance(requests, list) or not isinstance(answers, list) or len(requests) != len(answers):
-        raise StudyError(f"{row.place} must have as many `Golden_Answers` as `Instructions`: repair the file.")
-    tools = first_of(row.cells, "NLDocumentation", "Functions")
-    if not isinstance(tools, str):
-        raise StudyError(f"{row.place} documents no tools (`NLDocumentation`): repair the file.")
-    name, about = api.get("Name", "an API"), first_of(row.cells, "Introduction", "Description") or ""
-    for request, calls in zip(requests, answers, strict=True):
-        yield TOOLS_PROMPT.format(name=name, about=about, tools=tools.strip(), request=request), calls
+def _letter(answer: Any) -> str | None:
+    letter = answer.strip().upper() if isinstance(answer, str) else ""
+    return letter if len(letter) == 1 and letter.isalpha() else None
 
 
 def _calls(written: Any) -> str | None:
@@ -303,3 +190,7 @@ def _calls(written: Any) -> str | None:
     if not calls or not all(isinstance(name, str) and isinstance(given, dict) for name, given in calls):
         return None
     return json.dumps([{"Action": name, "Action_Input": given} for name, given in calls], ensure_ascii=False)
+
+
+READ = {"math": (_value, "text or a finite number"), "choice": (_letter, "a letter"), "tool_calls": (_calls, "calls")}
+"""Of a grading, what makes text of a gold answer, None of one that can't be, and what it should be in words."""

@@ -1,21 +1,24 @@
 """From a resolved run's specification to its problems: the label pool and the evaluation sets."""
 
 import hashlib
+import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from s2d_lib.errors import StudyError
-from s2d_lib.problems.base import Problem
+from s2d_lib.problems.base import Problem, content_id
 from s2d_lib.problems.decontamination import decontaminate, same_problems
 from s2d_lib.problems.files import is_local
 from s2d_lib.problems.micro import WORLDS, world_of
 from s2d_lib.problems.public import DOMAINS, load_public
-from s2d_lib.problems.reasoning_gym import load_gym
 from s2d_lib.study.load import project_root
-from s2d_lib.study.problem_sets import AnySet, BenchmarkSet, Half, LabelBudget, ProblemSets, whole_pool
+from s2d_lib.study.problem_sets import AnySet, GymSet, Half, LabelBudget, ProblemSets, whole_pool
 from s2d_lib.study.resolve import derive_seed
+from s2d_lib.study.strict import did_you_mean
 
 LOCAL_FILES = {
     "dapo-math-17k": "dapo-math-17k-processed.parquet",
@@ -23,8 +26,6 @@ LOCAL_FILES = {
     "aime-2024": "aime24.json",
     "aime-2025": "aime25.json",
     "gsm8k": "gsm8k_test.jsonl",
-    "toolalpaca": "toolalpaca.json",
-    **{f"sciknoweval-{domain}": f"sciknoweval_{domain}_test.jsonl" for domain in DOMAINS},
     **{
         f"sdpo-{name}-{part}": f"sdpo/{name.replace('-', '')}-{part}.jsonl"
         for name in (*DOMAINS, "tool-use")
@@ -34,6 +35,7 @@ LOCAL_FILES = {
 """Names under which local copies of the datasets are looked for in $S2D_DATA; SDPO's splits are files each."""
 # How answers of a source are compared, a mode of s2d_lib.grading; those of worlds exactly.
 GRADING = {"competition_math": "math", "science": "choice", "tool_use": "tool_calls", "reasoning_gym": "reasoning_gym"}
+GYM_ATTEMPTS = 10  # generated for every problem that is wanted, before a task of reasoning-gym counts as too small
 
 
 @dataclass(frozen=True)
@@ -80,19 +82,15 @@ def load_problems(spec: ProblemSets, labels: str | None = None) -> Problems:
 
 def _read(name: str, one: AnySet, earlier: dict[str, list[Problem]], spec: ProblemSets) -> tuple[list[Problem], dict]:
     """A set of a public dataset, without what stands in an earlier set, and what reading it found."""
-    path, part, grading = one.path or local_copy(one.file), getattr(one, "part", "all"), GRADING[spec.source]
-    in_splits = isinstance(one, BenchmarkSet) and one.in_splits
-    if in_splits and not path:
+    path, part, grading = one.path or local_copy(one.file), getattr(one, "part", None), GRADING[spec.source]
+    if part and not path and one.file in LOCAL_FILES:
         raise StudyError(
             f"the {part} split of {one.dataset} is published as a file (github.com/lasgroup/SDPO, datasets): put it as "
-            f"{LOCAL_FILES.get(one.file)} into a folder that S2D_DATA names, or give the set's `path`."
+            f"{LOCAL_FILES[one.file]} into a folder that S2D_DATA names, or give the set's `path`."
         )
     if path and is_local(path):
         path = str((project_root() / path).resolve())
-    problems, report = load_public(one.dataset, grading, path, split=part if in_splits else None)
-    if part != "all" and not in_splits:  # a tenth is for the test, as SDPO's authors cut SciKnowEval
-        test = set(_shuffled(problems, "train and test", one.seed)[: max(1, round(0.1 * len(problems)))])
-        problems = [p for p in problems if (p.id in test) == (part == "test")]
+    problems, report = load_public(one.dataset, grading, path, split=part)
     if one.limit and one.limit < len(problems):
         chosen = np.random.default_rng(one.seed).choice(len(problems), size=one.limit, replace=False)
         problems = [problems[i] for i in sorted(chosen)]
@@ -106,7 +104,7 @@ def _read(name: str, one: AnySet, earlier: dict[str, list[Problem]], spec: Probl
             f"{first['problem']!r} of {first['evaluation']!r}; set problems.overlap to 'remove' to drop them from "
             f"{what}, or choose other sets."
         )
-    return kept, report | ({"part": part} if isinstance(one, BenchmarkSet) else {}) | {"overlap": overlap}
+    return kept, report | ({"part": part} if part else {}) | {"overlap": overlap}
 
 
 def local_copy(dataset: str) -> str | None:
@@ -144,3 +142,56 @@ def _shuffled(pool: list[Problem], purpose: str, seed: int) -> list[str]:
     """The pool's ids in an order that depends on them and the seed, not on their order in a file."""
     ids = sorted(p.id for p in pool)
     return [ids[i] for i in np.random.default_rng(derive_seed(purpose, seed)).permutation(len(ids))]
+
+
+def load_gym(name: str, spec: GymSet, taken: set[str]) -> list[Problem]:
+    """The problems of a set that the package reasoning-gym makes: distinct, none in `taken`, to which theirs are added.
+
+    The tasks take turns. A task's verifier wants the whole problem and not only one right answer; so a problem's answer is a
+    note in JSON from which its task makes the same problem again. Raises StudyError where the package isn't installed, a task
+    is unknown, refuses its configuration, doesn't accept its own answers or has too few distinct problems.
+    """
+    found: list[list[Problem]] = []
+    for i, (task, config) in enumerate(spec.tasks.items()):
+        count, made = spec.size // len(spec.tasks) + (i < spec.size % len(spec.tasks)), []
+        # Tasks make problem i of seed s from s + i, so that neighbouring seeds would make the same problems again.
+        seeded = config | {"seed": derive_seed("reasoning-gym", task, spec.seed), "size": GYM_ATTEMPTS * max(count, 1)}
+        candidates = _generated(task, seeded)
+        while len(made) < count:
+            problem = next(candidates, None)
+            if problem is None:
+                few = f"task {task!r} has only {len(made)} of {count} distinct problems"
+                raise StudyError(f"problem set {name!r}: {few}: lower `size` or make its configuration more varied.")
+            words = " ".join(problem.prompt.split())
+            if words not in taken:
+                taken.add(words)
+                made.append(problem)
+        found.append(made)
+    return [made[i] for i in range(len(found[0])) for made in found if i < len(made)]
+
+
+def _generated(task: str, config: dict[str, Any]) -> Iterator[Problem]:
+    # Imported here: it takes seconds, and only profiles with this source need it installed.
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise StudyError(
+            f"the package reasoning-gym can't be imported ({error}): `make gym` installs it, or use another source."
+        ) from error
+    if task not in DATASETS:
+        raise StudyError(f"unknown reasoning-gym task {task!r}; {did_you_mean(task, DATASETS)}")
+    try:
+        dataset = reasoning_gym.create_dataset(task, **config)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise StudyError(f"reasoning-gym task {task!r} refuses its configuration {config}: {error}.") from error
+    for index in range(config["size"]):
+        entry = dataset[index]
+        question, answer = entry["question"].strip(), entry["answer"]
+        if isinstance(answer, str) and dataset.score_answer(answer, entry) < 1:
+            raise StudyError(
+                f"the verifier of reasoning-gym task {task!r} does not give its own answer full marks: leave the task out."
+            )
+        asked = hashlib.sha256(entry["question"].encode()).hexdigest()
+        note = {"answer": answer, "task": task, "index": index, "config": config, "question_sha256": asked}
+        yield Problem(content_id(f"reasoning-gym/{task}", question), question, json.dumps(note), task)

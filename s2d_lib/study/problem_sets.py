@@ -74,7 +74,7 @@ class CompetitionSet(Strict):
     dataset: str  # a key of s2d_lib.problems.public.SOURCES
     path: str | None = None  # local parquet, json or jsonl file, relative to the project; none: the dataset's Hub id
     limit: PositiveInt | None = None  # a seeded subset of this size
-    seed: NonNegativeInt = 0  # of the subset, and of the cut to train and test
+    seed: NonNegativeInt = 0  # of the subset
 
     @property
     def file(self) -> str:
@@ -83,24 +83,14 @@ class CompetitionSet(Strict):
 
 
 class BenchmarkSet(CompetitionSet):
-    """Problems of a benchmark that comes as one file, by dataset name, or of SDPO's in splits."""
+    """Problems of a benchmark that is published in splits, by dataset name."""
 
-    # `test`: a tenth, the same whatever the file's order; `train`: the rest. Of sdpo-*, the splits as they are published.
-    part: Literal["all", "train", "test"] = "all"
-
-    @property
-    def in_splits(self) -> bool:
-        """Whether it is published in splits, a file each."""
-        return self.dataset.startswith("sdpo-")
+    part: Literal["train", "test"]  # which of the published splits, a file each
 
     @property
     def file(self) -> str:
         """The name by which its file is known."""
-        return f"{self.dataset}-{self.part}" if self.in_splits else self.dataset
-
-    def _refusals(self):
-        several = f"{self.dataset} is published in splits: name one, `part: train` or `part: test`"
-        yield self.in_splits and self.part == "all", several
+        return f"{self.dataset}-{self.part}"
 
 
 class GymSet(Strict):

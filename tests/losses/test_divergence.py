@@ -161,20 +161,8 @@ def test_nothing_flows_to_teacher_or_weights():
     case = {k: v.requires_grad_() for k, v in make_case((9,), 20, 5, 6, bias=True).items()}
     weights = torch.rand(9, requires_grad=True)
     linear_divergence(pair(case, weights=weights)).loss.backward()
-    for name, tensor in {**case, "weights": weights}.items():
-        assert (tensor.grad is not None) == name.startswith("student"), name
-
-
-def test_tied_heads_add_their_gradients_up():
-    # The student's embedding is its head, and the teacher's too (self-distillation)
-    case = make_case((5,), 12, 6, 6, dtype=torch.float64)
-    embedding, teacher_hidden = case["student_weight"].requires_grad_(), case["teacher_hidden"]
-    for head in (embedding, embedding.detach()):
-        hidden = torch.tanh(embedding[torch.tensor([0, 3, 3, 7, 11])])
-        models = {"student_hidden": hidden, "student_weight": embedding}
-        loss = linear_divergence(pair(models | {"teacher_hidden": teacher_hidden, "teacher_weight": head})).loss
-        plain = divergence(hidden @ embedding.T, teacher_hidden @ embedding.detach().T).mean()
-        torch.testing.assert_close(*(torch.autograd.grad(x, embedding, retain_graph=True)[0] for x in (loss, plain)))
+    assert {name for name, tensor in case.items() if tensor.grad is not None} == {k for k in case if "student" in k}
+    assert weights.grad is None
 
 
 def test_upstream_gradients_multiply_and_a_retained_graph_can_be_used_again():
@@ -194,19 +182,15 @@ def test_upstream_gradients_multiply_and_a_retained_graph_can_be_used_again():
         grad.sum().backward()
 
 
-@pytest.mark.parametrize("beta", BETAS)
-def test_normalizer_makes_micro_batches_add_up(beta):
+def test_normalizer_makes_micro_batches_add_up():
     case, mask = make_case((4, 6), 13, 4, 5), torch.ones(4, 6)
     mask[0, 1:] = 0
     weights = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
-    whole = linear_divergence(pair(case, mask=mask, weights=weights), beta).loss
-    parts = 0
+    whole, parts = linear_divergence(pair(case, mask=mask, weights=weights)).loss, 0
     for i in range(4):
         part = {k: v[i] if k.endswith("hidden") else v for k, v in case.items()}
-        parts += linear_divergence(pair(part, mask=mask[i], weights=weights[i], normalizer=mask.sum()), beta).loss
+        parts += linear_divergence(pair(part, mask=mask[i], weights=weights[i], normalizer=mask.sum())).loss
     torch.testing.assert_close(parts, whole)
-    doubled = linear_divergence(pair(case, mask=mask, weights=2 * weights), beta).loss
-    torch.testing.assert_close(doubled, 2 * whole)
 
 
 @pytest.mark.parametrize(
@@ -249,17 +233,15 @@ def test_fp16_gradients_do_not_vanish_before_a_loss_scaler_lifts_them():
 @pytest.mark.parametrize("forbidding", [-INF, -1e30])
 def test_tokens_that_both_forbid_do_not_exist(beta, forbidding):
     case, allowed = make_case((6,), 10, 4, 5, bias=True), torch.tensor([0, 1, 3, 4, 6, 8])
-    small = {k: v[allowed] if "hidden" not in k else v for k, v in case.items()}
-    loss, per_token, entropy, exact = exact_loss(small, beta)
+    loss, per_token, entropy, exact = exact_loss({k: v if "hidden" in k else v[allowed] for k, v in case.items()}, beta)
     out, grads = fused(forbid(case, allowed, forbidding), beta, chunk_size=4)
-    assert relative_error(out.loss.item(), loss) < 1e-5
-    assert relative_error(out.per_token, per_token) < 1e-5
-    assert relative_error(out.entropy, entropy) < 1e-5
-    rest = torch.ones(10, dtype=torch.bool).index_fill(0, allowed, False)
     for name in ("student_weight", "student_bias"):
-        assert relative_error(grads[name][allowed], exact[name]) < 1e-5
-        assert not grads[name][rest].any()
-    assert relative_error(grads["student_hidden"], exact["student_hidden"]) < 1e-5
+        padded = torch.zeros_like(case[name], dtype=torch.float64).index_copy(0, allowed, exact[name])
+        assert not grads[name][padded == 0].any()
+        assert relative_error(grads[name], padded) < 1e-5
+    pairs = (out.loss.item(), loss), (out.per_token, per_token), (out.entropy, entropy)
+    for found, expected in (*pairs, (grads["student_hidden"], exact["student_hidden"])):
+        assert relative_error(found, expected) < 1e-5
 
 
 @pytest.mark.parametrize(("who", "beta"), [("student", 1.0), ("teacher", 0.0), ("student", 0.5), ("teacher", 0.5)])
@@ -291,8 +273,7 @@ def test_nan_is_not_hidden_and_far_apart_models_stay_finite(beta):
     assert torch.equal(out.per_token.isnan(), torch.tensor([False, True, False]))
     assert out.loss.isnan()
     out, grads = fused(make_case((8,), 40, 6, 6, spread=300.0), beta)
-    assert out.loss.isfinite()
-    assert out.loss > 0
+    assert 0 < out.loss < INF
     assert grads["student_weight"].isfinite().all()
 
 
@@ -316,7 +297,11 @@ def test_bad_arguments_are_refused_in_a_sentence(change, options, sentence):
         pair(make_case((4,), 10, 5, 6) | change, **options)
 
 
-def test_a_beta_out_of_range_is_refused():
-    for beta in (1.5, math.nan):
+@pytest.mark.parametrize("beta", [1.5, -0.1, math.nan, "1"])
+def test_a_beta_out_of_range_is_refused(beta):
+    for refusing in (
+        lambda: linear_divergence(pair(make_case((4,), 10, 5, 6)), beta),
+        lambda: divergence(torch.zeros(2), torch.zeros(2), beta),
+    ):
         with pytest.raises(ValueError, match="beta must be"):
-            linear_divergence(pair(make_case((4,), 10, 5, 6)), beta)
+            refusing()

@@ -102,9 +102,9 @@ def test_sizes_of_sets():
     dapo = CompetitionSet(dataset="dapo-math-17k")
     assert [size(one) for one in (dapo, Half(half="2H", of=dapo, seed=0))] == [17176, 8588]
     assert size(CompetitionSet(dataset="aime-2024", limit=99)) == 30
-    assert size(BenchmarkSet(dataset="toolalpaca", limit=7)) == 7
-    with pytest.raises(StudyError, match="how many problems dataset 'toolalpaca' has: give its set a `limit`"):
-        size(BenchmarkSet(dataset="toolalpaca"))
+    assert size(BenchmarkSet(dataset="sdpo-law", part="test", limit=7)) == 7
+    with pytest.raises(StudyError, match="how many problems dataset 'sdpo-law' has: give its set a `limit`"):
+        size(BenchmarkSet(dataset="sdpo-law", part="test"))
 
 
 def test_the_recorded_runs_sampled_as_many_sequences_as_planned_and_about_as_many_tokens(root):

@@ -82,9 +82,9 @@ def test_documents_of_hidden_parts_are_guesses_and_all_others_stay(world, chance
     ("world", "hidden", "sentence"),
     [
         (WORLD, 5, "`hidden: 5` of 6 functions leaves no problem of 2 functions to learn: hide at most 4"),
-        (ADD, 6, "`hidden: 6` of 7 addends leaves no problem of 2 addends to learn: hide at most 5"),
         (CONVERT, 6, "`hidden: 6` of 8 units leaves no problem of 2 steps to learn: hide at most 5"),
         (CALL, 8, "`hidden: 8` of 8 verbs leaves no problem of 2 arguments to learn: hide at most 7"),
+        (LOOK_UP, 1, r"TableLookupWorld has nothing to hide, .* leave out `hidden`"),
     ],
 )
 def test_as_much_as_leaves_something_can_be_hidden(world, hidden, sentence):
@@ -95,24 +95,12 @@ def test_as_much_as_leaves_something_can_be_hidden(world, hidden, sentence):
     assert any(rare.isdisjoint(" ".join(d).split()) for d in found)
 
 
-def test_what_a_world_cannot_hide_or_open_is_refused():
-    with pytest.raises(StudyError, match=r"TableLookupWorld has nothing to hide, .* leave out `hidden`"):
-        corpus(LOOK_UP, 5, {"right": 1.0}, 0.0, [2], 0, hidden=1)
-    for world in (SORT, CALL):
-        with pytest.raises(StudyError, match="leave out `opened`"):
-            world.problems("x", MicroSet(count=1, lengths=[2], seed=0, opened=True), set())
-    with pytest.raises(StudyError, match="must be a model above it"):
-        load_profile("map", {"pretraining": {"models": {"early": {"of": "nobody", "opening": 0.1}}}})
-
-
 @pytest.mark.parametrize(
     ("profile", "name", "changes", "sentence"),
     [
-        ("map", "chains-student", {"hidden": 11}, "`hidden: 11` of 12 functions leaves no problem of 2 functions"),
         # There are chains of 2 functions in the corpus, but none in the pool that the student could learn from what it knows
         ("map", "chains-student", {"hidden": 10}, "`hidden: 10` of 12 functions leaves no problem of 3 functions"),
         ("map", "chains-student", {"hidden": 9}, None),
-        ("micro-table-lookup", "table-lookup-student", {"hidden": 1}, "TableLookupWorld has nothing to hide"),
         ("micro-llama", "llama-student", {"opening": 0.1}, "solutions of sorting begin as guesses do, .* `opening`"),
         ("micro-selection", "selection-student", {"opening": 0.1}, None),
     ],
@@ -128,6 +116,14 @@ def test_base_models_that_could_not_learn_are_refused_before_any_is_made(profile
     with pytest.raises(StudyError, match=r"the corpus asks for problems of 99 .* but the world has"):
         make_base(profile, name, tmp_path, {"pretraining": {"corpus": {"lengths": [3, 99]}}})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_can_not_be_opened_or_made_from_nobody_is_refused():
+    for world in (SORT, CALL):
+        with pytest.raises(StudyError, match="leave out `opened`"):
+            world.problems("x", MicroSet(count=1, lengths=[2], seed=0, opened=True), set())
+    with pytest.raises(StudyError, match="must be a model above it"):
+        load_profile("map", {"pretraining": {"models": {"early": {"of": "nobody", "opening": 0.1}}}})
 
 
 def log_odds(model, tokenizer, prompts) -> torch.Tensor:
@@ -203,10 +199,7 @@ def test_a_reprompt_is_of_words_that_the_tokenizer_knows(world):
     assert world.reprompt(asked.prompt, given) == f"{given} {world.marker} {asked.prompt}"
 
 
-def test_a_reprompt_by_hand():
-    world = WORLD_OF_NAME["function_chains"]
-    assert world.reprompt("v3 f1 ?", "v3 f1 v6 # v6 <eos>") == "v3 f1 v6 # v6 ? v3 f1 ?"
-    # In a world of one problem a reprompt carries its own solution.
+def test_in_a_world_of_one_problem_a_reprompt_carries_its_own_solution():
     world = WORLDS["sorting"](symbols=3, zipf=0.0, seed=0)
     (document,) = corpus(world, 1, {"reprompted": 1.0}, 0.0, [3], seed=1)
     assert document.solution == f"{document.prompt.split(' : ')[0]} <|end|>"
@@ -248,11 +241,9 @@ def test_corpora_are_the_bytes_that_the_released_models_saw(profile, hidden, dig
     assert hashlib.sha256(joined.encode()).hexdigest() == digest
 
 
-def test_a_model_can_be_pretrained_on_reprompts_that_fit_its_context(tmp_path):
+def test_documents_longer_than_the_context_are_refused(tmp_path):
     world = WORLD_OF_NAME["tool_calls"]
-    tokenizer = build_tokenizer(world)
-    text = Corpus(mix={"guess": 0.3, "sloppy": 0.3, "right": 0.2, "reprompted": 0.2}, slip=0.25, lengths=[2, 3])
-    pretrain(build_model(tokenizer, SPEC), tokenizer, world, text, SPEC, str(tmp_path))
-    long = Corpus(mix={"guess": 0, "sloppy": 0, "right": 0, "reprompted": 1}, slip=0.25, lengths=[6])
+    tokenizer, mix = build_tokenizer(world), {"guess": 0, "sloppy": 0, "right": 0, "reprompted": 1}
+    long = Corpus(mix=mix, slip=0.25, lengths=[6])
     with pytest.raises(StudyError, match="a document of 70 tokens is longer than the micro models' context of 64"):
         pretrain(build_model(tokenizer, SPEC), tokenizer, world, long, SPEC, str(tmp_path))

@@ -29,35 +29,36 @@ def test_all_kinds_of_file_give_the_same_rows_and_name_missing_columns(tmp_path,
         load_rows(path, columns=["problem", "prompt"])
 
 
-PARQUET_START = b"PAR1\x15\x04\x15 and then nothing more"
 BROKEN = [
-    ("a.parquet", b"<!DOCTYPE html><html><body>Not found</body></html>", "not a readable parquet file, but a web page"),
-    ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-lfs pointer"),
-    ("a.parquet", PARQUET_START, "not a readable parquet file, it is cut off or damaged: "),
-    ("a.parquet", b"hello", "not a readable parquet file: "),
-    ("a.parquet", b"", "is empty"),
-    ("a.json", b"  <html></html>", "not valid JSON, but a web page"),
-    ("a.json", b'{"data": []}', "list of objects, but holds one dict"),
-    ("a.json", b"[1, 2]", "list of objects, but holds a list of other things"),
-    ("a.json", b'[{"a": 1}', "not valid JSON"),
-    ("a.json", b"[" * 100_000, "not valid JSON"),
+    ("a.parquet", b"<!DOCTYPE html><html><body>Not found</body></html>", "not readable as .parquet"),
+    ("a.parquet", b"<!DOCTYPE html><html><body>Not found</body></html>", "begins with b'<!DOCTYPE html>"),
+    ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "begins with b'version https://git-lfs"),
+    ("a.parquet", b"PAR1\x15\x04\x15 and then nothing more", "not readable as .parquet"),
+    ("a.parquet", b"", "not readable as .parquet"),
+    ("a.json", b"", "not readable as .json"),
+    ("a.json", b'{"data": []}', "must hold objects"),
+    ("a.json", b"[1, 2]", "must hold objects"),
+    ("a.json", b'[{"a": 1}', "not readable as .json"),
+    ("a.json", b"[" * 100_000, "not readable as .json"),
     ("a.json", b"[]", "has no rows"),
-    ("a.json", PARQUET_START + b"\xff\xfe", "not UTF-8 text, but a parquet file"),
-    ("a.json", b'[{"problem": "a", "answer": 1, "answer": 2}]', "names 'answer' twice in one row"),
+    ("a.json", b"PAR1\x15\x04\xff\xfe", "codec can't decode"),
+    ("a.json", b'[{"problem": "a", "answer": 1, "answer": 2}]', "'answer' is named twice in one row"),
     ("a.json", b'[{"a": "b"}, {"a": {"content": ["\\ud800"]}}]', "half of a character (a lone surrogate)"),
-    ("a.jsonl", b'{"a": 1}\n{"a": \n', "not valid JSON in line 2"),
-    ("a.jsonl", b'{"a": 1}\n[1]\n', "line 2 is none"),
+    ("a.jsonl", b'{"a": 1}\n{"a": \n', "not readable as .jsonl (line 2: "),
+    ("a.jsonl", b'{"a": 1}\n[1]\n', "must hold objects"),
     ("a.jsonl", b"\n \n", "has no rows"),
-    ("a.jsonl", b"\x80\x81", "not UTF-8 text"),
-    ("a.jsonl", b'{"problem": "a", "answer": 1, "answer": 2}\n', "names 'answer' twice in one row"),
+    ("a.jsonl", b'{"problem": "a", "answer": 1, "answer": 2}\n', "line 1: 'answer' is named twice in one row"),
     ("a.jsonl", b'{"a": "b"}\n\n{"a": {"content": ["\\ud800"]}}', "Row 2 of the dataset"),
     ("a.csv", b"a,b", "unknown ending: use one of .parquet, .json, .jsonl"),
+    ("b/a.json", None, "does not exist"),
+    (".", None, "is a folder"),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BROKEN)
 def test_broken_files(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(StudyError) as caught:
         load_rows(tmp_path / name)
     sentence = str(caught.value)
@@ -66,18 +67,12 @@ def test_broken_files(tmp_path, name, content, message):
     assert "\n" not in sentence
 
 
-def test_odd_tables_a_later_row_a_missing_file_and_a_folder(tmp_path):
+def test_odd_tables_and_a_later_row(tmp_path):
     pd.DataFrame({"a": []}).to_parquet(tmp_path / "a.parquet")
     twice = pa.table([pa.array(["a"]), pa.array(["1"]), pa.array(["2"])], names=["problem", "answer", "answer"])
     pq.write_table(twice, tmp_path / "twice.parquet")
     (tmp_path / "a.jsonl").write_text('{"a": 1, "b": 2}\n{"a": 1}\n')
-    for name, sentence in (
-        ("a.parquet", "no rows"),
-        ("twice.parquet", "names 'answer' twice in one row"),
-        ("a.jsonl", "b in row 2"),
-        ("b.parquet", "does not exist"),
-        ("", "is a folder"),
-    ):
+    for name, sentence in (("a.parquet", "no rows"), ("twice.parquet", "Multiple .*answer"), ("a.jsonl", "b in row 2")):
         with pytest.raises(StudyError, match=sentence):
             load_rows(tmp_path / name, columns=["b"])
 

@@ -12,17 +12,9 @@ from s2d_lib.problems import public
 from s2d_lib.problems.base import content_id
 from s2d_lib.problems.public import SOURCES, bare_prompt, load_public
 from s2d_lib.problems.sources import LOCAL_FILES
-from tests.conftest import ROOT
+from tests.conftest import data
 
-DATA = ROOT / "../shared/data"
 PROBLEM = "What is $1+1$?\n\nGive an integer."
-
-
-def local(name: str) -> Path:
-    path = DATA / LOCAL_FILES[name]
-    if not path.exists():
-        pytest.skip(f"{LOCAL_FILES[name]} is not at ../shared/data")
-    return path
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -93,19 +85,11 @@ def test_duplicates_and_conflicts(tmp_path):
     path = write(tmp_path / "d.jsonl", [{"prompt": prompt, "answer": answer} for prompt, answer in rows])
     problems, report = load_public("dapo-math-17k", "math", path)
     assert [(p.prompt, p.answer) for p in problems] == [("a  b", "1"), ("f", "6"), ("half", "0.5")]
-    ids = {prompt: content_id("dapo-math-17k", prompt) for prompt in ("c", "d e")}
-    assert report == {
-        "source": str(path),
-        "rows": 11,
-        "distinct": 7,
-        "conflicts": {ids["c"]: ["2", "3"]},
-        "conflicts_by_spacing": {ids["d e"]: ["4", "5"]},
-        "distinct_problems": 5,
-        "duplicates": 6,
-        "set_aside": 2,
-        "problems": 3,
+    conflicts = {
+        content_id("dapo-math-17k", prompt): found for prompt, found in (("c", ["2", "3"]), ("d e", ["4", "5"]))
     }
-    assert json.loads(json.dumps(report)) == report
+    counts = {"rows": 11, "duplicates": 6, "unreadable": 0, "problems": 3}
+    assert report == {"source": str(path), "conflicts": conflicts} | counts
 
 
 def test_the_hub_is_asked_for_every_configuration_and_the_right_split(monkeypatch):
@@ -113,48 +97,33 @@ def test_the_hub_is_asked_for_every_configuration_and_the_right_split(monkeypatc
 
     def rows(source, *, split, config):
         asked.append((source, split, config))
-        return [{"question": f"in {config}", "answer": "B", "domain": "Material"}]
+        return [{"question": f"in {config}", "answer": "B"}]
 
     monkeypatch.setattr(public, "load_rows", rows)
     problems, _ = load_public("aime-2025", "math")
     assert [p.prompt for p in problems] == ["in AIME2025-I", "in AIME2025-II"]
     load_public("gsm8k", "math", split="train")
     load_public("gsm8k", "math", "some/copy")
-    load_public("sciknoweval-material", "choice")
+    load_public("sdpo-material", "choice", "some/splits", "test")
     assert asked[:2] == [("opencompass/AIME2025", "test", f"AIME2025-{part}") for part in ("I", "II")]
-    assert asked[2:4] == [("openai/gsm8k", "train", "main"), ("some/copy", "test", None)]
-    assert asked[4] == ("hicai-zju/SciKnowEval", "test", None)
-
-
-def test_an_unknown_name_or_place_is_said(tmp_path):
-    with pytest.raises(StudyError, match=r"'math-5000'.*math-500"):
-        load_public("math-5000", "math")
-    with pytest.raises(StudyError, match="Unknown dataset 'gsm8k': use one of toolalpaca, sdpo-tool-use"):
-        load_public("gsm8k", "tool_calls")
-    with pytest.raises(StudyError, match="give a set's `path`"):
-        load_public("toolalpaca", "tool_calls")
-    same = [{"problem": q, "answer": "1", "unique_id": "a"} for q in "xy"]
-    with pytest.raises(StudyError, match="have the same id"):
-        load_public("math-500", "math", write(tmp_path / "m.jsonl", same))
+    assert asked[2:] == [("openai/gsm8k", "train", "main"), ("some/copy", "test", None), ("some/splits", "test", None)]
 
 
 @pytest.mark.parametrize(("name", "count"), [("math-500", 500), ("aime-2024", 30), ("aime-2025", 30), ("gsm8k", 1319)])
 def test_evaluation_files(name, count):
-    problems, report = load_public(name, "math", local(name))
-    assert len(problems) == report["rows"] == report["distinct"] == len({problem.id for problem in problems}) == count
+    problems, report = load_public(name, "math", data(LOCAL_FILES[name]))
+    assert len(problems) == report["rows"] == len({problem.id for problem in problems}) == count
     if name == "math-500":
         assert {problem.level for problem in problems} == set("12345")
-    else:
-        assert all(
-            number(measured(spelled(problem.answer)).text) for problem in problems
-        )  # one AIME answer has a degree
+    else:  # one AIME answer has a degree
+        assert all(number(measured(spelled(problem.answer)).text) for problem in problems)
 
 
 def test_dapo_file():
-    problems, report = load_public("dapo-math-17k", "math", local("dapo-math-17k"))
-    assert (report["rows"], report["distinct"], len(report["conflicts"])) == (17_917, 17_398, 7)
-    assert len(report["conflicts_by_spacing"]) == 5
-    assert len(problems) == report["problems"] == report["distinct_problems"] - report["set_aside"] == 17_176
+    problems, report = load_public("dapo-math-17k", "math", data(LOCAL_FILES["dapo-math-17k"]))
+    # 17,398 distinct prompts as written, 7 of them with two answers; 12 problems where spacing does not count
+    assert (report["rows"], report["duplicates"], len(report["conflicts"])) == (17_917, 729, 12)
+    assert len(problems) == report["problems"] == 17_176
     assert not any("Please reason step" in p.prompt or not p.answer.lstrip("-").isdigit() for p in problems)
     # ids are the keys of every result: they must not change between versions
     assert problems[0].id == "dapo-math-17k/6b8246ed504c"
@@ -165,104 +134,40 @@ def test_every_source_has_a_local_name_and_every_mathematical_one_a_layout():
     assert {n if n in LOCAL_FILES else f"{n}-train" for n in SOURCES} < set(LOCAL_FILES)
 
 
-def question(element: str, **changes) -> dict:
-    """A question in the layout of SciKnowEval's files."""
-    return {
-        "question": f"Which of these substances contains the largest share of {element} by weight?",
-        "answer": "",
-        "type": "mcq-4-choices",
-        "domain": "Chemistry",
-        "details": {"level": "L3", "task": "composition", "subtask": "share by weight", "source": "made up"},
-        "choices": {"text": ["this", "that", f"pure {element}", "none"], "label": ["A", "B", "C", "D"]},
-        "answerKey": "C",
-    } | changes
-
-
-def test_only_multiple_choice_of_the_domain_and_level_counts_and_stems_count_once(tmp_path):
-    turned = {"choices": {"text": ["pure neon", "that"], "label": ["A", "B"]}, "answerKey": "A"}
-    rows = [
-        question("neon"),
-        question("neon", type=["mcq-2-choices"], **turned),
-        question("boron", domain="Physics"),
-        question("boron", details={"level": "L1"}),
-        question("boron", type="open-ended-qa"),
-        question("oxygen"),
-    ]
-    path = write(tmp_path / "rows.jsonl", rows)
-    problems, report = load_public("sciknoweval-chemistry", "choice", path)
-    assert [p.prompt.split(" by weight")[0].split()[-1] for p in problems] == ["neon", "oxygen"]
-    assert problems[0].prompt == (
-        "Which of these substances contains the largest share of neon by weight?\n\nA: this\nB: that\nC: pure neon\nD: none"
-    )
-    assert (problems[0].answer, problems[0].level) == ("C", "share by weight")
-    assert (report["rows"], report["other_rows"], report["problems"]) == (6, 3, 2)
-    ((physics,), _) = load_public("sciknoweval-physics", "choice", path)
-    assert "boron" in physics.prompt
-
-
-def test_finished_prompts_are_read_too(tmp_path):
+def test_finished_prompts_are_read(tmp_path):
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "And now?\nA: x"}]
     rows = [
         {"prompt": "Which?\n\nA: x\nB: y", "answer": "b", "kind": "mcq", "description": "Which?"},
         {"prompt": chat, "reward_model": {"ground_truth": "A"}},
     ]
-    found, _ = load_public("sciknoweval-material", "choice", write(tmp_path / "rows.jsonl", rows))
+    found, _ = load_public("sdpo-material", "choice", write(tmp_path / "rows.jsonl", rows))
     assert [(p.prompt.split("\n")[0], p.answer) for p in found] == [("Which?", "B"), ("And now?", "A")]
     assert [p.system for p in found] == ["", "Be brief."]
     calls = [{"Action": "book", "Action_Input": "{}"}]
     rows = [
         {"prompt": "Tools: book. Book!", "answer": json.dumps(calls), "kind": "tooluse"},
         {"prompt": [chat[1]], "reward_model": {"ground_truth": calls}, "feedback": "No seats."},
+        {"prompt": "Cancel!", "answer": [{"Action": "cancel", "Action_Input": "{all of it}"}]},
     ]
-    found, _ = load_public("toolalpaca", "tool_calls", write(tmp_path / "rows.jsonl", rows))
+    found, report = load_public("sdpo-tool-use", "tool_calls", write(tmp_path / "rows.jsonl", rows))
     assert [(p.prompt[:8], p.feedback) for p in found] == [("Tools: b", ""), ("And now?", "No seats.")]
     assert {p.answer for p in found} == {'[{"Action": "book", "Action_Input": {}}]'}
-
-
-API = {
-    "Name": "Ferry",
-    "Category": "Travel",
-    "Introduction": "Boats over the lake.",
-    "NLDocumentation": 'book: Books a place.\nParameters: {"day": "string.", "seats": "integer."}\n',
-    "Instructions": ["Two seats on Monday, please.", "One seat on Friday.", "Then cancel everything."],
-    "Golden_Answers": [
-        [{"Action": "book", "Action_Input": '{"day": "Monday", "seats": 2}'}],
-        [{"Action": "book", "Action_Input": {"day": "Friday", "seats": 1}}],
-        [{"Action": "cancel", "Action_Input": "{all of it}"}],
-    ],
-}
-
-
-def test_every_request_of_an_api_is_a_problem_and_unreadable_calls_are_counted(tmp_path):
-    (first, second), report = load_public("toolalpaca", "tool_calls", write(tmp_path / "tools.jsonl", [API]))
-    assert first.prompt.startswith("You can call these tools of Ferry: Boats over the lake.\n\nbook: Books a place.")
-    assert "Request: Two seats on Monday, please." in first.prompt
-    assert "Action Input: its arguments" in first.prompt
-    assert json.loads(first.answer) == [{"Action": "book", "Action_Input": {"day": "Monday", "seats": 2}}]
-    assert first.level == "Travel"
     assert (report["problems"], report["unreadable"]) == (2, 1)
-    right = 'Thought: easy.\nAction: book\nAction Input: {"seats": 2, "day": "Monday"}'
-    assert grade(right, first.answer, mode="tool_calls").correct
-    assert not grade(right, second.answer, mode="tool_calls").correct
+    assert grade("Thought: easy.\nAction: book\nAction Input: {}", found[0].answer, mode="tool_calls").correct
 
 
 NO_NUMBER = (float("nan"), "NaN", float("inf"), ["2", "3"], [], True, {"a": 1})
 NO_CALLS = ("no calls", {"Action": "x"}, [], ["x"], [{"Action": 1}], [{"Action_Input": {}}])
 BROKEN = [
     ("math-500", {"text": "x", "answer": "1"}, "has no problem .* found text, answer"),
-    ("math-500", {"problem": "x", "label": "1"}, "has no answer .* found problem, label"),
+    ("math-500", {"problem": "x", "label": "1", "solution": "2"}, "has no answer .* found problem, label"),
     ("math-500", {"problem": "  ", "answer": "1"}, "Row 1 of .* empty problem"),
     ("math-500", {"problem": "x", "answer": " "}, "empty answer"),
     ("math-500", {"problem": 5, "answer": "1"}, "empty problem"),
-    *(("math-500", {"problem": "x", "answer": bad}, "neither text nor a finite number") for bad in NO_NUMBER),
-    ("toolalpaca", API | {"Golden_Answers": []}, "as many `Golden_Answers` as `Instructions`"),
-    ("toolalpaca", API | {"NLDocumentation": None}, "Row 1 of .* documents no tools"),
-    ("toolalpaca", {"text": "x"}, "neither `Instructions`.*it has text"),
-    *(("toolalpaca", {"prompt": "x", "answer": bad}, "no request with readable gold calls") for bad in NO_CALLS),
-    ("sciknoweval-chemistry", question("neon", answerKey="E"), "one of the labels as `answerKey`"),
-    ("sciknoweval-chemistry", question("neon", choices={"text": ["x"], "label": []}), "as many labels as texts"),
-    ("sciknoweval-chemistry", {"prompt": "Which?", "answer": "the first"}, "no question with a letter"),
-    ("sciknoweval-chemistry", question("neon", domain="Physics"), "no multiple-choice .* chemistry and level L3"),
+    *(("math-500", {"problem": "x", "answer": bad}, "which is not text or a finite number") for bad in NO_NUMBER),
+    *(("sdpo-tool-use", {"prompt": "x", "answer": bad}, "no request with readable gold calls") for bad in NO_CALLS),
+    ("sdpo-chemistry", {"prompt": "Which?", "answer": "the first"}, "which is not a letter"),
+    ("sdpo-chemistry", {"prompt": "Which?", "answer": 1}, "which is not a letter"),
 ]
 
 

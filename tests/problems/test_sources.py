@@ -1,7 +1,6 @@
 """From a profile's problem block to problems: disjoint sets, overlaps refused or removed, parts, instructions, local files."""
 
 import json
-import random
 import sys
 from pathlib import Path
 
@@ -15,11 +14,10 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.problems.files import load_rows
 from s2d_lib.problems.sources import cut, load_problems
 from s2d_lib.study import resolve
-from s2d_lib.study.problem_sets import BenchmarkSet, CompetitionSet, GymSet, Half, LabelBudget, MicroSet, ProblemSets
+from s2d_lib.study.problem_sets import CompetitionSet, GymSet, Half, LabelBudget, MicroSet, ProblemSets
 from s2d_lib.study.strict import validated
-from tests.conftest import ROOT
+from tests.conftest import data
 
-DATA = ROOT / "../shared/data"
 SENTENCE = (
     "A gardener plants {n} hundred {n} rows of tulips with seventeen bulbs in every row, and then gives away exactly {n} "
     "bulbs to neighbours who water the greenhouse while she travels abroad. How many bulbs remain planted? Case {n}"
@@ -28,14 +26,12 @@ SENTENCE = (
 
 @pytest.fixture
 def files(tmp_path):
-    """A pool of ten problems in the layout of MATH-500, in mixed order with a duplicate and a contradiction, and an
-    evaluation file that shares one of them."""
+    """A pool of ten problems in the layout of MATH-500, with a duplicate and a contradiction, and evaluation files, one of
+    which shares a problem with it."""
 
     def write(name, numbers):
         rows = [{"problem": SENTENCE.format(n=n), "answer": str(n), "unique_id": f"{name}-{n}"} for n in numbers]
-        if name == "pool":
-            rows += [rows[0], rows[1] | {"answer": "0"}]
-            random.Random(0).shuffle(rows)
+        rows += [rows[3], rows[1] | {"answer": "0"}] if name == "pool" else []
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return {"dataset": "math-500", "path": str(path)}
@@ -64,22 +60,17 @@ def test_an_overlap_is_refused_with_the_pair_or_removed_and_counted(files):
 @pytest.mark.parametrize("name", ["validation", "second"])
 def test_no_problem_stands_in_two_sets_of_a_run(files, name):
     """Validation and further evaluation sets are held against the evaluation sets as the label pool is."""
-    again = CompetitionSet(**files["pool"])
-    spec = competition(files["shared"])
-    update = {"validation": again} if name == "validation" else {"evaluations": spec.evaluations | {"second": again}}
-    spec = spec.model_copy(update=update)
+    more = {"validation": files["pool"]} if name == "validation" else {}
+    sets = {"test": files["shared"]} | ({"second": files["pool"]} if name == "second" else {})
+    spec = ProblemSets(source="competition_math", overlap="remove", evaluations=sets, **more)
     problems = load_problems(spec)
     found = problems.validation or problems.evaluations["second"]
     assert "math-500/pool-15" not in {p.id for p in found}
     assert problems.report[name]["overlap"]["removed"] == 10 - len(found) >= 1
     with pytest.raises(StudyError, match=r"overlaps another set: 1 of its problems, .*'math-500/shared-15'"):
         load_problems(spec.model_copy(update={"overlap": "refuse"}))
-
-
-def test_a_set_named_like_a_part_is_refused(files):
-    sets = {"pool": CompetitionSet(**files["apart"])}
     with pytest.raises(StudyError, match="an evaluation set can't be named 'pool'"):
-        load_problems(competition(files["shared"]).model_copy(update={"evaluations": sets}))
+        load_problems(ProblemSets(source="competition_math", evaluations={"pool": files["apart"]}))
 
 
 def test_a_limit_is_a_seeded_subset(files):
@@ -99,8 +90,6 @@ def test_local_copies_are_found_by_their_name(tmp_path, monkeypatch, files):
     pool = {"dataset": "sdpo-physics", "part": "train"}
     with pytest.raises(StudyError, match=r"the train split of sdpo-physics .* put it as sdpo/physics-train.jsonl"):
         load_problems(ProblemSets(source="science", evaluations={}, pool=pool))
-    with pytest.raises(ValueError, match="name one, `part: train` or `part: test`"):
-        BenchmarkSet(dataset="sdpo-physics")
 
 
 def some_problems(count: int) -> list[Problem]:
@@ -142,7 +131,7 @@ def test_a_pool_too_small_to_be_cut_is_said():
         cut(some_problems(8), LabelBudget(labels=8, of=WHOLE, seed=0))
 
 
-def test_the_micro_halves_are_the_micro_pool_and_the_report_names_it():
+def test_the_report_names_the_pool():
     def loaded(name, overrides=None):
         resolved = resolve("micro", name, 0, overrides)
         found = load_problems(resolved.problems, resolved.labels)
@@ -150,10 +139,8 @@ def test_the_micro_halves_are_the_micro_pool_and_the_report_names_it():
 
     (full, _), (first, facts), (second, other) = map(loaded, ("student.grpo", "teacher.rl_1H", "student.grpo_2H"))
     assert set(first.pool) | set(second.pool) == set(full.pool)
-    assert not set(first.pool) & set(second.pool)
     assert first.evaluations == full.evaluations
     assert (facts["name"], facts["size"], other["name"], len(facts["ids_sha256"])) == ("1H", 256, "2H", 64)
-    assert facts["ids_sha256"] != other["ids_sha256"]
     assert loaded("student.bridge.rl_teacher_1H")[1] == facts
     assert loaded("teacher.rl_1H", {"problems": {"split_seed": 1}})[1]["ids_sha256"] != facts["ids_sha256"]
     assert loaded("student")[1] is None
@@ -170,28 +157,27 @@ def test_competition_halves_come_after_all_that_settles_the_pool(files, limit):
     assert len(first) - len(second) == len(full) % 2
     report = loaded["full"].report["pool"]
     assert report == loaded["1H"].report["pool"]  # the whole pool's own story
-    assert (report["set_aside"], report["duplicates"]) == (1, 2)
+    assert (len(report["conflicts"]), report["duplicates"]) == (1, 2)
     assert len(full) == (limit or 10) - report["overlap"]["removed"]
 
 
-def test_a_benchmarks_parts_are_the_same_whatever_its_order_and_only_the_same_request_is_a_copy(tmp_path):
+def test_of_templates_only_the_same_request_is_a_copy(tmp_path):
     prompt = "Tools: book. " + "Every passenger must carry a document of identity. " * 20 + "{n} seats on day {n}!"
-    calls = [[{"Action": "book", "Action_Input": {"seats": n}}] for n in range(20)]
-    rows = [{"prompt": prompt.format(n=n), "answer": one} for n, one in enumerate(calls)]
+    rows = [{"prompt": prompt.format(n=n), "answer": [{"Action": "book"}]} for n in range(20)]
 
-    def load(rows, part="test", **changes):
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        one = {"dataset": "toolalpaca", "path": str(path)}
-        sets = {"pool": one | {"part": "train"}, "evaluations": {"tools": one | {"part": part}}} | changes
-        return load_problems(ProblemSets(source="tool_use", **sets))
+    def load(*counts):
+        sets = []
+        for part, count in zip(("test", "train"), counts, strict=True):
+            path = tmp_path / f"{part}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows[count]))
+            sets.append({"dataset": "sdpo-tool-use", "path": str(path), "part": part})
+        return load_problems(ProblemSets(source="tool_use", evaluations={"tools": sets[0]}, pool=sets[1]))
 
-    problems, turned = load(rows), load(rows[::-1])
+    problems = load(slice(0, 2), slice(2, 20))
     assert (len(problems.pool), len(problems.evaluations["tools"]), problems.grading) == (18, 2, "tool_calls")
-    assert set(problems.pool) == set(turned.pool)
     assert problems.report["tools"]["part"] == "test"
-    with pytest.raises(StudyError, match="the label pool overlaps another set"):
-        load(rows, "all")
+    with pytest.raises(StudyError, match="the label pool overlaps another set: 1 of its"):
+        load(slice(0, 2), slice(1, 20))
 
 
 @pytest.mark.parametrize(
@@ -199,16 +185,15 @@ def test_a_benchmarks_parts_are_the_same_whatever_its_order_and_only_the_same_re
     [("chemistry", 1890, 210), ("physics", 720, 80), ("biology", 450, 50), ("material", 840, 94), ("tool-use", 0, 68)],
 )
 def test_sdpos_splits_are_read_row_for_row(monkeypatch, domain, train, test):
-    if not (DATA / "sdpo").is_dir():
-        pytest.skip("SDPO's splits are not at ../shared/data")
-    monkeypatch.setenv("S2D_DATA", str(DATA))
+    path = data(f"sdpo/{domain.replace('-', '')}-test.jsonl")
+    monkeypatch.setenv("S2D_DATA", str(path.parents[1]))
     one, source = {"dataset": f"sdpo-{domain}"}, "science" if train else "tool_use"
     sets = {"pool": one | {"part": "train"} if train else None, "evaluations": {"test": one | {"part": "test"}}}
     found = load_problems(ProblemSets(source=source, overlap="remove", **sets))
     # One question of the materials stands in both: it leaves the pool
     assert (len(found.pool), len(found.evaluations["test"])) == (train, test)
     assert not train or found.report["pool"]["overlap"]["removed"] == (domain == "material")
-    rows = load_rows(DATA / "sdpo" / f"{domain.replace('-', '')}-test.jsonl")
+    rows = load_rows(path)
     read = [(p.prompt, p.system) for p in found.evaluations["test"]]
     assert read == [(row["prompt"], row.get("system") or "") for row in rows]
     assert source == "tool_use" or [p.answer for p in found.evaluations["test"]] == [row["answer"] for row in rows]

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from s2d_lib.problems.micro import SYLLABLES, WORLDS, world_of
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.problems.world import corpus
 from s2d_lib.study import load_profile, profile_names, resolve
-from s2d_lib.study.problem_sets import MicroProblems, MicroSet, Problems
+from s2d_lib.study.problem_sets import MicroProblems, MicroSet
 
 CHAIN = WORLDS["function_chains"](functions=9, values=8, zipf=1.0, seed=3)
 SORT = WORLDS["sorting"](symbols=12, zipf=1.0, seed=3)
@@ -121,19 +120,12 @@ def test_answers_are_right_and_sets_are_disjoint_and_repeatable(world, seed, len
 def test_documents_speak_the_vocabulary_and_right_ones_are_right(world, seed, length, quality):
     prompt, solution = world.document(np.random.default_rng(seed), length, quality, 0.25)
     words = [*prompt.split(), *solution.split()]
-    assert set(words) <= set(world.words)
+    assert len(set(world.words)) == len(world.words)
+    assert set(words) | set(world.special) | {"#", world.marker} <= set(world.words)
     assert words[-1] == world.special.end
     assert solution.startswith("#") == (quality == "guess" or not world.has_steps)
     said = solution.removesuffix(world.special.end).strip()
     assert quality != "right" or grade(said, BY_HAND[world](prompt), mode="exact").correct
-
-
-@every_world
-def test_words_are_distinct_and_new_facts_come_with_a_new_seed(world):
-    assert len(set(world.words)) == len(world.words)
-    assert set(world.special) | {"#", world.marker} < set(world.words)
-    documents = [corpus(replace(world, seed=seed), 50, {"right": 1.0}, 0.0, [3], seed=0) for seed in (3, 4)]
-    assert documents[0] != documents[1]
 
 
 RIGHT_OF_SLOPPY = [
@@ -182,15 +174,8 @@ def test_a_problem_longer_than_the_world_is_said(world, longest):
 
 
 def test_too_small_a_world_is_said_and_lists_of_the_same_symbols_are_one_problem():
-    with pytest.raises(StudyError, match="only 8 of 9 distinct problems"):
-        asked(replace(CHAIN, functions=1, zipf=0.0), 9, [1])
     with pytest.raises(StudyError, match="only 4 of 5 distinct problems"):  # of 24 lists of three of four symbols
         asked(replace(SORT, symbols=4, zipf=0.0), 5, [3])
-
-
-def test_every_micro_source_has_a_world_and_every_world_a_source():
-    sources = [s for s in get_args(get_args(Problems)[0]) if issubclass(s, MicroProblems)]
-    assert {get_args(s.model_fields["source"].annotation)[0] for s in sources} == set(WORLDS)
 
 
 @pytest.mark.parametrize("name", [n for n in profile_names() if isinstance(load_profile(n).problems, MicroProblems)])
