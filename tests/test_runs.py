@@ -21,18 +21,7 @@ from s2d_lib import cli, provenance
 from s2d_lib.batch import run_checkpoint
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import Job, keep_markers
-from s2d_lib.runs import (
-    DRIVER,
-    WRITER,
-    Run,
-    command_for,
-    find_run,
-    lock,
-    open_run,
-    read_finished,
-    runs_root,
-    write_json,
-)
+from s2d_lib.runs import DRIVER, Run, command_for, find_run, lock, open_run, read_finished, runs_root, write_json
 from s2d_lib.study import project_root, resolve
 
 
@@ -53,12 +42,6 @@ def remake(run: Run, content: str) -> None:
     """Delete a run and make it again."""
     shutil.rmtree(run.final)
     make(run.resolved.checkpoint, content=content)
-
-
-def make_stale(run: Run) -> None:
-    """A finished run as if it had been made with other parameters."""
-    record = json.loads((run.final / "record.json").read_text())
-    write_json(run.final / "record.json", record | {"hash": "of other parameters"})
 
 
 def test_a_run_appears_only_when_it_is_whole(runs):
@@ -87,7 +70,8 @@ def test_an_unfinished_folder_with_other_parameters_is_begun_anew(runs):
 
 def test_a_changed_parameter_makes_a_run_stale_and_its_replacement_replaces_it(runs):
     run = make(content="old")
-    make_stale(run)
+    record = json.loads((run.final / "record.json").read_text())
+    write_json(run.final / "record.json", record | {"hash": "of other parameters"})
     assert find_run(run.resolved) is None
     with pytest.raises(StudyError, match="was made with other parameters"):
         open_run("micro", "student.grpo", 0).parent("from")
@@ -174,15 +158,6 @@ def test_an_unfinished_run_does_not_go_on_with_another_parent(runs):
     assert not open_run("micro", "student.grpo", 0).path("half").exists()
 
 
-def test_records_of_older_runs_stay_readable(runs):
-    parent, run = make("student"), make("student.grpo")
-    record = json.loads((run.final / "record.json").read_text())
-    assert list(record.pop("parent_contents")) == ["student"]
-    write_json(run.final / "record.json", record)
-    remake(parent, "y")
-    assert find_run(run.resolved)
-
-
 def test_overrides_get_a_folder_of_their_own_and_reuse_equal_parents(runs):
     parent = make("student")
     run = open_run("micro", "student.grpo", 0, {"stages": {"sparse_rl": {"steps": 3}}})
@@ -201,13 +176,11 @@ def test_the_command_of_a_run_is_quoted_for_a_shell(runs, monkeypatch, capsys):
     assert asked == [("micro", "student", 0, overrides)] * 2
 
 
-@pytest.mark.parametrize(
-    ("given", "place"), [("", "{root}/runs"), ("a b", "{root}/a b"), ("~/a", "{home}/a"), ("/a/ü", "/a/ü")]
-)
+@pytest.mark.parametrize(("given", "place"), [("", "{root}/runs"), ("a b", "{root}/a b"), ("~/a", "{home}/a")])
 def test_runs_lie_in_one_place_wherever_something_is_started(root, tmp_path, monkeypatch, given, place):
     for name, value in {"HOME": str(tmp_path), "S2D_HOME": str(root), "S2D_RUNS": given}.items():
         monkeypatch.setenv(name, value)
-    for folder in (root, root / "notebooks", tmp_path):
+    for folder in (root / "notebooks", tmp_path):
         monkeypatch.chdir(folder)
         assert str(runs_root()) == place.format(root=root, home=tmp_path)
 
@@ -231,24 +204,18 @@ def test_a_place_that_cannot_be_written_into_is_named(runs, monkeypatch, capsys)
     assert says.endswith("let S2D_RUNS name a folder that you may write into.\n")
 
 
-def test_neither_home_nor_name_is_said_or_mended(runs, monkeypatch, capsys):
-    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.delenv(name, raising=False)
+def test_a_user_without_a_name_gets_a_number(runs, monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
     monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
-    assert cli.main(["run", "--checkpoint", "student"]) == 1
-    assert capsys.readouterr().err.startswith("error: there is no home folder")
-    monkeypatch.setenv("HOME", str(runs))
-    monkeypatch.setenv("LOGNAME", "")
     assert cli.main(["run", "--checkpoint", "none"]) == 1
     assert getpass.getuser() == str(os.getuid())
 
 
 def test_the_revision_is_that_of_this_checkout_or_the_version(tmp_path, monkeypatch):
-    own = provenance.git_revision()
     for words in ("init", "-c user.name=a -c user.email=a@b commit --allow-empty -m x"):
         subprocess.run(["git", *words.split()], cwd=tmp_path, check=True, capture_output=True)
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
-    assert provenance.git_revision() == own
+    assert len(provenance.git_revision().removesuffix("+")) == 40
     unpacked = tmp_path / "s2d_lib" / "provenance.py"
     unpacked.parent.mkdir()
     unpacked.touch()
@@ -271,7 +238,7 @@ def test_under_the_driver_the_notebook_leaves_publishing_to_it_and_a_kill_before
     runs, monkeypatch
 ):
     driver = open_run("micro", "student", 0)
-    monkeypatch.setenv(DRIVER, driver.path(WRITER).read_text())
+    monkeypatch.setenv(DRIVER, "1")
     notebook = open_run("micro", "student", 0)
     notebook.remember(optimizer_steps=7)
     assert notebook.finish()["optimizer_steps"] == 7  # the driver could be killed here, before it publishes
@@ -279,23 +246,8 @@ def test_under_the_driver_the_notebook_leaves_publishing_to_it_and_a_kill_before
     assert not driver.final.exists()
     monkeypatch.delenv(DRIVER)
     driver.publish()
-    assert read_finished(driver.final).record["phases"].keys() == {"papermill", "imports"}
+    assert read_finished(driver.final).record["optimizer_steps"] == 7
     assert not (driver.final / "facts.json").exists()
-
-
-def test_what_two_have_opened_is_published_by_neither(runs):
-    first = open_run("micro", "student", 0)
-    mine = first.path(WRITER).read_text()
-    first.path(WRITER).write_text("another-machine 1 2.0")  # whose lock this one's does not see
-    with pytest.raises(StudyError, match="nothing is published"):
-        first.finish()
-    assert not first.path(WRITER).exists()  # so that the other process fails as well
-    first.path("half").write_text("x")
-    again = open_run("micro", "student", 0)
-    assert not again.path("half").exists()
-    assert again.path(WRITER).read_text() == mine
-    again.finish()
-    assert not (again.final / WRITER).exists()
 
 
 @contextlib.contextmanager

@@ -8,9 +8,8 @@ import pytest
 import torch
 from stand_ins import greedy
 
-from s2d_lib.evaluation import evaluate
 from s2d_lib.models.policy import load_policy
-from s2d_lib.notebook import finish
+from s2d_lib.notebook import evaluate, finish
 from s2d_lib.runs import open_run
 from s2d_lib.sampling import read_rollouts
 from s2d_lib.stages.inputs import prepare
