@@ -180,7 +180,6 @@ def test_layers_are_whole_and_each_gpu_holds_about_as_much(family):
     assert max(layers.count(gpu) for gpu in range(3)) <= 4 + 1.25  # what the plan counts
 
 
-
 def test_a_model_with_a_device_map_samples_what_it_samples_without():
     policy, other = (load_policy(STUDENT, Hardware()) for _ in range(2))
     places = dict.fromkeys(layout(other.model, dict.fromkeys(range(2), 10**12)), "cpu")

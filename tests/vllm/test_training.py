@@ -74,7 +74,9 @@ def test_an_update_that_did_not_arrive_is_caught_although_it_is_smaller_than_the
         engine.sync_weights()
     step(policy)
     engine.works = False
-    with pytest.raises(StudyError, match=r"'student.grpo' at step 7: since an earlier check .* by 0, .* did not arrive"):
+    with pytest.raises(
+        StudyError, match=r"'student.grpo' at step 7: since an earlier check .* by 0, .* did not arrive"
+    ):
         engine.sync_weights()
 
 
@@ -86,7 +88,6 @@ def test_an_engine_that_follows_passes_whatever_it_rounds(trainer, policy, probl
     for _ in range(6):
         engine.sync_weights()
         step(policy)
-
 
 
 def test_a_servers_weights_are_checked_as_coarsely_as_it_may_compute(trainer, policy, problems):
