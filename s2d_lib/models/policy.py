@@ -113,10 +113,13 @@ def load_policy(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
         if weights:
-            # Pickled weights and a repository's own code could do anything here. With adapters weights are rounded after the
-            # merge, as those of the checkpoint are that was merged before it was saved.
+            # Pickled weights and a repository's own code could do anything here.
             how = {"dtype": torch.float32 if adapters else dtype, "use_safetensors": True, "trust_remote_code": False}
-            model = merge_adapters(AutoModelForCausalLM.from_pretrained(source, **how), adapters).to(dtype)
+            model = merge_adapters(AutoModelForCausalLM.from_pretrained(source, **how), adapters)
+            # Weights are rounded after the merge, as those of a checkpoint are that was merged before it was saved; buffers
+            # (rotary frequencies) never are.
+            for weight in model.parameters():
+                weight.data = weight.data.to(dtype)
         else:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
@@ -144,9 +147,7 @@ def layout(model: PreTrainedModel, memory: dict[int, int]) -> dict[str, int]:
     return infer_auto_device_map(model, get_balanced_memory(model, memory, whole), whole)
 
 
-def _set_special_tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: RoleModel, source: str
-) -> None:
+def _set_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: RoleModel, source: str):
     for kind in ("eos_token", "pad_token"):
         token = getattr(spec, kind)
         if token is not None:
