@@ -171,12 +171,9 @@ class Run:
         return self.folder / name
 
     def parent(self, kind: str) -> FinishedRun:
-        """The finished run that this one reads as `from`, `teacher` or `rollouts`.
-
-        Raises:
-            StudyError: When it is missing, made with other parameters or from others than those that are there, broken, or
-                made again since this run began; the sentence says how to make it.
-        """
+        """The finished run that this one reads as `from`, `teacher` or `rollouts`. One that is missing, made with other
+        parameters or from others than those that are there, broken, or made again since this run began, is a StudyError that
+        says how to make it."""
         own = self.resolved
         parent = resolve(own.profile, own.parents[kind], own.seed, own.overrides)
         found = find_run(parent, verify=self.place is None)  # else whoever chose the place has compared the files
@@ -274,15 +271,10 @@ def open_run(
     stages: tuple[str, ...] = (),
     show: bool = False,
 ) -> Run:
-    """Resolve a run and open its folder: the finished one, an unfinished one to go on with, or a new one.
+    """Resolve a run (see `resolve`) and open its folder: the finished one, an unfinished one to go on with, or a new one.
 
-    Args:
-        profile: Name of params/<profile>.yaml.
-        checkpoint: A checkpoint of study.yaml.
-        seed: Of the run.
-        overrides: Nested, shaped like the profile's file; such a run gets a folder of its own.
-        stages: Stages that the calling notebook can run; of any other a StudyError names the notebook.
-        show: Whether the notebook can also show finished and evaluated runs of any other stage.
+    `stages` are those that the calling notebook can run: of any other a StudyError names the notebook, unless the caller can
+    `show` what is finished and evaluated.
     """
     resolved = resolve(profile, checkpoint, seed, overrides)
     run = Run(resolved, find_run(resolved))

@@ -84,6 +84,8 @@ def test_a_stored_adapter_is_the_same_bytes_again_and_names_no_place(stored):
 
 
 def test_a_layer_that_is_not_there_is_named(policy):
-    with pytest.raises(StudyError, match=r"names 'c_attn', which is no linear layer of the model: choose from down_proj"):
+    with pytest.raises(
+        StudyError, match=r"names 'c_attn', which is no linear layer of the model: choose from down_proj"
+    ):
         lora_config(policy.model, Lora(rank=4, alpha=8, target_modules=["q_proj", "c_attn"]))
     assert lora_config(policy.model, None) is None
