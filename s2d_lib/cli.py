@@ -1,7 +1,4 @@
-"""The command `s2d`: run one checkpoint or a whole study, redraw its figures, export a model, or say beforehand what it takes.
-
-What a command needs is imported by it alone: one that trains nothing must not wait for torch.
-"""
+"""The command `s2d`: run one checkpoint or a whole study, redraw its figures, export a model, or say beforehand what it takes."""
 
 import argparse
 import contextlib
@@ -19,6 +16,8 @@ from pathlib import Path
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import load_profile, project_root
+
+# Each command imports what it alone needs: one that trains nothing must not wait for torch.
 
 # What a user can mend about a place that can't be written into
 PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}

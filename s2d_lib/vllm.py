@@ -225,13 +225,10 @@ def sampler(run: Run, policy: Policy, use: Use, problems: Sequence[Problem]) -> 
         yield partial(sample, policy)
         return
     room = {"batch": resolved.sampling.batch, "context": context_for(resolved, policy, problems)}
-    engine = Engine(policy, options, resolved.hardware, **room, place=run.path(".engine"))
-    try:
+    with contextlib.closing(Engine(policy, options, resolved.hardware, **room, place=run.path(".engine"))) as engine:
         found = compared(engine, policy, problems, options.tolerance)
         refuse(found.fault, repr(resolved.checkpoint))
         yield partial(engine.sample, policy)
-    finally:
-        engine.close()
     if not run.finished:
         said = {"version": engine.version, "check": {"tokens": found.tokens, "drift": found.drift}}
         run.remember(vllm=run.facts.get("vllm", {}) | {use: said})
