@@ -22,7 +22,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.grading import make_reward
 from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.runs import PlacedRun
+from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, sample
 from s2d_lib.stages.common import trainer_arguments
 from s2d_lib.stages.dense import dense_trainer
@@ -48,7 +48,7 @@ class StoredCompletions(DistillationTrainer):
         return self._stored
 
 
-def sdpo_config(run: PlacedRun, args: GRPOConfig) -> SDPOConfig:
+def sdpo_config(run: Run, args: GRPOConfig) -> SDPOConfig:
     """Our settings for TRL's experimental SDPO, whose defaults are ours otherwise: whole vocabularies, and our reprompts."""
     params = run.resolved.stage_params
     common = trainer_arguments(run, params)
@@ -92,7 +92,7 @@ def build(name: str, side: str, folder: Path, rollouts: list[Rollout], overrides
     the stage's hyperparameters in `overrides`."""
     profile, checkpoint, ours, trls = STAGES[name]
     over = deep_merge(overrides, {"stages": {resolve(profile, checkpoint, SEED).stage: training}})
-    run = PlacedRun(resolve(profile, checkpoint, SEED, over), place=folder)
+    run = Run(resolve(profile, checkpoint, SEED, over), place=folder)
     policy, problems = released(profile, "student"), load_problems(run.resolved.problems)
     teacher = released(profile, "teacher") if "teacher" in run.resolved.parents else None
     made = ours(run, Inputs(policy, problems, teacher, rollouts))

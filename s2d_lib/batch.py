@@ -13,7 +13,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from s2d_lib.errors import StudyError
-from s2d_lib.runs import DRIVER, find_run, open_run, process
+from s2d_lib.runs import DRIVER, find_run, open_run
 from s2d_lib.study import STAGES, load_profile, project_root, resolve
 from s2d_lib.warm_kernels import kernel_name
 
@@ -29,11 +29,8 @@ KERNEL_ARGUMENTS = ["--log-level=CRITICAL", "--IPKernelApp.exec_lines=import gc;
 
 
 def execute(notebook: Path, output: Path, parameters: dict) -> None:
-    """Run a notebook with papermill; on failure the notebook as far as it came stays at `output`.
-
-    Raises:
-        StudyError: When a cell failed: a StudyError's own sentence, or what was raised and where to look.
-    """
+    """Run a notebook with papermill. A cell that failed is a StudyError, with a StudyError's own sentence, or what was raised and
+    where to look: the notebook as far as it came stays at `output`."""
     try:
         with open(os.devnull, "w", encoding="utf-8") as quiet, contextlib.redirect_stdout(quiet):
             papermill.execute_notebook(
@@ -55,21 +52,15 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
 
 
 def run_checkpoint(profile: str, checkpoint: str, seed: int, overrides: dict | None = None) -> str:
-    """Make one run through its notebook, unless it is finished.
-
-    Returns:
-        One line that says what came out.
-
-    Raises:
-        StudyError: Bad parameters, missing parents, or whatever the notebook found wrong.
-    """
+    """Make one run through its notebook, unless it is finished, and say in one line what came out. Bad parameters, missing
+    parents, or whatever the notebook finds wrong are StudyErrors."""
     resolved = resolve(profile, checkpoint, seed, overrides)
     # What is finished another user may have made, where this one may not even lock.
     if find_run(resolved) or (run := open_run(profile, checkpoint, seed, overrides)).finished:
         return f"{checkpoint}, seed {seed}: finished before"
     parameters = {"profile": profile, "checkpoint": checkpoint, "seed": seed, "overrides": overrides or {}}
     executed = run.final.with_name(f".{checkpoint}.ipynb")
-    os.environ[DRIVER] = process()
+    os.environ[DRIVER] = "1"
     try:
         execute(project_root() / "notebooks" / STAGES[resolved.stage].notebook, executed, parameters)
     finally:
@@ -125,24 +116,14 @@ def drop_readings(path: Path) -> None:
 
 
 def draw(profile: str | None = None) -> Iterator[str]:
-    """Redraw tables and figures from committed results by running the analysis notebooks.
-
-    Args:
-        profile: Only this profile's; without one, those of every profile with results, and the notebooks that need no
-            results of a study (the principle, the loss, the base models, the planner, the published tables).
-
-    Yields:
-        One line a notebook.
-
-    Raises:
-        StudyError: When there are no results to draw.
-    """
+    """Redraw tables and figures from committed results by running the analysis notebooks, a line each: a profile's, or those of
+    every profile with results and the FREE ones. Raises a StudyError where there are no results to draw."""
     root = project_root()
     folders = [root / "figures" / profile] if profile else sorted(p.parent for p in root.glob("figures/*/results"))
     if not folders or not all((folder / "results").is_dir() for folder in folders):
         raise StudyError(f"there are no results in figures/{profile or ''}: make them with `make study`.")
-    for folder in folders:
-        yield from _draw_map(folder.name) if load_profile(folder.name).map else _draw_tables(folder.name)
+    for name in (folder.name for folder in folders):
+        yield from _draw_map(name) if load_profile(name).map else _draw_tables(name)
     yield from _draw_courses(profile)
     for name in FREE if profile is None else ():
         yield _drawn(name)
@@ -205,11 +186,8 @@ def _drawn(name: str, to: str = "", **parameters: object) -> str:
 
 
 def make_bases(profile: str) -> None:
-    """Pretrain every base model of a profile through notebook 10 and put them into the package.
-
-    Raises:
-        StudyError: When the profile has nothing to pretrain.
-    """
+    """Pretrain every base model of a profile through notebook 10 and put them into the package; a profile that has nothing to
+    pretrain is a StudyError."""
     if load_profile(profile).pretraining is None:
         raise StudyError(f"profile {profile!r} has no `pretraining` block: its base models are published checkpoints.")
     committed = profile == "micro"  # with whose outputs the notebook is committed

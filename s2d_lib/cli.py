@@ -1,4 +1,4 @@
-"""The command `s2d`: run one checkpoint or a whole study, redraw its figures, or say beforehand what it takes."""
+"""The command `s2d`: run one checkpoint or a whole study, redraw its figures, export a model, or say beforehand what it takes."""
 
 import argparse
 import contextlib
@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import load_profile, project_root
+
+# Each command imports what it alone needs: one that trains nothing must not wait for torch.
 
 # What a user can mend about a place that can't be written into
 PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
@@ -30,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # notebook has one, and building its grammar takes longer than importing everything else that a job's driver needs.
     sys.modules.setdefault("rfc3987_syntax", None)
     try:
-        _have_a_home()
+        getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as containers have them: Snakemake and torch ask for one
+        os.environ["LOGNAME"] = str(os.getuid())
+    try:
         if os.environ.get("S2D_HOME"):  # notebooks and Snakemake run in other folders than this
             os.environ["S2D_HOME"] = str(project_root())
         return chosen.do(chosen) or 0
@@ -92,20 +98,6 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _have_a_home() -> None:
-    try:
-        Path.home()
-    except RuntimeError:
-        raise StudyError(
-            "there is no home folder, where Jupyter and Snakemake keep their files: let HOME name a folder that you may "
-            "write into."
-        ) from None
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as containers have them: Snakemake and torch ask for one
-        os.environ["LOGNAME"] = str(os.getuid())
-
-
 def _run(chosen):
     from s2d_lib.batch import run_checkpoint
 
@@ -135,12 +127,17 @@ def _study(chosen) -> int:
         )
     found = (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
     if chosen.dry_run:
+        from s2d_lib.plan import resources
+        from s2d_lib.report.routes import graph_summary, graph_table
+        from s2d_lib.report.tables import markdown
+
         keep_markers(found)
-        _print_graph(chosen.profile, found)
+        needs = resources(chosen.profile, {key: job.resolved for key, job in found.items()})
+        print(markdown(graph_table(found, needs)), graph_summary(found, needs), sep="\n", flush=True)
     runs.mkdir(parents=True, exist_ok=True)
     busy = f"another `s2d study` is running on {runs}: wait for it or stop it."
-    cold = contextlib.nullcontext(os.environ) if chosen.dry_run or chosen.executor else None
-    with lock(runs / "study", busy), cold or warm_kernels() as environment:
+    cold = chosen.dry_run or chosen.executor
+    with lock(runs / "study", busy), contextlib.nullcontext() if cold else warm_kernels() as environment:
         status = subprocess.run(snakemake_command(chosen, root), check=False, env=environment).returncode
     if status == 0 and not (chosen.dry_run or chosen.regime):
         folder = root / "figures" / chosen.profile
@@ -150,11 +147,7 @@ def _study(chosen) -> int:
 
 
 def snakemake_command(chosen: argparse.Namespace, root: Path) -> list[str]:
-    """Snakemake on the project's graph, as `s2d study` was told to run it.
-
-    Raises:
-        StudyError: The executor's plugin is not installed.
-    """
+    """Snakemake on the project's graph, as `s2d study` was told to run it; an executor that is not installed is a StudyError."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]
     # The lock of `_study` is freed by the system when its holder dies, unlike Snakemake's own, which survives kill -9.
     command += ["--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "rules", "host"]
@@ -169,16 +162,6 @@ def snakemake_command(chosen: argparse.Namespace, root: Path) -> list[str]:
     else:
         command += ["--cores", str(chosen.cores), "--resources", "gpu_run=1"]
     return [*command, *(["--dry-run"] if chosen.dry_run else []), "--config", *settings]
-
-
-def _print_graph(profile, found):
-    from s2d_lib.plan import resources
-    from s2d_lib.report.routes import graph_summary, graph_table
-    from s2d_lib.report.tables import markdown
-
-    needs = resources(profile, {key: job.resolved for key, job in found.items()})
-    print(markdown(graph_table(found, needs)))
-    print(graph_summary(found, needs), flush=True)
 
 
 def _print_first_table(profile, folder):
@@ -279,9 +262,44 @@ def _base(chosen):
 
 
 def _export(chosen):
-    from s2d_lib.export import export
+    """A finished run's model and its card, whole or not at all; adapters are merged into what they lie over."""
+    import pandas as pd
 
-    print(export(chosen.profile, chosen.checkpoint, chosen.seed, chosen.to), flush=True)
+    from s2d_lib.models.policy import load_policy, save_policy
+    from s2d_lib.report.pages import model_card
+    from s2d_lib.results.bundle import Bundle, read_evaluation
+    from s2d_lib.runs import Run, command_for, find_run, state
+    from s2d_lib.stages.inputs import weights_of
+    from s2d_lib.study import lineage
+    from s2d_lib.study.settings import Hardware
+
+    (profile, checkpoint, seed), to = (chosen.profile, chosen.checkpoint, chosen.seed), chosen.to
+    line = lineage(profile, checkpoint, seed)
+    resolved = line[checkpoint]
+    if to.exists():
+        raise StudyError(f"{to} is there already: name another folder, or delete it first.")
+    if resolved.stage in ("base", "teacher_rollouts"):
+        raise StudyError(
+            f"{checkpoint!r} is stage {resolved.stage!r}, which trains no model of its own: export a trained checkpoint."
+        )
+    run = Run(resolved, find_run(resolved))
+    if run.finished is None:
+        what = f"the run {checkpoint!r} (profile {profile}, seed {seed}) {state(resolved)}"
+        raise StudyError(f"{what}: `{command_for(resolved)}` makes it.")
+    made = [run.finished, *(Run(one).parent(kind) for one in line.values() for kind in one.parents)]
+    evaluation = read_evaluation(run.path("evaluation.csv")).assign(seed=seed, checkpoint=checkpoint)
+    bundle = Bundle(evaluation, pd.DataFrame(), {(one.name, seed): one.record for one in made})
+    card, weights = model_card(bundle, profile, checkpoint, seed), weights_of(run)
+    beside = to.with_name(f".{to.name}.{os.getpid()}")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(beside, ignore_errors=True)
+    if weights.adapters:
+        save_policy(load_policy(resolved.model, Hardware(), *weights), beside)
+    else:
+        shutil.copytree(weights.place, beside)
+    (beside / "README.md").write_text(card, encoding="utf-8")
+    beside.rename(to)
+    print(to, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
-"""A process that ends when the one that started it does: `python -m s2d_lib.end_with_parent <its pid> <command>`.
-
-However it ended: a killed notebook would leave its workers training, and a second attempt would write the same files beside them.
-"""
+"""A process that ends when the one that started it does: `python -m s2d_lib.end_with_parent <its pid> <command>`. A killed
+notebook would leave its workers training, and a second attempt would write the same files beside them."""
 
 import ctypes
 import os
@@ -12,10 +10,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:
-    """From now on this process gets a signal when its parent ends; elsewhere than on Linux nothing happens.
-
-    What the process is replaced with by exec keeps that, what it starts does not.
-    """
+    """From now on (on Linux) this process gets a signal when its parent ends; what replaces it by exec does too."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import Run, command_for, find_run, runs_root
@@ -57,41 +58,27 @@ class Job:
 
 def blocks(profile: str) -> list[dict[str, Job]]:
     """What a study comes in: the tables of one seed after the other, then the map part by part and seed by seed; jobs by
-    their hash, parents first. A job of an earlier block can stand in a later one again.
-
-    Raises:
-        StudyError: Bad parameters, or a broken run folder.
-    """
+    their hash, parents first. A job of an earlier block can stand in a later one again."""
     tables = ([resolve(profile, name, seed) for name in needed(profile)] for seed in load_profile(profile).seeds)
-    return [_jobs(runs) for runs in (*tables, *(placed.values() for _, placed in placed_on_map(profile)))]
+    return [_jobs(runs, profile) for runs in (*tables, *(placed.values() for _, placed in placed_on_map(profile)))]
 
 
 def placed_on_map(profile: str) -> Iterator[tuple[int, dict[Point, Resolved]]]:
-    """The runs of a profile's map, part by part and seed by seed: a seed, and what stands at every point.
-
-    Raises:
-        StudyError: Bad parameters.
-    """
+    """The runs of a profile's map, part by part and seed by seed: a seed, and what stands at every point."""
     settings, asked = load_profile(profile), points(profile)
     for part, seed in product(settings.map.parts if settings.map else (), settings.seeds):
         yield seed, {p: resolve(profile, p.route, seed, p.overrides) for p in asked if p.part == part}
 
 
 def jobs(profile: str) -> dict[str, Job]:
-    """All jobs of a profile by their hash, in the order of `blocks`; errors likewise."""
+    """All jobs of a profile by their hash, in the order of `blocks`."""
     return {key: job for block in blocks(profile) for key, job in block.items()}
 
 
 def regime_jobs(profile: str) -> dict[str, Job]:
-    """The jobs of a profile's regime check, likewise.
-
-    Raises:
-        StudyError: Bad parameters, a broken run folder, or a profile without a regime.
-    """
-    found = _jobs(run for seed in _regime(profile).seeds for _, run in regime_runs(profile, seed))
-    for trial in regime_trials(profile):
-        _add(trial.resolved, found, elsewhere=trial.resolved.profile != profile)
-    return found
+    """The jobs of a profile's regime check, likewise; a profile without one is a StudyError."""
+    looked_at = [run for seed in _regime(profile).seeds for _, run in regime_runs(profile, seed)]
+    return _jobs([*looked_at, *(trial.resolved for trial in regime_trials(profile))], profile)
 
 
 def _regime(profile: str) -> Regime:
@@ -109,8 +96,7 @@ def regime_runs(profile: str, seed: int) -> list[tuple[str, Resolved]]:
     return plain + [(settings_text(p.cell), resolve(profile, p.route, seed, p.overrides)) for p in placed]
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """One pair of learning rate and length, tried on one run."""
 
     stage: str  # or stage_3, bridge, or a method of self-distillation
@@ -122,11 +108,7 @@ class Trial:
 
 def regime_trials(profile: str) -> list[Trial]:
     """What a profile's regime check tries, on its first seed, there and on the profiles of `also_on`; a pair that a profile
-    has is its plain run.
-
-    Raises:
-        StudyError: Bad parameters.
-    """
+    has is its plain run."""
     regime, found = _regime(profile), []
     for name, block in product([profile, *regime.also_on], regime.trials):
         plain = resolve(name, block.checkpoint, regime.seeds[0])
@@ -153,34 +135,27 @@ def _plainest(resolved: Resolved) -> Resolved:
     return plain if plain.hash == resolved.hash else resolved
 
 
-def _jobs(runs: Iterable[Resolved]) -> dict[str, Job]:
+def _jobs(runs: Iterable[Resolved], profile: str) -> dict[str, Job]:
+    """Jobs of runs and of all that they are made from."""
     found: dict[str, Job] = {}
+
+    def add(resolved: Resolved) -> None:
+        resolved = _plainest(resolved)
+        for name, parent in resolved.parent_hashes.items():
+            if parent not in found:
+                add(resolve(resolved.profile, name, resolved.seed, resolved.overrides))
+        found[resolved.hash] = Job(resolved, resolved.profile != profile)
+
     for resolved in runs:
-        _add(resolved, found)
+        if resolved.hash not in found:
+            add(resolved)
     return found
 
 
-def _add(resolved: Resolved, found: dict[str, Job], elsewhere: bool = False) -> None:
-    """Add a run and its ancestors."""
-    if resolved.hash in found:
-        return
-    resolved = _plainest(resolved)
-    for name, parent in resolved.parent_hashes.items():
-        if parent not in found:
-            _add(resolve(resolved.profile, name, resolved.seed, resolved.overrides), found, elsewhere)
-    found[resolved.hash] = Job(resolved, elsewhere)
-
-
 def keep_markers(jobs: dict[str, Job]) -> None:
-    """Bring markers into step with the run folders: there where a run is finished and its parents are those that it read, as
-    old as its record, but never older than a parent's, since a parent that was made again the same makes nothing stale.
-
-    Args:
-        jobs: By their hash, parents first.
-
-    Raises:
-        StudyError: A broken run folder.
-    """
+    """Bring the markers of jobs (by hash, parents first) into step with the run folders: there where a run is finished and its
+    parents are those that it read, as old as its record, but never older than a parent's, since a parent that was made again
+    the same makes nothing stale. A broken run folder is a StudyError."""
     made: dict[str, int] = {}  # when, in nanoseconds
     for key, job in jobs.items():
         marker, run = project_root() / job.marker, find_run(job.resolved, verify=False)

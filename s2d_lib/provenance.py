@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 import platform
 import resource
 import subprocess
@@ -10,7 +9,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = (
+PACKAGES = [
     "s2d",
     "torch",
     "transformers",
@@ -21,7 +20,7 @@ PACKAGES = (
     "tokenizers",
     "numpy",
     "math-verify",
-)
+]
 
 
 def environment() -> dict:
@@ -45,15 +44,10 @@ def git_revision() -> str | None:
     """Commit of the checkout that holds this file, with `+` where tracked files differ from it; elsewhere (an unpacked
     archive, an installed package, inside whatever other repository) the package's version."""
     here = Path(__file__)
-    # A hook or an alias of git's may have set which repository is meant: not this one.
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        return (
-            subprocess.check_output(["git", *words], cwd=here.parent, env=clean, stderr=subprocess.DEVNULL)
-            .decode()
-            .strip()
-        )
+        command = ["git", "-C", str(here.parent), *words]
+        return subprocess.check_output(command, encoding="utf-8", stderr=subprocess.DEVNULL).strip()
 
     try:
         git("ls-files", "--error-unmatch", here.name)

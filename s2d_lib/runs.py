@@ -1,30 +1,23 @@
 """Run folders: one (profile, seed, checkpoint) executed, whole or not there at all.
 
-While a run is made it lives beside its final place, under a name that starts with a dot; `finish` checks it, writes
-record.json and renames it. A killed run is therefore never taken for a finished one, and the next attempt resumes in
-the same unfinished folder as long as its resolved parameters and the contents of its parents are the same.
-
-One process at a time makes a run: it holds a lock, which reading a finished run does not need. On some network file systems
-a lock holds on one machine only, so whoever opens an unfinished folder leaves its name there, and nothing is published of
-which two have written parts.
+While a run is made it lives beside its final place, under a name that starts with a dot; `finish` writes record.json and
+renames it. A killed run is therefore never taken for a finished one, and the next attempt resumes in the same unfinished
+folder as long as its resolved parameters and the contents of its parents are the same. One process at a time makes a run: it
+holds a lock, which reading a finished run does not need.
 """
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import os
-import platform
 import shlex
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
-
-import psutil
+from typing import Any
 
 from s2d_lib.errors import StudyError
 from s2d_lib.provenance import environment, file_hash, peak_memory_mb
@@ -32,9 +25,8 @@ from s2d_lib.study import STAGES, Resolved, lineage, project_root, resolve
 
 READ, MODEL = "read", "the model"  # what a record says of content from outside the study, and of models in it
 LOGS = "logs"  # folder of an experiment tracker, unrecorded too: its viewer may write into it
-WRITER = ".writer"  # file of an unfinished folder: the process that writes there
-UNRECORDED = ("record.json", "notebook.ipynb", "facts.json", WRITER)  # files that a record does not hash
-DRIVER = "S2D_DRIVER"  # the `process` of an `s2d run`, which itself publishes the folder, the executed notebook in it
+UNRECORDED = ("record.json", "notebook.ipynb", "facts.json")  # files that a record does not hash
+DRIVER = "S2D_DRIVER"  # set by `s2d run`, which itself publishes the folder, the executed notebook in it
 
 
 def runs_root() -> Path:
@@ -88,15 +80,8 @@ class FinishedRun:
 
 
 def read_finished(folder: Path, verify: bool = True) -> FinishedRun | None:
-    """The finished run in `folder`, or None when there is none.
-
-    Args:
-        folder: A run's final place.
-        verify: Compare every file's hash with the record.
-
-    Raises:
-        StudyError: When the folder is there but broken: no record, or a file missing or changed since the record.
-    """
+    """The finished run in a final place, or None where there is none; `verify` compares every file's hash with the record.
+    Raises a StudyError where the folder is broken: no record, or a file missing or changed since the record."""
     if not folder.exists():
         return None
     remedy = f"delete {folder} and run it again"
@@ -115,15 +100,7 @@ def read_finished(folder: Path, verify: bool = True) -> FinishedRun | None:
 
 def find_run(resolved: Resolved, verify: bool = True) -> FinishedRun | None:
     """The finished run with exactly these resolved parameters: its own folder, or the plain profile's. None as well where a
-    run that it was made from has been made again since, with another content.
-
-    Args:
-        resolved: The run.
-        verify: Compare every file's hash with the record.
-
-    Raises:
-        StudyError: A folder is broken, see `read_finished`.
-    """
+    run that it was made from has been made again since, with another content. Raises as `read_finished`."""
     found = _made(resolved)
     if found is None or _outdated(resolved, found):
         return None
@@ -147,9 +124,9 @@ def _outdated(resolved: Resolved, run: FinishedRun) -> bool:
 
 def _parents(resolved: Resolved) -> list[Resolved]:
     """What a run reads."""
-    above = (
-        lineage(resolved.profile, resolved.checkpoint, resolved.seed, resolved.overrides) if resolved.parents else {}
-    )
+    if not resolved.parents:
+        return []
+    above = lineage(resolved.profile, resolved.checkpoint, resolved.seed, resolved.overrides)
     return [above[name] for name in resolved.parents.values()]
 
 
@@ -175,7 +152,7 @@ class Run:
     resolved: Resolved
     finished: FinishedRun | None = None
     facts: dict[str, Any] = field(default_factory=dict)  # what stages want in the record
-    verify: ClassVar[bool] = True  # whether files of parents are compared with their records
+    place: Path | None = None  # of its files, where they lie away from the study's or are another process's
     _started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -186,22 +163,21 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where the run's files are now."""
-        return self.finished.folder if self.finished else self.final.with_name(f".{self.final.name}.unfinished")
+        unfinished = self.place or self.final.with_name(f".{self.final.name}.unfinished")
+        return self.finished.folder if self.finished else unfinished
 
     def path(self, name: str) -> Path:
         """Path of a file of the run."""
         return self.folder / name
 
     def parent(self, kind: str) -> FinishedRun:
-        """The finished run that this one reads as `from`, `teacher` or `rollouts`.
-
-        Raises:
-            StudyError: When it is missing, made with other parameters or from others than those that are there, broken, or
-                made again since this run began; the sentence says how to make it.
-        """
+        """The finished run that this one reads as `from`, `teacher` or `rollouts`. One that is missing, made with other
+        parameters or from others than those that are there, broken, or made again since this run began, is a StudyError that
+        says how to make it."""
         own = self.resolved
         parent = resolve(own.profile, own.parents[kind], own.seed, own.overrides)
-        if (found := find_run(parent, self.verify)) is None:
+        found = find_run(parent, verify=self.place is None)  # else whoever chose the place has compared the files
+        if found is None:
             raise StudyError(
                 f"{own.checkpoint!r} needs the run {parent.checkpoint!r} (profile {own.profile}, seed {own.seed}), which "
                 f"{state(parent)}: make it with `{command_for(parent)}` or notebook {STAGES[parent.stage].notebook}."
@@ -220,10 +196,8 @@ class Run:
         self._started = time.perf_counter()
 
     def remember(self, **facts: Any) -> None:
-        """Keep facts for the record, also over an interruption; with them the seconds so far and the peak memory.
-
-        Of an attempt that was killed, only what came before its last call counts.
-        """
+        """Keep facts for the record, also over an interruption; with them the seconds so far and the peak memory. Of an attempt
+        that was killed, only what came before its last call counts."""
         now, peak = time.perf_counter(), peak_memory_mb()
         before = self.facts.get("peak_memory_mb", {})
         self.facts |= facts
@@ -248,20 +222,12 @@ class Run:
             self.spent(**{name: time.perf_counter() - began})
 
     def finish(self) -> dict:
-        """Write record.json and publish the folder; under `s2d run` the driver publishes.
-
-        Returns:
-            The record.
-
-        Raises:
-            StudyError: Another process has opened the unfinished folder too.
-        """
+        """Write the record, which is returned, and publish the folder; under `s2d run` the driver publishes."""
         if self.finished:
             return self.finished.record
         shutil.rmtree(self.path("trainer"), ignore_errors=True)
         for leftover in self.folder.glob(".*"):  # what a killed save left behind
-            if leftover.name != WRITER:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         # facts.json stays until the folder is published: a kill before that must not lose what the run has cost.
         self.remember()
         files = [p for p in sorted(self.folder.rglob("*")) if p.is_file() and p.name not in UNRECORDED]
@@ -279,38 +245,12 @@ class Run:
         return record
 
     def publish(self) -> None:
-        """Move the run, whose record is written, to its final place, and give up its lock.
-
-        Raises:
-            StudyError: Another process, which a lock of its own machine let in, may have written into the folder too.
-        """
-        name = self.path(WRITER)
-        if not name.is_file() or name.read_text("utf-8") != writer():
-            # So that the other one publishes it no more than this one, and the next begins anew.
-            name.unlink(missing_ok=True)
-            raise StudyError(
-                f"another process, on a machine that this one's lock does not reach, has opened {self.folder} too: nothing is "
-                "published; run it again, once."
-            )
+        """Move the run, whose record is written, to its final place, and give up its lock."""
         publish(self.folder, self.final)
-        for name in ("facts.json", WRITER):
-            (self.final / name).unlink(missing_ok=True)
+        (self.final / "facts.json").unlink(missing_ok=True)
         self.finished = read_finished(self.final, verify=False)
         if held := _HELD.pop(self.final, None):
             held.close()
-
-
-@dataclass
-class PlacedRun(Run):
-    """A run whose files lie in a folder of their own: away from the study's, or beside another process's."""
-
-    place: Path = Path()
-    verify = False  # whoever started the process has compared them
-
-    @property
-    def folder(self) -> Path:
-        """Where the run's files are."""
-        return self.place
 
 
 def publish(unfinished: Path, final: Path) -> None:
@@ -331,18 +271,10 @@ def open_run(
     stages: tuple[str, ...] = (),
     show: bool = False,
 ) -> Run:
-    """Resolve a run and open its folder: the finished one, an unfinished one to go on with, or a new one.
+    """Resolve a run (see `resolve`) and open its folder: the finished one, an unfinished one to go on with, or a new one.
 
-    Args:
-        profile: Name of params/<profile>.yaml.
-        checkpoint: A checkpoint of study.yaml.
-        seed: Of the run.
-        overrides: Nested, shaped like the profile's file; such a run gets a folder of its own.
-        stages: Stages that the calling notebook can run.
-        show: Whether the notebook can also show finished and evaluated runs of any other stage.
-
-    Raises:
-        StudyError: Bad parameters, or a checkpoint that belongs to another notebook.
+    `stages` are those that the calling notebook can run: of any other a StudyError names the notebook, unless the caller can
+    `show` what is finished and evaluated.
     """
     resolved = resolve(profile, checkpoint, seed, overrides)
     run = Run(resolved, find_run(resolved))
@@ -372,11 +304,7 @@ _HELD: dict[Path, contextlib.ExitStack] = {}  # locks of the runs that this proc
 @contextlib.contextmanager
 def lock(final: Path, refusal: str | None = None) -> Iterator[None]:
     """Hold the right to make what has its final place at `final`; the system frees it when its holder dies. Who comes second
-    waits, or is told a refusal.
-
-    Raises:
-        StudyError: With the refusal.
-    """
+    waits, or is told a refusal in a StudyError."""
     with final.with_name(f".{final.name}.lock").open("w", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -388,18 +316,6 @@ def lock(final: Path, refusal: str | None = None) -> Iterator[None]:
         yield
 
 
-@functools.cache
-def process() -> str:
-    """Name of this process: its machine, its number, and when it began (seconds since 1970), which is asked once: the answer
-    moves when the machine's clock is set."""
-    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time()}"
-
-
-def writer() -> str:
-    """Who answers for what this process writes: itself, or the driver of its notebook."""
-    return os.environ.get(DRIVER) or process()
-
-
 def _prepare(run: Run) -> None:
     """Open the unfinished folder, as it was left or, when that was of other parameters or parents, anew."""
     parents = [find_run(parent, verify=False) for parent in _parents(run.resolved)]
@@ -407,7 +323,7 @@ def _prepare(run: Run) -> None:
     try:
         same = read_json(run.path("resolved.json"))["hash"] == run.resolved.hash
         run.facts = read_json(run.path("facts.json"))
-        same = same and run.path(WRITER).is_file() and contents.items() <= run.facts["parent_contents"].items()
+        same = same and contents.items() <= run.facts["parent_contents"].items()
     except (OSError, ValueError, KeyError):
         same = False
     if not same:
@@ -416,7 +332,3 @@ def _prepare(run: Run) -> None:
         run.facts = {"parent_contents": contents}
         write_json(run.path("resolved.json"), {"hash": run.resolved.hash, **run.resolved.model_dump(mode="json")})
         write_json(run.path("facts.json"), run.facts)
-    run.path(WRITER).write_text(writer(), "utf-8")
-    if began := os.environ.get(DRIVER):  # a kernel that a person started may have idled for hours
-        kernel = psutil.Process().create_time()
-        run.spent(papermill=kernel - float(began.split()[-1]), imports=time.time() - kernel)

@@ -20,8 +20,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from s2d_lib.errors import StudyError
-from s2d_lib.models.pair import unwritable
-from s2d_lib.models.policy import Policy
+from s2d_lib.models.policy import Policy, unwritable
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.files import load_rows
 from s2d_lib.problems.public import bare_prompt, user_message
@@ -31,23 +30,16 @@ from s2d_lib.study.settings import Decoding, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One completion of one problem.
+    """One completion of one problem."""
 
-    Attributes:
-        problem: Id of the problem.
-        sample: Which of the problem's samples this is, from 0.
-        ids: Token ids, EOS included where the completion ended by itself.
-        text: Decoded without special tokens.
-        finished: False where the length limit cut it off.
-        log_prob: Of a stored one: nats of the whole completion under who made it, at temperature 1.
-    """
-
-    problem: str
-    sample: int
-    ids: tuple[int, ...]
-    text: str
-    finished: bool
-    log_prob: float | None = field(default=None, compare=False)
+    problem: str  # its id
+    sample: int  # which of the problem's samples this is, from 0
+    ids: tuple[int, ...]  # EOS included where the completion ended by itself
+    text: str  # without special tokens
+    finished: bool  # False where the length limit cut it off
+    log_prob: float | None = field(
+        default=None, compare=False
+    )  # of a stored one: nats, under who made it, at temperature 1
 
 
 def sample(
@@ -67,9 +59,9 @@ def sample(
     The same seed gives the same bytes on the same machine. `show` a progress bar with the label `about`, or none.
     """
     set_seed(seed)
-    how = decoding or sampling
+    how, tokenizer, device = decoding or sampling, policy.tokenizer, policy.model.device
     drawn = {"do_sample": True, "temperature": how.temperature, "top_p": how.top_p, "top_k": how.top_k or 0}
-    tokenizer, device = policy.tokenizer, policy.model.device
+    drawn = drawn if how.temperature else {"do_sample": False}
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     jobs = [(problem, i) for problem in problems for i in range(samples)]
     prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids(problems), strict=True))
@@ -80,8 +72,7 @@ def sample(
             batch = jobs[start : start + sampling.batch]
             asked = {"input_ids": [prompt_ids[p.id] for p, _ in batch]}
             inputs = tokenizer.pad(asked, return_tensors="pt", padding_side="left").to(device)
-            how_drawn = drawn if how.temperature else {"do_sample": False}
-            out = policy.model.generate(**inputs, **how_drawn, max_new_tokens=sampling.max_new_tokens, **ends)
+            out = policy.model.generate(**inputs, **drawn, max_new_tokens=sampling.max_new_tokens, **ends)
             completions = [_cut(row, tokenizer.eos_token_id) for row in out[:, inputs["input_ids"].shape[1] :].tolist()]
             for (problem, i), ids, text in zip(batch, completions, policy.decode(completions), strict=True):
                 rollouts.append(Rollout(problem.id, i, tuple(ids), text, ids[-1] == tokenizer.eos_token_id))
@@ -135,14 +126,14 @@ def evaluating(model: torch.nn.Module):
 
 
 SCHEMA = pa.schema(
-    [
-        ("problem", pa.string()),
-        ("sample", pa.int32()),
-        ("ids", pa.list_(pa.int32())),
-        ("text", pa.string()),
-        ("finished", pa.bool_()),
-        ("log_prob", pa.float32()),
-    ]
+    {
+        "problem": pa.string(),
+        "sample": pa.int32(),
+        "ids": pa.list_(pa.int32()),
+        "text": pa.string(),
+        "finished": pa.bool_(),
+        "log_prob": pa.float32(),
+    }
 )
 
 
@@ -180,10 +171,8 @@ def read_traces(
     """The answers to `problems`, in their order, of a .jsonl, .json or .parquet file (see `traces_place`).
 
     They are read with the tokenizer of the policy that is going to learn from them, and cut off after `longest` tokens, as
-    samples would be. Rows about other problems are left out; `instruction` is what every prompt ends with here.
-
-    Raises:
-        StudyError: The file is missing or broken, or has no answers to any of the problems.
+    samples would be. Rows about other problems are left out; `instruction` is what every prompt ends with here. A file that is
+    missing or broken, or has no answers to any of the problems, is a StudyError.
     """
     asked = {_words(problem.prompt, instruction): problem.id for problem in problems}
     answers: dict[str, list[str]] = {problem.id: [] for problem in problems}
@@ -218,13 +207,9 @@ def _words(prompt: str, instruction: str) -> str:
 
 
 def by_text(rollouts: Sequence[Rollout], policy: Policy) -> list[Rollout]:
-    """A teacher's rollouts in the tokens of a student of another vocabulary, EOS where they ended by themselves.
-
-    Those with a word that the student has no tokens for are left out: a sampling teacher may spell a word that is none.
-
-    Raises:
-        StudyError: They are more than half; naming the first such word.
-    """
+    """A teacher's rollouts in the tokens of a student of another vocabulary, EOS where they ended by themselves. Those with a
+    word that the student has no tokens for are left out, as a sampling teacher may spell a word that is none; more than half of
+    them are a StudyError that names the first such word."""
     strange = [unwritable(policy, [r.text]) for r in rollouts]
     left_out = sum(map(bool, strange))
     if 2 * left_out > len(rollouts):

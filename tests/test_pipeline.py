@@ -12,6 +12,7 @@ import papermill
 import pytest
 import yaml
 
+from s2d_lib import cli
 from s2d_lib.provenance import file_hash
 from s2d_lib.study.load import deep_merge
 from tests.conftest import HEADLINE, ROOT, TINY
@@ -96,16 +97,12 @@ def test_the_study_survives_a_kill_and_nothing_finished_is_lost(project, study):
 
 def test_a_run_folder_holds_everything_about_the_run(project, study):
     folder = project / RUNS / "micro" / "seed-0" / "student.bridge.rl_teacher"
-    assert {p.name for p in folder.iterdir()} == {
-        "record.json", "resolved.json", "metrics.csv", "validation.csv", "samples.csv", "evaluation.csv", "notebook.ipynb",
-        "model",
-    }  # fmt: skip
+    tables = {f"{name}.csv" for name in ("metrics", "validation", "samples", "evaluation")}
+    assert {p.name for p in folder.iterdir()} == {*tables, "record.json", "resolved.json", "notebook.ipynb", "model"}
     record = json.loads((folder / "record.json").read_text())
     assert record["resolved"]["parents"] == {"from": "student.warm.rl_teacher", "teacher": "teacher.rl"}
-    assert set(record["resolved"]["parent_hashes"]) == {"student.warm.rl_teacher", "teacher.rl"}
     assert record["environment"]["packages"]["torch"]
-    assert record["seconds"] > 0
-    assert record["peak_memory_mb"]["cpu"] > 0
+    assert min(record["seconds"], record["peak_memory_mb"]["cpu"]) > 0
     notebook = json.loads((folder / "notebook.ipynb").read_text())
     assert str(project) not in json.dumps(notebook["metadata"])
     assert not [p for p in folder.parent.iterdir() if p.name.endswith((".unfinished", ".stale"))]
@@ -144,24 +141,17 @@ def test_a_run_made_again_reaches_the_table_and_only_what_it_changed_is_made_aga
     assert (collected[0], "is missing" in collected[1]) == (1, True), collected
 
 
-def test_made_again_from_nothing_the_table_is_the_same_byte_for_byte(project, study):
-    shutil.rmtree(project / RUNS)
-    succeed(project, "study")
-    assert tables(project) == study["after_kill"]
-
-
-def test_figures_are_redrawn_from_the_compact_results_alone(project, study):
+def test_figures_are_redrawn_from_the_compact_results_alone_and_made_again_from_nothing_are_the_same(project, study):
     folder = project / "figures" / "micro"
     drawn = {p.name: p.read_bytes() for p in folder.glob("headline.*")}
+    assert set(drawn) == {f"headline.{suffix}" for suffix in ("csv", "md", "png", "svg")}
     for path in folder.glob("headline.*"):
         path.unlink()
-    (project / RUNS).rename(project / "elsewhere")
-    try:
-        succeed(project, "figures", "--profile", "micro")
-    finally:
-        (project / "elsewhere").rename(project / RUNS)
+    shutil.rmtree(project / RUNS)
+    succeed(project, "figures", "--profile", "micro")
     assert {p.name: p.read_bytes() for p in folder.glob("headline.*")} == drawn
-    assert set(drawn) == {f"headline.{suffix}" for suffix in ("csv", "md", "png", "svg")}
+    succeed(project, "study")
+    assert tables(project) == study["after_kill"]
 
 
 def test_a_study_under_way_is_collected_by_whole_seeds(project, study):
@@ -184,9 +174,7 @@ def test_an_ablation_is_a_few_lines_of_yaml_and_makes_only_what_is_new(project, 
     path = project / "params" / "study.yaml"
     declared = yaml.safe_load(path.read_text())
     name = "student.bridge.rl_teacher.jsd"
-    declared["checkpoints"][name] = {
-        "stage": "opd", "from": "student.warm.rl_teacher", "teacher": "teacher.rl", "labels": "full", "overrides": {"beta": 0.5},
-    }  # fmt: skip
+    declared["checkpoints"][name] = declared["checkpoints"]["student.bridge.rl_teacher"] | {"overrides": {"beta": 0.5}}
     declared["tables"]["headline"]["rows"].append(name)
     path.write_text(yaml.safe_dump(declared))
     before = made(project)
@@ -207,11 +195,10 @@ def test_an_ablation_is_a_few_lines_of_yaml_and_makes_only_what_is_new(project, 
         (("figures", "--profile", "smollm2-smoke"), "error: there are no results in figures/smollm2-smoke"),
     ],
 )
-def test_bad_input_is_one_sentence_and_a_failure(project, study, words, sentence):
-    status, output = run(project, *words)
-    errors = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert (status != 0, len(errors), "Traceback" in output) == (True, 1, False)
-    assert errors[0].startswith(sentence)
+def test_bad_input_is_one_sentence_and_a_failure(runs, capsys, words, sentence):
+    assert cli.main(words) == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert line.startswith(sentence)
 
 
 def test_a_broken_run_folder_stops_the_study_with_the_remedy(project, study):
@@ -226,14 +213,17 @@ def test_a_broken_run_folder_stops_the_study_with_the_remedy(project, study):
     assert "has no readable record.json: delete" in output
 
 
-@pytest.mark.parametrize("name", ["30_forward_kl_warmup", "31_opd", "50_evaluate"])
-def test_a_notebook_with_its_defaults_shows_the_finished_run_and_refuses_others(
-    project, study, tmp_path, monkeypatch, name
-):
+@pytest.mark.parametrize("name", ["31_opd", "50_evaluate"])
+def test_a_notebook_with_its_defaults_shows_the_finished_run(project, study, tmp_path, monkeypatch, name):
     monkeypatch.setenv("S2D_HOME", str(project))
     monkeypatch.setenv("S2D_RUNS", RUNS)
-    path, out, how = project / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb", {"kernel_name": "python3"}
-    papermill.execute_notebook(path, out, progress_bar=False, **how)
+    path, out = project / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb"
+    papermill.execute_notebook(path, out, progress_bar=False, kernel_name="python3")
     assert "is finished: showing" in out.read_text()
+
+
+def test_a_parameter_that_a_notebook_does_not_have_ends_it(root, runs, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="no parameter 'sede'; did you mean 'seed'"):
-        papermill.execute_notebook(path, out, {"sede": 3}, progress_bar=False, **how)
+        papermill.execute_notebook(
+            root / "notebooks" / "31_opd.ipynb", tmp_path / "out.ipynb", {"sede": 3}, progress_bar=False
+        )

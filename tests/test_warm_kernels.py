@@ -1,10 +1,8 @@
 """Warm kernels: the real server, papermill and a stage notebook; the same results as from a cold kernel."""
 
-import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import time
 
 import nbformat
@@ -23,13 +21,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A server that has imported everything, where temporary files have a path too long for a socket."""
-    folder = tmp_path_factory.mktemp("long" * 30)
-    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        patch.setattr(tempfile, "tempdir", str(folder))
-        environment = stack.enter_context(warm_kernels())
-        patch.undo()
+def server():
+    """A server that has imported everything."""
+    with pytest.MonkeyPatch.context() as patch, warm_kernels() as environment:
         for name in (ADDRESS, "JUPYTER_PATH"):
             patch.setenv(name, environment[name])
         for _ in range(600):
@@ -45,8 +39,11 @@ def notebook(tmp_path, *cells):
     return path
 
 
-def output(path) -> str:
-    return "".join(o.get("text", "") for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", []))
+def printed(tmp_path, *cells) -> str:
+    """What a notebook of these cells prints."""
+    execute(notebook(tmp_path, *cells), tmp_path / "done.ipynb", {})
+    done = nbformat.read(tmp_path / "done.ipynb", as_version=4)
+    return "".join(o.get("text", "") for c in done.cells for o in c.get("outputs", []))
 
 
 def test_without_a_server_a_kernel_is_cold(monkeypatch, tmp_path):
@@ -58,13 +55,9 @@ def test_without_a_server_a_kernel_is_cold(monkeypatch, tmp_path):
 
 def test_a_warm_kernel_has_the_callers_folder_and_environment_and_no_code_of_ours(server, tmp_path, monkeypatch):
     monkeypatch.setenv("SAID_BY", "the caller")
-    small = notebook(
-        tmp_path,
-        "import os, sys\nprint(os.getcwd(), os.environ['SAID_BY'], sys.path[0])",
-        "print('torch' in sys.modules, 'trl' in sys.modules, [m for m in sys.modules if m.split('.')[0] == 's2d_lib'])",
-    )
-    execute(small, tmp_path / "done.ipynb", {})
-    first, second = output(tmp_path / "done.ipynb").splitlines()
+    where = "import os, sys\nprint(os.getcwd(), os.environ['SAID_BY'], sys.path[0])"
+    what = "print('torch' in sys.modules, 'trl' in sys.modules, [m for m in sys.modules if m.startswith('s2d_lib')])"
+    first, second = printed(tmp_path, where, what).splitlines()
     assert first == f"{tmp_path} the caller {tmp_path}"
     assert second == "True True []"
 
@@ -85,16 +78,10 @@ def gone(number: int) -> bool:
 
 
 def test_no_kernel_outlives_its_notebook_nor_its_driver(server, tmp_path):
-    execute(notebook(tmp_path, "import os; print(os.getpid())"), tmp_path / "done.ipynb", {})
-    assert gone(int(output(tmp_path / "done.ipynb")))
-    path, number = (
-        notebook(tmp_path, "import os, time; open('pid', 'w').write(f'{os.getpid()} ')", "time.sleep(100)"),
-        "",
-    )
-    code = (
-        "import sys; from pathlib import Path; from s2d_lib.batch import execute; execute(*map(Path, sys.argv[1:]), {})"
-    )
-    driver = subprocess.Popen([sys.executable, "-c", code, path, tmp_path / "done.ipynb"])
+    assert gone(int(printed(tmp_path, "import os; print(os.getpid())")))
+    path = notebook(tmp_path, "import os, time; open('pid', 'w').write(f'{os.getpid()} ')", "time.sleep(100)")
+    code = "import sys, pathlib, s2d_lib.batch as b; b.execute(*map(pathlib.Path, sys.argv[1:]), {})"
+    driver, number = subprocess.Popen([sys.executable, "-c", code, path, tmp_path / "done.ipynb"]), ""
     while not number.endswith(" ") and driver.poll() is None:
         time.sleep(0.1)
         number = (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else ""
@@ -111,7 +98,6 @@ def test_a_run_has_the_same_bytes_from_a_warm_and_a_cold_kernel(server, tmp_path
         for checkpoint in ("student", "student.grpo"):
             run_checkpoint("micro", checkpoint, 0, TINY)
         folder = next((tmp_path / kind).glob("*/seed-0/student.grpo"))
-        made[kind] = [
-            (folder / name).read_bytes() for name in ("evaluation.csv", "validation.csv", "model/model.safetensors")
-        ]
+        files = ("evaluation.csv", "validation.csv", "model/model.safetensors")
+        made[kind] = [(folder / name).read_bytes() for name in files]
     assert made["warm"] == made["cold"]

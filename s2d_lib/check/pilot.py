@@ -21,7 +21,7 @@ from s2d_lib.models.policy import load_policy
 from s2d_lib.plan import Plan
 from s2d_lib.plan.cost import DENSE
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.runs import PlacedRun, Run, runs_root, write_json
+from s2d_lib.runs import Run, runs_root, write_json
 from s2d_lib.sampling import Rollout
 from s2d_lib.stages import processes
 from s2d_lib.stages.inputs import Inputs, in_full
@@ -52,7 +52,7 @@ def pilot(plan: Plan, checkpoint: str | None = None, overrides: dict | None = No
     runs_root().mkdir(parents=True, exist_ok=True)
     place = tempfile.TemporaryDirectory(prefix=".pilot-", dir=runs_root())
     with place as folder, mock.patch.object(processes, "MODULE", "s2d_lib.check.pilot"):
-        run = PlacedRun(short, place=Path(folder))
+        run = Run(short, place=Path(folder))
         write_json(run.path("resolved.json"), {"hash": short.hash, **short.model_dump(mode="json")})
         metrics = TRAINING[short.stage](run, full_length(run))
     steps, sampled = metrics["seconds/step"], metrics["seconds/sampling"]

@@ -54,8 +54,8 @@ def is_adapter(folder: Path) -> bool:
 
 
 def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save the trained adapter in peft's format beside the tokenizer, whole or not at all. peft's own `save_pretrained` writes
-    sets of names in any order and the base model's path, which is no other machine's."""
+    """Save the trained adapter in peft's format beside the tokenizer, whole or not at all. peft's `save_pretrained` writes sets
+    of names in any order, and the base model's path on this machine."""
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     beside.mkdir()
     config = model.peft_config[TRAINED].to_dict() | {"inference_mode": True, "base_model_name_or_path": None}

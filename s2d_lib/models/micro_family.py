@@ -30,7 +30,6 @@ from s2d_lib.runs import publish, write_json
 from s2d_lib.study import load_profile
 from s2d_lib.study.pretraining import Corpus, MicroModel, Resettled
 from s2d_lib.study.resolve import RELEASED, released_record
-from s2d_lib.study.strict import did_you_mean
 
 HEAD_SIZE = 32  # the smallest that vLLM serves; it need not divide the width
 CONTEXT = 64  # tokens: the longest reprompt and its answer; of split words twice as many
@@ -45,16 +44,8 @@ def make_base(
     callbacks: list[TrainerCallback] | None = None,
 ) -> dict:
     """Pretrain one base model of a profile with a `pretraining` block and put it into `folder/name`, with the record that is
-    returned: parameters, loss curve, size, weights hash.
-
-    Raises:
-        StudyError: The profile pretrains nothing, or no model of that name, or what none could learn from.
-    """
+    returned: parameters, loss curve, weights hash. What no model could learn from is a StudyError."""
     settings = load_profile(profile, overrides)
-    if settings.pretraining is None:
-        raise StudyError(f"profile {profile!r} has no `pretraining` block: its base models are published checkpoints.")
-    if name not in settings.pretraining.models:
-        raise StudyError(f"unknown base model {name!r}; {did_you_mean(name, settings.pretraining.models)}")
     refuse_what_teaches_nothing(settings.problems, settings.pretraining)
     configure_torch(settings.hardware)
     asked, spec = settings.pretraining.models[name], settings.pretraining.pretrained(name)
@@ -71,8 +62,8 @@ def make_base(
             curve = pretrain(model, tokenizer, world, text, spec, scratch, callbacks)
     opening = settle(model, tokenizer, world, text, spec, asked.opening, before) if asked.opening else None
     beside = folder / f".{name}.unfinished"
-    folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(beside, ignore_errors=True)  # of an attempt that was killed
+    folder.mkdir(parents=True, exist_ok=True)
     save_policy(Policy(model, tokenizer, chat=False), beside)
     record = {
         "model": asked.model_dump(),
@@ -145,11 +136,9 @@ def pretrain(
     output_dir: str,
     callbacks: list[TrainerCallback] | None = None,
 ) -> list[dict]:
-    """Next-token training on the mixed-quality corpus, every document seen once; AdamW with a one-cycle rate.
-
-    Only the solutions carry loss: the prompts are random, so there is nothing to learn in them. Returns the loss curve, one dict
-    with `step` and `loss` (nats per token) every 50 steps; raises a StudyError for a document longer than the context.
-    """
+    """Next-token training on the mixed-quality corpus, every document seen once; AdamW with a one-cycle rate. Only the solutions
+    carry loss: the prompts are random. Returns the loss curve, a dict with `step` and `loss` (nats per token) every 50 steps;
+    a document longer than the context is a StudyError."""
     count, mix = spec.steps * spec.batch, text.mix.model_dump()
     documents = corpus(world, count, mix, text.slip, text.lengths, spec.seed, spec.hidden)
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.01)
@@ -191,14 +180,13 @@ def settle(
 ) -> float:
     """Give a model, pretrained by `spec` on `text`, in place an opening, and leave all else it knows as it was.
 
-    The model is trained towards itself on right documents of the corpus, by the KL of its next-token distributions; only the
-    log-odds of the first word, any but `#` against `#`, are moved, by the same amount for all prompts but those that carry a
-    given solution, where a corpus has such. So a model is made that guesses on nearly every prompt and still knows what it
-    knew, which no share of documents could do below one in as many as it reads. `before` is the opening that it has, by default
-    what the corpus taught it.
+    It is trained towards itself on right documents of the corpus, by the KL of its next-token distributions; only the log-odds
+    of the first word, any but `#` against `#`, are moved, by the same amount for all prompts but those that carry a given
+    solution. So it guesses on nearly every prompt and still knows what it knew, which no share of documents below one in as many
+    as it reads could do. `before` is the opening that it has, by default what the corpus taught it.
 
-    Returns the opening on documents that it has not seen, the sigmoid of the mean log-odds; raises a StudyError where it misses
-    what was asked for by more than a factor of two.
+    Returns the opening on documents that it has not seen, the sigmoid of the mean log-odds; one that misses what was asked for
+    by more than a factor of two is a StudyError.
     """
     start = copy.deepcopy(model).requires_grad_(False)
     before = before or text.mix.worked

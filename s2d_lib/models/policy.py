@@ -1,9 +1,9 @@
-"""A policy: a model with its tokenizer, loaded from where a profile says, saved as a normal checkpoint."""
+"""A policy: a model with its tokenizer, loaded from where a profile says, compared with another, saved as a normal checkpoint."""
 
 import hashlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,22 +37,20 @@ disable_progress_bar()  # a bar for every file read or written drowns the traini
 CHAT_TEMPLATE_KWARGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 # What transformers puts into a generation config, beside special tokens, where a model has no file of its own.
 WITHOUT_A_FILE = {"use_cache": True, "output_attentions": False, "output_hidden_states": False}
+OTHER_TEACHER = (
+    "take a teacher of the student's family, or go by text, with stage teacher_sample_sft, or opd with estimator gold and "
+    "beta 0.5"
+)
 LOCAL = "point its role at a local folder (`roles.<role>.model: /path`)"
 
 
 @dataclass
 class Policy:
-    """A model with its tokenizer.
-
-    Attributes:
-        model: Causal language model.
-        tokenizer: Its tokenizer, padding on the left, EOS and pad distinct.
-        chat: Whether prompts are wrapped into the tokenizer's chat template.
-    """
+    """A causal language model with its tokenizer."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    chat: bool
+    tokenizer: PreTrainedTokenizerBase  # padding on the left, EOS and pad distinct
+    chat: bool  # whether prompts are wrapped into the tokenizer's chat template
 
     @property
     def size(self) -> int:
@@ -109,13 +107,19 @@ def load_policy(
             template or no GPU where one is asked for.
     """
     configure_torch(hardware)
-    source = str(place or model_place(spec.model))
+    source, dtype = str(place or model_place(spec.model)), getattr(torch, hardware.dtype)
     if spec.gguf_file and place is None:
         source = str(converted(source, spec.gguf_file))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
         if weights:
-            model = _load_weights(source, adapters, getattr(torch, hardware.dtype))
+            # Pickled weights and a repository's own code could do anything here.
+            how = {"dtype": torch.float32 if adapters else dtype, "use_safetensors": True, "trust_remote_code": False}
+            model = merge_adapters(AutoModelForCausalLM.from_pretrained(source, **how), adapters)
+            # Weights are rounded after the merge, as those of a checkpoint are that was merged before it was saved; buffers
+            # (rotary frequencies) never are.
+            for weight in model.parameters():
+                weight.data = weight.data.to(dtype)
         else:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
@@ -131,14 +135,6 @@ def load_policy(
     return policy
 
 
-def _load_weights(source: str, adapters: Sequence[Path], dtype: torch.dtype) -> PreTrainedModel:
-    # Pickled weights and a repository's own code could do anything here. With adapters weights are rounded after the merge, as
-    # those of the checkpoint are that was merged before it was saved.
-    safe = {"use_safetensors": True, "trust_remote_code": False}
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32 if adapters else dtype, **safe)
-    return merge_adapters(model, adapters).to(dtype) if adapters else model
-
-
 def over_gpus(model: PreTrainedModel, gpus: int) -> PreTrainedModel:
     """A model that is only sampled, its layers on the first `gpus` GPUs since one is too small; they compute in turn."""
     memory = {number: torch.cuda.get_device_properties(number).total_memory for number in range(gpus)}
@@ -151,9 +147,7 @@ def layout(model: PreTrainedModel, memory: dict[int, int]) -> dict[str, int]:
     return infer_auto_device_map(model, get_balanced_memory(model, memory, whole), whole)
 
 
-def _set_special_tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: RoleModel, source: str
-) -> None:
+def _set_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: RoleModel, source: str):
     for kind in ("eos_token", "pad_token"):
         token = getattr(spec, kind)
         if token is not None:
@@ -170,23 +164,19 @@ def _set_special_tokens(
     if spec.chat and not tokenizer.chat_template:
         remedy = "give the role one (`chat_template`), or set `chat: false`"
         raise StudyError(f"chat prompts are asked for but the tokenizer of {source!r} has no chat template: {remedy}.")
-    further = sorted(_ends(model) - {tokenizer.eos_token_id})
+    named = [config.eos_token_id for config in (model.config.get_text_config(), model.generation_config)]
+    ends = {token for one in named if one is not None for token in (one if isinstance(one, list) else [one])}
+    further = sorted(ends - {tokenizer.eos_token_id})
     if further and spec.eos_token is None:
-        ends = f"{tokenizer.convert_ids_to_tokens(further)} beside {tokenizer.eos_token!r}"
+        where = f"{tokenizer.convert_ids_to_tokens(further)} beside {tokenizer.eos_token!r}"
         raise StudyError(
-            f"{source!r} ends its answers at {ends}: set `eos_token` for this role to the one token that does."
+            f"{source!r} ends its answers at {where}: set `eos_token` for this role to the one token that does."
         )
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model.config.update(special)
     # Only the profile's parameters sample: a file's penalties, filters and beams would, in transformers' generate, join them.
     special["bos_token_id"] = model.generation_config.bos_token_id
     model.generation_config = GenerationConfig.from_model_config(special | WITHOUT_A_FILE)
-
-
-def _ends(model: PreTrainedModel) -> set[int]:
-    """The tokens at which a model's own files end an answer."""
-    ends = [config.eos_token_id for config in (model.config.get_text_config(), model.generation_config)]
-    return {token for end in ends if end is not None for token in (end if isinstance(end, list) else [end])}
 
 
 def save_policy(policy: Policy, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
@@ -198,8 +188,8 @@ def save_policy(policy: Policy, folder: Path, weights: dict[str, torch.Tensor] |
 
 
 def model_place(model: str) -> str:
-    """Where transformers finds a role's model: a directory, or the Hub id itself; raises a StudyError where a local model or the
-    package that carries it is missing, or the name could be no Hub id."""
+    """Where transformers finds a role's model: a directory, or the Hub id itself. A local model or a package that is missing, or
+    a name that could be no Hub id, is a StudyError."""
     if model.startswith("micro/"):
         return str(RELEASED / model.removeprefix("micro/"))
     if model.startswith("package:"):
@@ -243,8 +233,8 @@ def why_not_loaded(source: str, error: Exception) -> str:
 
 
 def converted(source: str, gguf_file: str) -> Path:
-    """Folder of the safetensors checkpoint made of a GGUF file, dequantised; made now if that has not been done yet. Raises a
-    StudyError where the file is missing, or the package `gguf` that reads it."""
+    """Folder of the safetensors checkpoint made of a GGUF file, dequantised; made now if that has not been done yet. A missing
+    file, or package `gguf` that reads it, is a StudyError."""
     path = Path(source) / gguf_file
     if not path.is_file():
         raise StudyError(f"the GGUF file {gguf_file!r} does not exist in {source}.")
@@ -269,3 +259,67 @@ def _dequantised(source: str, gguf_file: str) -> Policy:
         del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
     return Policy(model, tokenizer, chat=False)
+
+
+# Do a student and a teacher speak the same tokens, or at least the same words? Asked before any training.
+
+
+def share_vocabulary(student: Policy, teacher: Policy) -> bool:
+    """Whether a token id means the same in both."""
+    return student.tokenizer.get_vocab() == teacher.tokenizer.get_vocab()
+
+
+def check_pair(student: Policy, teacher: Policy) -> None:
+    """Student and teacher agree on vocabulary, EOS, pad, chat template and head size; else a StudyError says what differs first.
+    A dense bridge compares next-token distributions entry by entry, so token i must mean the same in both; a teacher that ends
+    its turn with another token than the student makes the student's length explode."""
+    s, t = student.tokenizer, teacher.tokenizer
+    rows, others = student.model.config.vocab_size, teacher.model.config.vocab_size
+    one, both = "of one role in the profile", "the same for both roles in the profile"
+    found = [
+        (share_vocabulary(student, teacher), f"their vocabularies ({len(s)} and {len(t)} tokens): {OTHER_TEACHER}"),
+        (s.eos_token == t.eos_token, f"the EOS token ({s.eos_token!r} and {t.eos_token!r}): set `eos_token` {one}"),
+        (s.pad_token == t.pad_token, f"the pad token ({s.pad_token!r} and {t.pad_token!r}): set `pad_token` {one}"),
+        (student.chat == teacher.chat, f"chat prompts ({student.chat} and {teacher.chat}): set `chat` {both}"),
+        (not student.chat or s.chat_template == t.chat_template, f"their chat templates: set `chat_template` {both}"),
+        (rows == others, f"the size of their output heads ({rows} and {others} rows): resize one model's embeddings"),
+    ]
+    for agree, difference in found:
+        if not agree:
+            raise StudyError(f"student and teacher can't be bridged, they differ in {difference}.")
+
+
+def check_words(student: Policy, teacher: Policy, problems: Sequence[Problem], stored: bool) -> None:
+    """A student and a teacher of two vocabularies can write what they have to, as far as it is known before one is sampled: both
+    the prompts, the student the answers, and the teacher whatever the student says, unless that learns its `stored` answers.
+    Else a StudyError names the first word."""
+    prompts = [problem.prompt for problem in problems]
+    said = [] if stored else student.decode([[token] for token in range(len(student.tokenizer))])
+    needs = {"teacher": (teacher, said), "student": (student, [problem.answer for problem in problems])}
+    for who, (policy, texts) in needs.items():
+        if word := unwritable(policy, [*prompts, *texts]):
+            raise StudyError(
+                f"student and teacher can't be aligned: the {who}'s tokenizer has no tokens for {word!r}, which stands in the "
+                f"problems or is what the student may say; take a {who} that can write it."
+            )
+
+
+def check_spelling(policy: Policy, problems: Iterable[Problem], who: str) -> None:
+    """A model's tokenizer can write the prompts and the answers of problems; else a StudyError names the first such word, and
+    whose the model is. To a tokenizer of words an unknown word is no error, all of them are the same token, and training would
+    go on without a sign."""
+    if word := unwritable(policy, [text for problem in problems for text in (problem.prompt, problem.answer)]):
+        raise StudyError(
+            f"the {who}'s tokenizer has no tokens for {word!r}, which stands in the problems: take a model that can write it, or "
+            "other problems."
+        )
+
+
+def unwritable(policy: Policy, texts: Iterable[str]) -> str | None:
+    """The first word of the texts that the policy's tokenizer has no tokens for but the one for unknown words."""
+    words = list(dict.fromkeys(word for text in texts for word in text.split()))
+    unknown = policy.tokenizer.unk_token_id
+    if unknown is None or not words:
+        return None
+    read = policy.tokenizer(words, add_special_tokens=False)["input_ids"]
+    return next((word for word, ids in zip(words, read, strict=True) if unknown in ids), None)

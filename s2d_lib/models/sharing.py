@@ -31,8 +31,7 @@ def config_path(hardware: Hardware) -> Path | None:
 def check_sharing(hardware: Hardware) -> None:
     """Raise a StudyError unless the file that says how processes share a model is one of accelerate's for FSDP2, in which
     nothing is misspelled: accelerate itself ignores unknown keys of fsdp_config."""
-    path = config_path(hardware)
-    if path is None:
+    if (path := config_path(hardware)) is None:
         return
     if not path.is_file():
         raise StudyError(f"hardware.accelerate names {path.name}, which is not in {path.parent}.")
@@ -46,10 +45,9 @@ def check_sharing(hardware: Hardware) -> None:
             f"{path.name} does not share a model by FSDP2 (it says {config.distributed_type}): set distributed_type to FSDP and "
             "fsdp_version to 2, or leave hardware.accelerate out."
         )
-    known = vars(launch_command_parser().parse_args(["script"]))
-    if unknown := [key for key in config.fsdp_config if key not in known]:
+    if unknown := config.fsdp_config.keys() - vars(launch_command_parser().parse_args(["script"])).keys():
         raise StudyError(
-            f"{path.name}: accelerate knows no {unknown[0]!r}: see `accelerate launch -h` for its spelling."
+            f"{path.name}: accelerate knows no {min(unknown)!r}: see `accelerate launch -h` for its spelling."
         )
 
 
@@ -77,11 +75,9 @@ def stand_ins(model: PreTrainedModel, accelerator: Accelerator) -> dict[int, nn.
 
 
 def before_sharding(model: PreTrainedModel, accelerator: Accelerator) -> None:
-    """What accelerate 1.15 does not say of a model that it is going to shard by FSDP2.
-
-    To transformers: who has ended a completion goes on until all processes have, since they gather a layer together. To
-    torch: under bfloat16 gradients are added up, and losses returned, in float32.
-    """
+    """What accelerate 1.15 does not say of a model that it is going to shard by FSDP2. To transformers: who has ended a
+    completion goes on until all processes have, since they gather a layer together. To torch: under bfloat16 gradients are
+    added up, and losses returned, in float32."""
     model._is_fsdp_managed_module = True
     plugin = accelerator.state.fsdp_plugin
     if plugin.mixed_precision_policy is not None:
@@ -90,11 +86,9 @@ def before_sharding(model: PreTrainedModel, accelerator: Accelerator) -> None:
 
 
 def back_into_shards(model: nn.Module) -> None:
-    """Let this process hold no more than its part of a model that FSDP2 shards; any other model stays as it is.
-
-    From a forward to its backward pass the last layers and the root stay gathered (accelerate 1.15). After sampling, which has
-    no backward pass, they would go on taking that memory, and TRL 1.16 can hand vLLM only what is in shards.
-    """
+    """Let this process hold no more than its part of a model that FSDP2 shards; any other model stays as it is. From a forward
+    to its backward pass the last layers and the root stay gathered (accelerate 1.15): after sampling, which has no backward
+    pass, they would go on taking that memory, and TRL 1.16 can hand vLLM only what is in shards."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from s2d_lib.errors import StudyError
-from s2d_lib.evaluation import evaluate
-from s2d_lib.notebook import finish
+from s2d_lib.notebook import evaluate, finish
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.rl import sparse_rl

@@ -7,15 +7,8 @@ import torch
 from peft import get_peft_model
 
 from s2d_lib.errors import StudyError
-from s2d_lib.models.adapters import (
-    is_adapter,
-    lora_config,
-    merge_adapters,
-    merged,
-    plain,
-    save_adapter,
-)
-from s2d_lib.models.policy import load_policy
+from s2d_lib.models.adapters import is_adapter, lora_config, merge_adapters, merged, plain, save_adapter
+from s2d_lib.models.policy import load_policy, save_policy
 from s2d_lib.study.settings import Hardware, Lora, RoleModel
 
 LORA = Lora(rank=4, alpha=8)
@@ -76,7 +69,11 @@ def test_stored_adapters_are_merged_one_after_the_other(policy, stored):
     added = weight(merge_adapters(copy.deepcopy(policy.model), [second])) - weight(policy.model)
     torch.testing.assert_close(weight(both) - weight(one), added, atol=1e-6, rtol=0)
     assert not torch.allclose(logits(one), base, atol=1e-3)
-    assert load_policy(spec, Hardware(dtype="bfloat16"), adapters=[first]).model.dtype == torch.bfloat16
+    half, place = Hardware(dtype="bfloat16"), first.with_name("merged")
+    save_policy(load_policy(spec, Hardware(), adapters=[first]), place)
+    rounded, checkpoint = (load_policy(spec, half, *where).model for where in ((None, [first]), (place,)))
+    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(logits(rounded), logits(checkpoint))
 
 
 def test_a_stored_adapter_is_the_same_bytes_again_and_names_no_place(stored):

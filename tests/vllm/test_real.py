@@ -8,9 +8,8 @@ import pytest
 import torch
 from stand_ins import greedy
 
-from s2d_lib.evaluation import evaluate
 from s2d_lib.models.policy import load_policy
-from s2d_lib.notebook import finish
+from s2d_lib.notebook import evaluate, finish
 from s2d_lib.runs import open_run
 from s2d_lib.sampling import read_rollouts
 from s2d_lib.stages.inputs import prepare
@@ -28,13 +27,12 @@ SAMPLING = Sampling(max_new_tokens=12, batch=16)
 
 
 @pytest.fixture
-def engine(tmp_path, clocked):
+def engine(tmp_path):
     """Makes engines, which end with the test."""
     made = []
 
     def start(policy, batch: int = 16, context: int = 64):
-        with clocked("engine loaded"):
-            made.append(Engine(policy, Vllm(), CPU, batch=batch, context=context, place=tmp_path / "weights"))
+        made.append(Engine(policy, Vllm(), CPU, batch=batch, context=context, place=tmp_path / "weights"))
         assert not (tmp_path / "weights").exists()
         return made[-1]
 
@@ -51,17 +49,14 @@ def in_sync(engine, policy, problems, tokens: int = CHECK_TOKENS) -> None:
     assert (found.fault, found.drift < 1e-4) == ("", True)
 
 
-def test_before_and_after_a_grpo_step_a_fresh_engine_is_in_sync_and_the_old_one_is_caught(
-    engine, problems, runs, tiny, clocked
-):
+def test_before_and_after_a_grpo_step_a_fresh_engine_is_in_sync_and_the_old_one_is_caught(engine, problems, runs, tiny):
     overrides = tiny | {"stages": tiny["stages"] | {"sparse_rl": ONE_STEP}}
     open_run("micro", "student", 0, overrides).finish()
     run = open_run("micro", "student.grpo", 0, overrides)
     inputs = prepare(run)
     before = engine(inputs.policy)
     in_sync(before, inputs.policy, problems)
-    with clocked("one GRPO step"):
-        sparse_rl(run, inputs)
+    sparse_rl(run, inputs)
     assert compared(before, inputs.policy, problems).fault
     before.close()
     in_sync(engine(inputs.policy), inputs.policy, problems)
@@ -101,12 +96,11 @@ def test_smollm2_with_its_chat_template_and_its_own_eos(engine, runs, problems):
     in_sync(engine(policy, batch=4, context=256), policy, problems[:2], 24)
 
 
-def test_evaluation_and_teacher_rollouts_end_to_end(runs, tiny, clocked):
+def test_evaluation_and_teacher_rollouts_end_to_end(runs, tiny):
     overrides, threads = deep_merge(tiny, {"sampling": {"engine": "vllm", "batch": 64}}), torch.set_num_threads
     run = open_run("micro-full", "teacher", 0, overrides)
     inputs = prepare(run)
-    with clocked("evaluation"):
-        evaluate(run, inputs)
+    evaluate(run, inputs)
     finish(run, inputs)
     rows = pd.read_csv(run.finished.path("evaluation.csv"), dtype={"correct": str})
     rows = rows[rows["decoding"] == "main"]  # a base model is evaluated at further temperatures
@@ -114,8 +108,7 @@ def test_evaluation_and_teacher_rollouts_end_to_end(runs, tiny, clocked):
     assert rows["correct"].str.contains("1").any()
     assert run.finished.record["vllm"]["evaluation"]["check"]["tokens"] > 10
     made = open_run("micro-full", "teacher.rollouts.full", 0, overrides)
-    with clocked("teacher rollouts"):
-        rollouts = teacher_rollouts(made, prepare(made))
+    rollouts = teacher_rollouts(made, prepare(made))
     finish(made)
     assert read_rollouts(made.finished.path("rollouts.parquet"))[0] == rollouts
     assert len(rollouts) == 16 * 2
