@@ -24,9 +24,9 @@ from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import PlacedRun
 from s2d_lib.sampling import Rollout, sample
+from s2d_lib.stages import Inputs
 from s2d_lib.stages.common import trainer_arguments
 from s2d_lib.stages.dense import dense_trainer
-from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.rl import sparse_trainer
 from s2d_lib.stages.self_distillation import self_distillation_trainer
 from s2d_lib.stages.sft import sample_trainer

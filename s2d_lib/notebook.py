@@ -12,8 +12,9 @@ from s2d_lib.evaluation import evaluate
 from s2d_lib.plan.memory import refuse_what_does_not_fit
 from s2d_lib.report.style import use_style
 from s2d_lib.runs import Run, open_run
+from s2d_lib.stages import Inputs
 from s2d_lib.stages import inputs as stage_inputs
-from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.training import train
 from s2d_lib.study import origins
 from s2d_lib.study.strict import did_you_mean
 
@@ -126,4 +127,4 @@ def finish(run: Run, inputs: Inputs | None = None) -> pd.DataFrame:
     )
 
 
-__all__ = ["evaluate", "finish", "prepare", "start"]
+__all__ = ["evaluate", "finish", "prepare", "start", "train"]

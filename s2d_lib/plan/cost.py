@@ -17,10 +17,7 @@ from s2d_lib.study import Resolved
 from s2d_lib.study.problem_sets import AnySet, Half, LabelBudget, at_most
 from s2d_lib.study.profile import Profile
 from s2d_lib.study.settings import Lengths, Lora
-from s2d_lib.study.stage_params import SELF_TAUGHT
-
-DENSE = ("forward_kl", "opd")
-"""Stages that match a teacher's distributions."""
+from s2d_lib.study.stage_params import DENSE, SELF_TAUGHT
 
 # Distinct problems of the public datasets, as s2d_lib.problems reads them.
 PROBLEMS = {"dapo-math-17k": 17176, "math-500": 500, "aime-2024": 30, "aime-2025": 30, "gsm8k": 1319}

@@ -18,28 +18,22 @@ from s2d_lib.models.adapters import lora_config, plain
 from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS
 from s2d_lib.models.sharing import in_shards
 from s2d_lib.runs import Run
-from s2d_lib.stages.common import StepMetrics, finished_metrics, run_seed, scheduled, train, trainer_arguments
-from s2d_lib.stages.inputs import Inputs
-from s2d_lib.stages.processes import in_processes
+from s2d_lib.stages import Inputs
+from s2d_lib.stages.common import StepMetrics, run_seed, run_trainer, scheduled, trainer_arguments
 from s2d_lib.stages.states import by_length, completion_hidden, head_of, inside_forward
 from s2d_lib.stages.stored_teacher import TeacherTargets, kept_targets
 from s2d_lib.study.problem_sets import LabelBudget
-from s2d_lib.vllm import check_syncs, vllm_arguments
+from s2d_lib.vllm import vllm_arguments
 
 CARRIED = ("rollout", "problem")  # columns of numbers that follow a row into its batch
 
 
-@in_processes
 def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` towards `inputs.teacher`, on teacher or student states.
 
     Returns:
-        Metrics of every optimiser step (divergence in nats per token, the student's entropy). The run keeps the model
-        and the metrics.
+        Metrics of every optimiser step (divergence in nats per token, the student's entropy).
     """
-    if (done := finished_metrics(run)) is not None:
-        return done
-    trainer = dense_trainer(run, inputs)
     params = run.resolved.stage_params
 
     def cost(metrics: pd.DataFrame) -> dict:
@@ -48,7 +42,8 @@ def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
         sampled = {"sequences": params.batch * params.steps if fresh else 0, "tokens": tokens if fresh else 0}
         return {"sampled": sampled, "trained_tokens": tokens}
 
-    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: divergence, nats per token", cost)
+    title = f"{run.resolved.checkpoint}: divergence, nats per token"
+    return run_trainer(run, inputs, dense_trainer(run, inputs), title, cost)
 
 
 def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
@@ -90,15 +85,13 @@ def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
         **vllm_arguments(run, policy, inputs.problems.pool),
     )
     prompts = params.batch // params.group_size
-    trainer = kind(
+    return kind(
         model=policy.model,
         args=config,
         train_dataset=scheduled(rows, prompts, params.steps, run_seed(run, "order"), copies=params.group_size),
         processing_class=policy.tokenizer,
         peft_config=lora_config(policy.model, params.lora),
     )
-    check_syncs(trainer, run, policy, inputs.problems.pool)
-    return trainer
 
 
 def _rows(run: Run, inputs: Inputs) -> list[dict]:

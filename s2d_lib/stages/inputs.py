@@ -1,77 +1,39 @@
 """What a run reads: parents' weights, models, problems and stored answers, loaded and checked before anything is trained."""
 
-import gc
 import hashlib
 import importlib.util
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from s2d_lib.errors import StudyError
 from s2d_lib.models.adapters import is_adapter
-from s2d_lib.models.pair import check_pair, check_words, share_vocabulary
+from s2d_lib.models.pair import check_pair, check_words, share_vocabulary, unwritable
 from s2d_lib.models.policy import Policy, configure_torch, load_policy, model_place
 from s2d_lib.models.sharing import check_sharing
-from s2d_lib.problems.base import Problem
-from s2d_lib.problems.sources import Problems, load_problems
+from s2d_lib.problems.base import Problem, Problems
+from s2d_lib.problems.files import load_rows
+from s2d_lib.problems.public import bare_prompt, user_message
+from s2d_lib.problems.sources import load_problems
 from s2d_lib.provenance import file_hash
 from s2d_lib.runs import MODEL, READ, Run
-from s2d_lib.sampling import Rollout, by_text, read_rollouts, read_traces, traces_place
-from s2d_lib.study import Resolved
+from s2d_lib.sampling import Rollout, read_rollouts
+from s2d_lib.stages import Inputs
+from s2d_lib.stages.common import WORKER
+from s2d_lib.study import Resolved, project_root
 from s2d_lib.study.problem_sets import LabelBudget
 from s2d_lib.study.resolve import refuse_too_few_problems
 from s2d_lib.study.settings import Hardware, RoleModel
 from s2d_lib.study.several_processes import refuse_what_is_not_shared, trains_in_several
 from s2d_lib.vllm import refuse_long_prompts, refuse_what_cannot_be
 
-WORKER = "S2D_WORKER"  # environment variable, set in the processes that train for a notebook (s2d_lib.stages.processes)
 FILES = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt")  # of a model: weights, tokenizer and configs
-
-
-@dataclass
-class Inputs:
-    """Everything a stage works with.
-
-    Attributes:
-        policy: The model that is trained or evaluated; of a finished run, the result.
-        problems: Label pool and evaluation sets.
-        teacher: The model that supplies dense targets or rollouts, where the stage has one.
-        rollouts: Stored teacher rollouts, or an outside model's traces, where the stage trains on them.
-        half_trained: Whether a training of the policy was interrupted: what it has become is nobody's start.
-    """
-
-    policy: Policy
-    problems: Problems
-    teacher: Policy | None = None
-    rollouts: list[Rollout] | None = None
-    half_trained: bool = False
-
-    def drop_training(self) -> None:
-        """Free what only training needed, before an evaluation whose engine may want the memory: the teacher, the gradients,
-        and a trainer that has ended, whose optimiser lives in cycles of references until they are collected."""
-        self.teacher = None
-        self.policy.model.zero_grad(set_to_none=True)
-        _hand_back()
-
-    def leave_gpus(self) -> None:
-        """Put the models into the machine's memory, while other processes want the GPUs'."""
-        for policy in filter(None, (self.policy, self.teacher)):
-            policy.model.to("cpu")
-        _hand_back()
-
-
-def _hand_back() -> None:
-    """To the GPUs, what nothing refers to any more: torch would keep it for this process."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def prepare(run: Run) -> Inputs:
@@ -184,6 +146,82 @@ def _short_prompts(resolved: Resolved, policy: Policy, problems: Problems) -> Pr
     if dropped:
         print(f"{dropped} of {len(prompts)} problems are left out: their prompts are longer than {limit} tokens.")
     return replace(problems, pool=kept, report=problems.report | {"longer_prompts": dropped})
+
+
+# Answers from elsewhere, as rollouts. Traces are a stronger model's answers to the pool's problems: a row a problem with `problem`
+# (its id) or `prompt` (text or chat messages; spacing and known instructions do not count) and `answers`, a list of texts.
+
+
+def traces_place(name: str) -> Path:
+    """Where a file of traces lies, in the folder $S2D_DATA or by its path from the project's; else raises a StudyError."""
+    for folder in (os.environ.get("S2D_DATA", ""), ""):
+        if (place := project_root() / folder / name).is_file():
+            return place
+    raise StudyError(f"the traces {name!r} are not there: put the file into the folder S2D_DATA, or give its path.")
+
+
+def read_traces(
+    name: str, problems: Sequence[Problem], policy: Policy, instruction: str = "", longest: int | None = None
+) -> list[Rollout]:
+    """The answers to `problems`, in their order, of a .jsonl, .json or .parquet file (see `traces_place`).
+
+    They are read with the tokenizer of the policy that is going to learn from them, and cut off after `longest` tokens, as
+    samples would be. Rows about other problems are left out; `instruction` is what every prompt ends with here.
+
+    Raises:
+        StudyError: The file is missing or broken, or has no answers to any of the problems.
+    """
+    asked = {_words(problem.prompt, instruction): problem.id for problem in problems}
+    answers: dict[str, list[str]] = {problem.id: [] for problem in problems}
+    strangers, rows = [], load_rows(traces_place(name), columns=["answers"])
+    for number, row in enumerate(rows, 1):
+        texts, prompt = row["answers"] or [], row.get("prompt") or ""
+        if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise StudyError(f"row {number} of the traces in {name} must hold `answers`, a list of texts.")
+        text = prompt if isinstance(prompt, str) else user_message(prompt) or ""
+        problem = row.get("problem") or asked.get(_words(text, instruction))
+        if problem in answers:
+            answers[problem] += texts
+        else:
+            strangers.append(str(row.get("problem") or " ".join(text.split())[:40]))
+    if len(strangers) == len(rows):
+        first = f"the first about {strangers[0]!r}"
+        raise StudyError(f"none of the traces in {name} is about a problem of the label pool, {first}.")
+    if not any(answers.values()):
+        raise StudyError(f"the traces in {name} hold no answer to any problem of the label pool: fill in `answers`.")
+    rollouts, eos = [], policy.tokenizer.eos_token_id
+    for problem, texts in answers.items():
+        for number, text in enumerate(texts):
+            ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if ids[-1] != eos:  # else who learns from it would never end
+                ids.append(eos)
+            rollouts.append(Rollout(problem, number, tuple(ids[:longest]), text, ids[:longest][-1] == eos))
+    return rollouts
+
+
+def _words(prompt: str, instruction: str) -> str:
+    return " ".join(bare_prompt(prompt.rstrip().removesuffix(instruction)).split())
+
+
+def by_text(rollouts: Sequence[Rollout], policy: Policy) -> list[Rollout]:
+    """A teacher's rollouts in the tokens of a student of another vocabulary, EOS where they ended by themselves.
+
+    Those with a word that the student has no tokens for are left out: a sampling teacher may spell a word that is none.
+
+    Raises:
+        StudyError: They are more than half; naming the first such word.
+    """
+    strange = [unwritable(policy, [r.text]) for r in rollouts]
+    left_out = sum(map(bool, strange))
+    if 2 * left_out > len(rollouts):
+        raise StudyError(
+            f"student and teacher can't be aligned: in {left_out} of {len(rollouts)} rollouts of the teacher is a word for which "
+            f"the student's tokenizer has no tokens, the first {next(filter(None, strange))!r}; take a student that can write it."
+        )
+    kept = [r for r, word in zip(rollouts, strange, strict=True) if word is None]
+    ids = policy.tokenizer([r.text for r in kept], add_special_tokens=False)["input_ids"]
+    end = (policy.tokenizer.eos_token_id,)
+    return [replace(r, ids=(*read, *end * r.finished)) for r, read in zip(kept, ids, strict=True)]
 
 
 # Where weights lie. A base run has none of its own; all three raise a StudyError where a run that is needed for them is

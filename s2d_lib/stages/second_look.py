@@ -17,8 +17,8 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, sample, undisturbed
+from s2d_lib.stages import Inputs
 from s2d_lib.stages.common import run_seed
-from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.self_distillation import reprompts_of
 from s2d_lib.stages.states import completion_hidden, head_of
 from s2d_lib.study import derive_seed, load_profile

@@ -30,19 +30,16 @@ from s2d_lib.losses.srpo import (
 from s2d_lib.models.adapters import plain
 from s2d_lib.models.sharing import before_sharding
 from s2d_lib.runs import Run
-from s2d_lib.stages.common import StepMetrics, StopOnCollapse, finished_metrics, train
-from s2d_lib.stages.inputs import Inputs
-from s2d_lib.stages.processes import in_processes
+from s2d_lib.stages import Inputs
+from s2d_lib.stages.common import StepMetrics, StopOnCollapse, run_trainer
 from s2d_lib.stages.rl import group_arguments, group_data, label_cost
 from s2d_lib.stages.self_teacher import Reprompts, SelfTeacher
 from s2d_lib.stages.states import completion_hidden, head_of, inside_forward, padded
 from s2d_lib.study.stage_params import SELF_TAUGHT, SelfDistillation
-from s2d_lib.vllm import check_syncs
 
 MEASURED = 4096  # tokens; all of a micro profile's step
 
 
-@in_processes
 def self_distill(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` with the stage's method on the label pool.
 
@@ -54,8 +51,6 @@ def self_distill(run: Run, inputs: Inputs) -> pd.DataFrame:
         many), `self_teacher/mean_weight` (of SRPO, before the weights are normalised). Empty where there was nothing to
         average. The run keeps the model, the metrics and gradings.jsonl.
     """
-    if (done := finished_metrics(run)) is not None:
-        return done
     trainer = self_distillation_trainer(run, inputs)
     account = run.path("gradings.jsonl")
 
@@ -64,7 +59,7 @@ def self_distill(run: Run, inputs: Inputs) -> pd.DataFrame:
         scored = {f"self_teacher_{kind}": round(metrics[f"self_teacher/{kind}"].sum()) for kind in kinds}
         return label_cost(account) | scored
 
-    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: reward", cost)
+    return run_trainer(run, inputs, trainer, f"{run.resolved.checkpoint}: reward", cost)
 
 
 def self_distillation_trainer(run: Run, inputs: Inputs) -> "SelfDistillationTrainer":
@@ -96,7 +91,6 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> "SelfDistillationTrai
     )
     if params.length_floor is not None:
         trainer.add_callback(StopOnCollapse(params.length_floor, params.length_window))
-    check_syncs(trainer, run, policy, pool)
     return trainer
 
 

@@ -6,7 +6,7 @@ as a file of traces. It needs no label. Without a teacher a model learns from it
 (`filter`) can teach it something: no outside text, and the labels that GRPO sees, in the same form.
 
 Teacher-sample SFT trains the student on its teacher's rollouts, right or wrong. It needs no more of a teacher than its text, so
-it is a way also from one of another vocabulary (s2d_lib.sampling.by_text).
+it is a way also from one of another vocabulary (s2d_lib.stages.inputs.by_text).
 """
 
 from dataclasses import replace
@@ -19,30 +19,26 @@ from s2d_lib.grading import grade_many
 from s2d_lib.models.adapters import lora_config
 from s2d_lib.models.sharing import from_first
 from s2d_lib.runs import Run, file_hash
-from s2d_lib.sampling import Rollout, traces_place
-from s2d_lib.stages.common import StepMetrics, finished_metrics, run_seed, schedule, scheduled, train, trainer_arguments
-from s2d_lib.stages.inputs import Inputs
-from s2d_lib.stages.processes import in_processes
-from s2d_lib.stages.rl import account_row, label_use, read_account
+from s2d_lib.sampling import Rollout
+from s2d_lib.stages import Inputs
+from s2d_lib.stages.common import StepMetrics, run_seed, run_trainer, schedule, scheduled, trainer_arguments
+from s2d_lib.stages.inputs import traces_place
+from s2d_lib.stages.rl import account_row, label_use, read_account, write_account
 
 
 class SampleTrainer(StepMetrics, SFTTrainer):
     """TRL's SFTTrainer with a clock."""
 
 
-@in_processes
 def teacher_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` on `answers_to_learn`; only completion tokens carry loss.
 
     Returns:
-        Metrics of every optimiser step. The run keeps the model and the metrics, where it filters gradings.jsonl, and of a file
-        of traces its hash.
+        Metrics of every optimiser step. The run keeps gradings.jsonl where it filters, and of a file of traces its hash.
 
     Raises:
         StudyError: Fewer answers than one optimiser step takes.
     """
-    if (done := finished_metrics(run)) is not None:
-        return done
     resolved, params = run.resolved, run.resolved.stage_params
     from_first(lambda: answers_to_learn(run, inputs) and None)  # the others read what it has graded
     answers = answers_to_learn(run, inputs)
@@ -70,24 +66,17 @@ def answers_to_learn(run: Run, inputs: Inputs) -> list[Rollout]:
         texts, golds = zip(*((r.text, answers[r.problem]) for r in inputs.rollouts), strict=True)
         grades = grade_many(texts, golds, mode=inputs.problems.grading)
         graded = zip(inputs.rollouts, grades, strict=True)
-        beside = path.with_name(f".{path.name}")
-        beside.write_text(
-            "".join(account_row(0, r.problem, len(r.ids), grade.correct) for r, grade in graded), encoding="utf-8"
-        )
-        beside.replace(path)
+        write_account(path, [account_row(0, r.problem, len(r.ids), grade.correct) for r, grade in graded])
     return [r for r, correct in zip(inputs.rollouts, read_account(path)["correct"], strict=True) if correct]
 
 
-@in_processes
 def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` on the stored teacher rollouts' tokens; only completion tokens carry loss. With `answers: likeliest`
     on one rollout a problem.
 
     Returns:
-        Metrics of every optimiser step. The run keeps the model and the metrics.
+        Metrics of every optimiser step.
     """
-    if (done := finished_metrics(run)) is not None:
-        return done
     chosen = likeliest(inputs.rollouts) if run.resolved.stage_params.answers == "likeliest" else inputs.rollouts
     return train_on_answers(run, replace(inputs, rollouts=chosen))
 
@@ -111,7 +100,7 @@ def train_on_answers(run: Run, inputs: Inputs, **facts: object) -> pd.DataFrame:
     order = schedule(len(inputs.rollouts), params.batch, params.steps, run_seed(run, "order"))
     tokens = sum(len(inputs.rollouts[i].ids) for i in order)
     cost = {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": tokens, **facts}
-    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: loss, nats per token", lambda metrics: cost)
+    return run_trainer(run, inputs, trainer, f"{run.resolved.checkpoint}: loss, nats per token", lambda metrics: cost)
 
 
 def sample_trainer(run: Run, inputs: Inputs) -> SampleTrainer:

@@ -21,8 +21,8 @@ from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, completion_states, read_rollouts, write_rollouts
+from s2d_lib.stages import Inputs
 from s2d_lib.stages.common import run_seed
-from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.states import completion_hidden, head_of, padded
 from s2d_lib.vllm import sampler
 

@@ -6,6 +6,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.study.load import project_root
 from s2d_lib.study.resolve import Resolved
 from s2d_lib.study.settings import Hardware
+from s2d_lib.study.stage_params import DENSE
 from s2d_lib.study.strict import read_yaml
 
 
@@ -38,7 +39,7 @@ def _refusals(resolved: Resolved) -> Iterator[tuple[bool, str]]:
         f"{stage} reads the models' heads where they are, and {hardware.accelerate} keeps them in the machine's memory"
     )
     heads += ": name fsdp2.yaml for it (hardware.accelerate, in a rule)."
-    yield stage in ("forward_kl", "opd", "self_distillation") and state_on_host(hardware), heads
+    yield stage in (*DENSE, "self_distillation") and state_on_host(hardware), heads
     gold = "estimator gold is one process's: train it in one (hardware.processes, in a rule)."
     yield getattr(params, "estimator", None) == "gold", gold
     kept = "kept teacher_targets are one process's: use `recompute` with several processes."
