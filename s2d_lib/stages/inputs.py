@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -61,25 +61,25 @@ def _load(run: Run) -> Inputs:
     problems = load_problems(resolved.problems, resolved.labels)
     if WORKER not in os.environ:  # else the process that has started it knows
         keep_content(run, problems)
-    if run.finished and run.path("model").is_dir():
-        policy = load_policy(resolved.model, resolved.hardware, *weights_of(run))
+    trained = run.path("model").is_dir()  # an unfinished run goes on with its own model
+    start = weights_of(run) if trained else starting_weights(run)
+    if run.finished and trained:
+        policy = load_policy(resolved.model, resolved.hardware, *start)
         return Inputs(policy, problems, rollouts=_rollouts(run, policy, problems.pool))
-    started = run.path("model").is_dir()  # an unfinished run goes on with its own model
-    start = weights_of(run) if started else starting_weights(run)
     trains = hasattr(resolved.stage_params, "micro_batch")
-    hardware = _until_trained(resolved.hardware) if trains and not started else resolved.hardware
+    hardware = _until_trained(resolved.hardware) if trains and not trained else resolved.hardware
     policy = load_policy(resolved.model, in_full(hardware) if trains else hardware, *start)
     problems = _short_prompts(resolved, policy, problems)
     if "rollouts" not in resolved.parents:  # else their number, of those that are kept, is the stage's to check
         refuse_too_few_problems(resolved, len(problems.pool))
     refuse_long_prompts(resolved, policy, problems)
-    rollouts, teacher = _rollouts(run, policy, problems.pool), None
+    inputs = Inputs(policy, problems, rollouts=_rollouts(run, policy, problems.pool))
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
         spec = RoleModel.model_validate(run.parent("teacher").record["resolved"]["model"])
         # Stages of next-token loss never run the teacher, but train on its token ids or its text, which tokenizers decide.
-        teacher = load_policy(spec, hardware, *parent_weights(run, "teacher"), weights=not resolved.next_token)
-        rollouts = _aligned(run, policy, teacher, problems.pool, rollouts)
-    return Inputs(policy, problems, teacher, rollouts)
+        inputs.teacher = load_policy(spec, hardware, *parent_weights(run, "teacher"), weights=not resolved.next_token)
+        _align(run, inputs)
+    return inputs
 
 
 def check_tracker(name: str) -> None:
@@ -102,18 +102,16 @@ def _rollouts(run: Run, policy: Policy, pool: list[Problem]) -> list[Rollout] | 
     return [r for r in read_rollouts(run.parent("rollouts").path("rollouts.parquet"))[0] if r.problem in asked]
 
 
-def _aligned(
-    run: Run, policy: Policy, teacher: Policy, pool: list[Problem], rollouts: list[Rollout] | None
-) -> list[Rollout] | None:
-    """The rollouts in the policy's tokens, once it and its teacher are found to fit each other as the stage needs it."""
+def _align(run: Run, inputs: Inputs) -> None:
+    """Check that policy and teacher fit each other as the stage needs it, and put rollouts into the policy's tokens."""
+    policy, teacher, rollouts = inputs.policy, inputs.teacher, inputs.rollouts
     if share_vocabulary(policy, teacher) or not run.resolved.by_text:
         check_pair(policy, teacher)
-        return rollouts
-    check_words(policy, teacher, pool, stored=rollouts is not None)
+        return
+    check_words(policy, teacher, inputs.problems.pool, stored=rollouts is not None)
     if rollouts is not None:
-        given, rollouts = len(rollouts), by_text(rollouts, policy)
-        run.facts["by_text"] = {"rollouts": given, "left_out": given - len(rollouts)}
-    return rollouts
+        inputs.rollouts = by_text(rollouts, policy)
+        run.facts["by_text"] = {"rollouts": len(rollouts), "left_out": len(rollouts) - len(inputs.rollouts)}
 
 
 def _until_trained(hardware: Hardware) -> Hardware:
@@ -148,8 +146,7 @@ def _short_prompts(resolved: Resolved, policy: Policy, problems: Problems) -> Pr
     return replace(problems, pool=kept, report=problems.report | {"longer_prompts": dropped})
 
 
-# Answers from elsewhere, as rollouts. Traces are a stronger model's answers to the pool's problems: a row a problem with `problem`
-# (its id) or `prompt` (text or chat messages; spacing and known instructions do not count) and `answers`, a list of texts.
+# Answers from elsewhere, as rollouts
 
 
 def traces_place(name: str) -> Path:
@@ -163,10 +160,11 @@ def traces_place(name: str) -> Path:
 def read_traces(
     name: str, problems: Sequence[Problem], policy: Policy, instruction: str = "", longest: int | None = None
 ) -> list[Rollout]:
-    """The answers to `problems`, in their order, of a .jsonl, .json or .parquet file (see `traces_place`).
+    """A stronger model's answers to `problems`, in their order, of a .jsonl, .json or .parquet file (see `traces_place`).
 
-    They are read with the tokenizer of the policy that is going to learn from them, and cut off after `longest` tokens, as
-    samples would be. Rows about other problems are left out; `instruction` is what every prompt ends with here.
+    It has a row a problem with `problem` (its id here) or `prompt` (its text or chat messages; spacing and the `instruction` that
+    every prompt ends with here do not count) and `answers`, a list of texts; rows about other problems are left out. Answers are
+    read with the tokenizer of the policy that is going to learn from them, and cut off after `longest` tokens, as samples are.
 
     Raises:
         StudyError: The file is missing or broken, or has no answers to any of the problems.
@@ -190,12 +188,10 @@ def read_traces(
     if not any(answers.values()):
         raise StudyError(f"the traces in {name} hold no answer to any problem of the label pool: fill in `answers`.")
     rollouts, eos = [], policy.tokenizer.eos_token_id
-    for problem, texts in answers.items():
-        for number, text in enumerate(texts):
-            ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if ids[-1] != eos:  # else who learns from it would never end
-                ids.append(eos)
-            rollouts.append(Rollout(problem, number, tuple(ids[:longest]), text, ids[:longest][-1] == eos))
+    for problem, number, text in ((p, i, text) for p, texts in answers.items() for i, text in enumerate(texts)):
+        ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = (ids if ids[-1] == eos else [*ids, eos])[:longest]  # else who learns from it would never end
+        rollouts.append(Rollout(problem, number, tuple(ids), text, ids[-1] == eos))
     return rollouts
 
 
@@ -267,15 +263,24 @@ def keep_content(run: Run, problems: Problems) -> None:
         StudyError: The run itself, in an earlier attempt or when it was finished, or one of its parents, has read something
             else under the same name.
     """
-    now = {f"{MODEL} {model!r}": model_content(model) for model in _models(run)}
-    if name := run.resolved.traces:
+    resolved, before = run.resolved, {run.folder: run.finished.record if run.finished else run.facts}
+    own = run.finished or resolved.stage == "base"
+    models, cut = [(resolved.model.model, weights_of(run) if own else starting_weights(run))], resolved.problems.pool
+    if not own:
+        parents = {kind: run.parent(kind) for kind in resolved.parents}
+        before |= {parent.folder: parent.record for parent in parents.values()}
+        if "teacher" in parents:
+            theirs = parents["teacher"].record["resolved"]["model"]["model"]
+            models.append((theirs, parent_weights(run, "teacher")))
+    # Of another run's weights its own record speaks.
+    now = {f"{MODEL} {model!r}": model_content(model) for model, weights in models if weights.place is None}
+    if name := resolved.traces:
         now[f"the traces {name!r}"] = file_hash(traces_place(name))
-    pool, cut = f"pool {run.resolved.labels}", run.resolved.problems.pool
-    if isinstance(cut, LabelBudget):  # a teacher may know fewer labels than there are prompts
-        pool += f"@{cut.labels}"
+    # A teacher may know fewer labels than there are prompts.
+    pool = f"pool {resolved.labels}" + (f"@{cut.labels}" if isinstance(cut, LabelBudget) else "")
     sets = problems.evaluations | {"validation": problems.validation, pool: problems.pool}
     now |= {f"the problem set {name!r}": problems_content(some) for name, some in sets.items() if some}
-    for folder, record in _before(run):
+    for folder, record in before.items():
         old = record.get(READ, {})
         if changed := [name for name, content in now.items() if old.get(name, content) != content]:
             was, found = old[changed[0]], now[changed[0]]
@@ -287,23 +292,6 @@ def keep_content(run: Run, problems: Problems) -> None:
             )
     if not run.finished:
         run.facts[READ] = now
-
-
-def _models(run: Run) -> set[str]:
-    """The roles' models whose own files the run reads, not another run's."""
-    resolved = run.resolved
-    own = weights_of(run) if run.finished or resolved.stage == "base" else starting_weights(run)
-    found = {resolved.model.model} if own.place is None else set()
-    if not run.finished and "teacher" in resolved.parents and parent_weights(run, "teacher").place is None:
-        found.add(run.parent("teacher").record["resolved"]["model"]["model"])
-    return found
-
-
-def _before(run: Run) -> Iterator[tuple[Path, dict]]:
-    yield run.folder, run.finished.record if run.finished else run.facts
-    for kind in run.resolved.parents if not run.finished else ():
-        parent = run.parent(kind)
-        yield parent.folder, parent.record
 
 
 def model_content(model: str) -> dict[str, str]:
