@@ -195,7 +195,8 @@ class LiveCurve(TrainerCallback):
         name = "reward" if "reward" in rows[0] else "loss"
         figure, axes = plt.subplots(figsize=(6, 2.4))
         axes.plot([row["step"] for row in rows], [row[name] for row in rows], linewidth=1.2)
-        axes.set(title=self.title, xlabel=f"optimiser step (of {state.max_steps})", xlim=(0, state.max_steps))
+        steps = f"optimiser step (of {state.max_steps})"
+        axes.set(title=self.title, xlabel=steps, ylabel=name, xlim=(0, state.max_steps))
         plt.close(figure)
         if self.handle is None:
             self.handle = display(figure, display_id=True)
@@ -218,16 +219,13 @@ class WriteProgress(TrainerCallback):
                 stream.write(json.dumps(kept | {"step": state.global_step}) + "\n")
 
 
-def run_trainer(
-    run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable[[pd.DataFrame], dict]
-) -> pd.DataFrame:
+def run_trainer(run: Run, inputs: Inputs, trainer: Trainer, cost: Callable[[pd.DataFrame], dict]) -> pd.DataFrame:
     """Let a trainer train, resuming where an interrupted attempt stopped, and keep the model and the metrics of every step.
 
     Args:
         run: The run.
         inputs: Whose policy is trained; it holds the trained model afterwards.
         trainer: TRL's, built.
-        title: Above the live curve.
         cost: From the metrics to what the record says of labels and tokens; kept before the model is, since a model
             that is there counts as training that is over.
 
@@ -239,7 +237,7 @@ def run_trainer(
     """
     check_syncs(trainer, run, inputs.policy, inputs.problems.pool)
     trainer.remove_callback(PrinterCallback)
-    shown = WriteProgress(run.path(PROGRESS)) if WORKER in os.environ else LiveCurve(title)
+    shown = WriteProgress(run.path(PROGRESS)) if WORKER in os.environ else LiveCurve(run.resolved.checkpoint)
     for callback in (StopOnNonFinite(), shown, *inputs.callbacks):
         trainer.add_callback(callback)
     if trainer.is_fsdp_enabled:

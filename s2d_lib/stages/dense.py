@@ -42,8 +42,7 @@ def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
         sampled = {"sequences": params.batch * params.steps if fresh else 0, "tokens": tokens if fresh else 0}
         return {"sampled": sampled, "trained_tokens": tokens}
 
-    title = f"{run.resolved.checkpoint}: divergence, nats per token"
-    return run_trainer(run, inputs, dense_trainer(run, inputs), title, cost)
+    return run_trainer(run, inputs, dense_trainer(run, inputs), cost)
 
 
 def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":

@@ -115,8 +115,8 @@ def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
     Returns:
         Metrics of every optimiser step; beside TRL's, `formed` (share of well-formed answers). The run keeps gradings.jsonl.
     """
-    title, account = f"{run.resolved.checkpoint}: reward", run.path("gradings.jsonl")
-    return run_trainer(run, inputs, sparse_trainer(run, inputs), title, lambda metrics: label_cost(account))
+    account = run.path("gradings.jsonl")
+    return run_trainer(run, inputs, sparse_trainer(run, inputs), lambda metrics: label_cost(account))
 
 
 def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:

@@ -55,7 +55,7 @@ def second_look(run: Run, inputs: Inputs, tries: int = 32) -> SecondLook | None:
         return None
     problem, row = problems[mixed[0]], correct[mixed[0]]
     right, wrong = (rollouts[mixed[0] * size + int(which.argmax())] for which in (row, ~row))
-    reprompt = reprompts_of(run, inputs).of_solution(problem.prompt, right.text, problem.system).ids
+    reprompt = reprompts_of(run, inputs).of("solution", problem.prompt, right.text, problem.system).ids
     model, (prompt,) = policy.model.eval(), policy.prompt_ids([problem])
     completion = torch.tensor([wrong.ids], device=model.device)
     hidden = []

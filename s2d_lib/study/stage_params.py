@@ -250,7 +250,7 @@ STAGES: Mapping[str, Stage] = {
     "teacher_sft": Stage(
         ALONE,
         TeacherSFT,
-        "sft:teacher_sft",
+        "sft:learn_answers",
         "21_teacher_sft.ipynb",
         may_have=frozenset({"teacher"}),
         stored=True,
@@ -262,7 +262,7 @@ STAGES: Mapping[str, Stage] = {
     "teacher_sample_sft": Stage(
         TAUGHT,
         TeacherSampleSFT,
-        "sft:teacher_sample_sft",
+        "sft:learn_answers",
         "32_teacher_sample_sft.ipynb",
         stored=True,
         next_token=True,
