@@ -16,9 +16,9 @@ from s2d_lib.plan.memory import held as planned_memory
 from s2d_lib.plan.shapes import shape_of
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.training import train
 from s2d_lib.study import load_profile, resolve
 from s2d_lib.study.load import deep_merge
-from s2d_lib.worker import TRAINING
 from tests.gpu.replayed import Replayed
 from tests.stages.conftest import make  # noqa: F401 (a fixture)
 
@@ -108,7 +108,7 @@ def test_memory_is_within_the_plan(make, tiny, large, stage, dtype):  # noqa: F8
     run = open_run("micro", CHECKPOINTS[stage], 0, over)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    TRAINING[stage](run, prepare(run))
+    train(run, prepare(run))
     held = torch.cuda.max_memory_allocated()
     shape = shape_of(large)
     taught_by = shape if stage in ("forward_kl", "opd") else None

@@ -17,7 +17,7 @@ from s2d_lib.problems import micro
 from s2d_lib.runs import LOGS, open_run, read_finished
 from s2d_lib.stages import inputs as module
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.rl import sparse_rl
+from s2d_lib.stages.training import train
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.resolve import RELEASED
@@ -93,7 +93,7 @@ def test_no_optimiser_gradient_or_teacher_outlives_training(runs, tiny):
     teacher = weakref.ref(inputs.teacher.model)
     gc.collect()
     before = optimisers()
-    sparse_rl(run, inputs)
+    train(run, inputs)
     inputs.drop_training()
     assert not optimisers() - before
     assert teacher() is None

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from s2d_lib.errors import StudyError
 from s2d_lib.results.bundle import read_table
 from s2d_lib.runs import open_run
-from s2d_lib.stages import processes
+from s2d_lib.stages import training
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.rl import read_account
 from s2d_lib.study import resolve
@@ -32,7 +32,7 @@ RECOMPUTE = {"stages": {"forward_kl": {"teacher_targets": "recompute"}}}
 def seeded(monkeypatch):
     """Rollouts that are the same in one process and in two."""
     seed_rollouts(monkeypatch.setattr)
-    monkeypatch.setattr(processes, "MODULE", "tests.stages.worker_on_cpus")
+    monkeypatch.setattr(training, "MODULE", "tests.stages.worker_on_cpus")
 
 
 def both(make, tiny, checkpoint) -> tuple:
@@ -82,7 +82,7 @@ def test_grpo_in_two_processes_accounts_for_every_grading_once(make, tiny):
 
 def test_a_workers_error_is_the_notebooks(make, tiny):
     hopeless = {"stages": {"teacher_sft": {"batch": 32}}}
-    with pytest.raises(StudyError, match=r"'teacher.sft_own' has \d+ correct rollouts \(of 32\)"):
+    with pytest.raises(StudyError, match=r"'teacher.sft_own' has \d+ answers to learn \(of 32\)"):
         make("teacher.sft_own", overrides=deep_merge(deep_merge(tiny, TWO), hopeless))
 
 

@@ -76,16 +76,16 @@ def policy():
 
 
 def test_a_short_one_is_the_template_and_a_solutions_braces_are_just_text(policy):
-    ids, cut = Reprompts(policy, "{solution} {question}").of_solution(QUESTION, SOLUTION)
+    ids, cut = Reprompts(policy, "{solution} {question}").of("solution", QUESTION, SOLUTION)
     assert policy.tokenizer.decode(ids) == f"{SOLUTION} {QUESTION}"
     assert not cut
-    ids, _ = Reprompts(policy, "{solution} {question}").of_solution("{solution}", "{question}")
+    ids, _ = Reprompts(policy, "{solution} {question}").of("solution", "{solution}", "{question}")
     assert len(ids) == 2  # unknown words
 
 
 @pytest.mark.parametrize("limit", [5, 7, 10])
 def test_a_long_one_loses_the_beginning_of_its_solution_and_nothing_else(policy, limit):
-    ids, cut = Reprompts(policy, "# {question} {solution} ?", max_tokens=limit + 2).of_solution(QUESTION, SOLUTION)
+    ids, cut = Reprompts(policy, "# {question} {solution} ?", max_tokens=limit + 2).of("solution", QUESTION, SOLUTION)
     words = policy.tokenizer.decode(ids).split()
     assert cut
     assert len(ids) == limit + 2
@@ -106,7 +106,7 @@ def test_a_question_that_leaves_no_room_is_refused_beforehand(policy):
     with pytest.raises(StudyError, match="the reprompt of problem 'long' takes 50 tokens without any solution"):
         made.check_fit([*questions(8), long])
     with pytest.raises(StudyError, match="takes 50 tokens without any solution"):
-        made.of_solution(long.prompt, SOLUTION)
+        made.of("solution", long.prompt, SOLUTION)
 
 
 # What a given solution is worth to a base model, without which it has nothing to say as a self-teacher

@@ -16,7 +16,7 @@ from s2d_lib.results.bundle import read_table
 from s2d_lib.runs import open_run
 from s2d_lib.sampling import sample, undisturbed
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.rl import sparse_rl
+from s2d_lib.stages.training import train
 from s2d_lib.stages.validation import Validation, pair_measures, token_measures
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
@@ -131,7 +131,7 @@ def test_an_interrupted_run_ends_with_the_same_rows(make, tiny, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Validation, "on_step_begin", killed)
         with pytest.raises(KeyboardInterrupt):
-            sparse_rl(run, inputs)
+            train(run, inputs)
     assert pd.read_csv(run.path("validation.csv"))["step"].tolist() == [0, 2]
     assert make("student.grpo").path("validation.csv").read_text() == expected
 

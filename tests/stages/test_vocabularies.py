@@ -21,10 +21,10 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.problems.micro import world_of
 from s2d_lib.problems.world import corpus
 from s2d_lib.runs import open_run
-from s2d_lib.sampling import Rollout, by_text
+from s2d_lib.sampling import Rollout
 from s2d_lib.stages.dense import dense_trainer
 from s2d_lib.stages.gold import read
-from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.inputs import by_text, prepare
 from s2d_lib.stages.sft import likeliest
 from s2d_lib.stages.states import head_of
 from s2d_lib.study import lineage, load_profile, load_study, resolve
