@@ -235,7 +235,8 @@ def run_trainer(run: Run, inputs: Inputs, trainer: Trainer, cost: Callable[[pd.D
     Raises:
         StudyError: On a non-finite loss, or when fewer steps were taken than asked for.
     """
-    check_syncs(trainer, run, inputs.policy, inputs.problems.pool)
+    if hasattr(trainer, "vllm_generation"):
+        check_syncs(trainer, run, inputs.policy, inputs.problems.pool)
     trainer.remove_callback(PrinterCallback)
     shown = WriteProgress(run.path(PROGRESS)) if WORKER in os.environ else LiveCurve(run.resolved.checkpoint)
     for callback in (StopOnNonFinite(), shown, *inputs.callbacks):
