@@ -78,28 +78,6 @@ def test_the_sdpo_loss_is_trls_but_for_the_denominator(tmp_path, theirs):
     assert torch.linalg.norm(result["gradients"][0] - gradient) < 1e-4 * torch.linalg.norm(gradient)
 
 
-def test_reprompts_are_trls_but_for_the_sibling_that_is_shown(tmp_path, theirs):
-    # One correct rollout a group: then there is no choice between siblings
-    rewards = [1, 0, 0, 0] * 4
-    made = trainer(tmp_path, "sdpo", rewards, 16)
-    batch, _ = batch_of(made)
-    graded = {tuple(ids): reward for ids, reward in zip(made.given, rewards, strict=True)}
-    rows = [
-        ids[: int(n)] for ids, n in zip(batch["completion_ids"].tolist(), batch["completion_mask"].sum(1), strict=True)
-    ]
-    order = sorted(range(16), key=lambda i: made.given.index(rows[i]))  # as they were sampled, groups whole
-    output = {name: batch[name][order] for name in ("completion_ids", "completion_mask")}
-    prompts = [p.prompt for p in questions(4) for _ in range(4)]
-    own = torch.tensor([float(graded[tuple(rows[i])]) for i in order])
-    context = theirs.teacher_context_builder.build(output, prompts, own)
-    assert torch.equal(context["self_distillation_mask"] != 0, batch["sdpo"][order])
-    for place, i in enumerate(order):
-        if batch["sdpo"][i]:
-            shown = batch["teacher_prompt_ids"][i][batch["teacher_prompt_mask"][i] != 0]
-            ids = context["teacher_input_ids"][place][context["teacher_attention_mask"][place] != 0]
-            assert ids[: len(shown)].tolist() == shown.tolist()
-
-
 def odd_length(completion_ids, **_):
     return [float(len(ids) % 2) for ids in completion_ids]
 

@@ -61,19 +61,9 @@ def test_the_measures_of_a_pair_are_those_of_the_reference(policies):
 
 def _mass(p, of):
     """Of p, on the fewest of the other's likeliest tokens that hold 99 % of it, at most 16."""
-    support, held = [], 0.0
-    for token in of.argsort(descending=True)[:16].tolist():
-        if held < 0.99:
-            support.append(token)
-            held += of[token].item()
-    return p[support].sum().item()
-
-
-def test_a_model_is_no_way_from_itself(policies):
-    _, teacher, problems, sampling = policies
-    rollouts = sample(teacher, problems, samples=1, sampling=sampling, seed=1, show=False)
-    found = pair_measures(teacher, teacher, problems, rollouts, batch=64)
-    assert [found[kind] for kind in MEASURES[:-1]] == pytest.approx([0, 0, 1, 0], abs=1e-6)
+    best = of.argsort(descending=True)
+    needed = 1 + int((of[best].cumsum(0) < 0.99).sum())
+    return p[best[: min(needed, 16)]].sum().item()
 
 
 def test_the_random_streams_go_on_as_if_nothing_had_been_drawn():
@@ -140,11 +130,3 @@ def test_validation_without_problems_is_refused(tiny):
     for half in ({"validation": None}, {"problems": {"validation": None}}):
         with pytest.raises(StudyError, match=r"`validation` and `problems.validation` belong together"):
             resolve("micro-full", "student.grpo", 0, deep_merge(tiny, half))
-
-
-def test_validation_problems_are_in_no_pool_and_no_evaluation_set():
-    problems = load_problems(resolve("micro-full", "student.grpo", 0).problems)
-    prompts = lambda some: {p.prompt for p in some}  # noqa: E731
-    assert len(problems.validation) == 200
-    for other in (problems.pool, *problems.evaluations.values()):
-        assert not prompts(problems.validation) & prompts(other)
