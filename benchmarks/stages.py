@@ -51,7 +51,7 @@ class StoredCompletions(DistillationTrainer):
 def sdpo_config(run: PlacedRun, args: GRPOConfig) -> SDPOConfig:
     """Our settings for TRL's experimental SDPO, whose defaults are ours otherwise: whole vocabularies, and our reprompts."""
     params = run.resolved.stage_params
-    common = trainer_arguments(run, params)
+    common = trainer_arguments(run)
     del common["pad_to_multiple_of"]  # which it lacks
     same = ("steps_per_generation", "num_generations", "max_completion_length", "temperature", "top_p")
     return SDPOConfig(

@@ -26,7 +26,6 @@ from s2d_lib.models.sharing import before_sharding, from_first
 from s2d_lib.runs import LOGS, Run
 from s2d_lib.stages import Inputs
 from s2d_lib.study import derive_seed
-from s2d_lib.study.stage_params import Training
 from s2d_lib.vllm import check_syncs
 
 WORKER = "S2D_WORKER"  # environment variable, set in the processes that train for a notebook (s2d_lib.stages.training)
@@ -59,9 +58,9 @@ def scheduled(rows: list[dict], per_step: int, steps: int, seed: int, copies: in
     return Dataset.from_list(rows).select([row for row in order for _ in range(copies)])
 
 
-def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:
+def trainer_arguments(run: Run) -> dict[str, Any]:
     """The arguments that every TRL config gets."""
-    resolved, hardware = run.resolved, run.resolved.hardware
+    resolved, hardware, params = run.resolved, run.resolved.hardware, run.resolved.stage_params
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path(LOGS))  # where transformers' callback looks for its folder
     arguments = {
         "output_dir": str(run.path("trainer")),

@@ -58,7 +58,7 @@ def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
             f"{run.resolved.checkpoint!r} has {len(rows)} rows to train on but one optimiser step takes {params.batch}: "
             "lower `batch` or enlarge the pool or its rollouts."
         )
-    common = trainer_arguments(run, params)
+    common = trainer_arguments(run)
     if params.estimator == "gold":
         from s2d_lib.stages.gold import GoldTrainer, span_loss  # TRL's experimental loss: imported where it is used
 

@@ -42,18 +42,14 @@ def read_account(path: Path) -> pd.DataFrame:
     return pd.read_json(path, lines=True)
 
 
-def label_use(gradings: pd.DataFrame) -> dict:
-    """What the record says of label use: how often each problem's answer was used, and how many gradings that makes."""
-    used = gradings.groupby("problem", sort=True).size()
-    return {"problems": {str(name): int(times) for name, times in used.items()}, "gradings": len(gradings)}
-
-
 def label_cost(account: Path) -> dict:
-    """What training consumed, from the account of its gradings."""
+    """What training on graded rollouts consumed, from their account: `label_use` (how often each problem's answer was used, and
+    how many gradings that makes), `sampled` and `trained_tokens`."""
     gradings = read_account(account)
-    tokens = int(gradings["tokens"].sum())
+    tokens, used = int(gradings["tokens"].sum()), gradings.groupby("problem", sort=True).size()
+    use = {"problems": {str(name): int(times) for name, times in used.items()}, "gradings": len(gradings)}
     sampled = {"sequences": len(gradings), "tokens": tokens}
-    return {"label_use": label_use(gradings), "sampled": sampled, "trained_tokens": tokens}
+    return {"label_use": use, "sampled": sampled, "trained_tokens": tokens}
 
 
 class RecordedReward:
@@ -131,7 +127,7 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
 def group_arguments(run: Run, inputs: Inputs) -> dict:
     """TRL's arguments for training on groups of rollouts, each sampled at once for `steps_per_sampling` optimiser steps."""
     params, sampling = run.resolved.stage_params, run.resolved.sampling
-    arguments = trainer_arguments(run, params) | {
+    arguments = trainer_arguments(run) | {
         "steps_per_generation": params.per_sampling // params.micro_batch // run.resolved.hardware.processes,
         "num_generations": params.group_size,
         "max_completion_length": sampling.max_new_tokens,

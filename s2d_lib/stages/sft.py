@@ -22,7 +22,7 @@ from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout
 from s2d_lib.stages import Inputs
 from s2d_lib.stages.common import StepMetrics, run_seed, run_trainer, schedule, scheduled, trainer_arguments
-from s2d_lib.stages.rl import account_row, label_use, read_account, write_account
+from s2d_lib.stages.rl import account_row, label_cost, read_account, write_account
 
 
 class SampleTrainer(StepMetrics, SFTTrainer):
@@ -39,7 +39,7 @@ def learn_answers(run: Run, inputs: Inputs) -> pd.DataFrame:
     order = schedule(len(answers), params.batch, params.steps, run_seed(run, "order"))
     cost = {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": sum(len(answers[i].ids) for i in order)}
     if (account := run.path("gradings.jsonl")).is_file():
-        cost["label_use"] = label_use(read_account(account))
+        cost["label_use"] = label_cost(account)["label_use"]
     return run_trainer(run, inputs, trainer, lambda metrics: cost)
 
 
@@ -92,7 +92,7 @@ def sample_trainer(run: Run, inputs: Inputs) -> SampleTrainer:
         {"input_ids": [*prompts[r.problem], *r.ids], "labels": [-100] * len(prompts[r.problem]) + list(r.ids)}
         for r in answers
     ]
-    arguments = trainer_arguments(run, params) | {"max_length": None, "packing": False}
+    arguments = trainer_arguments(run) | {"max_length": None, "packing": False}
     return SampleTrainer(
         model=policy.model,
         args=SFTConfig(**arguments, train_sampling_strategy="sequential"),

@@ -15,7 +15,6 @@ from s2d_lib.errors import StudyError
 from s2d_lib.losses import estimator
 from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.runs import Run, open_run
 from s2d_lib.sampling import sample
 from s2d_lib.stages import states, stored_teacher
 from s2d_lib.stages.common import schedule, scheduled
@@ -24,7 +23,6 @@ from s2d_lib.stages.states import head_of
 from s2d_lib.stages.stored_teacher import TeacherTargets, teacher_states, write_targets
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
-from tests.stages.conftest import Killed
 
 pytestmark = pytest.mark.slow
 
@@ -226,22 +224,8 @@ def test_a_run_with_kept_targets_trains_as_one_that_asks_the_teacher(make, tiny)
     assert not run.path("trainer").exists()
 
 
-def test_an_interrupted_run_goes_on_with_its_targets(ends_in_the_same_bytes, make, tiny, monkeypatch):
-    ours = warm(tiny, "hidden_states")
-    for parent in ("student", "teacher", "teacher.rollouts.full"):
-        make(parent, overrides=ours)
-
-    def die(*args, **kwargs):
-        raise Killed
-
-    with monkeypatch.context() as patch:  # in the midst of making them: what is half there is not used
-        patch.setattr(Run, "remember", die)
-        with pytest.raises(Killed):
-            make("student.warm.raw_teacher", overrides=ours)
-    folder = open_run("micro-full", "student.warm.raw_teacher", 0, ours).folder / "trainer"
-    assert [p.name for p in folder.iterdir()] == [".teacher_targets.npy"]
-    (folder / ".teacher_targets.npy").write_bytes(b"half")
+def test_an_interrupted_run_goes_on_with_its_targets(ends_in_the_same_bytes, tiny, monkeypatch):
     written, write = [], stored_teacher.write_targets
     monkeypatch.setattr(stored_teacher, "write_targets", lambda *a, **k: (written.append(a[0]), write(*a, **k)))
-    ends_in_the_same_bytes("student.warm.raw_teacher", ours)
+    ends_in_the_same_bytes("student.warm.raw_teacher", warm(tiny, "hidden_states"))
     assert len(written) == 2  # by the whole run and by the killed one, not by the resumed one

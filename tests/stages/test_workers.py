@@ -142,9 +142,9 @@ def test_sharded_models_sample_in_step_and_add_up_gradients_in_float32():
 def test_every_micro_batch_is_summed_into_shards_under_fsdp_alone(runs, monkeypatch):
     run = open_run("micro-full", "student.grpo", 0)
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
-    assert "accelerator_config" not in trainer_arguments(run, run.resolved.stage_params)
+    assert "accelerator_config" not in trainer_arguments(run)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` says it to its workers
-    config = AcceleratorConfig(**trainer_arguments(run, run.resolved.stage_params)["accelerator_config"])
+    config = AcceleratorConfig(**trainer_arguments(run)["accelerator_config"])
     asked = GradientAccumulationPlugin(num_steps=1, **config.gradient_accumulation_kwargs).to_kwargs()
     assert asked["sync_each_batch"] is True  # what Trainer asks before each micro-batch
 
