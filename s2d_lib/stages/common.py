@@ -20,13 +20,13 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from s2d_lib.errors import StudyError
-from s2d_lib.models.adapters import merged, save_adapter
-from s2d_lib.models.policy import save_policy
+from s2d_lib.models.adapters import lora_config, merged, save_adapter
+from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS, save_policy
 from s2d_lib.models.sharing import before_sharding, from_first
 from s2d_lib.runs import LOGS, Run
 from s2d_lib.stages import Inputs
 from s2d_lib.study import derive_seed
-from s2d_lib.vllm import check_syncs
+from s2d_lib.vllm import check_syncs, vllm_arguments
 
 WORKER = "S2D_WORKER"  # environment variable, set in the processes that train for a notebook (s2d_lib.stages.training)
 PROGRESS = ".progress.jsonl"  # file of an unfinished run in which workers tell their progress
@@ -93,6 +93,32 @@ def trainer_arguments(run: Run) -> dict[str, Any]:
         # until the last one, in float32: as much memory again as a whole model's weights.
         arguments["accelerator_config"] = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
     return arguments
+
+
+def sampling_arguments(run: Run, inputs: Inputs) -> dict[str, Any]:
+    """The arguments that the configs of those trainers get beside, which sample."""
+    sampling = run.resolved.sampling
+    return {
+        "max_completion_length": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or 0,
+        "chat_template_kwargs": CHAT_TEMPLATE_KWARGS if inputs.policy.chat else None,
+        **vllm_arguments(run, inputs.policy, inputs.problems.pool),
+    }
+
+
+def trained(
+    run: Run, inputs: Inputs, rows: list[dict], per_step: int, steps: int | None = None, copies: int = 1
+) -> dict[str, Any]:
+    """What every trainer is given: the policy, its adapters, and the rows `scheduled` for the run's steps, or as many as said."""
+    policy, params = inputs.policy, run.resolved.stage_params
+    return {
+        "model": policy.model,
+        "processing_class": policy.tokenizer,
+        "peft_config": lora_config(policy.model, params.lora),
+        "train_dataset": scheduled(rows, per_step, steps or params.steps, run_seed(run, "order"), copies),
+    }
 
 
 class StepMetrics:

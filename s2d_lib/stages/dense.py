@@ -14,16 +14,14 @@ from trl import DistillationConfig, DistillationTrainer
 
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import Head, Pair, estimator
-from s2d_lib.models.adapters import lora_config, plain
-from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS
+from s2d_lib.models.adapters import plain
 from s2d_lib.models.sharing import in_shards
 from s2d_lib.runs import Run
 from s2d_lib.stages import Inputs
-from s2d_lib.stages.common import StepMetrics, run_seed, run_trainer, scheduled, trainer_arguments
+from s2d_lib.stages.common import StepMetrics, run_trainer, sampling_arguments, trained, trainer_arguments
 from s2d_lib.stages.states import by_length, completion_hidden, head_of, inside_forward
 from s2d_lib.stages.stored_teacher import TeacherTargets, kept_targets
 from s2d_lib.study.problem_sets import LabelBudget
-from s2d_lib.vllm import vllm_arguments
 
 CARRIED = ("rollout", "problem")  # columns of numbers that follow a row into its batch
 
@@ -51,7 +49,7 @@ def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
     Raises:
         StudyError: Fewer rows than one optimiser step takes, or no room on the disk for kept teacher targets.
     """
-    params, policy, sampling = run.resolved.stage_params, inputs.policy, run.resolved.sampling
+    params, temperature = run.resolved.stage_params, run.resolved.sampling.temperature
     rows = _rows(run, inputs)
     if len(rows) * params.group_size < params.batch and not isinstance(run.resolved.problems.pool, LabelBudget):
         raise StudyError(
@@ -62,7 +60,7 @@ def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
     if params.estimator == "gold":
         from s2d_lib.stages.gold import GoldTrainer, span_loss  # TRL's experimental loss: imported where it is used
 
-        loss = span_loss(policy, inputs.teacher, sampling.temperature, beta=params.beta, **common)
+        loss = span_loss(inputs.policy, inputs.teacher, temperature, beta=params.beta, **common)
         asked = inputs.teacher.prompt_ids(inputs.problems.pool)
         kind = partial(GoldTrainer, teacher=inputs.teacher, prompts=asked, span_loss=loss)
     else:
@@ -73,24 +71,9 @@ def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
         divergence = estimator(params.estimator, beta=params.beta, **options)
         teacher = inputs.teacher.model if targets is None else None
         kind = partial(DenseTrainer, teacher_model=teacher, divergence=divergence, targets=targets)
-    config = DistillationConfig(
-        **common,
-        beta=params.beta,
-        max_completion_length=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k or 0,
-        chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
-        **vllm_arguments(run, policy, inputs.problems.pool),
-    )
-    prompts = params.batch // params.group_size
-    return kind(
-        model=policy.model,
-        args=config,
-        train_dataset=scheduled(rows, prompts, params.steps, run_seed(run, "order"), copies=params.group_size),
-        processing_class=policy.tokenizer,
-        peft_config=lora_config(policy.model, params.lora),
-    )
+    args = DistillationConfig(**common, **sampling_arguments(run, inputs), beta=params.beta)
+    data = trained(run, inputs, rows, params.batch // params.group_size, copies=params.group_size)
+    return kind(args=args, **data)
 
 
 def _rows(run: Run, inputs: Inputs) -> list[dict]:

@@ -15,13 +15,10 @@ from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from s2d_lib.grading import make_reward
-from s2d_lib.models.adapters import lora_config
-from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS
 from s2d_lib.models.sharing import before_sharding, from_first, in_shards, stand_ins
 from s2d_lib.runs import Run
 from s2d_lib.stages import Inputs
-from s2d_lib.stages.common import StepMetrics, resumed_step, run_seed, run_trainer, scheduled, trainer_arguments
-from s2d_lib.vllm import vllm_arguments
+from s2d_lib.stages.common import StepMetrics, resumed_step, run_trainer, sampling_arguments, trained, trainer_arguments
 
 
 def account_row(step: int, problem: str, tokens: int, correct: float) -> str:
@@ -126,32 +123,22 @@ def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
 
 def group_arguments(run: Run, inputs: Inputs) -> dict:
     """TRL's arguments for training on groups of rollouts, each sampled at once for `steps_per_sampling` optimiser steps."""
-    params, sampling = run.resolved.stage_params, run.resolved.sampling
-    arguments = trainer_arguments(run) | {
+    params = run.resolved.stage_params
+    arguments = {
         "steps_per_generation": params.per_sampling // params.micro_batch // run.resolved.hardware.processes,
         "num_generations": params.group_size,
-        "max_completion_length": sampling.max_new_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k or 0,
         "scale_rewards": params.scale_rewards,
         "mask_truncated_completions": params.mask_truncated,
-        "chat_template_kwargs": CHAT_TEMPLATE_KWARGS if inputs.policy.chat else None,
     }
     if params.importance_cap is not None:  # a token's highest weight that makes up for what vLLM computes otherwise
         arguments["vllm_importance_sampling_mode"] = "token_truncate"
         arguments["vllm_importance_sampling_clip_max"] = params.importance_cap
-    return arguments | vllm_arguments(run, inputs.policy, inputs.problems.pool)
+    return trainer_arguments(run) | sampling_arguments(run, inputs) | arguments
 
 
 def group_data(run: Run, inputs: Inputs, rows: list[dict]) -> dict:
     """What is trained, on which rows in which order, and by which reward."""
-    params, policy = run.resolved.stage_params, inputs.policy
-    prompts, reward = params.per_sampling // params.group_size, make_reward(inputs.problems.grading)
-    return {
-        "model": policy.model,
-        "reward_funcs": RecordedReward(reward, run.path("gradings.jsonl"), resumed_step(run)),
-        "train_dataset": scheduled(rows, prompts, params.samplings, run_seed(run, "order")),
-        "processing_class": policy.tokenizer,
-        "peft_config": lora_config(policy.model, params.lora),
-    }
+    params, reward = run.resolved.stage_params, make_reward(inputs.problems.grading)
+    recorded = RecordedReward(reward, run.path("gradings.jsonl"), resumed_step(run))
+    data = trained(run, inputs, rows, params.per_sampling // params.group_size, params.samplings)
+    return {"reward_funcs": recorded, **data}

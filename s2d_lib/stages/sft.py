@@ -16,12 +16,11 @@ from trl import SFTConfig, SFTTrainer
 
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade_many
-from s2d_lib.models.adapters import lora_config
 from s2d_lib.models.sharing import from_first
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout
 from s2d_lib.stages import Inputs
-from s2d_lib.stages.common import StepMetrics, run_seed, run_trainer, schedule, scheduled, trainer_arguments
+from s2d_lib.stages.common import StepMetrics, run_seed, run_trainer, schedule, trained, trainer_arguments
 from s2d_lib.stages.rl import account_row, label_cost, read_account, write_account
 
 
@@ -80,23 +79,18 @@ def sample_trainer(run: Run, inputs: Inputs) -> SampleTrainer:
     Raises:
         StudyError: Fewer answers than one optimiser step takes.
     """
-    params, policy, answers = run.resolved.stage_params, inputs.policy, answers_to_learn(run, inputs)
+    params, answers = run.resolved.stage_params, answers_to_learn(run, inputs)
     if len(answers) < params.batch:
         raise StudyError(
             f"{run.resolved.checkpoint!r} has {len(answers)} answers to learn (of {len(inputs.rollouts)}) but one optimiser step "
             f"takes {params.batch}: lower `batch` or raise teacher_rollouts.samples_per_problem."
         )
     problems = inputs.problems.pool
-    prompts = dict(zip((p.id for p in problems), policy.prompt_ids(problems), strict=True))
+    prompts = dict(zip((p.id for p in problems), inputs.policy.prompt_ids(problems), strict=True))
     rows = [
         {"input_ids": [*prompts[r.problem], *r.ids], "labels": [-100] * len(prompts[r.problem]) + list(r.ids)}
         for r in answers
     ]
     arguments = trainer_arguments(run) | {"max_length": None, "packing": False}
-    return SampleTrainer(
-        model=policy.model,
-        args=SFTConfig(**arguments, train_sampling_strategy="sequential"),
-        train_dataset=scheduled(rows, params.batch, params.steps, run_seed(run, "order")),
-        processing_class=policy.tokenizer,
-        peft_config=lora_config(policy.model, params.lora),
-    )
+    args = SFTConfig(**arguments, train_sampling_strategy="sequential")
+    return SampleTrainer(args=args, **trained(run, inputs, rows, params.batch))
