@@ -167,11 +167,11 @@ class SelfDistillationTrainer(StepMetrics, GRPOTrainer):
         self, inputs: list[dict], texts: list[str], feedback: list[str], routes: Routes, first: int
     ) -> list[list[int]]:
         """Token ids of what the self-teacher is shown of each of this process's rollouts; empty for who is not scored."""
-        shown, siblings = [], routes.sibling.tolist()
+        shown, scored, siblings = [], routes.scored.tolist(), routes.sibling.tolist()
         for i, row in enumerate(inputs, start=first):
             kind, text = ("solution", texts[siblings[i]]) if siblings[i] >= 0 else ("feedback", feedback[i])
             asked = row["question"], text, row.get("system", "")
-            shown.append(self.reprompts.of(kind, *asked) if routes.scored[i] else Reprompt([], False))
+            shown.append(self.reprompts.of(kind, *asked) if scored[i] else Reprompt([], False))
         self._add("self_teacher/cut_reprompts", sum(one.cut for one in shown), sum(bool(one.ids) for one in shown))
         return [one.ids for one in shown]
 
