@@ -7,7 +7,7 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install gym study test test-vllm figures bench base regime lint house help
+.PHONY: install gym study test test-vllm figures bench gpu base regime lint house help
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,9 @@ $(BIN)/.bench: $(BIN)/.installed
 
 bench: $(BIN)/.bench  ## time and memory of the losses, time of the stages and of sampling, beside TRL's and Liger's
 	@$(BIN)/python -m benchmarks $(PARTS)
+
+gpu: $(BIN)/.bench  ## what a first GPU shows, in 8 minutes and without a network (PARTS=loss, FLAGS=--tiny tries it on a CPU)
+	@$(BIN)/python -m benchmarks.gpu $(PARTS) $(FLAGS)
 
 base: $(BIN)/.installed  ## pretrain the micro family's base models again (notebook 10)
 	@$(BIN)/s2d base --profile '$(PROFILE)'

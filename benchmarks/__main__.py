@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 
-from benchmarks.loss import CPU_CASES, GPU_CASES, loss_cost
+from benchmarks.loss import CASES, loss_cost
 from benchmarks.stages import sampling_cost, stages_cost
 from benchmarks.timing import machine
 from s2d_lib.report.style import save_figure, use_style
@@ -55,18 +55,17 @@ def write(table: pd.DataFrame, folder: Path, name: str, note: str) -> None:
 
 
 def main(parts: list[str]) -> None:
-    """Measure `loss`, `stages`, `sampling` and, where there is a GPU, `loss_gpu`, or only some of them."""
-    folder, gpu = project_root() / "figures" / "bench", torch.cuda.is_available()
+    """Measure `loss`, `stages` and `sampling`, or only some of them."""
+    folder = project_root() / "figures" / "bench"
     torch.set_num_threads(1)
-    measures = {"loss": partial(losses, CPU_CASES), "stages": stages_cost, "sampling": sampling_cost}
-    measures |= {"loss_gpu": partial(losses, GPU_CASES)} if gpu else {}
+    measures = {"loss": partial(losses, CASES), "stages": stages_cost, "sampling": sampling_cost}
     if unknown := set(parts) - set(measures):
-        sys.exit(f"{unknown} can't be measured here (loss_gpu needs a GPU): choose among {', '.join(measures)}.")
+        sys.exit(f"there is no part {min(unknown)!r} (a GPU's are `make gpu`): choose among {', '.join(measures)}.")
     (folder / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n", encoding="utf-8")
     for name in parts or measures:
         table = measures[name]()
-        write(table, folder, name, NOTES[name.removesuffix("_gpu")])
-        if name.startswith("loss"):
+        write(table, folder, name, NOTES[name])
+        if name == "loss":
             save_figure(loss_plot(table), folder, name)
         print(f"figures/bench/{name}.md", flush=True)
 

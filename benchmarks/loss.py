@@ -24,7 +24,7 @@ from s2d_lib.losses import Head, Pair, divergence, linear_divergence
 MEDIUM = {"tokens": 512, "hidden": (576, 960), "vocabulary": 49152}  # SmolLM2 135M and 360M
 LARGE = {"tokens": 64, "hidden": (2048, 4096), "vocabulary": 151936}  # Qwen3 1.7B and 8B
 FEW = MEDIUM | {"tokens": 128}
-CPU_CASES = {
+CASES = {
     "small": {"tokens": 8192, "hidden": (64, 128), "vocabulary": 64},  # the micro family's scale
     "medium": MEDIUM,
     "medium bf16": MEDIUM | {"dtype": torch.bfloat16},
@@ -33,11 +33,7 @@ CPU_CASES = {
     "half masked": FEW | {"masked": 0.5},
     "large bf16": LARGE | {"dtype": torch.bfloat16},
 }
-GPU_CASES = {
-    f"{name} N={tokens}": shape | {"tokens": tokens, "dtype": torch.bfloat16, "device": "cuda"}
-    for name, shape in (("Qwen3 1.7B/8B", LARGE), ("SmolLM2 135M/360M", MEDIUM))
-    for tokens in (1024, 4096, 16384)
-}
+EXACTLY = "exact"
 EXACT = 64, 49152  # tokens and vocabulary, at most, that gradients are compared on: float64 keeps whole logits
 TRL_TILES = {"cpu": [(256, 4096), (512, 2048)], "cuda": [(1024, 32768), (4096, 8192), (4096, 65536)]}
 LIGER_CHUNKS = {"cpu": [256, 1024], "cuda": [None, 1024, 4096]}  # tokens; None: its Triton loss
@@ -148,7 +144,8 @@ def loss_cost(tokens, hidden, vocabulary, dtype=torch.float32, device="cpu", rou
     Returns:
         `compared`'s columns; `setting` that a contender ran with, or `out of memory`; `floor`, the seconds of the products alone
         over its own (above 1 where pieces that stay in the cache are faster); `peak_mib` beyond the inputs; `gradient_error`,
-        the larger one of hidden states and head, relative to their norms, against float64 of the same inputs.
+        the larger one of hidden states and head, relative to their norms, against float64 of the same inputs; `rounding`, what
+        it is of exact gradients once they have the batch's dtype.
     """
     batch, chosen, settings = make_batch(tokens, hidden, vocabulary, dtype, device, **options), {}, {}
     for name, ways in contenders(batch).items():
@@ -165,13 +162,15 @@ def loss_cost(tokens, hidden, vocabulary, dtype=torch.float32, device="cpu", rou
     table["floor"] = table.loc["products alone", "seconds"] / table["seconds"]
     table["peak_mib"] = pd.Series({name: peak_of(call, device) for name, call in calls.items()})
     few = make_batch(min(tokens, EXACT[0]), hidden, min(vocabulary, EXACT[1]), dtype, device, **options)
-    return table.assign(gradient_error=pd.Series(gradient_errors(few, chosen))).reset_index()
+    errors = gradient_errors(few, chosen)
+    return table.assign(rounding=errors.pop(EXACTLY), gradient_error=pd.Series(errors)).reset_index()
 
 
 def gradient_errors(batch: Batch, ways: dict[str, Callable]) -> dict[str, float]:
-    """By contender, the larger relative error of its gradients."""
+    """By contender, the larger relative error of its gradients; under EXACTLY that of exact ones in the batch's dtype."""
     exact = step(plain, Batch(*(t.detach().double().requires_grad_(t.requires_grad) for t in batch[:4]), *batch[4:]))
     found = {name: way(batch) for name, way in ways.items() if name != "products alone"}
+    found[EXACTLY] = [gradient.to(batch.student_hidden.dtype) for gradient in exact]
     return {
         name: max(((one - want).norm() / want.norm()).item() for one, want in zip(got, exact, strict=True))
         for name, got in found.items()
