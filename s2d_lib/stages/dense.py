@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from trl import DistillationConfig, DistillationTrainer
 
-from s2d_lib.errors import StudyError
 from s2d_lib.losses import Head, Pair, estimator
 from s2d_lib.models.adapters import plain
 from s2d_lib.models.sharing import in_shards
@@ -21,7 +20,6 @@ from s2d_lib.stages import Inputs
 from s2d_lib.stages.common import StepMetrics, run_trainer, sampling_arguments, trained, trainer_arguments
 from s2d_lib.stages.states import by_length, completion_hidden, head_of, inside_forward
 from s2d_lib.stages.stored_teacher import TeacherTargets, kept_targets
-from s2d_lib.study.problem_sets import LabelBudget
 
 CARRIED = ("rollout", "problem")  # columns of numbers that follow a row into its batch
 
@@ -44,18 +42,8 @@ def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
 
 
 def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
-    """The trainer of a dense stage, before its first step.
-
-    Raises:
-        StudyError: Fewer rows than one optimiser step takes, or no room on the disk for kept teacher targets.
-    """
+    """The trainer of a dense stage, before its first step; raises a StudyError where the disk has no room for kept targets."""
     params, temperature = run.resolved.stage_params, run.resolved.sampling.temperature
-    rows = _rows(run, inputs)
-    if len(rows) * params.group_size < params.batch and not isinstance(run.resolved.problems.pool, LabelBudget):
-        raise StudyError(
-            f"{run.resolved.checkpoint!r} has {len(rows)} rows to train on but one optimiser step takes {params.batch}: "
-            "lower `batch` or enlarge the pool or its rollouts."
-        )
     common = trainer_arguments(run)
     if params.estimator == "gold":
         from s2d_lib.stages.gold import GoldTrainer, span_loss  # TRL's experimental loss: imported where it is used
@@ -72,7 +60,7 @@ def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
         teacher = inputs.teacher.model if targets is None else None
         kind = partial(DenseTrainer, teacher_model=teacher, divergence=divergence, targets=targets)
     args = DistillationConfig(**common, **sampling_arguments(run, inputs), beta=params.beta)
-    data = trained(run, inputs, rows, params.batch // params.group_size, copies=params.group_size)
+    data = trained(run, inputs, _rows(run, inputs), params.batch // params.group_size, copies=params.group_size)
     return kind(args=args, **data)
 
 

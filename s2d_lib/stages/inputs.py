@@ -70,8 +70,8 @@ def _load(run: Run) -> Inputs:
     hardware = _until_trained(resolved.hardware) if trains and not trained else resolved.hardware
     policy = load_policy(resolved.model, in_full(hardware) if trains else hardware, *start)
     problems = _short_prompts(resolved, policy, problems)
-    if "rollouts" not in resolved.parents:  # else their number, of those that are kept, is the stage's to check
-        refuse_too_few_problems(resolved, len(problems.pool))
+    stored = run.parent("rollouts").record["resolved"]["params"] if "rollouts" in resolved.parents else {}
+    refuse_too_few_problems(resolved, len(problems.pool), stored.get("samples_per_problem"))
     refuse_long_prompts(resolved, policy, problems)
     inputs = Inputs(policy, problems, rollouts=_rollouts(run, policy, problems.pool))
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
