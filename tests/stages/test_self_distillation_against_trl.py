@@ -7,7 +7,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import pytest
 import torch
 from datasets import Dataset
-from fixed_rollouts import MIXED, SIZE, outcome, params, questions, student, trainer
+from fixed_rollouts import ARGUMENTS, MIXED, outcome, params, questions, student, trainer
 from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 
@@ -86,12 +86,8 @@ def test_grpo_is_trls_trainer(tmp_path):
     histories, weights = [], []
     for cls in (GRPOTrainer, SelfDistillationTrainer):
         policy = student()
-        config = GRPOConfig(
-            output_dir=str(tmp_path), max_steps=4, per_device_train_batch_size=8, gradient_accumulation_steps=2,
-            num_generations=SIZE, max_completion_length=12, report_to="none", use_cpu=True, bf16=False, save_strategy="no",
-            gradient_checkpointing=False, logging_steps=1, learning_rate=0.1, optim="sgd", loss_type="dapo", beta=0.0,
-            epsilon_high=0.28, disable_tqdm=True, shuffle_dataset=False, seed=3,
-        )  # fmt: skip
+        own = {"max_steps": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "seed": 3}
+        config = GRPOConfig(output_dir=str(tmp_path), loss_type="dapo", **ARGUMENTS, **own)
         made = cls(
             model=policy.model,
             reward_funcs=odd_length,
