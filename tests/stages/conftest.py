@@ -84,7 +84,7 @@ def ends_in_the_same_bytes(make, tiny, dying):
     return check
 
 
-LOGGED = {"loss", "grad_norm", "reward", "completions/mean_length", "entropy", "self_teacher/kl", "self_teacher/tokens"}
+LOGGED = {"loss", "grad_norm", "reward", "completions/mean_length", "routed/sdpo", "self_teacher/tokens"}
 
 
 def same_steps(one, two) -> None:
