@@ -11,8 +11,8 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import read_evaluation, summarise, write_csv, write_samples
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout
-from s2d_lib.stages import Inputs
 from s2d_lib.stages.common import run_seed
+from s2d_lib.stages.inputs import Inputs
 from s2d_lib.study.settings import MAIN
 from s2d_lib.vllm import sampler
 
