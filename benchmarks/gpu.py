@@ -33,7 +33,7 @@ from s2d_lib.plan.cost import HERE
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import Problems, load_problems
 from s2d_lib.report.style import save_figure, use_style
-from s2d_lib.runs import PlacedRun
+from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, sample
 from s2d_lib.stages.dense import dense_trainer
 from s2d_lib.stages.inputs import Inputs
@@ -148,7 +148,7 @@ def policy_of(published: str, scale: Scale, layers: int, dtype: str) -> Policy:
     return Policy(model.to(getattr(torch, dtype)), tokenizer, chat=False)
 
 
-def steps_of(run: PlacedRun, inputs: Inputs, make: Callable[[PlacedRun, Inputs], Trainer], given=None) -> pd.DataFrame:
+def steps_of(run: Run, inputs: Inputs, make: Callable[[Run, Inputs], Trainer], given=None) -> pd.DataFrame:
     """Metrics of a training's steps, and `GB`, the most that tensors held on a GPU; `given` are answers in place of sampling."""
     trainer = make(run, inputs)
     trainer.remove_callback(PrinterCallback)
@@ -201,7 +201,7 @@ def stages(scale: Scale) -> Iterator[pd.DataFrame]:
             teacher = policy_of(TEACHER, scale, scale.layers[0], dtype) if "teacher" in resolved.parents else None
             own = resolved.params.get("states") != "teacher" and resolved.samples_itself
             with tempfile.TemporaryDirectory() as folder:
-                run = PlacedRun(resolved, place=Path(folder))
+                run = Run(resolved, place=Path(folder))
                 inputs = Inputs(policy, problems, teacher, answers)
                 found[dtype] = steps_of(run, inputs, make, replay(policy, problems, answers, resolved) if own else None)
             del policy, teacher, inputs
@@ -259,7 +259,7 @@ def full(scale: Scale) -> Iterator[pd.DataFrame]:
             asked = [" ".join([*words, words[i % 37], words[i // 37]] * 3) for i in range(2 * params["batch"])]
             pool = [Problem(str(i), prompt, "1") for i, prompt in enumerate(asked)]
             with tempfile.TemporaryDirectory() as folder:
-                run = PlacedRun(resolved.model_copy(update=changed), place=Path(folder))
+                run = Run(resolved.model_copy(update=changed), place=Path(folder))
                 metrics = steps_of(run, Inputs(policy, Problems(pool, {}, "exact"), teacher), dense_trainer)
         except torch.OutOfMemoryError:
             policy = teacher = None

@@ -24,9 +24,9 @@ from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, sample
+from s2d_lib.stages import Inputs
 from s2d_lib.stages.common import trainer_arguments
 from s2d_lib.stages.dense import dense_trainer
-from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.rl import sparse_trainer
 from s2d_lib.stages.self_distillation import self_distillation_trainer
 from s2d_lib.stages.sft import sample_trainer
@@ -51,7 +51,7 @@ class StoredCompletions(DistillationTrainer):
 def sdpo_config(run: Run, args: GRPOConfig) -> SDPOConfig:
     """Our settings for TRL's experimental SDPO, whose defaults are ours otherwise: whole vocabularies, and our reprompts."""
     params = run.resolved.stage_params
-    common = trainer_arguments(run, params)
+    common = trainer_arguments(run)
     del common["pad_to_multiple_of"]  # which it lacks
     same = ("steps_per_generation", "num_generations", "max_completion_length", "temperature", "top_p")
     return SDPOConfig(

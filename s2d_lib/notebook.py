@@ -17,9 +17,10 @@ from s2d_lib.report.style import use_style
 from s2d_lib.results.bundle import read_evaluation, summarise, write_csv, write_samples
 from s2d_lib.runs import Run, open_run
 from s2d_lib.sampling import Rollout
+from s2d_lib.stages import Inputs
 from s2d_lib.stages import inputs as stage_inputs
 from s2d_lib.stages.common import run_seed
-from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages.training import train
 from s2d_lib.study import origins
 from s2d_lib.study.settings import MAIN
 from s2d_lib.study.strict import did_you_mean
@@ -148,3 +149,6 @@ def finish(run: Run, inputs: Inputs | None = None) -> pd.DataFrame:
 
 def _table(rows: dict) -> pd.DataFrame:
     return pd.DataFrame({"value": {name: str(value) for name, value in rows.items() if value is not None}})
+
+
+__all__ = ["evaluate", "finish", "prepare", "start", "train"]

@@ -1,12 +1,7 @@
-"""Completions with their token ids: sampled from a policy, kept in a parquet file, or read from a file of traces.
-
-Traces are a stronger model's answers to the pool's problems: a row a problem with `problem` (its id here) or `prompt` (its text
-or chat messages; spacing and known instructions do not count) and `answers`, a list of texts.
-"""
+"""Completions with their token ids: sampled from a policy, and kept in a parquet file."""
 
 import contextlib
 import json
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,11 +15,8 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from s2d_lib.errors import StudyError
-from s2d_lib.models.policy import Policy, unwritable
+from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
-from s2d_lib.problems.files import load_rows
-from s2d_lib.problems.public import bare_prompt, user_message
-from s2d_lib.study.load import project_root
 from s2d_lib.study.settings import Decoding, Sampling
 
 
@@ -155,69 +147,3 @@ def read_rollouts(path: Path) -> tuple[list[Rollout], dict]:
         raise StudyError(f"{path} is no readable file of rollouts: delete its run and make it again.") from None
     how = json.loads((table.schema.metadata or {}).get(b"s2d", b"{}"))
     return [Rollout(**row | {"ids": tuple(row["ids"])}) for row in table.to_pylist()], how
-
-
-def traces_place(name: str) -> Path:
-    """Where a file of traces lies, in the folder $S2D_DATA or by its path from the project's; else raises a StudyError."""
-    for folder in (os.environ.get("S2D_DATA", ""), ""):
-        if (place := project_root() / folder / name).is_file():
-            return place
-    raise StudyError(f"the traces {name!r} are not there: put the file into the folder S2D_DATA, or give its path.")
-
-
-def read_traces(
-    name: str, problems: Sequence[Problem], policy: Policy, instruction: str = "", longest: int | None = None
-) -> list[Rollout]:
-    """The answers to `problems`, in their order, of a .jsonl, .json or .parquet file (see `traces_place`).
-
-    They are read with the tokenizer of the policy that is going to learn from them, and cut off after `longest` tokens, as
-    samples would be. Rows about other problems are left out; `instruction` is what every prompt ends with here. A file that is
-    missing or broken, or has no answers to any of the problems, is a StudyError.
-    """
-    asked = {_words(problem.prompt, instruction): problem.id for problem in problems}
-    answers: dict[str, list[str]] = {problem.id: [] for problem in problems}
-    strangers, rows = [], load_rows(traces_place(name), columns=["answers"])
-    for number, row in enumerate(rows, 1):
-        texts, prompt = row["answers"] or [], row.get("prompt") or ""
-        if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise StudyError(f"row {number} of the traces in {name} must hold `answers`, a list of texts.")
-        text = prompt if isinstance(prompt, str) else user_message(prompt) or ""
-        problem = row.get("problem") or asked.get(_words(text, instruction))
-        if problem in answers:
-            answers[problem] += texts
-        else:
-            strangers.append(str(row.get("problem") or " ".join(text.split())[:40]))
-    if len(strangers) == len(rows):
-        first = f"the first about {strangers[0]!r}"
-        raise StudyError(f"none of the traces in {name} is about a problem of the label pool, {first}.")
-    if not any(answers.values()):
-        raise StudyError(f"the traces in {name} hold no answer to any problem of the label pool: fill in `answers`.")
-    rollouts, eos = [], policy.tokenizer.eos_token_id
-    for problem, texts in answers.items():
-        for number, text in enumerate(texts):
-            ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if ids[-1] != eos:  # else who learns from it would never end
-                ids.append(eos)
-            rollouts.append(Rollout(problem, number, tuple(ids[:longest]), text, ids[:longest][-1] == eos))
-    return rollouts
-
-
-def _words(prompt: str, instruction: str) -> str:
-    return " ".join(bare_prompt(prompt.rstrip().removesuffix(instruction)).split())
-
-
-def by_text(rollouts: Sequence[Rollout], policy: Policy) -> list[Rollout]:
-    """A teacher's rollouts in the tokens of a student of another vocabulary, EOS where they ended by themselves. Those with a
-    word that the student has no tokens for are left out, as a sampling teacher may spell a word that is none; more than half of
-    them are a StudyError that names the first such word."""
-    strange = [unwritable(policy, [r.text]) for r in rollouts]
-    left_out = sum(map(bool, strange))
-    if 2 * left_out > len(rollouts):
-        raise StudyError(
-            f"student and teacher can't be aligned: in {left_out} of {len(rollouts)} rollouts of the teacher is a word for which "
-            f"the student's tokenizer has no tokens, the first {next(filter(None, strange))!r}; take a student that can write it."
-        )
-    kept = [r for r, word in zip(rollouts, strange, strict=True) if word is None]
-    ids = policy.tokenizer([r.text for r in kept], add_special_tokens=False)["input_ids"]
-    end = (policy.tokenizer.eos_token_id,)
-    return [replace(r, ids=(*read, *end * r.finished)) for r, read in zip(kept, ids, strict=True)]

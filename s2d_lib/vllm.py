@@ -25,8 +25,7 @@ from transformers import Trainer, TrainerCallback, set_seed
 from s2d_lib.errors import StudyError
 from s2d_lib.models.policy import Policy, save_policy
 from s2d_lib.models.sharing import back_into_shards
-from s2d_lib.problems.base import Problem
-from s2d_lib.problems.sources import Problems
+from s2d_lib.problems.base import Problem, Problems
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, evaluating, sample
 from s2d_lib.study import Resolved, derive_seed

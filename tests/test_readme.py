@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-PAGES = ("README.md", "docs/guide.md", "docs/how_opd_works.md", "docs/scale.md", "CONTRIBUTING.md")
+PAGES = (
+    "README.md",
+    "docs/guide.md",
+    "docs/how_opd_works.md",
+    "docs/how_to_add_a_stage.md",
+    "docs/scale.md",
+    "CONTRIBUTING.md",
+)
 
 
 def test_the_readmes_table_is_the_committed_one(root):

@@ -37,8 +37,7 @@ from s2d_lib.plan.memory import refuse_what_does_not_fit, visible_gpus
 from s2d_lib.problems.micro import refuse_what_teaches_nothing
 from s2d_lib.problems.sources import LOCAL_FILES, cut, load_problems, local_copy
 from s2d_lib.runs import runs_root
-from s2d_lib.sampling import traces_place
-from s2d_lib.stages.inputs import check_tracker
+from s2d_lib.stages.inputs import check_tracker, traces_place
 from s2d_lib.study import Resolved, load_profile
 from s2d_lib.study.problem_sets import WHOLE, Half, LabelBudget, whole_pool
 from s2d_lib.study.resolve import refuse_too_few_problems, refuse_what_is_not_shared, stored_answers

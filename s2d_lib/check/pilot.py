@@ -15,18 +15,16 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 
-from s2d_lib import worker
 from s2d_lib.errors import StudyError
 from s2d_lib.models.policy import load_policy
 from s2d_lib.plan import Plan
-from s2d_lib.plan.cost import DENSE
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import Run, runs_root, write_json
 from s2d_lib.sampling import Rollout
-from s2d_lib.stages import processes
-from s2d_lib.stages.inputs import Inputs, in_full
+from s2d_lib.stages import Inputs, training
+from s2d_lib.stages.inputs import in_full
 from s2d_lib.study import lineage, resolve
-from s2d_lib.worker import TRAINING
+from s2d_lib.study.stage_params import DENSE
 
 
 def pilot(plan: Plan, checkpoint: str | None = None, overrides: dict | None = None) -> pd.Series:
@@ -51,10 +49,10 @@ def pilot(plan: Plan, checkpoint: str | None = None, overrides: dict | None = No
     short = resolved.model_copy(update={"params": params, "validation": None})
     runs_root().mkdir(parents=True, exist_ok=True)
     place = tempfile.TemporaryDirectory(prefix=".pilot-", dir=runs_root())
-    with place as folder, mock.patch.object(processes, "MODULE", "s2d_lib.check.pilot"):
+    with place as folder, mock.patch.object(training, "MODULE", "s2d_lib.check.pilot"):
         run = Run(short, place=Path(folder))
         write_json(run.path("resolved.json"), {"hash": short.hash, **short.model_dump(mode="json")})
-        metrics = TRAINING[short.stage](run, full_length(run))
+        metrics = training.train(run, full_length(run))
     steps, sampled = metrics["seconds/step"], metrics["seconds/sampling"]
     sampling = sampled.iloc[-1] if sharing == 1 else sampled.iloc[0] / sharing
     seconds, held = steps.iloc[-1] - sampled.iloc[-1] + sampling, run.facts["peak_memory_mb"]
@@ -84,5 +82,5 @@ def full_length(run: Run) -> Inputs:
     return Inputs(policy, problems, teacher, stored)
 
 
-if __name__ == "__main__":  # one of several processes (s2d_lib.stages.processes)
-    worker.main(Path(sys.argv[1]), full_length)
+if __name__ == "__main__":  # one of several processes (s2d_lib.stages.training)
+    training.main(Path(sys.argv[1]), full_length)

@@ -19,13 +19,11 @@ from s2d_lib.study.problem_sets import AnySet, Half, LabelBudget, at_most
 from s2d_lib.study.profile import Profile
 from s2d_lib.study.resolve import RELEASED
 from s2d_lib.study.settings import Lengths, Lora
-from s2d_lib.study.stage_params import SELF_TAUGHT
+from s2d_lib.study.stage_params import DENSE, SELF_TAUGHT
 from s2d_lib.study.strict import did_you_mean, read_yaml
 
 HERE = Path(__file__).parent
 BYTES = {"float32": 4, "bfloat16": 2}
-DENSE = ("forward_kl", "opd")
-"""Stages that match a teacher's distributions."""
 PROBLEMS = {
     **{"dapo-math-17k": 17176, "math-500": 500, "aime-2024": 30, "aime-2025": 30, "gsm8k": 1319},
     **{"sdpo-chemistry-train": 1890, "sdpo-physics-train": 720, "sdpo-biology-train": 450, "sdpo-material-train": 841},

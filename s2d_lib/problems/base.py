@@ -1,7 +1,7 @@
-"""A problem: a prompt with a checkable answer and a stable id."""
+"""A problem: a prompt with a checkable answer and a stable id; and the problems of a run."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,17 @@ class Problem:
     level: str = ""  # difficulty or length class, for results by level; empty where the source has none
     feedback: str = ""  # what the environment says of a failed attempt, for self-distillation; empty likewise
     system: str = ""  # what a chat's system message says, of models that chat; before the prompt, of others
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The problems of a run."""
+
+    pool: list[Problem]  # the label pool; empty for a base checkpoint
+    evaluations: dict[str, list[Problem]]
+    grading: str  # how answers are compared: a mode of s2d_lib.grading
+    validation: list[Problem] = field(default_factory=list)  # what accuracy is measured on while a stage trains, if any
+    report: dict = field(default_factory=dict)  # what loading found, and the `label_pool`: name, size, ids
 
 
 def content_id(source: str, prompt: str) -> str:

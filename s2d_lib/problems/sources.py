@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from s2d_lib.errors import StudyError
-from s2d_lib.problems.base import Problem, content_id
+from s2d_lib.problems.base import Problem, Problems, content_id
 from s2d_lib.problems.decontamination import decontaminate, same_problems
 from s2d_lib.problems.files import is_local
 from s2d_lib.problems.micro import WORLDS, world_of
@@ -36,17 +36,6 @@ LOCAL_FILES = {
 # How answers of a source are compared, a mode of s2d_lib.grading; those of worlds exactly.
 GRADING = {"competition_math": "math", "science": "choice", "tool_use": "tool_calls", "reasoning_gym": "reasoning_gym"}
 GYM_ATTEMPTS = 10  # generated for every problem that is wanted, before a task of reasoning-gym counts as too small
-
-
-@dataclass(frozen=True)
-class Problems:
-    """The problems of a run."""
-
-    pool: list[Problem]  # the label pool; empty for a base checkpoint
-    evaluations: dict[str, list[Problem]]
-    grading: str  # how answers are compared: a mode of s2d_lib.grading
-    validation: list[Problem] = field(default_factory=list)  # what accuracy is measured on while a stage trains, if any
-    report: dict = field(default_factory=dict)  # what loading found, and the `label_pool`: name, size, ids
 
 
 def load_problems(spec: ProblemSets, labels: str | None = None) -> Problems:

@@ -20,15 +20,15 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from s2d_lib.errors import StudyError
-from s2d_lib.models.adapters import merged, save_adapter
-from s2d_lib.models.policy import save_policy
+from s2d_lib.models.adapters import lora_config, merged, save_adapter
+from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS, save_policy
 from s2d_lib.models.sharing import before_sharding, from_first
 from s2d_lib.runs import LOGS, Run
-from s2d_lib.stages.inputs import WORKER, Inputs
-from s2d_lib.stages.validation import Validation
+from s2d_lib.stages import Inputs
 from s2d_lib.study import derive_seed
-from s2d_lib.study.stage_params import Training
+from s2d_lib.vllm import check_syncs, vllm_arguments
 
+WORKER = "S2D_WORKER"  # environment variable, set in the processes that train for a notebook (s2d_lib.stages.training)
 PROGRESS = ".progress.jsonl"  # file of an unfinished run in which workers tell their progress
 SECONDS_BETWEEN_DRAWINGS = 5.0  # drawing costs about 0.1 s; often enough to watch, rarely enough not to slow training
 
@@ -45,15 +45,11 @@ def run_seed(run: Run, purpose: str) -> int:
 
 def schedule(items: int, per_step: int, steps: int, seed: int) -> list[int]:
     """Which of the items every optimiser step takes, `per_step * steps` indices: fresh permutations, one after the other, so that
-    none comes n + 1 times before all came n times.
-
-    Laid out beforehand, so that a resumed run sees the same order and the record knows every use of a problem.
+    none comes n + 1 times before all came n times. Laid out beforehand: a resumed run sees the same order.
     """
-    rng = np.random.default_rng(seed)
-    order: list[int] = []
-    while len(order) < per_step * steps:
-        order += rng.permutation(items).tolist()
-    return order[: per_step * steps]
+    rng, taken = np.random.default_rng(seed), per_step * steps
+    passes = [rng.permutation(items) for _ in range(-(-taken // items))]
+    return np.concatenate(passes)[:taken].tolist()
 
 
 def scheduled(rows: list[dict], per_step: int, steps: int, seed: int, copies: int = 1) -> Dataset:
@@ -62,9 +58,9 @@ def scheduled(rows: list[dict], per_step: int, steps: int, seed: int, copies: in
     return Dataset.from_list(rows).select([row for row in order for _ in range(copies)])
 
 
-def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:
+def trainer_arguments(run: Run) -> dict[str, Any]:
     """The arguments that every TRL config gets."""
-    resolved, hardware = run.resolved, run.resolved.hardware
+    resolved, hardware, params = run.resolved, run.resolved.hardware, run.resolved.stage_params
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path(LOGS))  # where transformers' callback looks for its folder
     arguments = {
         "output_dir": str(run.path("trainer")),
@@ -97,6 +93,32 @@ def trainer_arguments(run: Run, params: Training) -> dict[str, Any]:
         # until the last one, in float32: as much memory again as a whole model's weights.
         arguments["accelerator_config"] = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
     return arguments
+
+
+def sampling_arguments(run: Run, inputs: Inputs) -> dict[str, Any]:
+    """The arguments that the configs of those trainers get beside, which sample."""
+    sampling = run.resolved.sampling
+    return {
+        "max_completion_length": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or 0,
+        "chat_template_kwargs": CHAT_TEMPLATE_KWARGS if inputs.policy.chat else None,
+        **vllm_arguments(run, inputs.policy, inputs.problems.pool),
+    }
+
+
+def trained(
+    run: Run, inputs: Inputs, rows: list[dict], per_step: int, steps: int | None = None, copies: int = 1
+) -> dict[str, Any]:
+    """What every trainer is given: the policy, its adapters, and the rows `scheduled` for the run's steps, or as many as said."""
+    policy, params = inputs.policy, run.resolved.stage_params
+    return {
+        "model": policy.model,
+        "processing_class": policy.tokenizer,
+        "peft_config": lora_config(policy.model, params.lora),
+        "train_dataset": scheduled(rows, per_step, steps or params.steps, run_seed(run, "order"), copies),
+    }
 
 
 class StepMetrics:
@@ -171,8 +193,7 @@ class StopOnCollapse(TrainerCallback):
 
 
 class LiveCurve(TrainerCallback):
-    """A bar over the optimiser steps and, in a notebook, the reward (or, without one, the loss) so far, redrawn in place under
-    its title."""
+    """A bar over the optimiser steps and, in a notebook, the reward (or, without one, the loss) so far, redrawn in place."""
 
     def __init__(self, title: str):
         self.title, self.bar, self.handle, self.drawn = title, None, None, 0.0
@@ -199,7 +220,8 @@ class LiveCurve(TrainerCallback):
         name = "reward" if "reward" in rows[0] else "loss"
         figure, axes = plt.subplots(figsize=(6, 2.4))
         axes.plot([row["step"] for row in rows], [row[name] for row in rows], linewidth=1.2)
-        axes.set(title=self.title, xlabel=f"optimiser step (of {state.max_steps})", xlim=(0, state.max_steps))
+        steps = f"optimiser step (of {state.max_steps})"
+        axes.set(title=self.title, xlabel=steps, ylabel=name, xlim=(0, state.max_steps))
         plt.close(figure)
         if self.handle is None:
             self.handle = display(figure, display_id=True)
@@ -222,14 +244,13 @@ class WriteProgress(TrainerCallback):
                 stream.write(json.dumps(kept | {"step": state.global_step}) + "\n")
 
 
-def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable[[pd.DataFrame], dict]) -> pd.DataFrame:
-    """Train, resuming where an interrupted attempt stopped, and keep the model and the metrics of every step.
+def run_trainer(run: Run, inputs: Inputs, trainer: Trainer, cost: Callable[[pd.DataFrame], dict]) -> pd.DataFrame:
+    """Let a trainer train, resuming where an interrupted attempt stopped, and keep the model and the metrics of every step.
 
     Args:
         run: The run.
         inputs: Whose policy is trained; it holds the trained model afterwards.
         trainer: TRL's, built.
-        title: Above the live curve.
         cost: From the metrics to what the record says of labels and tokens; kept before the model is, since a model
             that is there counts as training that is over.
 
@@ -239,11 +260,12 @@ def train(run: Run, inputs: Inputs, trainer: Trainer, title: str, cost: Callable
     Raises:
         StudyError: On a non-finite loss, or when fewer steps were taken than asked for.
     """
+    if hasattr(trainer, "vllm_generation"):
+        check_syncs(trainer, run, inputs.policy, inputs.problems.pool)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StopOnNonFinite())
-    trainer.add_callback(WriteProgress(run.path(PROGRESS)) if WORKER in os.environ else LiveCurve(title))
-    if run.resolved.validation:
-        trainer.add_callback(Validation(run, inputs))
+    shown = WriteProgress(run.path(PROGRESS)) if WORKER in os.environ else LiveCurve(run.resolved.checkpoint)
+    for callback in (StopOnNonFinite(), shown, *inputs.callbacks):
+        trainer.add_callback(callback)
     if trainer.is_fsdp_enabled:
         before_sharding(trainer.model, trainer.accelerator)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.path("trainer")))
@@ -285,18 +307,17 @@ def keep_model(run: Run, inputs: Inputs, trainer: Trainer) -> None:
 
 def last_whole_checkpoint(folder: Path) -> str | None:
     """The newest trainer checkpoint whose state can be read; half-written ones are removed, by the first process alone."""
-    return from_first(lambda: _last_whole_checkpoint(folder))
 
+    def look() -> str | None:
+        for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[1])):
+            try:
+                json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # which is written last
+                return str(checkpoint)
+            except (OSError, ValueError):
+                shutil.rmtree(checkpoint)
+        return None
 
-def _last_whole_checkpoint(folder: Path) -> str | None:
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[1])):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # transformers writes it last
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
-            continue
-        return str(checkpoint)
-    return None
+    return from_first(look)
 
 
 def resumed_step(run: Run) -> int:

@@ -12,34 +12,24 @@ import torch
 from torch import Tensor
 from trl import DistillationConfig, DistillationTrainer
 
-from s2d_lib.errors import StudyError
 from s2d_lib.losses import Head, Pair, estimator
-from s2d_lib.models.adapters import lora_config, plain
-from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS
+from s2d_lib.models.adapters import plain
 from s2d_lib.models.sharing import in_shards
 from s2d_lib.runs import Run
-from s2d_lib.stages.common import StepMetrics, finished_metrics, run_seed, scheduled, train, trainer_arguments
-from s2d_lib.stages.inputs import Inputs
-from s2d_lib.stages.processes import in_processes
+from s2d_lib.stages import Inputs
+from s2d_lib.stages.common import StepMetrics, run_trainer, sampling_arguments, trained, trainer_arguments
 from s2d_lib.stages.states import by_length, completion_hidden, head_of, inside_forward
 from s2d_lib.stages.stored_teacher import TeacherTargets, kept_targets
-from s2d_lib.study.problem_sets import LabelBudget
-from s2d_lib.vllm import check_syncs, vllm_arguments
 
 CARRIED = ("rollout", "problem")  # columns of numbers that follow a row into its batch
 
 
-@in_processes
 def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` towards `inputs.teacher`, on teacher or student states.
 
     Returns:
-        Metrics of every optimiser step (divergence in nats per token, the student's entropy). The run keeps the model
-        and the metrics.
+        Metrics of every optimiser step (divergence in nats per token, the student's entropy).
     """
-    if (done := finished_metrics(run)) is not None:
-        return done
-    trainer = dense_trainer(run, inputs)
     params = run.resolved.stage_params
 
     def cost(metrics: pd.DataFrame) -> dict:
@@ -48,27 +38,17 @@ def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
         sampled = {"sequences": params.batch * params.steps if fresh else 0, "tokens": tokens if fresh else 0}
         return {"sampled": sampled, "trained_tokens": tokens}
 
-    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: divergence, nats per token", cost)
+    return run_trainer(run, inputs, dense_trainer(run, inputs), cost)
 
 
 def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
-    """The trainer of a dense stage, before its first step.
-
-    Raises:
-        StudyError: Fewer rows than one optimiser step takes, or no room on the disk for kept teacher targets.
-    """
-    params, policy, sampling = run.resolved.stage_params, inputs.policy, run.resolved.sampling
-    rows = _rows(run, inputs)
-    if len(rows) * params.group_size < params.batch and not isinstance(run.resolved.problems.pool, LabelBudget):
-        raise StudyError(
-            f"{run.resolved.checkpoint!r} has {len(rows)} rows to train on but one optimiser step takes {params.batch}: "
-            "lower `batch` or enlarge the pool or its rollouts."
-        )
-    common = trainer_arguments(run, params)
+    """The trainer of a dense stage, before its first step; raises a StudyError where the disk has no room for kept targets."""
+    params, temperature = run.resolved.stage_params, run.resolved.sampling.temperature
+    common = trainer_arguments(run)
     if params.estimator == "gold":
         from s2d_lib.stages.gold import GoldTrainer, span_loss  # TRL's experimental loss: imported where it is used
 
-        loss = span_loss(policy, inputs.teacher, sampling.temperature, beta=params.beta, **common)
+        loss = span_loss(inputs.policy, inputs.teacher, temperature, beta=params.beta, **common)
         asked = inputs.teacher.prompt_ids(inputs.problems.pool)
         kind = partial(GoldTrainer, teacher=inputs.teacher, prompts=asked, span_loss=loss)
     else:
@@ -79,26 +59,9 @@ def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
         divergence = estimator(params.estimator, beta=params.beta, **options)
         teacher = inputs.teacher.model if targets is None else None
         kind = partial(DenseTrainer, teacher_model=teacher, divergence=divergence, targets=targets)
-    config = DistillationConfig(
-        **common,
-        beta=params.beta,
-        max_completion_length=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k or 0,
-        chat_template_kwargs=CHAT_TEMPLATE_KWARGS if policy.chat else None,
-        **vllm_arguments(run, policy, inputs.problems.pool),
-    )
-    prompts = params.batch // params.group_size
-    trainer = kind(
-        model=policy.model,
-        args=config,
-        train_dataset=scheduled(rows, prompts, params.steps, run_seed(run, "order"), copies=params.group_size),
-        processing_class=policy.tokenizer,
-        peft_config=lora_config(policy.model, params.lora),
-    )
-    check_syncs(trainer, run, policy, inputs.problems.pool)
-    return trainer
+    args = DistillationConfig(**common, **sampling_arguments(run, inputs), beta=params.beta)
+    data = trained(run, inputs, _rows(run, inputs), params.batch // params.group_size, copies=params.group_size)
+    return kind(args=args, **data)
 
 
 def _rows(run: Run, inputs: Inputs) -> list[dict]:

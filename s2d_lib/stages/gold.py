@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from trl.experimental.gold import GOLDConfig
 from trl.experimental.gold.gold_trainer import ULDLoss
 from trl.experimental.utils import encode_with_byte_offsets, is_byte_level_tokenizer
 
 from s2d_lib.models.policy import Policy
 from s2d_lib.stages.dense import DenseTrainer
-from s2d_lib.stages.states import by_length
+from s2d_lib.stages.states import by_length, padded
 
 
 class Read(NamedTuple):
@@ -96,25 +95,20 @@ def _logits(model, text: Read) -> Tensor:
 
 def read(tokenizer, prompts: list[list[int]], texts: list[str], ended: list[bool], device) -> Read:
     """Prompts given as tokens, and texts, with EOS behind those that ended by themselves; padded as TRL's trainer pads."""
-    rows = []
+    said, spans = [], []
     for (ids, offsets), text, end in zip(_with_offsets(tokenizer, texts), texts, ended, strict=True):
         close = len(text.encode())
-        rows.append(([*ids, tokenizer.eos_token_id], [*offsets, (close, close)]) if end else (ids, offsets))
-    before = [torch.tensor(ids, dtype=torch.long) for ids in prompts]
-    after = [torch.tensor(ids, dtype=torch.long) for ids, _ in rows]
-    where = [torch.tensor(offsets, dtype=torch.long).reshape(-1, 2) for _, offsets in rows]
-
-    def padded(left: list[Tensor], right: list[Tensor], value: int) -> Tensor:
-        sides = ((left, "left"), (right, "right"))
-        sides = [pad_sequence(some, batch_first=True, padding_value=value, padding_side=side) for some, side in sides]
-        return torch.cat(sides, dim=1).to(device)
-
-    ids = padded(before, after, tokenizer.pad_token_id)
-    attention = padded(*([torch.ones_like(row) for row in some] for some in (before, after)), 0)
-    labels = padded([torch.full_like(row, -100) for row in before], after, -100)
-    offsets = padded([row.new_zeros(len(row), 2) for row in before], where, 0)
-    kept = max(map(len, after)) + 1
-    return Read(ids, attention, ids[:, -kept:], labels[:, -kept:], offsets[:, -kept:])
+        said.append([*ids, tokenizer.eos_token_id] if end else ids)
+        spans.append([*offsets, (close, close)] if end else offsets)
+    before, asked = padded(prompts, tokenizer.pad_token_id, "left", device)
+    after, there = padded(said, tokenizer.pad_token_id, "right", device)
+    ids, kept = torch.cat([before, after], dim=1), after.shape[1] + 1
+    labels = torch.cat([torch.full_like(before, -100), after.masked_fill(there == 0, -100)], dim=1)
+    offsets = torch.zeros(len(texts), kept, 2, dtype=torch.long)
+    for row, some in zip(offsets, spans, strict=True):
+        row[1 : len(some) + 1] = torch.tensor(some, dtype=torch.long).reshape(-1, 2)
+    attention = torch.cat([asked, there], dim=1)
+    return Read(ids, attention, ids[:, -kept:], labels[:, -kept:], offsets.to(device))
 
 
 def _with_offsets(tokenizer, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:

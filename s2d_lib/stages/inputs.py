@@ -1,17 +1,15 @@
 """What a run reads: parents' weights, models, problems and stored answers, loaded and checked before anything is trained."""
 
-import gc
 import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
@@ -26,60 +24,25 @@ from s2d_lib.models.policy import (
     load_policy,
     model_place,
     share_vocabulary,
+    unwritable,
 )
 from s2d_lib.models.sharing import check_sharing
-from s2d_lib.problems.base import Problem
-from s2d_lib.problems.sources import Problems, load_problems
+from s2d_lib.problems.base import Problem, Problems
+from s2d_lib.problems.files import load_rows
+from s2d_lib.problems.public import bare_prompt, user_message
+from s2d_lib.problems.sources import load_problems
 from s2d_lib.provenance import file_hash
 from s2d_lib.runs import MODEL, READ, Run
-from s2d_lib.sampling import Rollout, by_text, read_rollouts, read_traces, traces_place
-from s2d_lib.study import Resolved
+from s2d_lib.sampling import Rollout, read_rollouts
+from s2d_lib.stages import Inputs
+from s2d_lib.stages.common import WORKER
+from s2d_lib.study import Resolved, project_root
 from s2d_lib.study.problem_sets import LabelBudget
 from s2d_lib.study.resolve import refuse_too_few_problems, refuse_what_is_not_shared, trains_in_several
 from s2d_lib.study.settings import Hardware, RoleModel
 from s2d_lib.vllm import refuse_long_prompts, refuse_what_cannot_be
 
-WORKER = "S2D_WORKER"  # environment variable, set in the processes that train for a notebook (s2d_lib.stages.processes)
 FILES = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt")  # of a model: weights, tokenizer and configs
-
-
-@dataclass
-class Inputs:
-    """Everything a stage works with.
-
-    Attributes:
-        policy: The model that is trained or evaluated; of a finished run, the result.
-        problems: Label pool and evaluation sets.
-        teacher: The model that supplies dense targets or rollouts, where the stage has one.
-        rollouts: Stored teacher rollouts, or an outside model's traces, where the stage trains on them.
-        half_trained: Whether a training of the policy was interrupted: what it has become is nobody's start.
-    """
-
-    policy: Policy
-    problems: Problems
-    teacher: Policy | None = None
-    rollouts: list[Rollout] | None = None
-    half_trained: bool = False
-
-    def drop_training(self) -> None:
-        """Free what only training needed, before an evaluation whose engine may want the memory: the teacher, the gradients,
-        and a trainer that has ended, whose optimiser lives in cycles of references until they are collected."""
-        self.teacher = None
-        self.policy.model.zero_grad(set_to_none=True)
-        _hand_back()
-
-    def leave_gpus(self) -> None:
-        """Put the models into the machine's memory, while other processes want the GPUs'."""
-        for policy in filter(None, (self.policy, self.teacher)):
-            policy.model.to("cpu")
-        _hand_back()
-
-
-def _hand_back() -> None:
-    """To the GPUs, what nothing refers to any more: torch would keep it for this process."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def prepare(run: Run) -> Inputs:
@@ -107,26 +70,26 @@ def _load(run: Run) -> Inputs:
     problems = load_problems(resolved.problems, resolved.labels)
     if WORKER not in os.environ:  # else the process that has started it knows
         keep_content(run, problems)
-    if run.finished and run.path("model").is_dir():
-        policy = load_policy(resolved.model, resolved.hardware, *weights_of(run))
+    trained = run.path("model").is_dir()  # an unfinished run goes on with its own model
+    start = weights_of(run) if trained else starting_weights(run)
+    if run.finished and trained:
+        policy = load_policy(resolved.model, resolved.hardware, *start)
         return Inputs(policy, problems, rollouts=_rollouts(run, policy, problems.pool))
-    started = run.path("model").is_dir()  # an unfinished run goes on with its own model
-    start = weights_of(run) if started else starting_weights(run)
     trains = hasattr(resolved.stage_params, "micro_batch")
-    hardware = _until_trained(resolved.hardware) if trains and not started else resolved.hardware
+    hardware = _until_trained(resolved.hardware) if trains and not trained else resolved.hardware
     policy = load_policy(resolved.model, in_full(hardware) if trains else hardware, *start)
     problems = _short_prompts(resolved, policy, problems)
     check_spelling(policy, chain(problems.pool, *problems.evaluations.values()), resolved.role)
-    if "rollouts" not in resolved.parents:  # else their number, of those that are kept, is the stage's to check
-        refuse_too_few_problems(resolved, len(problems.pool))
+    stored = run.parent("rollouts").record["resolved"]["params"] if "rollouts" in resolved.parents else {}
+    refuse_too_few_problems(resolved, len(problems.pool), stored.get("samples_per_problem"))
     refuse_long_prompts(resolved, policy, problems)
-    rollouts, teacher = _rollouts(run, policy, problems.pool), None
+    inputs = Inputs(policy, problems, rollouts=_rollouts(run, policy, problems.pool))
     if "teacher" in resolved.parents and resolved.stage != "teacher_rollouts":
         spec = RoleModel.model_validate(run.parent("teacher").record["resolved"]["model"])
         # Stages of next-token loss never run the teacher, but train on its token ids or its text, which tokenizers decide.
-        teacher = load_policy(spec, hardware, *parent_weights(run, "teacher"), weights=not resolved.next_token)
-        rollouts = _aligned(run, policy, teacher, problems.pool, rollouts)
-    return Inputs(policy, problems, teacher, rollouts)
+        inputs.teacher = load_policy(spec, hardware, *parent_weights(run, "teacher"), weights=not resolved.next_token)
+        _align(run, inputs)
+    return inputs
 
 
 def check_tracker(name: str) -> None:
@@ -149,18 +112,16 @@ def _rollouts(run: Run, policy: Policy, pool: list[Problem]) -> list[Rollout] | 
     return [r for r in read_rollouts(run.parent("rollouts").path("rollouts.parquet"))[0] if r.problem in asked]
 
 
-def _aligned(
-    run: Run, policy: Policy, teacher: Policy, pool: list[Problem], rollouts: list[Rollout] | None
-) -> list[Rollout] | None:
-    """The rollouts in the policy's tokens, once it and its teacher are found to fit each other as the stage needs it."""
+def _align(run: Run, inputs: Inputs) -> None:
+    """Check that policy and teacher fit each other as the stage needs it, and put rollouts into the policy's tokens."""
+    policy, teacher, rollouts = inputs.policy, inputs.teacher, inputs.rollouts
     if share_vocabulary(policy, teacher) or not run.resolved.by_text:
         check_pair(policy, teacher)
-        return rollouts
-    check_words(policy, teacher, pool, stored=rollouts is not None)
+        return
+    check_words(policy, teacher, inputs.problems.pool, stored=rollouts is not None)
     if rollouts is not None:
-        given, rollouts = len(rollouts), by_text(rollouts, policy)
-        run.facts["by_text"] = {"rollouts": given, "left_out": given - len(rollouts)}
-    return rollouts
+        inputs.rollouts = by_text(rollouts, policy)
+        run.facts["by_text"] = {"rollouts": len(rollouts), "left_out": len(rollouts) - len(inputs.rollouts)}
 
 
 def _until_trained(hardware: Hardware) -> Hardware:
@@ -193,6 +154,80 @@ def _short_prompts(resolved: Resolved, policy: Policy, problems: Problems) -> Pr
     if dropped:
         print(f"{dropped} of {len(prompts)} problems are left out: their prompts are longer than {limit} tokens.")
     return replace(problems, pool=kept, report=problems.report | {"longer_prompts": dropped})
+
+
+# Answers from elsewhere, as rollouts
+
+
+def traces_place(name: str) -> Path:
+    """Where a file of traces lies, in the folder $S2D_DATA or by its path from the project's; else raises a StudyError."""
+    for folder in (os.environ.get("S2D_DATA", ""), ""):
+        if (place := project_root() / folder / name).is_file():
+            return place
+    raise StudyError(f"the traces {name!r} are not there: put the file into the folder S2D_DATA, or give its path.")
+
+
+def read_traces(
+    name: str, problems: Sequence[Problem], policy: Policy, instruction: str = "", longest: int | None = None
+) -> list[Rollout]:
+    """A stronger model's answers to `problems`, in their order, of a .jsonl, .json or .parquet file (see `traces_place`).
+
+    It has a row a problem with `problem` (its id here) or `prompt` (its text or chat messages; spacing and the `instruction` that
+    every prompt ends with here do not count) and `answers`, a list of texts; rows about other problems are left out. Answers are
+    read with the tokenizer of the policy that is going to learn from them, and cut off after `longest` tokens, as samples are.
+
+    Raises:
+        StudyError: The file is missing or broken, or has no answers to any of the problems.
+    """
+    asked = {_words(problem.prompt, instruction): problem.id for problem in problems}
+    answers: dict[str, list[str]] = {problem.id: [] for problem in problems}
+    strangers, rows = [], load_rows(traces_place(name), columns=["answers"])
+    for number, row in enumerate(rows, 1):
+        texts, prompt = row["answers"] or [], row.get("prompt") or ""
+        if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise StudyError(f"row {number} of the traces in {name} must hold `answers`, a list of texts.")
+        text = prompt if isinstance(prompt, str) else user_message(prompt) or ""
+        problem = row.get("problem") or asked.get(_words(text, instruction))
+        if problem in answers:
+            answers[problem] += texts
+        else:
+            strangers.append(str(row.get("problem") or " ".join(text.split())[:40]))
+    if len(strangers) == len(rows):
+        first = f"the first about {strangers[0]!r}"
+        raise StudyError(f"none of the traces in {name} is about a problem of the label pool, {first}.")
+    if not any(answers.values()):
+        raise StudyError(f"the traces in {name} hold no answer to any problem of the label pool: fill in `answers`.")
+    rollouts, eos = [], policy.tokenizer.eos_token_id
+    for problem, number, text in ((p, i, text) for p, texts in answers.items() for i, text in enumerate(texts)):
+        ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = (ids if ids[-1] == eos else [*ids, eos])[:longest]  # else who learns from it would never end
+        rollouts.append(Rollout(problem, number, tuple(ids), text, ids[-1] == eos))
+    return rollouts
+
+
+def _words(prompt: str, instruction: str) -> str:
+    return " ".join(bare_prompt(prompt.rstrip().removesuffix(instruction)).split())
+
+
+def by_text(rollouts: Sequence[Rollout], policy: Policy) -> list[Rollout]:
+    """A teacher's rollouts in the tokens of a student of another vocabulary, EOS where they ended by themselves.
+
+    Those with a word that the student has no tokens for are left out: a sampling teacher may spell a word that is none.
+
+    Raises:
+        StudyError: They are more than half; naming the first such word.
+    """
+    strange = [unwritable(policy, [r.text]) for r in rollouts]
+    left_out = sum(map(bool, strange))
+    if 2 * left_out > len(rollouts):
+        raise StudyError(
+            f"student and teacher can't be aligned: in {left_out} of {len(rollouts)} rollouts of the teacher is a word for which "
+            f"the student's tokenizer has no tokens, the first {next(filter(None, strange))!r}; take a student that can write it."
+        )
+    kept = [r for r, word in zip(rollouts, strange, strict=True) if word is None]
+    ids = policy.tokenizer([r.text for r in kept], add_special_tokens=False)["input_ids"]
+    end = (policy.tokenizer.eos_token_id,)
+    return [replace(r, ids=(*read, *end * r.finished)) for r, read in zip(kept, ids, strict=True)]
 
 
 # Where weights lie. A base run has none of its own; all three raise a StudyError where a run that is needed for them is
@@ -238,15 +273,24 @@ def keep_content(run: Run, problems: Problems) -> None:
         StudyError: The run itself, in an earlier attempt or when it was finished, or one of its parents, has read something
             else under the same name.
     """
-    now = {f"{MODEL} {model!r}": model_content(model) for model in _models(run)}
-    if name := run.resolved.traces:
+    resolved, before = run.resolved, {run.folder: run.finished.record if run.finished else run.facts}
+    own = run.finished or resolved.stage == "base"
+    models, cut = [(resolved.model.model, weights_of(run) if own else starting_weights(run))], resolved.problems.pool
+    if not own:
+        parents = {kind: run.parent(kind) for kind in resolved.parents}
+        before |= {parent.folder: parent.record for parent in parents.values()}
+        if "teacher" in parents:
+            theirs = parents["teacher"].record["resolved"]["model"]["model"]
+            models.append((theirs, parent_weights(run, "teacher")))
+    # Of another run's weights its own record speaks.
+    now = {f"{MODEL} {model!r}": model_content(model) for model, weights in models if weights.place is None}
+    if name := resolved.traces:
         now[f"the traces {name!r}"] = file_hash(traces_place(name))
-    pool, cut = f"pool {run.resolved.labels}", run.resolved.problems.pool
-    if isinstance(cut, LabelBudget):  # a teacher may know fewer labels than there are prompts
-        pool += f"@{cut.labels}"
+    # A teacher may know fewer labels than there are prompts.
+    pool = f"pool {resolved.labels}" + (f"@{cut.labels}" if isinstance(cut, LabelBudget) else "")
     sets = problems.evaluations | {"validation": problems.validation, pool: problems.pool}
     now |= {f"the problem set {name!r}": problems_content(some) for name, some in sets.items() if some}
-    for folder, record in _before(run):
+    for folder, record in before.items():
         old = record.get(READ, {})
         if changed := [name for name, content in now.items() if old.get(name, content) != content]:
             was, found = old[changed[0]], now[changed[0]]
@@ -258,23 +302,6 @@ def keep_content(run: Run, problems: Problems) -> None:
             )
     if not run.finished:
         run.facts[READ] = now
-
-
-def _models(run: Run) -> set[str]:
-    """The roles' models whose own files the run reads, not another run's."""
-    resolved = run.resolved
-    own = weights_of(run) if run.finished or resolved.stage == "base" else starting_weights(run)
-    found = {resolved.model.model} if own.place is None else set()
-    if not run.finished and "teacher" in resolved.parents and parent_weights(run, "teacher").place is None:
-        found.add(run.parent("teacher").record["resolved"]["model"]["model"])
-    return found
-
-
-def _before(run: Run) -> Iterator[tuple[Path, dict]]:
-    yield run.folder, run.finished.record if run.finished else run.facts
-    for kind in run.resolved.parents if not run.finished else ():
-        parent = run.parent(kind)
-        yield parent.folder, parent.record
 
 
 def model_content(model: str) -> dict[str, str]:

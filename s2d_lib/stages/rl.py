@@ -15,15 +15,10 @@ from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from s2d_lib.grading import make_reward
-from s2d_lib.models.adapters import lora_config
-from s2d_lib.models.policy import CHAT_TEMPLATE_KWARGS
 from s2d_lib.models.sharing import before_sharding, from_first, in_shards, stand_ins
 from s2d_lib.runs import Run
-from s2d_lib.stages.common import StepMetrics, finished_metrics, resumed_step, run_seed, scheduled, train
-from s2d_lib.stages.common import trainer_arguments as common_arguments
-from s2d_lib.stages.inputs import Inputs
-from s2d_lib.stages.processes import in_processes
-from s2d_lib.vllm import check_syncs, vllm_arguments
+from s2d_lib.stages import Inputs
+from s2d_lib.stages.common import StepMetrics, resumed_step, run_trainer, sampling_arguments, trained, trainer_arguments
 
 
 def account_row(step: int, problem: str, tokens: int, correct: float) -> str:
@@ -32,23 +27,26 @@ def account_row(step: int, problem: str, tokens: int, correct: float) -> str:
     return json.dumps({"step": step, "problem": problem, "tokens": tokens, "correct": int(correct)}) + "\n"
 
 
+def write_account(path: Path, rows: list[str]) -> None:
+    """Write an account's lines so that the file is there whole or not at all."""
+    beside = path.with_name(f".{path.name}")
+    beside.write_text("".join(rows), encoding="utf-8")
+    beside.replace(path)
+
+
 def read_account(path: Path) -> pd.DataFrame:
     """All gradings in their order: step, problem, tokens, correct."""
     return pd.read_json(path, lines=True)
 
 
-def label_use(gradings: pd.DataFrame) -> dict:
-    """What the record says of label use: how often each problem's answer was used, and how many gradings that makes."""
-    used = gradings.groupby("problem", sort=True).size()
-    return {"problems": {str(name): int(times) for name, times in used.items()}, "gradings": len(gradings)}
-
-
 def label_cost(account: Path) -> dict:
-    """What training consumed, from the account of its gradings."""
+    """What training on graded rollouts consumed, from their account: `label_use` (how often each problem's answer was used, and
+    how many gradings that makes), `sampled` and `trained_tokens`."""
     gradings = read_account(account)
-    tokens = int(gradings["tokens"].sum())
+    tokens, used = int(gradings["tokens"].sum()), gradings.groupby("problem", sort=True).size()
+    use = {"problems": {str(name): int(times) for name, times in used.items()}, "gradings": len(gradings)}
     sampled = {"sequences": len(gradings), "tokens": tokens}
-    return {"label_use": label_use(gradings), "sampled": sampled, "trained_tokens": tokens}
+    return {"label_use": use, "sampled": sampled, "trained_tokens": tokens}
 
 
 class RecordedReward:
@@ -66,9 +64,7 @@ class RecordedReward:
     def _begin(self, first_step: int) -> None:
         rows = self.path.read_text("utf-8").splitlines() if self.path.is_file() else []
         kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] < first_step]
-        beside = self.path.with_name(f".{self.path.name}")
-        beside.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
-        beside.replace(self.path)
+        write_account(self.path, [f"{row}\n" for row in kept])
 
     def __call__(self, prompts, completions, completion_ids, trainer_state, **columns) -> list[float]:
         """Rewards of one generation batch, in order; as TRL calls reward functions."""
@@ -106,64 +102,43 @@ class SparseTrainer(StepMetrics, GRPOTrainer):
         return in_shards(reference, self.accelerator)
 
 
-@in_processes
 def sparse_rl(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` with GRPO on the label pool.
 
     Returns:
-        Metrics of every optimiser step; beside TRL's, `formed` (share of well-formed answers). The run
-        keeps the model, the metrics and gradings.jsonl.
+        Metrics of every optimiser step; beside TRL's, `formed` (share of well-formed answers). The run keeps gradings.jsonl.
     """
-    if (done := finished_metrics(run)) is not None:
-        return done
-    trainer = sparse_trainer(run, inputs)
     account = run.path("gradings.jsonl")
-    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: reward", lambda metrics: label_cost(account))
+    return run_trainer(run, inputs, sparse_trainer(run, inputs), lambda metrics: label_cost(account))
 
 
 def sparse_trainer(run: Run, inputs: Inputs) -> SparseTrainer:
     """The trainer of sparse RL, before its first step (of a resumed run: before its next one)."""
-    params, policy = run.resolved.stage_params, inputs.policy
-    rows = [{"prompt": policy.prompt(p), "answer": p.answer, "id": p.id} for p in inputs.problems.pool]
+    params = run.resolved.stage_params
+    rows = [{"prompt": inputs.policy.prompt(p), "answer": p.answer, "id": p.id} for p in inputs.problems.pool]
     own = {"beta": params.kl_coefficient, "epsilon": params.epsilon_low, "epsilon_high": params.epsilon_high}
-    trainer = SparseTrainer(
-        args=GRPOConfig(**group_arguments(run, inputs), **own, loss_type=params.loss_type),
-        **group_data(run, inputs, rows),
-    )
-    check_syncs(trainer, run, policy, inputs.problems.pool)
-    return trainer
+    args = GRPOConfig(**group_arguments(run, inputs), **own, loss_type=params.loss_type)
+    return SparseTrainer(args=args, **group_data(run, inputs, rows))
 
 
 def group_arguments(run: Run, inputs: Inputs) -> dict:
     """TRL's arguments for training on groups of rollouts, each sampled at once for `steps_per_sampling` optimiser steps."""
-    params, sampling = run.resolved.stage_params, run.resolved.sampling
-    arguments = common_arguments(run, params) | {
+    params = run.resolved.stage_params
+    arguments = {
         "steps_per_generation": params.per_sampling // params.micro_batch // run.resolved.hardware.processes,
         "num_generations": params.group_size,
-        "max_completion_length": sampling.max_new_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k or 0,
         "scale_rewards": params.scale_rewards,
         "mask_truncated_completions": params.mask_truncated,
-        "chat_template_kwargs": CHAT_TEMPLATE_KWARGS if inputs.policy.chat else None,
     }
     if params.importance_cap is not None:  # a token's highest weight that makes up for what vLLM computes otherwise
         arguments["vllm_importance_sampling_mode"] = "token_truncate"
         arguments["vllm_importance_sampling_clip_max"] = params.importance_cap
-    return arguments | vllm_arguments(run, inputs.policy, inputs.problems.pool)
+    return trainer_arguments(run) | sampling_arguments(run, inputs) | arguments
 
 
 def group_data(run: Run, inputs: Inputs, rows: list[dict]) -> dict:
     """What is trained, on which rows in which order, and by which reward."""
-    params, policy = run.resolved.stage_params, inputs.policy
-    prompts = params.per_sampling // params.group_size
-    return {
-        "model": policy.model,
-        "reward_funcs": RecordedReward(
-            make_reward(inputs.problems.grading), run.path("gradings.jsonl"), resumed_step(run)
-        ),
-        "train_dataset": scheduled(rows, prompts, params.samplings, run_seed(run, "order")),
-        "processing_class": policy.tokenizer,
-        "peft_config": lora_config(policy.model, params.lora),
-    }
+    params, reward = run.resolved.stage_params, make_reward(inputs.problems.grading)
+    recorded = RecordedReward(reward, run.path("gradings.jsonl"), resumed_step(run))
+    data = trained(run, inputs, rows, params.per_sampling // params.group_size, params.samplings)
+    return {"reward_funcs": recorded, **data}

@@ -2,7 +2,8 @@
 accuracy, without which a self-teacher has nothing to say."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,8 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, sample, undisturbed
+from s2d_lib.stages import Inputs
 from s2d_lib.stages.common import run_seed
-from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.self_distillation import reprompts_of
 from s2d_lib.stages.states import completion_hidden, head_of
 from s2d_lib.study import derive_seed, load_profile
@@ -27,52 +28,36 @@ from s2d_lib.study.problem_sets import ProblemSets
 from s2d_lib.study.settings import Sampling
 
 
-@dataclass(frozen=True)
-class SecondLook:
-    """One wrong answer, re-scored.
+class SecondLook(NamedTuple):
+    """One wrong answer, re-scored: the `reprompt` that the self-teacher is shown, special tokens included, and a row a token of
+    the answer: `token`, `student` and `self_teacher` (probabilities of it), `entropy` of the self-teacher and `kl` (student to
+    self-teacher; nats), and `weight` (SRPO's, averaging 1 over the answer)."""
 
-    Attributes:
-        problem: The problem.
-        reprompt: What the self-teacher is shown, special tokens included.
-        tokens: A row a token of the wrong answer: `token`, `student` and `self_teacher` (probabilities of it), `entropy` of
-            the self-teacher and `kl` (student to self-teacher; nats), and `weight` (SRPO's, averaging 1 over the answer).
-    """
-
-    problem: Problem
     reprompt: str
     tokens: pd.DataFrame
 
 
+@torch.no_grad()
 def second_look(run: Run, inputs: Inputs, tries: int = 32) -> SecondLook | None:
     """The first of `tries` problems of the label pool with right and wrong answers in a group of the policy's, and one wrong
     answer; None where no group is mixed, or the run's method has no self-teacher.
 
     Student and self-teacher are both the policy as it is: the moving average ends with the training.
     """
-    params = run.resolved.stage_params
+    params, policy, temperature = run.resolved.stage_params, inputs.policy, run.resolved.sampling.temperature
     if params.method == "grpo":
         return None
-    problems, size, sampling = inputs.problems.pool[:tries], params.group_size, run.resolved.sampling
-    rollouts, correct = _answers(
-        inputs.policy, problems, size, sampling, inputs.problems.grading, run_seed(run, "second look")
-    )
-    for i, (problem, row) in enumerate(zip(problems, correct, strict=True)):
-        if row.any() and not row.all():
-            right, wrong = (rollouts[i * size + int(np.argmax(which))] for which in (row, ~row))
-            ids = reprompts_of(run, inputs).of_solution(problem.prompt, right.text, problem.system).ids
-            beta = params.weight_beta if params.method == "srpo" else 1.0
-            table = rescored(inputs.policy, problem, ids, list(wrong.ids), sampling.temperature, beta)
-            return SecondLook(problem, inputs.policy.tokenizer.decode(ids), table)
-    return None
-
-
-@torch.no_grad()
-def rescored(
-    policy: Policy, problem: Problem, reprompt: list[int], answer: list[int], temperature: float, weight_beta: float
-) -> pd.DataFrame:
-    """The table of `SecondLook` for the token ids of an answer behind the problem's prompt and behind a reprompt."""
+    problems, seed = inputs.problems.pool[:tries], run_seed(run, "second look")
+    size, grading = params.group_size, inputs.problems.grading
+    rollouts, correct = _answers(policy, problems, size, run.resolved.sampling, grading, seed)
+    mixed = np.flatnonzero(correct.any(1) & ~correct.all(1))
+    if not len(mixed):
+        return None
+    problem, row = problems[mixed[0]], correct[mixed[0]]
+    right, wrong = (rollouts[mixed[0] * size + int(which.argmax())] for which in (row, ~row))
+    reprompt = reprompts_of(run, inputs).of("solution", problem.prompt, right.text, problem.system).ids
     model, (prompt,) = policy.model.eval(), policy.prompt_ids([problem])
-    completion = torch.tensor([answer], device=model.device)
+    completion = torch.tensor([wrong.ids], device=model.device)
     hidden = []
     for before in (prompt, reprompt):
         ids = torch.tensor([before], device=model.device)
@@ -80,17 +65,17 @@ def rescored(
     head = head_of(model)
     student, teacher = (token_log_probs(h, head, completion, temperature) for h in hidden)
     kl = linear_divergence(Pair(hidden[0], head, hidden[1], head, temperature=temperature), beta=1.0)
-    sums = weight_sums(teacher.entropy, weight_beta)
+    beta = params.weight_beta if params.method == "srpo" else 1.0
     columns = {
         "student": student.log_probs.exp(),
         "self_teacher": teacher.log_probs.exp(),
         "entropy": teacher.entropy,
         "kl": kl.per_token,
-        "weight": entropy_weights(teacher.entropy, sums, weight_beta),
+        "weight": entropy_weights(teacher.entropy, weight_sums(teacher.entropy, beta), beta),
     }
     table = pd.DataFrame({name: values[0].float().cpu().numpy() for name, values in columns.items()})
-    table.insert(0, "token", [policy.tokenizer.decode([token]) for token in answer])
-    return table
+    table.insert(0, "token", [policy.tokenizer.decode([token]) for token in wrong.ids])
+    return SecondLook(policy.tokenizer.decode(reprompt), table)
 
 
 def given_to_base(profile: str, role: str = "student", samples: int = 8) -> pd.DataFrame:
@@ -125,7 +110,7 @@ def given_to_base(profile: str, role: str = "student", samples: int = 8) -> pd.D
         return _answers(policy, asked, samples, settings.sampling, sets.grading, derive_seed(0, purpose))
 
     rollouts, correct = answers(problems, "solutions")
-    solved = [i for i, row in enumerate(correct) if row.any()]
+    solved = np.flatnonzero(correct.any(1))
     table = pd.DataFrame({"problem": [problems[i].id for i in solved]})
     if len(solved) < 2:  # nobody else's solution
         return table.iloc[:0].assign(**dict.fromkeys(("alone", "own solution", "another's solution"), 0.0))

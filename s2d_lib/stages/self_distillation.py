@@ -30,32 +30,24 @@ from s2d_lib.losses.srpo import (
 from s2d_lib.models.adapters import plain
 from s2d_lib.models.sharing import before_sharding
 from s2d_lib.runs import Run
-from s2d_lib.stages.common import StepMetrics, StopOnCollapse, finished_metrics, train
-from s2d_lib.stages.inputs import Inputs
-from s2d_lib.stages.processes import in_processes
+from s2d_lib.stages import Inputs
+from s2d_lib.stages.common import StepMetrics, StopOnCollapse, run_trainer
 from s2d_lib.stages.rl import group_arguments, group_data, label_cost
-from s2d_lib.stages.self_teacher import Reprompts, SelfTeacher
+from s2d_lib.stages.self_teacher import Reprompt, Reprompts, SelfTeacher
 from s2d_lib.stages.states import completion_hidden, head_of, inside_forward, padded
 from s2d_lib.study.stage_params import SELF_TAUGHT, SelfDistillation
-from s2d_lib.vllm import check_syncs
-
-MEASURED = 4096  # tokens; all of a micro profile's step
 
 
-@in_processes
 def self_distill(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` with the stage's method on the label pool.
 
     Returns:
-        Metrics of every optimiser step; beside GRPO's, `accuracy`, `formed` (share of well-formed answers),
-        `routed/grpo` and `routed/sdpo` (shares of all valid tokens) and, where there is a self-teacher, over the tokens
-        that it scored: `self_teacher/entropy`,
-        `self_teacher/student_entropy`, `self_teacher/kl` (student to self-teacher; nats), `self_teacher/tokens` (how
-        many), `self_teacher/mean_weight` (of SRPO, before the weights are normalised). Empty where there was nothing to
-        average. The run keeps the model, the metrics and gradings.jsonl.
+        Metrics of every optimiser step; beside GRPO's, `accuracy`, `routed/grpo` and `routed/sdpo` (shares of all valid tokens)
+        and, where there is a self-teacher, over the tokens that it scored: `self_teacher/entropy`,
+        `self_teacher/student_entropy`, `self_teacher/kl` (student to self-teacher; nats), `self_teacher/tokens` (how many),
+        `self_teacher/mean_weight` (of SRPO, before the weights are normalised). Empty where there was nothing to average. The
+        run keeps gradings.jsonl.
     """
-    if (done := finished_metrics(run)) is not None:
-        return done
     trainer = self_distillation_trainer(run, inputs)
     account = run.path("gradings.jsonl")
 
@@ -64,7 +56,7 @@ def self_distill(run: Run, inputs: Inputs) -> pd.DataFrame:
         scored = {f"self_teacher_{kind}": round(metrics[f"self_teacher/{kind}"].sum()) for kind in kinds}
         return label_cost(account) | scored
 
-    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: reward", cost)
+    return run_trainer(run, inputs, trainer, cost)
 
 
 def self_distillation_trainer(run: Run, inputs: Inputs) -> "SelfDistillationTrainer":
@@ -96,7 +88,6 @@ def self_distillation_trainer(run: Run, inputs: Inputs) -> "SelfDistillationTrai
     )
     if params.length_floor is not None:
         trainer.add_callback(StopOnCollapse(params.length_floor, params.length_window))
-    check_syncs(trainer, run, policy, pool)
     return trainer
 
 
@@ -148,7 +139,7 @@ class SelfDistillationTrainer(StepMetrics, GRPOTrainer):
         batch = super()._generate_and_score_completions(inputs)
         completions, rewards = self._graded
         rewards = self.accelerator.gather(torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device))
-        feedback = self._of_all([row.get("feedback") or "" for row in inputs])
+        feedback = gather_object([row.get("feedback") or "" for row in inputs])
         routes = self._route(rewards, feedback)
         first = self.accelerator.process_index * len(inputs)
         for name in ("grpo", "sdpo", "scored"):
@@ -156,7 +147,9 @@ class SelfDistillationTrainer(StepMetrics, GRPOTrainer):
         self._metrics["train"]["accuracy"].append(routes.correct.float().mean().item())
         if self.self_teacher is not None:
             began = time.perf_counter()
-            texts = self._of_all([text if isinstance(text, str) else text[-1]["content"] or "" for text in completions])
+            texts = gather_object(
+                [text if isinstance(text, str) else text[-1]["content"] or "" for text in completions]
+            )
             rows = self._reprompts(inputs, texts, feedback, routes, first)
             prompts = padded(rows, self.processing_class.pad_token_id, "left", self.accelerator.device)
             batch["teacher_prompt_ids"], batch["teacher_prompt_mask"] = prompts
@@ -174,22 +167,13 @@ class SelfDistillationTrainer(StepMetrics, GRPOTrainer):
         self, inputs: list[dict], texts: list[str], feedback: list[str], routes: Routes, first: int
     ) -> list[list[int]]:
         """Token ids of what the self-teacher is shown of each of this process's rollouts; empty for who is not scored."""
-        rows, cut = [], 0
-        scored, siblings = routes.scored.tolist(), routes.sibling.tolist()
+        shown, scored, siblings = [], routes.scored.tolist(), routes.sibling.tolist()
         for i, row in enumerate(inputs, start=first):
-            ids, was_cut, system = [], False, row.get("system", "")
-            if scored[i] and siblings[i] >= 0:
-                ids, was_cut = self.reprompts.of_solution(row["question"], texts[siblings[i]], system)
-            elif scored[i]:
-                ids, was_cut = self.reprompts.of_feedback(row["question"], feedback[i], system)
-            rows.append(ids)
-            cut += was_cut
-        self._add("self_teacher/cut_reprompts", cut, sum(map(bool, rows)))
-        return rows
-
-    def _of_all(self, texts: list[str]) -> list[str]:
-        """The texts of all processes, in the order of the gathered rewards."""
-        return gather_object(texts) if self.accelerator.num_processes > 1 else texts
+            kind, text = ("solution", texts[siblings[i]]) if siblings[i] >= 0 else ("feedback", feedback[i])
+            asked = row["question"], text, row.get("system", "")
+            shown.append(self.reprompts.of(kind, *asked) if scored[i] else Reprompt([], False))
+        self._add("self_teacher/cut_reprompts", sum(one.cut for one in shown), sum(bool(one.ids) for one in shown))
+        return [one.ids for one in shown]
 
     # The loss of a micro-batch
 
@@ -282,25 +266,18 @@ class SelfDistillationTrainer(StepMetrics, GRPOTrainer):
 
     @torch.no_grad()
     def _measure(self, heads: tuple[Head, Head | None], hidden: Tensor, inputs: dict, entropy: Tensor) -> None:
-        """Add up the student's entropy, over all valid tokens and over scored ones, and its KL to the self-teacher there.
-
-        `entropy` (B, T) is known of the GRPO-routed tokens. Of the others, which are projected to the vocabulary only for
-        this, MEASURED a step and process stand for all.
-        """
-        grpo, scored = inputs["grpo_mask"], inputs["scored_mask"]
-        rest, total = (inputs["completion_mask"] != 0) & ~grpo, entropy.sum()
-        limit = max(1, MEASURED // self.args.gradient_accumulation_steps)
+        """Add up the student's entropy, over all valid tokens and over scored ones, and its KL to the self-teacher there;
+        `entropy` (B, T) is known of the GRPO-routed tokens."""
+        scored, total = inputs["scored_mask"], entropy.sum()
+        rest = (inputs["completion_mask"] != 0) & ~inputs["grpo_mask"]
         if self.self_teacher is not None:
-            (student, teacher), (some, each) = heads, thinned(scored, limit)
-            teacher_hidden = inputs["scores"].hidden[some[scored]]
-            pair = Pair(hidden[some], student, teacher_hidden, teacher, temperature=self.temperature)
+            pair = Pair(hidden[scored], heads[0], inputs["scores"].hidden, heads[1], temperature=self.temperature)
             kl = linear_divergence(pair, beta=1.0)
-            self._add("self_teacher/kl", kl.per_token.sum() * each, scored.sum())
-            self._add("self_teacher/student_entropy", kl.entropy.sum() * each, scored.sum())
-            rest, total = rest & ~scored, total + kl.entropy[rest[some]].sum() * each
+            self._add("self_teacher/kl", kl.per_token.sum(), scored.sum())
+            self._add("self_teacher/student_entropy", kl.entropy.sum(), scored.sum())
+            rest, total = rest & ~scored, total + kl.entropy[rest[scored]].sum()
         if rest.any():
-            some, each = thinned(rest, limit)
-            total = total + self._readings(heads, hidden, inputs, some).entropy.sum() * each
+            total = total + self._readings(heads, hidden, inputs, rest).entropy.sum()
         self._add("entropy", total, inputs["completion_mask"].sum())
 
     def _add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
@@ -320,13 +297,3 @@ class SelfDistillationTrainer(StepMetrics, GRPOTrainer):
             if self.self_teacher is not None:
                 logs["seconds/self_teacher"], self._scoring = self._scoring, 0.0
         super().log(logs, *args, **kwargs)
-
-
-def thinned(mask: Tensor, limit: int) -> tuple[Tensor, float]:
-    """At most `limit` of a mask's places, spread evenly over them, and how many places each of these stands for."""
-    places = mask.flatten().nonzero().squeeze(1)
-    if len(places) <= limit:
-        return mask, 1.0
-    kept = places[torch.arange(limit, device=places.device) * len(places) // limit]
-    some = torch.zeros_like(mask).flatten().index_fill_(0, kept, True)
-    return some.view_as(mask), len(places) / limit

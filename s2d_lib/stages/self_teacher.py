@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,15 +111,16 @@ class SelfTeacher(TrainerCallback):
         Returns:
             `Scores` of the n tokens, in the mask's order.
         """
-        return inside_forward(self.model, self.model, lambda: self._score(batch, mask, temperature))
 
-    def _score(self, batch: dict[str, Tensor], mask: Tensor, temperature: float) -> Scores:
-        hidden, head = self._hidden(batch, mask), self.model.get_output_embeddings()
-        if isinstance(self.model, FSDPModule):
-            # FSDP2 gathers the last norm and the head together, and torch before 2.13 only again when both have run.
-            head(hidden[:0])
-        tokens = batch["completion_ids"][mask]
-        return Scores(hidden, *token_log_probs(hidden, head_of(self.model), tokens, temperature))
+        def work() -> Scores:
+            hidden = self._hidden(batch, mask)
+            if isinstance(self.model, FSDPModule):
+                # FSDP2 gathers the last norm and the head together, and torch before 2.13 only again when both have run.
+                self.model.get_output_embeddings()(hidden[:0])
+            tokens = batch["completion_ids"][mask]
+            return Scores(hidden, *token_log_probs(hidden, head_of(self.model), tokens, temperature))
+
+        return inside_forward(self.model, self.model, work)
 
     def _hidden(self, batch: dict[str, Tensor], mask: Tensor) -> Tensor:
         rows = mask.any(1).nonzero().squeeze(1)
@@ -126,13 +128,9 @@ class SelfTeacher(TrainerCallback):
             return self.model.base_model(batch["completion_ids"][:1, :1], use_cache=False).last_hidden_state[0, :0]
         prompt = int(batch["teacher_prompt_mask"][rows].sum(1).max())
         longest = int(batch["completion_mask"][rows].sum(1).max())
-        return completion_hidden(
-            self.model,
-            batch["teacher_prompt_ids"][rows, -prompt:],
-            batch["teacher_prompt_mask"][rows, -prompt:],
-            batch["completion_ids"][rows, :longest],
-            batch["completion_mask"][rows, :longest],
-        )[mask[rows, :longest]]
+        asked = (batch[f"teacher_prompt_{kind}"][rows, -prompt:] for kind in ("ids", "mask"))
+        said = (batch[f"completion_{kind}"][rows, :longest] for kind in ("ids", "mask"))
+        return completion_hidden(self.model, *asked, *said)[mask[rows, :longest]]
 
 
 class Reprompt(NamedTuple):
@@ -164,7 +162,7 @@ class Reprompts:
             StudyError: Completions alone, or with `max_tokens`, are longer than the model's context; or neither it nor
                 `max_tokens` is known.
         """
-        self.policy, self.template, self.feedback_template = policy, template, feedback_template
+        self.policy, self.templates = policy, {"solution": template, "feedback": feedback_template}
         context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
         if context is None and max_tokens is None:
             raise StudyError("the model does not say how long its context is: set max_reprompt_tokens.")
@@ -181,41 +179,33 @@ class Reprompts:
                 f"context of {context}: lower max_reprompt_tokens to {room} or less."
             )
 
-    def of_solution(self, question: str, solution: str, system: str = "") -> Reprompt:
-        """Question, the text of a correct answer, instruction; behind the question's own system message, if it has one."""
-        return self._fitted(self.template, "solution", question, solution, system)
-
-    def of_feedback(self, question: str, feedback: str, system: str = "") -> Reprompt:
-        """Question, what the environment said, instruction; likewise."""
-        return self._fitted(self.feedback_template, "feedback", question, feedback, system)
-
-    def check_fit(self, problems: Iterable[Problem]) -> None:
-        """Raise a StudyError unless every problem's reprompt leaves room for a solution."""
-        for problem in problems:
-            for template, slot in ((self.template, "solution"), (self.feedback_template, "feedback")):
-                length = 0 if template is None else len(self._ids(template, slot, problem.prompt, "", problem.system))
-                if length >= self.limit:
-                    self._refuse(f"the reprompt of problem {problem.id!r}", length, slot)
-
-    def _fitted(self, template: str, slot: str, question: str, text: str, system: str) -> Reprompt:
-        ids = self._ids(template, slot, question, text, system)
+    def of(self, kind: str, question: str, text: str, system: str = "") -> Reprompt:
+        """Question, the text of a correct `solution` or what the environment said as `feedback`, instruction; behind the
+        question's own system message, if it has one."""
+        ids = self._ids(kind, question, text, system)
         if len(ids) <= self.limit:
             return Reprompt(ids, False)
         words = self.policy.tokenizer(text, add_special_tokens=False)["input_ids"]
         while len(ids) > self.limit and words:  # tokens may merge differently at the new beginning, hence a loop
             words = words[len(ids) - self.limit :]
-            ids = self._ids(template, slot, question, self.policy.tokenizer.decode(words), system)
+            ids = self._ids(kind, question, self.policy.tokenizer.decode(words), system)
         if len(ids) > self.limit:
-            self._refuse(f"the reprompt of {question[:60]!r}", len(ids), slot)
+            self._refuse(f"the reprompt of {question[:60]!r}", len(ids), kind)
         return Reprompt(ids, True)
 
-    def _refuse(self, whose: str, length: int, slot: str) -> None:
+    def check_fit(self, problems: Iterable[Problem]) -> None:
+        """Raise a StudyError unless every problem's reprompt leaves room for a solution."""
+        for problem, (kind, template) in product(problems, self.templates.items()):
+            length = 0 if template is None else len(self._ids(kind, problem.prompt, "", problem.system))
+            if length >= self.limit:
+                self._refuse(f"the reprompt of problem {problem.id!r}", length, kind)
+
+    def _refuse(self, whose: str, length: int, kind: str) -> None:
         raise StudyError(
-            f"{whose} takes {length} tokens without any {slot}, but reprompts may have {self.limit}: shorten the template, or "
+            f"{whose} takes {length} tokens without any {kind}, but reprompts may have {self.limit}: shorten the template, or "
             "raise max_reprompt_tokens or use a model with a longer context."
         )
 
-    def _ids(self, template: str, slot: str, question: str, text: str, system: str) -> list[int]:
-        asked = Problem("", template.format(question=question, **{slot: text}), "", system=system)
-        (ids,) = self.policy.prompt_ids([asked])
-        return ids
+    def _ids(self, kind: str, question: str, text: str, system: str) -> list[int]:
+        asked = self.templates[kind].format(question=question, **{kind: text})
+        return self.policy.prompt_ids([Problem("", asked, "", system=system)])[0]

@@ -6,90 +6,62 @@ as a file of traces. It needs no label. Without a teacher a model learns from it
 (`filter`) can teach it something: no outside text, and the labels that GRPO sees, in the same form.
 
 Teacher-sample SFT trains the student on its teacher's rollouts, right or wrong. It needs no more of a teacher than its text, so
-it is a way also from one of another vocabulary (s2d_lib.sampling.by_text).
+it is a way also from one of another vocabulary (s2d_lib.stages.inputs.by_text).
 """
 
-from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 from trl import SFTConfig, SFTTrainer
 
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade_many
-from s2d_lib.models.adapters import lora_config
 from s2d_lib.models.sharing import from_first
-from s2d_lib.runs import Run, file_hash
-from s2d_lib.sampling import Rollout, traces_place
-from s2d_lib.stages.common import StepMetrics, finished_metrics, run_seed, schedule, scheduled, train, trainer_arguments
-from s2d_lib.stages.inputs import Inputs
-from s2d_lib.stages.processes import in_processes
-from s2d_lib.stages.rl import account_row, label_use, read_account
+from s2d_lib.runs import Run
+from s2d_lib.sampling import Rollout
+from s2d_lib.stages import Inputs
+from s2d_lib.stages.common import StepMetrics, run_seed, run_trainer, schedule, trained, trainer_arguments
+from s2d_lib.stages.rl import account_row, label_cost, read_account, write_account
 
 
 class SampleTrainer(StepMetrics, SFTTrainer):
     """TRL's SFTTrainer with a clock."""
 
 
-@in_processes
-def teacher_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
+def learn_answers(run: Run, inputs: Inputs) -> pd.DataFrame:
     """Train `inputs.policy` on `answers_to_learn`; only completion tokens carry loss.
 
     Returns:
-        Metrics of every optimiser step. The run keeps the model and the metrics, where it filters gradings.jsonl, and of a file
-        of traces its hash.
-
-    Raises:
-        StudyError: Fewer answers than one optimiser step takes.
+        Metrics of every optimiser step. Where the run filters it keeps gradings.jsonl.
     """
-    if (done := finished_metrics(run)) is not None:
-        return done
-    resolved, params = run.resolved, run.resolved.stage_params
-    from_first(lambda: answers_to_learn(run, inputs) and None)  # the others read what it has graded
-    answers = answers_to_learn(run, inputs)
-    if params.filter and len(answers) < params.batch:
-        raise StudyError(
-            f"{resolved.checkpoint!r} has {len(answers)} correct rollouts (of {len(inputs.rollouts)}) but one optimiser step "
-            f"takes {params.batch}: lower `batch` or raise teacher_rollouts.samples_per_problem."
-        )
-    facts = {"label_use": label_use(read_account(run.path("gradings.jsonl")))} if params.filter else {}
-    if resolved.traces:
-        facts["traces"] = {"sha256": file_hash(traces_place(resolved.traces)), "answers": len(inputs.rollouts)}
-    return train_on_answers(run, replace(inputs, rollouts=answers), **facts)
+    params, trainer, answers = run.resolved.stage_params, sample_trainer(run, inputs), answers_to_learn(run, inputs)
+    order = schedule(len(answers), params.batch, params.steps, run_seed(run, "order"))
+    cost = {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": sum(len(answers[i].ids) for i in order)}
+    if (account := run.path("gradings.jsonl")).is_file():
+        cost["label_use"] = label_cost(account)["label_use"]
+    return run_trainer(run, inputs, trainer, lambda metrics: cost)
 
 
 def answers_to_learn(run: Run, inputs: Inputs) -> list[Rollout]:
-    """The answers that are learned: all of them, or with `filter` those that are right.
+    """The answers that are learned: all of them, with `filter` those that are right, or with `answers: likeliest` of each problem
+    the one that its teacher finds likeliest.
 
     A run that filters keeps every grading in gradings.jsonl; where an earlier attempt has graded, that is read.
     """
-    if not run.resolved.stage_params.filter:
+    params, path = run.resolved.stage_params, run.path("gradings.jsonl")
+    if getattr(params, "answers", "all") == "likeliest":
+        return likeliest(inputs.rollouts)
+    if not getattr(params, "filter", False):
         return inputs.rollouts
-    path = run.path("gradings.jsonl")
-    if not path.is_file():
-        answers = {p.id: p.answer for p in inputs.problems.pool}
-        texts, golds = zip(*((r.text, answers[r.problem]) for r in inputs.rollouts), strict=True)
-        grades = grade_many(texts, golds, mode=inputs.problems.grading)
-        graded = zip(inputs.rollouts, grades, strict=True)
-        beside = path.with_name(f".{path.name}")
-        beside.write_text(
-            "".join(account_row(0, r.problem, len(r.ids), grade.correct) for r, grade in graded), encoding="utf-8"
-        )
-        beside.replace(path)
+    from_first(lambda: path.is_file() or _grade(inputs, path))
     return [r for r, correct in zip(inputs.rollouts, read_account(path)["correct"], strict=True) if correct]
 
 
-@in_processes
-def teacher_sample_sft(run: Run, inputs: Inputs) -> pd.DataFrame:
-    """Train `inputs.policy` on the stored teacher rollouts' tokens; only completion tokens carry loss. With `answers: likeliest`
-    on one rollout a problem.
-
-    Returns:
-        Metrics of every optimiser step. The run keeps the model and the metrics.
-    """
-    if (done := finished_metrics(run)) is not None:
-        return done
-    chosen = likeliest(inputs.rollouts) if run.resolved.stage_params.answers == "likeliest" else inputs.rollouts
-    return train_on_answers(run, replace(inputs, rollouts=chosen))
+def _grade(inputs: Inputs, path: Path) -> None:
+    answers = {p.id: p.answer for p in inputs.problems.pool}
+    texts, golds = zip(*((r.text, answers[r.problem]) for r in inputs.rollouts), strict=True)
+    graded = zip(inputs.rollouts, grade_many(texts, golds, mode=inputs.problems.grading), strict=True)
+    write_account(path, [account_row(0, r.problem, len(r.ids), grade.correct) for r, grade in graded])
 
 
 def likeliest(rollouts: list[Rollout]) -> list[Rollout]:
@@ -101,43 +73,24 @@ def likeliest(rollouts: list[Rollout]) -> list[Rollout]:
     return list(best.values())
 
 
-def train_on_answers(run: Run, inputs: Inputs, **facts: object) -> pd.DataFrame:
-    """Train on `inputs.rollouts`; `facts` join the record with the steps and tokens that training took.
-
-    Returns:
-        Metrics of every optimiser step.
-    """
-    params, trainer = run.resolved.stage_params, sample_trainer(run, inputs)
-    order = schedule(len(inputs.rollouts), params.batch, params.steps, run_seed(run, "order"))
-    tokens = sum(len(inputs.rollouts[i].ids) for i in order)
-    cost = {"sampled": {"sequences": 0, "tokens": 0}, "trained_tokens": tokens, **facts}
-    return train(run, inputs, trainer, f"{run.resolved.checkpoint}: loss, nats per token", lambda metrics: cost)
-
-
 def sample_trainer(run: Run, inputs: Inputs) -> SampleTrainer:
-    """The trainer of next-token loss on `inputs.rollouts`, before its first step.
+    """The trainer of next-token loss, before its first step.
 
     Raises:
-        StudyError: Fewer rollouts than one optimiser step takes.
+        StudyError: Fewer answers than one optimiser step takes.
     """
-    params, policy = run.resolved.stage_params, inputs.policy
-    problems = inputs.problems.pool
-    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids(problems), strict=True))
-    asked = [prompt_ids[r.problem] for r in inputs.rollouts]
-    rows = [
-        {"input_ids": [*prompt, *r.ids], "labels": [-100] * len(prompt) + list(r.ids)}
-        for prompt, r in zip(asked, inputs.rollouts, strict=True)
-    ]
-    if len(rows) < params.batch:
+    params, answers = run.resolved.stage_params, answers_to_learn(run, inputs)
+    if len(answers) < params.batch:
         raise StudyError(
-            f"{run.resolved.checkpoint!r} has {len(rows)} rollouts but one optimiser step takes {params.batch}: lower "
-            "`batch` or raise teacher_rollouts.samples_per_problem."
+            f"{run.resolved.checkpoint!r} has {len(answers)} answers to learn (of {len(inputs.rollouts)}) but one optimiser step "
+            f"takes {params.batch}: lower `batch` or raise teacher_rollouts.samples_per_problem."
         )
-    arguments = trainer_arguments(run, params) | {"max_length": None, "packing": False}
-    return SampleTrainer(
-        model=policy.model,
-        args=SFTConfig(**arguments, train_sampling_strategy="sequential"),
-        train_dataset=scheduled(rows, params.batch, params.steps, run_seed(run, "order")),
-        processing_class=policy.tokenizer,
-        peft_config=lora_config(policy.model, params.lora),
-    )
+    problems = inputs.problems.pool
+    prompts = dict(zip((p.id for p in problems), inputs.policy.prompt_ids(problems), strict=True))
+    rows = [
+        {"input_ids": [*prompts[r.problem], *r.ids], "labels": [-100] * len(prompts[r.problem]) + list(r.ids)}
+        for r in answers
+    ]
+    arguments = trainer_arguments(run) | {"max_length": None, "packing": False}
+    args = SFTConfig(**arguments, train_sampling_strategy="sequential")
+    return SampleTrainer(args=args, **trained(run, inputs, rows, params.batch))

@@ -5,7 +5,6 @@ states are written down instead of computed again in every epoch, in the dtype t
 """
 
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +20,8 @@ from s2d_lib.models.policy import Policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, completion_states, read_rollouts, write_rollouts
+from s2d_lib.stages import Inputs
 from s2d_lib.stages.common import run_seed
-from s2d_lib.stages.inputs import Inputs
 from s2d_lib.stages.states import completion_hidden, head_of, padded
 from s2d_lib.vllm import sampler
 
@@ -109,13 +108,11 @@ def kept_targets(run: Run, inputs: Inputs) -> TeacherTargets:
     params, teacher = run.resolved.stage_params, inputs.teacher
     path = run.path("trainer") / "teacher_targets.npy"
     if not path.is_file():
-        began = time.perf_counter()
         path.parent.mkdir(exist_ok=True)
         beside = path.with_name(f".{path.name}")
         write_targets(beside, teacher, inputs.problems.pool, inputs.rollouts, batch=params.micro_batch)
-        seconds = round(time.perf_counter() - began, 2)
-        run.remember(teacher_targets={"bytes": beside.stat().st_size, "seconds": seconds})
-        beside.replace(path)  # last: what is there is whole, and its cost is on record
+        run.remember()  # what it took
+        beside.replace(path)  # last: what is there is whole
     head, device = head_of(teacher.model).detached(), inputs.policy.model.device
     bias = None if head.bias is None else head.bias.to(device)
     head = replace(head, weight=head.weight.to(device), bias=bias)
@@ -132,21 +129,26 @@ def write_targets(
         StudyError: When the disk has no room for them; nothing but the first batch has been computed by then.
     """
     prompts = dict(zip((p.id for p in problems), teacher.prompt_ids(problems), strict=True))
-    total = sum(len(r.ids) for r in rollouts)
+    total, kept, end = sum(len(r.ids) for r in rollouts), None, 0
     teacher.model.eval()
-    with path.open("wb") as stream, tqdm(total=len(rollouts), desc="teacher targets", unit="rollout") as bar:
+    with tqdm(total=len(rollouts), desc="teacher targets", unit="rollout") as bar:
         for start in range(0, len(rollouts), batch):
             part = rollouts[start : start + batch]
             hidden = teacher_states(teacher, [prompts[r.problem] for r in part], [r.ids for r in part])
             # numpy has no bfloat16: its bits as whole numbers
             values = (hidden.view(torch.uint16) if hidden.dtype == torch.bfloat16 else hidden).cpu().numpy()
-            if start == 0:
-                _check_room(path, total * values[0].nbytes)
-                descr = np.lib.format.dtype_to_descr(values.dtype)
-                header = {"descr": descr, "fortran_order": False, "shape": (total, values.shape[1])}
-                np.lib.format.write_array_header_1_0(stream, header)
-            stream.write(values.data)
+            if kept is None:
+                needed, free = total * values[0].nbytes, shutil.disk_usage(path.parent).free
+                if needed > free:
+                    raise StudyError(
+                        f"the teacher targets need {needed / 1e9:.1f} GB but {path.parent} has {free / 1e9:.1f} GB free: set "
+                        "`teacher_targets` to recompute, or let S2D_RUNS name a folder on a larger disk."
+                    )
+                kept = np.lib.format.open_memmap(path, "w+", values.dtype, (total, values.shape[1]))
+            kept[end : end + len(values)] = values
+            end += len(values)
             bar.update(len(part))
+    kept.flush()
 
 
 @torch.no_grad()
@@ -162,12 +164,3 @@ def teacher_states(policy: Policy, prompts: Sequence[Sequence[int]], completions
     )
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
         return completion_hidden(model, ids, mask, *completion)[completion[1] != 0]
-
-
-def _check_room(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise StudyError(
-            f"the teacher targets need {needed / 1e9:.1f} GB but {path.parent} has {free / 1e9:.1f} GB free: set "
-            "`teacher_targets` to recompute, or let S2D_RUNS name a folder on a larger disk."
-        )

@@ -18,9 +18,10 @@ from s2d_lib.problems.base import Problem
 from s2d_lib.results.bundle import read_table, write_csv
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, completion_states, evaluating, sample, undisturbed
-from s2d_lib.stages.inputs import Inputs
+from s2d_lib.stages import Inputs
 from s2d_lib.stages.states import head_of
 from s2d_lib.study import derive_seed
+from s2d_lib.study.stage_params import DENSE
 
 
 class Validation(TrainerCallback):
@@ -39,7 +40,7 @@ class Validation(TrainerCallback):
         self.run, self.inputs, self.path = run, inputs, run.path("validation.csv")
         own = run.resolved.validation.model_dump(include={"batch", "max_new_tokens"})
         self.sampling = run.resolved.sampling.model_copy(update=own)
-        compared = run.resolved.stage in ("forward_kl", "opd") and run.resolved.params["estimator"] != "gold"
+        compared = run.resolved.stage in DENSE and run.resolved.params["estimator"] != "gold"
         self.teacher = inputs.teacher if compared else None
         self.rows: list[dict] = []
         self.teacher_states: list[Rollout] = []

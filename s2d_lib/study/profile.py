@@ -19,12 +19,8 @@ from s2d_lib.study.strict import Strict, did_you_mean
 Stages = create_model(
     "Stages",
     __base__=Strict,
-    __doc__="Hyperparameters of every stage; a profile that leaves out self_distillation makes no checkpoints of that stage.",
-    **{
-        name: (stage.params | None, None) if name == "self_distillation" else (stage.params, ...)
-        for name, stage in STAGES.items()
-        if stage.params
-    },
+    __doc__="Hyperparameters of every stage; of a stage that a profile leaves out it makes no checkpoints.",
+    **{name: (stage.params | None, None) for name, stage in STAGES.items() if stage.params},
 )
 BLOCKS = {"sampling": Sampling, "hardware": Hardware, "cluster": Cluster}
 """What a rule can refine besides a stage's hyperparameters, key by key."""

@@ -1,6 +1,6 @@
 """The stages: the hyperparameters of each, and all else that the study must know of one before it can run.
 
-A new stage is an entry in STAGES, its hyperparameters, and its notebook.
+A new stage is an entry in STAGES, its hyperparameters and the function that trains it (docs/how_to_add_a_stage.md).
 """
 
 from collections.abc import Mapping
@@ -209,9 +209,10 @@ def _placeholders(template: str) -> list[str]:
 class Stage:
     """What the study knows of a stage."""
 
-    notebook: str  # that runs it
     needs: frozenset[str]  # what a checkpoint of it says in study.yaml: `role`, `from`, `teacher`, `labels`
     params: type[Strict] | None = None  # the type of its hyperparameters; a base model has none
+    train: str | None = None  # what trains it, as `module:function` of s2d_lib.stages: from a run and its inputs to metrics
+    notebook: str = "45_any_stage.ipynb"  # that runs it
     may_have: frozenset[str] = frozenset()  # what a checkpoint may say besides
     stored: bool = False  # it trains on a teacher's stored rollouts, whatever its hyperparameters say
     next_token: bool = False  # it learns sampled tokens and never runs a teacher
@@ -221,17 +222,40 @@ class Stage:
 
 ALONE, TAUGHT = frozenset({"from", "labels"}), frozenset({"from", "teacher", "labels"})
 STAGES: Mapping[str, Stage] = {
-    "base": Stage("50_evaluate.ipynb", frozenset({"role"})),
-    "teacher_rollouts": Stage("30_forward_kl_warmup.ipynb", frozenset({"teacher", "labels"}), TeacherRollouts),
-    "sparse_rl": Stage("20_sparse_rl.ipynb", ALONE, SparseRL, graded=True, halved=True),
+    "base": Stage(frozenset({"role"}), notebook="50_evaluate.ipynb"),
+    "teacher_rollouts": Stage(frozenset({"teacher", "labels"}), TeacherRollouts, notebook="30_forward_kl_warmup.ipynb"),
+    "sparse_rl": Stage(ALONE, SparseRL, "rl:sparse_rl", "20_sparse_rl.ipynb", graded=True, halved=True),
     "teacher_sft": Stage(
-        "21_teacher_sft.ipynb", ALONE, TeacherSFT, frozenset({"teacher"}), stored=True, next_token=True, halved=True
+        ALONE,
+        TeacherSFT,
+        "sft:learn_answers",
+        "21_teacher_sft.ipynb",
+        may_have=frozenset({"teacher"}),
+        stored=True,
+        next_token=True,
+        halved=True,
     ),
-    "forward_kl": Stage("30_forward_kl_warmup.ipynb", TAUGHT, Distillation, stored=True),
-    "opd": Stage("31_opd.ipynb", TAUGHT, Distillation),
-    "teacher_sample_sft": Stage("32_teacher_sample_sft.ipynb", TAUGHT, TeacherSampleSFT, stored=True, next_token=True),
-    "self_distillation": Stage("40_self_distillation.ipynb", ALONE, SelfDistillation, graded=True, halved=True),
+    "forward_kl": Stage(TAUGHT, Distillation, "dense:distill", "30_forward_kl_warmup.ipynb", stored=True),
+    "opd": Stage(TAUGHT, Distillation, "dense:distill", "31_opd.ipynb"),
+    "teacher_sample_sft": Stage(
+        TAUGHT,
+        TeacherSampleSFT,
+        "sft:learn_answers",
+        "32_teacher_sample_sft.ipynb",
+        stored=True,
+        next_token=True,
+    ),
+    "self_distillation": Stage(
+        ALONE,
+        SelfDistillation,
+        "self_distillation:self_distill",
+        "40_self_distillation.ipynb",
+        graded=True,
+        halved=True,
+    ),
 }
 """Every stage by its name."""
 TRAINED = tuple(name for name, stage in STAGES.items() if stage.params and issubclass(stage.params, Training))
 """Names of the stages that train."""
+DENSE = tuple(name for name, stage in STAGES.items() if stage.params is Distillation)
+"""Those that match a teacher's distributions."""

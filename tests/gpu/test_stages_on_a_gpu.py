@@ -3,22 +3,25 @@
 Without a GPU they are skipped; S2D_TEST_DEVICE=cpu lets all but the memory be tried on a CPU.
 """
 
+import contextlib
 import os
 
 import pandas as pd
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from trl import DistillationTrainer, GRPOTrainer
 
 from s2d_lib.models.policy import load_policy
 from s2d_lib.plan.cost import assumed_lengths, shape_of
 from s2d_lib.plan.memory import held as planned_memory
 from s2d_lib.runs import open_run
+from s2d_lib.stages import stored_teacher
 from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.training import train
 from s2d_lib.study import load_profile, resolve
 from s2d_lib.study.load import deep_merge
-from s2d_lib.worker import TRAINING
-from tests.gpu.replayed import Replayed
+from s2d_lib.study.settings import RoleModel
 from tests.stages.conftest import make  # noqa: F401 (a fixture)
 
 DEVICE = os.environ.get("S2D_TEST_DEVICE", "cuda")
@@ -53,6 +56,41 @@ def overrides(tiny: dict, dtype: str) -> dict:
     return deep_merge(tiny, over)
 
 
+class Replayed:
+    """Keeps what trainers and teachers of one run sample and, on request, gives it to another, so that both take their steps on
+    the same text."""
+
+    def __init__(self):
+        self.kept: list = []
+
+    @contextlib.contextmanager
+    def __call__(self, replay: bool):
+        """While the block runs, all sample as ever and it is kept, or they are given what was kept, in order."""
+        given = iter(list(self.kept))
+
+        def kept(sampled):
+            def generate(*args, **kwargs):
+                if replay:
+                    return next(given)
+                self.kept.append(sampled(*args, **kwargs))
+                return self.kept[-1]
+
+            return generate
+
+        as_ever = stored_teacher.sampler
+
+        @contextlib.contextmanager
+        def sampler(*args):
+            with as_ever(*args) as sample:
+                yield kept(sample)
+
+        with pytest.MonkeyPatch.context() as patch:
+            for trainer in (GRPOTrainer, DistillationTrainer):
+                patch.setattr(trainer, "_generate_single_turn", kept(trainer._generate_single_turn))
+            patch.setattr(stored_teacher, "sampler", sampler)
+            yield
+
+
 @pytest.mark.parametrize("stage", CHECKPOINTS)
 def test_two_steps_in_bfloat16_lose_what_they_lose_in_float32(make, tiny, stage):  # noqa: F811
     """Weights stay float32, so a step's loss differs by the rounding of one forward pass, some tenths of a percent of a
@@ -65,16 +103,10 @@ def test_two_steps_in_bfloat16_lose_what_they_lose_in_float32(make, tiny, stage)
         metrics = pd.read_csv(run.path("metrics.csv"))
         assert metrics["step"].tolist() == [1, 2]
         losses[dtype] = metrics["loss"].tolist()
-        model = load_policy(run_model(run), resolve("micro", "student", 0).hardware, run.path("model")).model
+        spec = RoleModel.model_validate(run.record["resolved"]["model"])
+        model = load_policy(spec, resolve("micro", "student", 0).hardware, run.path("model")).model
         assert all(torch.isfinite(weights).all() for weights in model.parameters())
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05, abs=0.02)
-
-
-def run_model(run):
-    """The role's spec that a finished run was made with."""
-    from s2d_lib.study.settings import RoleModel
-
-    return RoleModel.model_validate(run.record["resolved"]["model"])
 
 
 @pytest.fixture
@@ -107,7 +139,7 @@ def test_memory_is_within_the_plan(make, tiny, large, stage, dtype):  # noqa: F8
     run = open_run("micro", CHECKPOINTS[stage], 0, over)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    TRAINING[stage](run, prepare(run))
+    train(run, prepare(run))
     held = torch.cuda.max_memory_allocated()
     shape = shape_of(large)
     taught_by = shape if stage in ("forward_kl", "opd") else None

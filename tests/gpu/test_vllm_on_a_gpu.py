@@ -10,7 +10,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.notebook import evaluate, finish
 from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.rl import sparse_rl
+from s2d_lib.stages.training import train
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
 from s2d_lib.vllm import Engine, SyncCheck, compared
@@ -85,7 +85,7 @@ def test_two_grpo_steps_by_an_engine_that_is_updated_in_place(runs, overrides, c
     run = open_run("micro", "student.grpo", 0, overrides)
     inputs = prepare(run)
     before = {name: weights.detach().cpu().clone() for name, weights in inputs.policy.model.named_parameters()}
-    metrics = sparse_rl(run, inputs)
+    metrics = train(run, inputs)
     assert metrics["step"].tolist() == [1, 2]
     assert checks == [0, 1, 2]
     after = dict(inputs.policy.model.named_parameters())

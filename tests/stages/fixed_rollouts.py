@@ -1,9 +1,6 @@
 """One optimiser step of the self-distillation trainer on rollouts that are given, not sampled: the same however it is cut."""
 
 import copy
-import json
-import sys
-from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -20,6 +17,11 @@ from s2d_lib.study.stage_params import SELF_TAUGHT, SelfDistillation
 SIZE = 4  # rollouts of one prompt
 MIXED = [1, 0, 0, 1] + [0, 0, 0, 0] + [0, 1, 0, 0] + [1, 1, 1, 1]  # noqa: RUF005 (groups)
 TEMPLATE = "{solution} {question}"
+ARGUMENTS = {
+    "num_generations": SIZE, "max_completion_length": 12, "report_to": "none", "use_cpu": True, "bf16": False,
+    "gradient_checkpointing": False, "save_strategy": "no", "logging_steps": 1, "shuffle_dataset": False, "optim": "sgd",
+    "learning_rate": 0.1, "lr_scheduler_type": "constant", "disable_tqdm": True, "epsilon_high": 0.28, "beta": 0.0,
+}  # fmt: skip
 
 
 def student():
@@ -41,11 +43,10 @@ def completions(n: int, longest: int = 12) -> list[list[int]]:
 
 
 class Given(SelfDistillationTrainer):
-    """Takes the completions of a generation batch, over all processes, from `self.given`."""
+    """Takes the completions of a generation batch from `self.given`."""
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
-        first = self.accelerator.process_index * len(prompt_ids)
-        return self.given[first : first + len(prompt_ids)], None
+        return self.given, None
 
 
 class KeepGradients(TrainerCallback):
@@ -60,59 +61,30 @@ class KeepGradients(TrainerCallback):
 
 def params(method: str, **options) -> SelfDistillation:
     fixed = {"steps": 1, "learning_rate": 0.1, "batch": 16, "micro_batch": 4, "group_size": SIZE}
-    if method in SELF_TAUGHT:
-        fixed["reprompt"] = TEMPLATE
-    return SelfDistillation(method=method, **fixed | options)
+    return SelfDistillation(
+        method=method, **fixed | ({"reprompt": TEMPLATE} if method in SELF_TAUGHT else {}) | options
+    )
 
 
-class Graded:
-    """A reward function with an answer for every completion."""
+def trainer(folder, method, rewards, micro, *, steps=1, per_step=16, config=None, peft=None, **options):
+    """A trainer whose rollouts are given, on `len(rewards)` of them a sampling and `per_step` an optimiser step; `options` are
+    the stage's, `config` is laid over TRL's arguments."""
+    policy, given, chosen = student(), completions(len(rewards)), params(method, **options)
+    grades = {tuple(ids): reward for ids, reward in zip(given, rewards, strict=True)}
 
-    __name__ = "graded"
+    def graded(completion_ids, **_):
+        return [grades[tuple(ids)] for ids in completion_ids]
 
-    def __init__(self, graded: dict[tuple[int, ...], float]):
-        self.graded = graded
-
-    def __call__(self, completion_ids, **_):
-        return [self.graded[tuple(ids)] for ids in completion_ids]
-
-
-def trainer(
-    folder,
-    method: str,
-    rewards: list[float],
-    micro: int,
-    *,
-    steps=1,
-    per_step=16,
-    cls=Given,
-    config=None,
-    peft=None,
-    **options,
-):
-    """A trainer whose rollouts are given, on `len(rewards)` of them a sampling and `per_step` an optimiser step."""
-    policy, given = student(), completions(len(rewards))
-    graded = {tuple(ids): reward for ids, reward in zip(given, rewards, strict=True)}
-    problems = questions(len(rewards) // SIZE)
-    chosen = params(method, **options)
-    arguments = {
-        "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": micro, "num_generations": SIZE,
-        "max_completion_length": 12, "report_to": "none", "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
-        "save_strategy": "no", "logging_steps": 1, "shuffle_dataset": False, "optim": "sgd", "learning_rate": 0.1,
-        "lr_scheduler_type": "constant", "scale_rewards": chosen.scale_rewards, "disable_tqdm": True, "epsilon_high": 0.28,
-        "beta": 0.0,
-    }  # fmt: skip
-    arguments = {**arguments, **(config or {})}
-    world = GRPOConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to="none").world_size
-    arguments.setdefault("gradient_accumulation_steps", per_step // micro // world)
-    arguments.setdefault("steps_per_generation", len(rewards) // micro // world)
-    made = cls(
+    arguments = ARGUMENTS | {"output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": micro}
+    arguments |= {"gradient_accumulation_steps": per_step // micro, "steps_per_generation": len(rewards) // micro}
+    rows = [{"prompt": p.prompt, "question": p.prompt} for p in questions(len(rewards) // SIZE)]
+    made = Given(
         model=policy.model,
         params=chosen,
         reprompts=Reprompts(policy, TEMPLATE, chosen.feedback_reprompt) if method in SELF_TAUGHT else None,
-        reward_funcs=Graded(graded),
-        args=GRPOConfig(**arguments),
-        train_dataset=Dataset.from_list([{"prompt": p.prompt, "question": p.prompt} for p in problems]),
+        reward_funcs=graded,
+        args=GRPOConfig(**arguments | {"scale_rewards": chosen.scale_rewards} | (config or {})),
+        train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
         callbacks=[KeepGradients()],
         peft_config=peft,
@@ -134,17 +106,3 @@ def outcome(made) -> dict:
         "before": before,
         "metrics": rows,
     }
-
-
-def main(folder: str, method: str, micro: int) -> None:
-    """One of several processes: take the step and let the first process keep its outcome."""
-    made = trainer(folder, method, MIXED, micro)
-    result = outcome(made)
-    if made.accelerator.process_index == 0:
-        torch.save({name: result[name] for name in ("losses", "gradients", "weights")}, Path(folder) / "outcome.pt")
-        (Path(folder) / "metrics.json").write_text(json.dumps(result["metrics"]))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

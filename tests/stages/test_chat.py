@@ -70,7 +70,7 @@ def test_a_self_teachers_prompt_is_the_same_turn_also_when_its_solution_is_cut(p
     template, ids = "{question}\n\nOne solution: {solution}", []
     for limit, solution in ((None, "2 + 3 = 5."), (-1, " + 3 = 5.")):
         made = Reprompts(policy, template, max_tokens=limit and len(ids) + limit, max_new_tokens=0)
-        ids, cut = made.of_solution(TEXT, "2 + 3 = 5.")
+        ids, cut = made.of("solution", TEXT, "2 + 3 = 5.")
         assert cut == (limit is not None)
         assert policy.tokenizer.decode(ids) == WANTED[family].format(f"{TEXT}\n\nOne solution: {solution}")
 

@@ -79,14 +79,3 @@ def test_a_bridge_of_adapters_over_adapters(make, tiny):
     evaluate(run, loaded := prepare(run))
     assert run.path("evaluation.csv").read_bytes() == results
     finish(run, loaded)
-
-
-def test_the_grpo_reference_is_the_base_and_a_teacher_can_learn_answers_by_adapters(make, tiny):
-    stages = {
-        "sparse_rl": {"kl_coefficient": 0.1},
-        "teacher_rollouts": {"samples_per_problem": 16},
-        "teacher_sft": {"batch": 4, "micro_batch": 4},
-    }
-    overrides = deep_merge(with_lora(tiny), {"stages": stages})
-    for checkpoint in ("student.grpo", "teacher.sft"):
-        assert make(checkpoint, overrides=overrides).record["optimizer_steps"] == 2

@@ -7,7 +7,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import pytest
 import torch
 from datasets import Dataset
-from fixed_rollouts import MIXED, SIZE, outcome, params, questions, student, trainer
+from fixed_rollouts import ARGUMENTS, MIXED, outcome, params, questions, student, trainer
 from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 
@@ -78,28 +78,6 @@ def test_the_sdpo_loss_is_trls_but_for_the_denominator(tmp_path, theirs):
     assert torch.linalg.norm(result["gradients"][0] - gradient) < 1e-4 * torch.linalg.norm(gradient)
 
 
-def test_reprompts_are_trls_but_for_the_sibling_that_is_shown(tmp_path, theirs):
-    # One correct rollout a group: then there is no choice between siblings
-    rewards = [1, 0, 0, 0] * 4
-    made = trainer(tmp_path, "sdpo", rewards, 16)
-    batch, _ = batch_of(made)
-    graded = {tuple(ids): reward for ids, reward in zip(made.given, rewards, strict=True)}
-    rows = [
-        ids[: int(n)] for ids, n in zip(batch["completion_ids"].tolist(), batch["completion_mask"].sum(1), strict=True)
-    ]
-    order = sorted(range(16), key=lambda i: made.given.index(rows[i]))  # as they were sampled, groups whole
-    output = {name: batch[name][order] for name in ("completion_ids", "completion_mask")}
-    prompts = [p.prompt for p in questions(4) for _ in range(4)]
-    own = torch.tensor([float(graded[tuple(rows[i])]) for i in order])
-    context = theirs.teacher_context_builder.build(output, prompts, own)
-    assert torch.equal(context["self_distillation_mask"] != 0, batch["sdpo"][order])
-    for place, i in enumerate(order):
-        if batch["sdpo"][i]:
-            shown = batch["teacher_prompt_ids"][i][batch["teacher_prompt_mask"][i] != 0]
-            ids = context["teacher_input_ids"][place][context["teacher_attention_mask"][place] != 0]
-            assert ids[: len(shown)].tolist() == shown.tolist()
-
-
 def odd_length(completion_ids, **_):
     return [float(len(ids) % 2) for ids in completion_ids]
 
@@ -108,12 +86,8 @@ def test_grpo_is_trls_trainer(tmp_path):
     histories, weights = [], []
     for cls in (GRPOTrainer, SelfDistillationTrainer):
         policy = student()
-        config = GRPOConfig(
-            output_dir=str(tmp_path), max_steps=4, per_device_train_batch_size=8, gradient_accumulation_steps=2,
-            num_generations=SIZE, max_completion_length=12, report_to="none", use_cpu=True, bf16=False, save_strategy="no",
-            gradient_checkpointing=False, logging_steps=1, learning_rate=0.1, optim="sgd", loss_type="dapo", beta=0.0,
-            epsilon_high=0.28, disable_tqdm=True, shuffle_dataset=False, seed=3,
-        )  # fmt: skip
+        own = {"max_steps": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "seed": 3}
+        config = GRPOConfig(output_dir=str(tmp_path), loss_type="dapo", **ARGUMENTS, **own)
         made = cls(
             model=policy.model,
             reward_funcs=odd_length,

@@ -5,12 +5,11 @@ import torch
 from fixed_rollouts import MIXED, questions, student, trainer
 from transformers import TrainerCallback
 
-from s2d_lib.claims import load_claims
 from s2d_lib.errors import StudyError
 from s2d_lib.models.adapters import lora_config, plain
 from s2d_lib.problems.base import Problem
 from s2d_lib.stages.second_look import given_to_base
-from s2d_lib.stages.self_teacher import Reprompts, SelfTeacher
+from s2d_lib.stages.self_teacher import Reprompts
 from s2d_lib.study.settings import Lora
 
 QUESTION = "v1 f2 f3 ?"
@@ -56,17 +55,6 @@ def test_the_self_teacher_is_the_moving_average_by_hand_of_what_is_trained(tmp_p
     assert all(torch.equal(before[name], weights) for name, weights in teacher.items())
 
 
-def test_a_saved_self_teacher_is_the_same_to_the_byte(tmp_path):
-    one, other = SelfTeacher(student().model, 0.1), SelfTeacher(student().model, 0.1)
-    with torch.no_grad():
-        for p in one.model.parameters():
-            p.add_(torch.randn_like(p))
-    one.save(tmp_path)
-    other.load(tmp_path)
-    for name, value in one.model.state_dict().items():
-        assert torch.equal(value, other.model.state_dict()[name])
-
-
 # What it is shown
 
 
@@ -76,16 +64,16 @@ def policy():
 
 
 def test_a_short_one_is_the_template_and_a_solutions_braces_are_just_text(policy):
-    ids, cut = Reprompts(policy, "{solution} {question}").of_solution(QUESTION, SOLUTION)
+    made = Reprompts(policy, "{solution} {question}")
+    ids, cut = made.of("solution", QUESTION, SOLUTION)
     assert policy.tokenizer.decode(ids) == f"{SOLUTION} {QUESTION}"
     assert not cut
-    ids, _ = Reprompts(policy, "{solution} {question}").of_solution("{solution}", "{question}")
-    assert len(ids) == 2  # unknown words
+    assert len(made.of("solution", "{solution}", "{question}").ids) == 2  # unknown words
 
 
 @pytest.mark.parametrize("limit", [5, 7, 10])
 def test_a_long_one_loses_the_beginning_of_its_solution_and_nothing_else(policy, limit):
-    ids, cut = Reprompts(policy, "# {question} {solution} ?", max_tokens=limit + 2).of_solution(QUESTION, SOLUTION)
+    ids, cut = Reprompts(policy, "# {question} {solution} ?", max_tokens=limit + 2).of("solution", QUESTION, SOLUTION)
     words = policy.tokenizer.decode(ids).split()
     assert cut
     assert len(ids) == limit + 2
@@ -106,16 +94,15 @@ def test_a_question_that_leaves_no_room_is_refused_beforehand(policy):
     with pytest.raises(StudyError, match="the reprompt of problem 'long' takes 50 tokens without any solution"):
         made.check_fit([*questions(8), long])
     with pytest.raises(StudyError, match="takes 50 tokens without any solution"):
-        made.of_solution(long.prompt, SOLUTION)
+        made.of("solution", long.prompt, SOLUTION)
 
 
 # What a given solution is worth to a base model, without which it has nothing to say as a self-teacher
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", load_claims().courses["micro-srpo"].profiles)
-def test_a_solution_helps_the_base_model_of_every_benchmark(profile):
-    table = given_to_base(profile, samples=4)
+def test_a_solution_helps_the_base_model():
+    table = given_to_base("micro-table-lookup", samples=4)
     assert len(table) >= 50  # of 200 problems are solved now and then
     mean = table.mean(numeric_only=True)
     assert mean["own solution"] > 1.5 * mean["alone"]

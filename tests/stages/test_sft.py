@@ -34,10 +34,8 @@ def few(tiny) -> dict:
 def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_every_label(make, few):
     run = make("teacher.sft_own", overrides=few)
     record, resolved = run.record, run.record["resolved"]
-    assert (resolved["role"], resolved["parents"]) == (
-        "teacher",
-        {"from": "teacher", "rollouts": "teacher.rollouts.full"},
-    )
+    assert resolved["role"] == "teacher"
+    assert resolved["parents"] == {"from": "teacher", "rollouts": "teacher.rollouts.full"}
     opened = open_run("micro-full", "teacher.sft_own", 0, few)
     inputs = prepare(opened)
     rollouts, how = read_rollouts(opened.parent("rollouts").path("rollouts.parquet"))
@@ -60,14 +58,8 @@ def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_ever
     lengths = sorted(len(r.ids) for r in right)
     least = passes * sum(lengths)
     assert least + sum(lengths[:rest]) <= record["trained_tokens"] <= least + sum(lengths[len(lengths) - rest :])
-    assert record["problems"]["label_pool"]["name"] == "full"
-
-
-def test_its_samples_are_those_that_the_raw_teachers_bridge_trains_on(make, few):
-    make("teacher.sft_own", overrides=few)
-    make("student.warm.raw_teacher", overrides=few)
-    runs = [open_run("micro-full", name, 0, few) for name in ("teacher.sft_own", "student.warm.raw_teacher")]
-    assert runs[0].parent("rollouts").folder == runs[1].parent("rollouts").folder
+    bridge = resolve("micro-full", "student.warm.raw_teacher", 0, few).parents["rollouts"]
+    assert bridge == resolved["parents"]["rollouts"]  # the same samples
 
 
 def test_an_interrupted_run_ends_in_the_same_bytes(ends_in_the_same_bytes, halved):
@@ -80,7 +72,7 @@ def test_too_few_right_answers_are_said_before_training(make, tiny):
     large = deep_merge(tiny, {"stages": {"teacher_sft": {"batch": 32, "micro_batch": 8}}})
     with pytest.raises(StudyError) as error:
         make("teacher.sft_own", overrides=large)
-    assert "correct rollouts (of 32) but one optimiser step takes 32: lower `batch` or raise" in str(error.value)
+    assert "answers to learn (of 32) but one optimiser step takes 32: lower `batch` or raise" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -99,11 +91,8 @@ def test_the_halves_meet_in_stage_3(make, halved):
 
 def test_an_outside_models_answers_need_no_label_unless_they_are_filtered(make, tiny):
     run = make("teacher.sft")
-    assert run.record["resolved"]["parents"] == {
-        "from": "teacher",
-        "teacher": "outside",
-        "rollouts": "outside.rollouts.full",
-    }
+    parents = {"from": "teacher", "teacher": "outside", "rollouts": "outside.rollouts.full"}
+    assert run.record["resolved"]["parents"] == parents
     assert "label_use" not in run.record
     assert not run.path("gradings.jsonl").exists()
     assert run.record["trained_tokens"] > 0
@@ -131,9 +120,10 @@ def test_a_file_of_answers_takes_the_place_of_the_outside_models_runs(make, trac
     overrides = write([one, *rows, {"prompt": "v1 f1 ?", "answers": ["# v1"]}])
     record = make("teacher.sft", overrides=overrides).record
     assert record["resolved"]["parents"] == {"from": "teacher"}
-    assert record["traces"]["answers"] == 13  # not the one about a stranger
+    assert "the traces 'traces.jsonl'" in record["read"]
     assert "label_use" not in record
     inputs = prepare(open_run("micro-full", "teacher.sft", 0, overrides))
+    assert len(inputs.rollouts) == 13  # not the one about a stranger
     assert [r.text for r in inputs.rollouts[:2]] == one["answers"]
     assert all(inputs.policy.decode([list(r.ids)]) == [r.text] and r.finished for r in inputs.rollouts)
     assert not [*runs.rglob("outside*")]
@@ -143,12 +133,9 @@ def test_a_file_of_answers_takes_the_place_of_the_outside_models_runs(make, trac
     ("change", "sentence"),
     [
         ({"answers": []}, "hold no answer to any problem of the label pool"),
-        (
-            {"problem": "full/none"},
-            "none of the traces in traces.jsonl is about a problem of the label pool, the first",
-        ),
+        ({"problem": "full/none"}, "none of the traces in traces.jsonl is about a problem of the label pool"),
         ({"answers": ["# v1", 7]}, "row 1 of the traces in traces.jsonl must hold `answers`, a list of texts"),
-        ({"answers": [" "]}, "row 1 of the traces in traces.jsonl must hold `answers`, a list of texts"),
+        ({"answers": [" "]}, "row 1 of the traces in traces.jsonl must hold `answers`"),
         (None, "lacks the column(s) answers"),
     ],
 )

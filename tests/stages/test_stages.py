@@ -1,6 +1,5 @@
 """The stages on real TRL trainers and the released micro models, a few steps each: accounts, order, seeds and interruptions."""
 
-import json
 import shutil
 
 import pandas as pd
@@ -12,9 +11,10 @@ from s2d_lib.models.policy import save_policy
 from s2d_lib.plan.cost import counts
 from s2d_lib.runs import file_hash, find_run, open_run
 from s2d_lib.sampling import read_rollouts
-from s2d_lib.stages.common import LiveCurve, last_whole_checkpoint
+from s2d_lib.stages.common import LiveCurve
 from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.rl import RecordedReward, SparseTrainer, sparse_rl
+from s2d_lib.stages.rl import SparseTrainer
+from s2d_lib.stages.training import train
 from s2d_lib.study import Resolved, resolve
 from s2d_lib.study.load import deep_merge
 from tests.stages.conftest import Killed
@@ -22,7 +22,7 @@ from tests.stages.conftest import Killed
 pytestmark = pytest.mark.slow
 
 
-def test_sparse_rl_accounts_for_every_label(make):
+def test_sparse_rl_accounts_for_every_label_and_the_same_seed_gives_the_same_bytes(make):
     run = make("student.grpo")
     gradings = pd.read_json(run.path("gradings.jsonl"), lines=True)
     assert len(gradings) == run.record["label_use"]["gradings"] == 4 * 16  # steps x rollouts
@@ -36,6 +36,10 @@ def test_sparse_rl_accounts_for_every_label(make):
     metrics = pd.read_csv(run.path("metrics.csv"))
     assert metrics["reward"].to_numpy() == pytest.approx(gradings.groupby("step")["correct"].mean().to_numpy())
     assert (metrics["formed"] >= metrics["reward"]).all()
+    shutil.rmtree(run.folder)
+    again, other = make("student.grpo"), make("student.grpo", seed=1)
+    for name in ("model/model.safetensors", "evaluation.csv"):
+        assert again.record["files"][name] == run.record["files"][name] != other.record["files"][name]
 
 
 def test_four_updates_use_one_sampling_each_rollout_in_one_of_them(make, tiny, monkeypatch):
@@ -50,20 +54,14 @@ def test_four_updates_use_one_sampling_each_rollout_in_one_of_them(make, tiny, m
     run = make("student.grpo", overrides=deep_merge(tiny, {"stages": {"sparse_rl": stage}}))
     gradings = pd.read_json(run.path("gradings.jsonl"), lines=True)
     assert gradings.groupby("step").size().to_dict() == {0: 64, 4: 64}  # the second's last two steps are not taken
-    assert set(gradings.groupby(["step", "problem"]).size()) == {4}
     assert run.record["label_use"]["gradings"] == run.record["sampled"]["sequences"] == 128
     assert counts(Resolved.model_validate(run.record["resolved"])).sequences == 128
     tokens = pd.DataFrame(used, columns=["step", "tokens"]).groupby("step")["tokens"].agg(["size", "sum"])
     assert tokens["size"].tolist() == [2] * 6  # micro-batches
     assert tokens["sum"][:4].sum() == gradings[gradings["step"] == 0]["tokens"].sum()
-    metrics = pd.read_csv(run.path("metrics.csv"))
-    right = gradings.groupby("step")["correct"].mean()
+    metrics, right = pd.read_csv(run.path("metrics.csv")), gradings.groupby("step")["correct"].mean()
     assert metrics["reward"].to_numpy() == pytest.approx([right[0]] * 4 + [right[4]] * 2)
     assert (metrics["seconds/sampling"] > 0).tolist() == [True, False, False, False, True, False]
-    once, plain = (
-        resolve("micro-full", "student.grpo", 0, {"stages": {"sparse_rl": s}}) for s in ({"steps_per_sampling": 1}, {})
-    )
-    assert once.hash == plain.hash
 
 
 def test_the_reference_is_the_policy_as_it_begins_also_where_that_is_adapters(make, tiny):
@@ -74,36 +72,17 @@ def test_the_reference_is_the_policy_as_it_begins_also_where_that_is_adapters(ma
     assert kl[0] < 1e-6 < kl.iloc[-1]
 
 
-def test_the_dense_stages_read_stored_rollouts_or_sample_as_they_should(make):
-    warm = make("student.warm.rl_teacher")
-    bridge = make("student.bridge.rl_teacher")
-    assert warm.record["sampled"] == {"sequences": 0, "tokens": 0}
-    assert bridge.record["sampled"]["sequences"] == 4 * 16
+def test_the_dense_stages_read_stored_rollouts_or_sample_and_sft_trains_on_the_stored_tokens(make, tiny):
+    bridge, control = make("student.bridge.rl_teacher"), make("student.teacher_sample_sft.rl_teacher")
+    warm = find_run(resolve("micro-full", "student.warm.rl_teacher", 0, tiny))
+    assert [run.record["sampled"]["sequences"] for run in (warm, bridge, control)] == [0, 4 * 16, 0]
     assert warm.record["trained_tokens"] > 0
-    assert "label_use" not in warm.record
-    assert "label_use" not in bridge.record
-
-
-def test_teacher_sample_sft_trains_on_the_stored_tokens(make, tiny):
-    run = make("student.teacher_sample_sft.rl_teacher")
-    assert run.record["optimizer_steps"] == 4
-    rollouts, how = read_rollouts(
-        open_run("micro-full", "student.warm.rl_teacher", 0, tiny).parent("rollouts").path("rollouts.parquet")
-    )
-    assert len(rollouts) == 32
-    assert how["teacher"] == "teacher.rl"
+    assert not any("label_use" in run.record for run in (warm, bridge, control))
+    stored = find_run(resolve("micro-full", "teacher.rl.rollouts.full", 0, tiny))
+    rollouts, how = read_rollouts(stored.path("rollouts.parquet"))
+    assert (len(rollouts), how["teacher"]) == (32, "teacher.rl")
     # 64 rows of 32 rollouts: every rollout exactly twice
-    assert run.record["trained_tokens"] == 2 * sum(len(r.ids) for r in rollouts)
-
-
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(make):
-    first = make("student.grpo")
-    shutil.rmtree(first.folder)
-    again = make("student.grpo")
-    for name in ("model/model.safetensors", "evaluation.csv"):
-        assert again.record["files"][name] == first.record["files"][name]
-    other = make("student.grpo", seed=1).record["files"]["model/model.safetensors"]
-    assert other != first.record["files"]["model/model.safetensors"]
+    assert control.record["trained_tokens"] == 2 * sum(len(r.ids) for r in rollouts)
 
 
 SHARED = {"stages": {"sparse_rl": {"steps_per_sampling": 2, "kl_coefficient": 0.1}}}
@@ -115,13 +94,7 @@ GOLD = {
 
 @pytest.mark.parametrize(
     ("checkpoint", "changes"),
-    [
-        ("student.grpo", {}),
-        ("student.grpo", SHARED),
-        ("student.bridge.raw_teacher", {}),
-        ("student.teacher_sample_sft.rl_teacher", {}),
-        ("student.gold.split_teacher", GOLD),
-    ],
+    [("student.grpo", SHARED), ("student.bridge.raw_teacher", {}), ("student.gold.split_teacher", GOLD)],
 )
 def test_an_interrupted_run_ends_in_the_same_bytes(ends_in_the_same_bytes, tiny, checkpoint, changes):
     ends_in_the_same_bytes(checkpoint, deep_merge(tiny, changes))
@@ -140,25 +113,28 @@ def test_an_interrupted_cell_that_is_run_again_ends_in_the_same_bytes(make, tiny
     with monkeypatch.context() as patch:
         patch.setattr(LiveCurve, "on_step_end", interrupt, raising=False)
         with pytest.raises(KeyboardInterrupt):
-            sparse_rl(run, inputs)
-    sparse_rl(run, inputs)
+            train(run, inputs)
+    train(run, inputs)
     for name in ("model/model.safetensors", "gradings.jsonl", "validation.csv"):
         assert file_hash(run.path(name)) == whole.record["files"][name], name
 
 
-def test_a_kill_after_training_loses_no_account(make, tiny, monkeypatch):
+def test_a_kill_after_training_loses_no_account_and_a_finished_run_is_its_result(make, tiny, monkeypatch):
     def die(*args):
+        save_policy(*args)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "s2d_lib.stages.common.save_policy", lambda policy, folder, _: (save_policy(policy, folder), die())
-        )
+        patch.setattr("s2d_lib.stages.common.save_policy", die)
         with pytest.raises(Killed):
             make("student.grpo")
     record = make("student.grpo").record
     assert record["optimizer_steps"] == 4
     assert record["label_use"]["gradings"] == record["sampled"]["sequences"] == 64
+    run = open_run("micro-full", "student.grpo", 0, tiny)
+    result, base = prepare(run), prepare(open_run("micro-full", "student", 0, tiny)).policy.model
+    assert not torch.equal(result.policy.model.model.embed_tokens.weight, base.model.embed_tokens.weight)
+    assert len(train(run, result)) == 4
 
 
 def test_teacher_sample_sft_trains_in_the_scheduled_order(make, tiny, monkeypatch):
@@ -173,48 +149,19 @@ def test_teacher_sample_sft_trains_in_the_scheduled_order(make, tiny, monkeypatc
     assert list(samplers[0]) == list(range(64))
 
 
-def test_a_half_written_trainer_checkpoint_is_not_resumed_from(tmp_path):
-    for step, state in ((2, '{"global_step": 2}'), (10, '{"glob')):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    (tmp_path / "checkpoint-12").mkdir()
-    assert last_whole_checkpoint(tmp_path).endswith("checkpoint-2")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-2"]
-
-
-def test_a_resumed_reward_drops_what_came_after_its_checkpoint(tmp_path):
-    path = tmp_path / "gradings.jsonl"
-    rows = [{"step": s, "problem": "p", "tokens": 1, "correct": 0} for s in (0, 1, 2, 3)]
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"step": 4, "prob')
-
-    def correctness():
-        return []
-
-    RecordedReward(correctness, path, first_step=2)
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1]
-
-
 def test_one_problem_at_hand_is_used_all_over_a_step(make, tiny):
     """The least that `labels` and `prompts` can be: every stage of the bridge takes it several times in a step."""
     one = deep_merge(tiny, {"problems": {"labels": 1, "prompts": 1}})
     make("student.bridge.rl_teacher", overrides=one)
-    records = {
-        name: find_run(resolve("micro-full", name, 0, one)).record
-        for name in ("teacher.rl", "teacher.rl.rollouts.full", "student.warm.rl_teacher", "student.bridge.rl_teacher")
-    }
-    assert {record["problems"]["label_pool"]["size"] for record in records.values()} == {1}
-    assert list(records["teacher.rl"]["label_use"]["problems"].values()) == [64]  # 4 groups of 4 in each of 4 steps
-    assert records["teacher.rl.rollouts.full"]["sampled"]["sequences"] == 2
-    assert records["student.bridge.rl_teacher"]["sampled"]["sequences"] == 64
+    names = ("teacher.rl", "teacher.rl.rollouts.full", "student.warm.rl_teacher", "student.bridge.rl_teacher")
+    rl, stored, warm, bridge = (find_run(resolve("micro-full", name, 0, one)).record for name in names)
+    assert {record["problems"]["label_pool"]["size"] for record in (rl, stored, warm, bridge)} == {1}
+    assert list(rl["label_use"]["problems"].values()) == [64]  # 4 groups of 4 in each of 4 steps
+    assert (stored["sampled"]["sequences"], bridge["sampled"]["sequences"]) == (2, 64)
 
 
 def test_a_non_finite_loss_stops_the_run(make, tiny):
-    with pytest.raises(StudyError, match=r"at step .*: lower the learning rate"):
+    with pytest.raises(
+        StudyError, match=r"at step .*: lower the learning rate; the checkpoints before this step are in"
+    ):
         make("student.opd_only.rl_teacher", overrides=deep_merge(tiny, {"stages": {"opd": {"learning_rate": 1e30}}}))
-
-
-def test_prepare_of_a_finished_run_loads_its_result(make, tiny):
-    make("student.grpo")
-    run = open_run("micro-full", "student.grpo", 0, tiny)
-    result, base = prepare(run).policy.model, prepare(open_run("micro-full", "student", 0, tiny)).policy.model
-    assert not torch.equal(result.model.embed_tokens.weight, base.model.embed_tokens.weight)

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,8 +25,8 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from s2d_lib.errors import StudyError
 from s2d_lib.models import sharing
 from s2d_lib.models.sharing import before_sharding, check_sharing
-from s2d_lib.runs import Run, open_run
-from s2d_lib.stages import processes
+from s2d_lib.runs import Run, open_run, write_json
+from s2d_lib.stages import training
 from s2d_lib.stages.common import PROGRESS, last_whole_checkpoint, trainer_arguments
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.rl import RecordedReward, read_account
@@ -42,84 +41,72 @@ def placed(tmp_path, tiny, over=None) -> Run:
     return Run(resolve("micro-full", "student.grpo", 0, deep_merge(tiny, over or {})), place=tmp_path)
 
 
-def test_lines_count_when_they_are_whole(tmp_path):
-    path = tmp_path / PROGRESS
-    assert processes._rows(path) == []
-    path.write_text('{"step": 1}\n{"st')
-    assert processes._rows(path) == [{"step": 1}]
-    path.write_text('{"step": 1}\n{"step": 2}\n')
-    assert processes._rows(path) == [{"step": 1}, {"step": 2}]
-
-
-def test_progress_reaches_the_notebook_and_what_follows_the_last_look_too(tmp_path, tiny, monkeypatch):
+def test_progress_reaches_the_notebook_in_whole_lines_and_what_follows_the_last_look_too(tmp_path, tiny, monkeypatch):
     seen = []
-    monkeypatch.setattr(processes.LiveCurve, "on_log", lambda self, a, state, c: seen.append(state.global_step))
+    monkeypatch.setattr(training.LiveCurve, "on_log", lambda self, a, state, c: seen.append(state.global_step))
     run = placed(tmp_path, tiny)
     program = (
         f"import json, time; out = open({str(run.path(PROGRESS))!r}, 'w', buffering=1)\n"
-        "for step in (1, 2, 3): out.write(json.dumps({'step': step, 'loss': 0.5}) + '\\n'); time.sleep(0.2)"
+        "for step in (1, 2, 3): out.write(json.dumps({'step': step, 'loss': 0.5}) + '\\n'); time.sleep(0.2)\n"
+        "out.write('{\"step')"
     )
     with subprocess.Popen([sys.executable, "-c", program]) as workers:
-        processes._watch(run, workers)
+        training._watch(run, workers)
     assert seen == [1, 2, 3]
 
 
-def test_the_first_error_is_said_since_the_others_wait_for_it(tmp_path, tiny):
+def test_the_first_error_is_said_since_the_others_wait_for_it_or_else_the_end_of_the_log(tmp_path, tiny):
     run, log = placed(tmp_path, tiny), tmp_path / ".workers.log"
-    for rank, error in ((1, ValueError("no")), (0, RuntimeError("connection closed by peer"))):
-        processes.say_error(tmp_path, rank, error)
-        time.sleep(0.01)
-    assert processes._what_failed(run, log) == (
-        f"a worker of 'student.grpo' failed with ValueError: no (more in {log})"
-    )
-
-
-def test_workers_that_die_without_a_word_leave_the_end_of_their_log(tmp_path, tiny):
-    log = tmp_path / ".workers.log"
     log.write_text("loading\nstep 1\nKilled\n")
-    said = processes._what_failed(placed(tmp_path, tiny), log)
-    assert said == (
+    assert training._what_failed(run, log) == (
         f"the workers of 'student.grpo' died without a word (out of memory?); {log} ends with: loading / step 1 / Killed"
     )
+    for rank, (kind, message) in enumerate([("RuntimeError", "connection closed by peer"), ("ValueError", "no")]):
+        write_json(tmp_path / training.ERROR.format(rank), {"kind": kind, "message": message, "when": -rank})
+    assert training._what_failed(run, log) == (f"a worker of 'student.grpo' failed with ValueError: no (more in {log})")
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_on_gpus_accelerate_understands_the_line_that_starts_the_workers(tmp_path, tiny, shared):
     over = SHARED if shared else deep_merge(SHARED, {"hardware": {"accelerate": None}})
-    executable, dash, module, *arguments = processes._command(placed(tmp_path, tiny, over))
+    executable, dash, module, *arguments = training._command(placed(tmp_path, tiny, over))
     assert (executable, dash, module) == (sys.executable, "-m", "accelerate.commands.launch")
     parsed = launch_command_parser().parse_args(arguments)
-    assert parsed.num_processes == 2
-    assert parsed.module
-    assert (parsed.training_script, parsed.training_script_args) == (processes.MODULE, [str(tmp_path)])
+    assert (parsed.num_processes, parsed.module) == (2, True)
+    assert (parsed.training_script, parsed.training_script_args) == (training.MODULE, [str(tmp_path)])
     if shared:
         assert parsed.config_file.endswith("params/accelerate/fsdp2.yaml")
     else:
-        assert parsed.multi_gpu
-        assert parsed.mixed_precision == "no"
+        assert (parsed.multi_gpu, parsed.mixed_precision) == (True, "no")
 
 
 # A shared model
 
 
-def shared(file: str) -> Hardware:
-    return Hardware(device="cuda", processes=2, accelerate=file)
-
-
-@pytest.fixture
-def configs(tmp_path, monkeypatch, root):
-    """A project whose accelerate files can be spoilt: (file, block, key, value)."""
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("fsdp_config.fsdp_verion", 2, "accelerate knows no 'fsdp_verion'"),
+        ("fsdp_config.fsdp_version", 1, "does not share a model by FSDP2 .*fsdp_version to 2"),
+        ("machines", 1, "is no config file of accelerate"),
+        ("distributed_type", "MULTI_GPU", "does not share a model by FSDP2 .*MULTI_GPU"),
+        (None, None, "hardware.accelerate names fsdp2.yaml, which is not in"),
+    ],
+)
+def test_a_config_that_does_not_share_a_model_is_refused_in_one_sentence(
+    tmp_path, root, monkeypatch, key, value, sentence
+):
     folder = tmp_path / "params" / "accelerate"
     folder.mkdir(parents=True)
+    if key:
+        content = yaml.safe_load((root / "params" / "accelerate" / "fsdp2.yaml").read_text())
+        block, _, name = key.rpartition(".")
+        (content[block] if block else content)[name] = value
+        (folder / "fsdp2.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.setattr(sharing, "project_root", lambda: tmp_path)
-
-    def spoil(name: str, block: str | None, key: str, value) -> Hardware:
-        content = yaml.safe_load((root / "params" / "accelerate" / name).read_text())
-        (content[block] if block else content)[key] = value
-        (folder / name).write_text(yaml.safe_dump(content))
-        return shared(name)
-
-    return spoil
+    with pytest.raises(StudyError, match=sentence) as error:
+        check_sharing(Hardware(device="cuda", processes=2, accelerate="fsdp2.yaml"))
+    assert "\n" not in str(error.value)
 
 
 def test_every_profile_that_shares_a_model_names_a_config_that_accelerate_understands():
@@ -127,26 +114,6 @@ def test_every_profile_that_shares_a_model_names_a_config_that_accelerate_unders
     assert {hardware.accelerate for hardware in named} >= {None, "fsdp2.yaml"}
     for hardware in named:
         check_sharing(hardware)
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (("fsdp2.yaml", "fsdp_config", "fsdp_verion", 2), "accelerate knows no 'fsdp_verion'"),
-        (("fsdp2.yaml", "fsdp_config", "fsdp_version", 1), "does not share a model by FSDP2 .*fsdp_version to 2"),
-        (("fsdp2.yaml", None, "machines", 1), "is no config file of accelerate"),
-        (("fsdp2.yaml", None, "distributed_type", "MULTI_GPU"), "does not share a model by FSDP2 .*MULTI_GPU"),
-    ],
-)
-def test_a_config_that_does_not_share_a_model_is_refused_in_one_sentence(configs, change, sentence):
-    with pytest.raises(StudyError, match=sentence) as error:
-        check_sharing(configs(*change))
-    assert "\n" not in str(error.value)
-
-
-def test_a_config_that_is_not_there_is_refused(configs):
-    with pytest.raises(StudyError, match=r"hardware.accelerate names none.yaml, which is not in"):
-        check_sharing(shared("none.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -175,9 +142,9 @@ def test_sharded_models_sample_in_step_and_add_up_gradients_in_float32():
 def test_every_micro_batch_is_summed_into_shards_under_fsdp_alone(runs, monkeypatch):
     run = open_run("micro-full", "student.grpo", 0)
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
-    assert "accelerator_config" not in trainer_arguments(run, run.resolved.stage_params)
+    assert "accelerator_config" not in trainer_arguments(run)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` says it to its workers
-    config = AcceleratorConfig(**trainer_arguments(run, run.resolved.stage_params)["accelerator_config"])
+    config = AcceleratorConfig(**trainer_arguments(run)["accelerator_config"])
     asked = GradientAccumulationPlugin(num_steps=1, **config.gradient_accumulation_kwargs).to_kwargs()
     assert asked["sync_each_batch"] is True  # what Trainer asks before each micro-batch
 
@@ -207,39 +174,30 @@ def in_two(work, folder: Path) -> None:
 
 
 def grade(rank: int, folder: Path) -> None:
-    """A step's gradings, each process's own."""
+    """Resume at step 1, and a step's gradings, each process's own; who is not the first must not touch anything."""
 
     def correct(prompts, **_):
         return [float(rank)] * len(prompts)
 
+    if rank == 1:
+        shutil.rmtree = pytest.fail
+    assert last_whole_checkpoint(folder).endswith("checkpoint-1")
     reward = RecordedReward(correct, folder / "gradings.jsonl", first_step=1)
     state = SimpleNamespace(global_step=1, is_world_process_zero=rank == 0)
     ids = [f"p{rank}", f"q{rank}"]
     assert reward(ids, ids, [[1], [1, 2]], state, id=ids) == [rank, rank]
 
 
-def test_the_account_holds_what_both_have_graded_as_soon_as_a_step_is_graded(tmp_path):
-    """However the run ends: nothing has to be joined later."""
+def test_two_processes_resume_from_the_same_checkpoint_and_keep_one_account_of_what_both_grade(tmp_path):
+    """Half-written checkpoints go, gradings after the last whole one are dropped, and the account is whole after every step."""
+    for step, content in ((1, "{}"), (10, '{"glob'), *((step, None) for step in range(11, 30))):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if content:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(content)
     rows = [{"step": step, "problem": "old", "tokens": 9, "correct": 0} for step in (0, 1)]
-    (tmp_path / "gradings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "gradings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 0, "prob')
     in_two(grade, tmp_path)
     account = read_account(tmp_path / "gradings.jsonl")
     assert account["problem"].tolist() == ["old", "p0", "q0", "p1", "q1"]
     assert account["correct"].tolist() == [0, 0, 0, 1, 1]
-    assert [path.name for path in tmp_path.iterdir()] == ["gradings.jsonl"]
-
-
-def look(rank: int, folder: Path) -> None:
-    """Resume; who is not the first must not touch anything."""
-    if rank == 1:
-        shutil.rmtree = pytest.fail
-    assert last_whole_checkpoint(folder).endswith("checkpoint-2")
-
-
-def test_one_process_removes_half_written_checkpoints_and_both_resume_from_the_same(tmp_path):
-    (tmp_path / "checkpoint-2").mkdir()
-    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
-    for step in range(10, 30):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    in_two(look, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    assert {path.name for path in tmp_path.iterdir()} == {"gradings.jsonl", "checkpoint-1"}

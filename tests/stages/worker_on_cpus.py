@@ -1,5 +1,5 @@
-"""s2d_lib.worker on CPUs, with rollouts that do not depend on who samples them and, where a test asks for it, a shared model and
-an interruption: `python -m tests.stages.worker_on_cpus <folder>`.
+"""s2d_lib.stages.training on CPUs, with rollouts that do not depend on who samples them and, where a test asks for it, a shared
+model and an interruption: `python -m tests.stages.worker_on_cpus <folder>`.
 
 Every rollout has a random stream of its own, by its place in the step. In one process as in several the same prompts then get the
 same completions, as long as the policies are the same.
@@ -16,8 +16,7 @@ from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 from trl import DistillationTrainer, GRPOTrainer
 
-from s2d_lib import worker
-from s2d_lib.stages import dense, self_teacher
+from s2d_lib.stages import dense, self_teacher, training
 from s2d_lib.stages.common import WriteProgress
 from s2d_lib.study import derive_seed, project_root
 
@@ -83,7 +82,7 @@ class InterruptedHereError(Exception):
 
 
 def interrupted(folder: Path) -> None:
-    """As s2d_lib.worker.main, interrupted after the step after its first checkpoint, and started again."""
+    """As s2d_lib.stages.training.main, interrupted after the step after its first checkpoint, and started again."""
     on_log, steps = WriteProgress.on_log, []
 
     def watched(self, args, state, control, logs=None, **kwargs):
@@ -95,9 +94,9 @@ def interrupted(folder: Path) -> None:
 
     WriteProgress.on_log = watched
     try:
-        worker.main(folder)
+        training.main(folder)
     except InterruptedHereError:
-        worker.main(folder)
+        training.main(folder)
     with Path(os.environ[STEPS]).open("a") as stream:
         stream.write(f"{steps}\n")
 
@@ -106,4 +105,4 @@ if __name__ == "__main__":
     if SHARED in os.environ:
         share("fsdp2.yaml")
     seed_rollouts()
-    (interrupted if STEPS in os.environ else worker.main)(Path(sys.argv[1]))
+    (interrupted if STEPS in os.environ else training.main)(Path(sys.argv[1]))

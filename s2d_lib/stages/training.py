@@ -1,62 +1,68 @@
-"""Training in several processes: a notebook starts workers, shows their progress and says their errors as its own.
+"""Train a run by its stage's function: here, or in several processes, each a `python -m s2d_lib.stages.training <run folder>`.
 
-The workers (s2d_lib.worker) are started by `accelerate launch` on GPUs, which reads an accelerate config for FSDP2, and by
-torchrun with gloo on CPUs, for which accelerate has no launcher of its own without MPI. The first one writes the run's files,
-what all of them have graded included; another one leaves nothing but its last words.
+Those workers are started by `accelerate launch` on GPUs, which reads an accelerate config for FSDP2, and by torchrun with gloo on
+CPUs, for which accelerate has no launcher of its own without MPI. This process shows their progress and says their errors as its
+own. The first worker writes the run's files, what all have graded included; another one leaves nothing but its last words.
 """
 
 import contextlib
-import functools
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
+from accelerate import PartialState
 
+from s2d_lib.end_with_parent import end_with_parent
 from s2d_lib.errors import StudyError
 from s2d_lib.models.policy import load_policy
 from s2d_lib.models.sharing import config_path
-from s2d_lib.runs import Run, write_json
-from s2d_lib.stages.common import PROGRESS, LiveCurve, finished_metrics
-from s2d_lib.stages.inputs import WORKER, Inputs, in_full, prepare, weights_of
+from s2d_lib.runs import Run, read_json, write_json
+from s2d_lib.stages import Inputs
+from s2d_lib.stages.common import PROGRESS, WORKER, LiveCurve, finished_metrics
+from s2d_lib.stages.inputs import in_full, prepare, weights_of
+from s2d_lib.stages.validation import Validation
+from s2d_lib.study import STAGES, Resolved
 
 ERROR = ".error-{}.json"  # of a worker, by its rank
 PATIENCE = 60  # seconds that workers have to end
-MODULE = "s2d_lib.worker"  # what a worker runs
+LONGEST_WAIT = timedelta(days=1)
+MODULE = "s2d_lib.stages.training"  # what a worker runs
 
-TrainStage = Callable[[Run, Inputs], pd.DataFrame]
 
-
-def in_processes(stage: TrainStage) -> TrainStage:
-    """A stage's training function that starts workers where the run's hardware asks for more than one process.
+def train(run: Run, inputs: Inputs) -> pd.DataFrame:
+    """Train `inputs.policy` by the function that STAGES names, in as many processes as the run's hardware asks for.
 
     After an interruption it begins with what `prepare` loads, as a new kernel would, so that it ends in the same bytes.
+
+    Returns:
+        Metrics of every optimiser step, also of a run whose training is over. The run keeps them and the model.
     """
-
-    @functools.wraps(stage)
-    def anywhere(run: Run, inputs: Inputs) -> pd.DataFrame:
-        if inputs.half_trained:
-            inputs.policy = inputs.teacher = None
-            vars(inputs).update(vars(prepare(run)))
-        inputs.half_trained = True
-        if run.resolved.hardware.processes == 1 or WORKER in os.environ or finished_metrics(run) is not None:
-            metrics = stage(run, inputs)
-        else:
-            inputs.leave_gpus()  # to the workers, which load their own
-            run.remember()
-            launch(run)
-            run.reload()
-            inputs.policy = load_policy(run.resolved.model, in_full(run.resolved.hardware), *weights_of(run))
-            metrics = finished_metrics(run)
-        inputs.half_trained = False
+    if inputs.half_trained:
+        inputs.policy = inputs.teacher = None
+        vars(inputs).update(vars(prepare(run)))
+    if (metrics := finished_metrics(run)) is not None:
         return metrics
-
-    return anywhere
+    inputs.half_trained = True
+    if run.resolved.hardware.processes == 1 or WORKER in os.environ:
+        inputs.callbacks = [Validation(run, inputs)] if run.resolved.validation else []
+        metrics = pkgutil.resolve_name(f"s2d_lib.stages.{STAGES[run.resolved.stage].train}")(run, inputs)
+    else:
+        inputs.leave_gpus()  # to the workers, which load their own
+        run.remember()
+        launch(run)
+        run.reload()
+        inputs.policy = load_policy(run.resolved.model, in_full(run.resolved.hardware), *weights_of(run))
+        metrics = finished_metrics(run)
+    inputs.half_trained = False
+    return metrics
 
 
 def launch(run: Run) -> None:
@@ -120,15 +126,9 @@ def _rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def say_error(folder: Path, rank: int, error: BaseException) -> None:
-    """In a worker: leave what went wrong for the notebook."""
-    content = {"kind": type(error).__name__, "message": str(error), "when": time.time()}
-    write_json(folder / ERROR.format(rank), content)
-
-
 def _what_failed(run: Run, log: Path) -> str:
     """What the first worker that failed said: the others fail because they wait for it."""
-    found = [json.loads(path.read_text("utf-8")) for path in run.folder.glob(ERROR.format("*"))]
+    found = [read_json(path) for path in run.folder.glob(ERROR.format("*"))]
     if not found:
         tail = " / ".join(line.strip() for line in log.read_text("utf-8", errors="replace").splitlines()[-3:])
         return (
@@ -138,3 +138,26 @@ def _what_failed(run: Run, log: Path) -> str:
     if first["kind"] == "StudyError":
         return first["message"]
     return f"a worker of {run.resolved.checkpoint!r} failed with {first['kind']}: {first['message']} (more in {log})"
+
+
+def main(folder: Path, load: Callable[[Run], Inputs] = prepare) -> None:
+    """As one of several processes that torchrun or accelerate has started, train the run whose files lie in `folder`, on what
+    `load` finds; an error is left for the process that waits."""
+    try:
+        content = read_json(folder / "resolved.json")
+        content.pop("hash")
+        run = Run(Resolved.model_validate(content), place=folder)
+        run.reload()
+        # Before anything is loaded, since one process alone reads checkpoints and looks after files. A worker that dies ends
+        # the others; one that waits may do so for as long as the first one's grading or the longest completion takes.
+        PartialState(cpu=run.resolved.hardware.device == "cpu", timeout=LONGEST_WAIT)
+        train(run, load(run))
+    except BaseException as error:
+        said = {"kind": type(error).__name__, "message": str(error), "when": time.time()}
+        write_json(folder / ERROR.format(os.environ["RANK"]), said)
+        raise
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    main(Path(sys.argv[1]))
