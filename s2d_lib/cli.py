@@ -173,7 +173,7 @@ def snakemake_command(chosen: argparse.Namespace, root: Path) -> list[str]:
 
 def _print_graph(profile, found):
     from s2d_lib.plan import resources
-    from s2d_lib.report.routes import graph_summary, graph_table
+    from s2d_lib.report.plan import graph_summary, graph_table
     from s2d_lib.report.tables import markdown
 
     needs = resources(profile, {key: job.resolved for key, job in found.items()})

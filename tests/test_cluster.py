@@ -15,7 +15,7 @@ from s2d_lib.cli import main, snakemake_command
 from s2d_lib.errors import StudyError
 from s2d_lib.pipeline import jobs
 from s2d_lib.plan import of_snakemake, plan, resources
-from s2d_lib.report.routes import graph_summary, graph_table
+from s2d_lib.report.plan import graph_summary, graph_table
 from s2d_lib.study import load_profile, load_study, profile_names, resolve
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.load import deep_merge

@@ -9,12 +9,10 @@ from pydantic import Field
 from s2d_lib.claims import Claims
 from s2d_lib.errors import StudyError
 from s2d_lib.report.style import BLACK
+from s2d_lib.results.bundle import BEST
 from s2d_lib.study import load_study, project_root
 from s2d_lib.study.profile import Profile
 from s2d_lib.study.strict import Strict, did_you_mean, read_yaml, validated, version_of
-
-BEST = "@best"
-"""Ends the name of a base model at its best temperature (see s2d_lib.report.study_table)."""
 
 
 class Route(Strict):
@@ -72,11 +70,8 @@ class Report(Strict):
 
 
 def load_report(root: Path | None = None) -> Report:
-    """The validated params/report.yaml.
-
-    Raises:
-        StudyError: It is broken, or names a checkpoint, table or contrast that is not declared.
-    """
+    """The validated params/report.yaml; a StudyError where it is broken, or names a checkpoint, table or contrast that is not
+    declared."""
     root = root or project_root()
     path = root / "params" / "report.yaml"
     return _report(root, path, *version_of(path))
