@@ -18,7 +18,12 @@ TABLES = ("headline", "table2", "table3", "table4", "table5", "table6", "table7"
 SETS = ("micro-math", "micro-aime")
 PROBLEMS = (24, 12)  # of the easier set and of the harder one
 POOL = {"full": range(32), "1H": range(16), "2H": range(16, 32)}
-LEVELS = {"outside": 0.8, "large_teacher": 0.65, "teacher": 0.5, "student": 0.25}  # of base models; a stage adds a little
+LEVELS = {
+    "outside": 0.8,
+    "large_teacher": 0.65,
+    "teacher": 0.5,
+    "student": 0.25,
+}  # of base models; a stage adds a little
 
 
 def bundle_of_profile(

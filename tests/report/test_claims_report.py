@@ -9,8 +9,9 @@ import pytest
 from s2d_lib.claims import Published, Results, evaluate, load_claims
 from s2d_lib.report import claims as report
 from s2d_lib.report.looks import load_report
+from s2d_lib.report.pages import label_ledger
 from s2d_lib.report.style import save_figure
-from s2d_lib.results.bundle import Bundle, label_ledger, route_cost
+from s2d_lib.results.bundle import Bundle, route_cost
 from s2d_lib.study import load_profile, load_study
 from tests.claims.conftest import bundle, claims, results, study  # noqa: F401
 from tests.claims.synthetic import bundle_of, record
@@ -147,8 +148,8 @@ def test_the_ledger_says_which_model_consumed_which_labels(bundle):  # noqa: F81
         0, {"from": "bridge"}, labels=[f"p{n}" for n in range(8, 16)], gradings=40, pool="2H"
     )
     ledger = label_ledger(bundle, "bridge.grpo_2H", 0)
-    assert ledger["checkpoint"].tolist() == ["teacher.rl", "bridge", "bridge.grpo_2H", ""]
-    assert ledger["role"].tolist() == ["teacher", "student", "student", "total"]
+    ledger = ledger.set_index("checkpoint").loc[["teacher.rl", "bridge", "bridge.grpo_2H", "total"]]
+    assert ledger["model"].tolist() == ["teacher (teacher)", "student (student)", "student (student)", ""]
     assert ledger["use"].tolist() == ["labels", "prompts", "labels", ""]
     assert ledger["labeled problems"].tolist() == [16, 0, 8, 16]  # the second half counts once
     assert ledger["gradings"].tolist() == [160, 0, 40, 200]

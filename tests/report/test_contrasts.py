@@ -100,8 +100,9 @@ def test_accuracies_by_level_with_the_constant_answer_last(leveled):
     assert shown["route"].tolist() == ["base student", "direct GRPO", CONSTANT]
     assert list(shown) == ["route", "count (2), %", "lcm (2), %"]
     assert shown["count (2), %"].tolist()[1:] == ["100.0 [15.8, 100.0]", "50.0"]  # 0.025^(1/2): Clopper, Pearson
-    axes = extra.levels_figure(sheet).axes[0]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["count", "lcm"]
+    count, lcm = extra.levels_figure(sheet).axes
+    assert (count.get_title(loc="left"), lcm.get_title(loc="left")) == ("count", "lcm")
+    assert [line.get_xdata()[0] for line in count.lines if line.get_linestyle() == "--"] == [50.0]
     with pytest.raises(StudyError, match=r"no results of 'student\.srpo'"):
         extra.by_level(leveled, ["student.srpo"], "tasks", "t")
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from s2d_lib.report.pages import model_card, write_run_pages
+from s2d_lib.report.pages import label_ledger, model_card, write_run_pages
 from s2d_lib.report.tables import run_page
-from s2d_lib.results.bundle import Bundle, ancestry, label_ledger
+from s2d_lib.results.bundle import Bundle, ancestry
 
 LIMIT = 1_500_000  # bytes of all pages of the study
 
@@ -94,8 +94,8 @@ def test_another_models_licence_is_not_guessed(results, model, named):
 
 def test_the_body_tells_the_whole_ancestry_the_ledger_and_intervals(results):
     text = model_card(results, "micro-full", CHECKPOINT, SEED)
-    table = text.split("## Ancestry")[1].split("## Labels")[0]
-    assert re.findall(r"^\| ([\w.]+) ", table, re.MULTILINE)[1:] == ancestry(results, CHECKPOINT, SEED)
+    table = text.split("## Ancestry and labels")[1].split("## Evaluation")[0]
+    assert re.findall(r"^\| ([\w.]+) ", table, re.MULTILINE)[1:-1] == ancestry(results, CHECKPOINT, SEED)
     total = label_ledger(results, CHECKPOINT, SEED).iloc[-1]
     assert re.search(rf"\| total .*\| +{total['labeled problems']} ", text)
     assert re.search(r"\| micro-math +\| +24 .*\| \d+\.\d \[\d+\.\d, \d+\.\d\]", text)

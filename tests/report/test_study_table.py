@@ -58,8 +58,8 @@ def test_a_row_has_accuracy_difference_published_figure_and_costs(full):
 
 
 def test_a_profile_that_plays_no_family_has_nothing_published(full):
-    played = [tables.family_of(name) for name in ("micro-full", "micro-llama", "smollm2-smoke")]
-    assert played == ["Qwen3", "Llama", None]
+    played = [dataclasses.replace(full, name=name) for name in ("micro-full", "micro-llama", "smollm2-smoke")]
+    assert [tables.published_sets(one)[1] for one in played] == ["Qwen3", "Llama", ""]
     table = tables.study_table(dataclasses.replace(full, name="smollm2-smoke"), "table3")
     assert table.show().filter(like="published").empty
     assert "Published" not in table.note
