@@ -92,10 +92,11 @@ def _report(root: Path, path: Path, *version: int) -> Report:
 def analyses_of(name: str, profile: Profile, claims: Claims) -> tuple[dict[str, Analysis], list[str]]:
     """The analysis notebooks that a profile has results for, all of whose tables are in the settings, and the tables that none
     of them writes; `families` of the claims say for which profiles there is a table of families."""
-    tables, chosen = set(profile.tables), {}
-    for notebook, analysis in load_report().notebooks.items():
-        if {*analysis.writes, *analysis.reads} <= tables and (name in claims.families or not analysis.families):
-            chosen[notebook] = analysis
+    chosen = {
+        notebook: one
+        for notebook, one in load_report().notebooks.items()
+        if {*one.writes, *one.reads} <= set(profile.tables) and (name in claims.families or not one.families)
+    }
     written = {table for analysis in chosen.values() for table in analysis.writes}
     return chosen, [table for table in profile.tables if table not in written]
 

@@ -31,31 +31,27 @@ def validation_curves(run) -> Figure | None:
     if not run.path("validation.csv").is_file():
         print("Nothing was validated while training: the profile has no `validation`, or this run trains nothing.")
         return None
-    rows = pd.read_csv(run.path("validation.csv"))
-    asked = {"accuracy": {"accuracy": ""}}
+    rows, panels = pd.read_csv(run.path("validation.csv")), {}
+    asked = {"accuracy": {"": "accuracy"}}
     for kind, label in DIVERGENCES.items():
-        asked[label] = {f"{kind}/{who}_states": f"{who}'s states" for who in ("teacher", "student")}
-    panels = {
-        panel: [
-            Line(label, rows["step"], *[rows[name]] * 3, color, "o")
-            for (name, label), color in zip(own.items(), PALETTE, strict=False)
-        ]
-        for panel, own in asked.items()
-        if set(own) <= set(rows)
-    }
+        asked[label] = {f"{who}'s states": f"{kind}/{who}_states" for who in ("teacher", "student")}
+    for panel, own in asked.items():
+        if set(own.values()) <= set(rows):
+            panels[panel] = _plain_lines({label: (rows["step"], rows[name]) for label, name in own.items()}, "o")
     return lines(panels, "", "optimiser step", **SMALL)
 
 
 def loss_curves(records: dict[str, dict]) -> Figure:
     """Pretraining loss of the base models, from their records."""
-    tables = {
-        name: pd.DataFrame(record["loss"], columns=["step", "loss"], dtype=float) for name, record in records.items()
-    }
-    drawn = [
-        Line(name, table["step"], *[table["loss"]] * 3, color)
-        for (name, table), color in zip(tables.items(), PALETTE, strict=False)
-    ]
+    drawn = _plain_lines({name: tuple(zip(*record["loss"], strict=True)) for name, record in records.items()})
     return lines({load_report().metrics["loss"]: drawn}, "", "optimiser step", band=True, size=(6, 2.6))
+
+
+def _plain_lines(curves: dict[str, tuple], marker: str = "") -> list[Line]:
+    """Curves (label -> steps and values) without a range."""
+    return [
+        Line(label, x, y, y, y, color, marker) for (label, (x, y)), color in zip(curves.items(), PALETTE, strict=False)
+    ]
 
 
 def sample_table(run, count: int = 3):

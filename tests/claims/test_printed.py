@@ -8,8 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2d_lib.claims import load_published
-from s2d_lib.claims.printed import RHO, RUN_SPREAD, Cell, Difference, components, difficulty_correlation, run_spread
-from s2d_lib.claims.printed import share_between
+from s2d_lib.claims.printed import (
+    RHO,
+    RUN_SPREAD,
+    Cell,
+    Difference,
+    components,
+    difficulty_correlation,
+    run_spread,
+    share_between,
+)
 
 
 def cell(mean: float, problems: int = 100) -> Cell:

@@ -18,7 +18,6 @@ from s2d_lib.report.study_table import families, open_results, results_of, study
 from s2d_lib.report.tables import Sheet
 from s2d_lib.results.map import read_map
 from s2d_lib.study import load_profile, load_study, profile_names
-from tests.report.synthetic import project_with_results
 
 TOLERANCE = 1e-6
 
@@ -49,18 +48,17 @@ def sheets(profile: str, root: Path) -> Iterator[Sheet]:
         yield by_level(results.bundle, study.tables["same_size"].rows, results.bundle.sets[0], "")
 
 
-def check(profile: str, found: Iterator[Sheet], root: Path, folder: Path) -> list[str]:
-    """Compare every table's csv in figures/<profile> with what its results give; the names of those compared."""
-    names = []
-    for sheet in found:
+def check(profile: str, found: Iterator[Sheet], root: Path, folder: Path) -> int:
+    """Compare every table's csv in figures/<profile> with what its results give; how many there are."""
+    count = 0
+    for count, sheet in enumerate(found, 1):  # noqa: B007
         sheet.write(folder)
         if sheet.name == "map":  # which notebook 02 writes itself
             sheet.numbers.to_csv(folder / "map.csv", index=False, float_format="%.5f")
         committed = pd.read_csv(root / "figures" / profile / f"{sheet.name}.csv")
         again = pd.read_csv(folder / f"{sheet.name}.csv")
         pd.testing.assert_frame_equal(committed, again, check_dtype=False, rtol=0, atol=TOLERANCE, obj=sheet.name)
-        names.append(sheet.name)
-    return names
+    return count
 
 
 @pytest.mark.parametrize("profile", profile_names())
@@ -84,25 +82,4 @@ def test_committed_courses_are_those_of_the_committed_results(root, tmp_path, gr
         budgets_sheet(open_course(spec, "seconds", root), spec.budgets, "budgets_seconds"),
         ends_sheet(spec, root),
     ]
-    assert len(check(group, found, root, tmp_path)) == 4
-
-
-def test_an_edited_number_or_word_is_found(full, tmp_path):
-    project = project_with_results(tmp_path / "project", full.bundle, "micro-full")
-    folder, found = project / "figures" / "micro-full", list(sheets("micro-full", project))
-    for sheet in found:
-        sheet.write(folder)
-    names = check("micro-full", found, project, tmp_path)
-    assert {"headline", "table7", "estimators", "placement", "starts", "families", "claims", "cost"} <= set(names)
-    edits = {
-        "table3": ("0.", "0.1"),
-        "claims": (",undecided,", ",holds,"),
-        "premises": ("0.0", "0.01"),
-        "starts": ("32", "33"),
-    }
-    for name, edit in edits.items():
-        whole = (folder / f"{name}.csv").read_text()
-        assert whole.replace(*edit, 1) != whole
-        (folder / f"{name}.csv").write_text(whole.replace(*edit, 1))
-        with pytest.raises(AssertionError, match=name):
-            check("micro-full", [sheet for sheet in found if sheet.name == name], project, tmp_path)
+    assert check(group, found, root, tmp_path) == 4

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from s2d_lib.claims import Results
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.shapes import shape_of
 from s2d_lib.report import contrasts as extra
@@ -14,25 +13,16 @@ from s2d_lib.report.contrasts import CONSTANT
 from s2d_lib.report.looks import load_report
 from s2d_lib.report.study_table import study_table
 from s2d_lib.results.bundle import Bundle
-from s2d_lib.study import load_profile
-from tests.report.synthetic import bundle_of_profile
 
 
-@pytest.fixture(scope="module")
-def crossed():
-    """Of the crossing's own profile, the only one with its routes."""
-    bundle = bundle_of_profile("micro-crossing", tables=("crossing",))
-    return Results("micro-crossing", load_profile("micro-crossing"), bundle)
-
-
-@pytest.mark.parametrize("name", load_report().contrasts)
-def test_a_difference_is_that_of_the_pairs_means(full, crossed, name):
-    results = crossed if name == "crossing_pairs" else full
-    numbers = extra.contrasts(results, name).numbers
-    assert numbers[["first", "second"]].to_numpy().tolist() == [list(p) for p in load_report().contrasts[name].pairs]
+def test_a_difference_is_that_of_the_pairs_means(full):
+    numbers = extra.contrasts(full, "stage_3").numbers
+    assert numbers[["first", "second"]].to_numpy().tolist() == [
+        list(p) for p in load_report().contrasts["stage_3"].pairs
+    ]
     for row in numbers.to_dict("records"):
         first, second = (
-            results.bundle.accuracy(row[side], "micro-math").to_numpy().mean() for side in ("first", "second")
+            full.bundle.accuracy(row[side], "micro-math").to_numpy().mean() for side in ("first", "second")
         )
         assert row["micro-math difference"] == pytest.approx(first - second)
         assert row["micro-math difference low"] < row["micro-math difference"] < row["micro-math difference high"]

@@ -19,6 +19,8 @@ def test_the_last_row_of_the_cost_is_the_sum_over_all_runs(found):
     assert numbers.iloc[-1]["stage"] == "all"
     assert numbers.iloc[-1]["hours"] == pytest.approx(found.total("hours"))
     assert numbers.iloc[-1]["runs"] == numbers.iloc[:-1]["runs"].sum() == found.runs["seeds"].sum()
+    values = {0: "0", 0.00012: "1e-04", 0.5: "0.5", 12.345: "12.3", 5973.4: "5,973"}
+    assert {value: figure(value) for value in values} == values  # three digits
 
 
 def test_memory_is_that_of_the_largest_run_of_a_kind_with_vllms_share_and_the_reserve(found):
@@ -29,13 +31,6 @@ def test_memory_is_that_of_the_largest_run_of_a_kind_with_vllms_share_and_the_re
     found.runs.loc[found.runs["stage"] == "opd", "fit"] = False
     shown = tables_of(found)["Memory of each GPU, or process, of a run, GB"].set_index("stage")["fits"]
     assert (set(shown[["opd"]]), set(shown[["base"]])) == ({"NO"}, {"yes"})
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (0.00012, "1e-04"), (0.5, "0.5"), (12.345, "12.3"), (5973.4, "5,973")]
-)
-def test_figures_have_three_digits(value, text):
-    assert figure(value) == text
 
 
 def test_the_command_prints_and_writes_the_plan_with_how_sure_it_is(capsys, found, tmp_path, monkeypatch):

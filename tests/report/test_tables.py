@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from s2d_lib.errors import StudyError
 from s2d_lib.report.study_table import table_of
@@ -121,6 +122,9 @@ def test_the_forms_of_a_table(tmp_path, monkeypatch):
     assert "[c](../p/runs/c.md)" in text
     assert text.endswith("50% of it.\n")
     assert sheet.show().to_numpy().tolist() == [["a|b", "50.0 [4.0, 96.0]"], ["c", "75.0"]]
+    monkeypatch.setenv(ASKED, "png,gif")
+    with pytest.raises(StudyError, match="nothing is written as 'gif': ask for some of png, svg, pdf and tex"):
+        save_figure(Figure(), tmp_path, "figure")
     monkeypatch.setenv(ASKED, "svg,tex")
     sheet.write(tmp_path)
     tex = (tmp_path / "t.tex").read_text()
@@ -128,12 +132,6 @@ def test_the_forms_of_a_table(tmp_path, monkeypatch):
     assert r"50\% of it." in tex
     assert "runs/" not in tex
     assert (tex.count(r"\begin{tabular}"), tex.count(r"\begin{longtable}")) == (1, 1)  # the second is more than a page
-
-
-def test_a_format_that_there_is_not_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv(ASKED, "png,gif")
-    with pytest.raises(StudyError, match="nothing is written as 'gif': ask for some of png, svg, pdf and tex"):
-        save_figure(None, tmp_path, "figure")
 
 
 @given(st.text(string.printable))
