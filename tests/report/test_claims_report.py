@@ -106,20 +106,6 @@ def test_an_absent_premise_stands_beside_what_the_numbers_say(claims, study, res
     assert sheet.note.endswith("judged at the profile's main decoding: T 0.7, top-p 0.8, top-k 20 (micro).")
 
 
-def test_routes_lead_to_their_runs_and_to_those_of_another_profile(claims, outcomes, comparisons, tmp_path):  # noqa: F811
-    other = comparisons.assign(profile=["micro", "elsewhere", *comparisons["profile"][2:]])
-    report.claims_sheet(
-        outcomes, claims.claims, other, "Made up.", report.asked_table(outcomes, claims), "micro"
-    ).write(tmp_path)
-    text = (tmp_path / "claims.md").read_text()
-    assert "| [bridge](runs/bridge.md) " in text
-    assert "[bridge](../elsewhere/runs/bridge.md)" in text
-    assert "runs/bridge.large.md" not in text  # not run
-    assert "raw uses none" in text
-    assert "nothing is corrected for the number of claims" in text
-    assert text.endswith("Made up.\n")
-
-
 def test_the_dashboard_shows_every_comparison_with_its_verdicts_marker(sheet, comparisons, tmp_path):
     figure = report.claims_figure(sheet, "Claims")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["micro-math\nfor MATH", "micro-aime\nfor AIME 2024"]
