@@ -9,7 +9,7 @@ import pandas as pd
 from s2d_lib.errors import StudyError
 from s2d_lib.models.policy import load_policy, save_policy
 from s2d_lib.report.pages import model_card
-from s2d_lib.results.bundle import Bundle, read_evaluation
+from s2d_lib.results.bundle import Bundle
 from s2d_lib.runs import FinishedRun, Run, command_for, find_run, state
 from s2d_lib.stages.inputs import weights_of
 from s2d_lib.study import Resolved, resolve
@@ -58,7 +58,7 @@ def export(profile: str, checkpoint: str, seed: int, to: Path) -> Path:
 
 
 def _bundle(run: Run) -> Bundle:
-    """Records of a run and of all that it was made from; the run's own evaluation."""
+    """Records of a run and of all that it was made from."""
     seed, records = run.resolved.seed, {}
 
     def visit(finished: FinishedRun) -> None:
@@ -69,5 +69,4 @@ def _bundle(run: Run) -> Bundle:
                 visit(made.parent(kind))
 
     visit(run.finished)
-    evaluation = read_evaluation(run.path("evaluation.csv")).assign(seed=seed, checkpoint=run.resolved.checkpoint)
-    return Bundle(evaluation, pd.DataFrame(), records)
+    return Bundle(pd.DataFrame(), pd.DataFrame(), records)

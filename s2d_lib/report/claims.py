@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from s2d_lib.claims import Claims, Outcome, Published, Results, bootstrap, claim_verdict
+from s2d_lib.claims import Claims, Estimate, Outcome, Published, Results, bootstrap, claim_verdict
 from s2d_lib.claims.fair import accuracies, while_training
 from s2d_lib.claims.printed import AVERAGE, Difference
 from s2d_lib.claims.schema import Claim, Courses, CurveClaim, Moment
@@ -56,9 +56,8 @@ def comparisons_table(outcomes: Sequence[Outcome], published: Published, spec: C
     rows = []
     for outcome in outcomes:
         own, what = _of_courses(outcome, spec) if spec else _of_checkpoints(outcome)
-        rows.append(
-            own | _measured(outcome, own["unit"], counted[outcome.claim], what and published.difference(**what))
-        )
+        printed = published.difference(**what) if what else None
+        rows.append(own | _measured(outcome, own["unit"], counted[outcome.claim], printed))
     return pd.DataFrame(rows)[OF_COURSES if spec else OF_CHECKPOINTS]
 
 
@@ -101,13 +100,8 @@ def _of_courses(outcome: Outcome, spec: Courses) -> tuple[dict, dict]:
 def _measured(outcome: Outcome, unit: str, of: int, printed: Difference | None) -> dict:
     """What was measured of one of the `of` comparisons of a claim, and what was printed of it."""
     row: dict = {"claim": outcome.claim, "margin": outcome.margin, "refuted": False, "chance": None}
-    row |= {
-        "published": printed.value if printed else None,
-        "published source": printed.source if printed else NOT_PRINTED,
-    }
-    row |= dict(
-        zip(("published low", "published high"), printed.interval()[1:] if printed else (None, None), strict=True)
-    )
+    row |= columns("published", printed.interval() if printed else Estimate(np.nan, np.nan, np.nan))
+    row["published source"] = printed.source if printed else NOT_PRINTED
     row["published verdict"] = printed.verdict(outcome.margin) if printed else NOT_PRINTED
     if (result := outcome.result) is None:
         return row | dict.fromkeys(MEASURES)

@@ -12,8 +12,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from s2d_lib.claims import bootstrap
 from s2d_lib.report.looks import route_label
-from s2d_lib.report.tables import PAGES, columns, interval, intervals, markdown, run_page
-from s2d_lib.results.bundle import Bundle, ancestry, spent_by, summarise
+from s2d_lib.report.tables import PAGES, interval, markdown, run_page
+from s2d_lib.results.bundle import Bundle, ancestry, spent_by
 
 CELL = 160  # characters of a sample that a page shows
 WORDS = {"from": "the weights of", "teacher": "the teacher", "rollouts": "the stored"}
@@ -130,19 +130,10 @@ def _run(seed: int, record: dict) -> dict[str, str]:
 
 def model_card(bundle: Bundle, profile: str, checkpoint: str, seed: int) -> str:
     """The README.md of an exported model: the Hub's metadata, recipe, ancestry with its label ledger, evaluation, licence,
-    versions. The bundle holds the records of the run and of all runs that it was made from, and the run's evaluation; a
-    StudyError where a run of the ancestry is missing, or an evaluation set has fewer than two problems."""
+    versions. The bundle holds the records of the run and of all runs that it was made from, or there is a StudyError."""
     record = bundle.records[checkpoint, seed]
     resolved, environment, base = record["resolved"], record["environment"], record["resolved"]["model"]["model"]
-    table = summarise(bundle.evaluation[bundle.evaluation["checkpoint"] == checkpoint])
-    over = [columns("avg", bootstrap(bundle.accuracy(checkpoint, name).to_numpy())) for name in table["set"]]
-    shown = table[["set", "problems", "samples"]].assign(**{"avg@k, %": intervals(pd.DataFrame(over), "avg")})
-    for title, name, scale in (
-        ("pass@k, %", "pass", 100),
-        ("mean tokens", "tokens", 1),
-        ("cut off, %", "cut_off", 100),
-    ):
-        shown[title] = (scale * table[name]).map("{:.1f}".format)
+    measured = pd.DataFrame(record["evaluation"]).round(4).rename(columns={"avg": "avg@k", "pass": "pass@k"})
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     licence = f"Apache-2.0, as the package and its base model `{base}`."
     if not base.startswith(MICRO):
@@ -152,7 +143,7 @@ def model_card(bundle: Bundle, profile: str, checkpoint: str, seed: int) -> str:
             "publishing."
         )
     parts = [
-        f"---\n{_metadata(bundle, profile, checkpoint, seed, table)}\n---",
+        f"---\n{_metadata(bundle, profile, checkpoint, seed)}\n---",
         f"# {checkpoint}",
         f"{route_label(checkpoint)}: `{base}` as the {resolved['role'].replace('_', ' ')} of profile `{profile}`, seed {seed}, "
         f"run `{record['hash'][:12]}`. Made by `s2d run --profile {shlex.quote(profile)} --checkpoint {checkpoint} "
@@ -162,21 +153,22 @@ def model_card(bundle: Bundle, profile: str, checkpoint: str, seed: int) -> str:
         "## Ancestry and labels\n\nWhat it was made from, and which model consumed which labels on the way; the total counts a "
         "problem that several runs used once.",
         markdown(label_ledger(bundle, checkpoint, seed)),
-        f"## Evaluation\n\n{markdown(shown)}",
-        "The 95% intervals are over problems, for the weights in this folder: they say nothing of another seed.",
+        f"## Evaluation\n\n{markdown(measured)}",
+        "Shares, and mean tokens; `se` is the standard error of avg@k over problems, for the weights in this folder alone.",
         f"## Licence\n\n{licence}",
         f"## Versions\n\nPython {environment['python']}, {packages}; s2d at commit {json.dumps(environment['git'])}.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(bundle: Bundle, profile: str, checkpoint: str, seed: int, evaluation: pd.DataFrame) -> str:
+def _metadata(bundle: Bundle, profile: str, checkpoint: str, seed: int) -> str:
     base = bundle.records[checkpoint, seed]["resolved"]["model"]["model"]
     stages = {bundle.records[name, seed]["resolved"]["stage"] for name in ancestry(bundle, checkpoint, seed)}
     results = []
-    for name, samples, mean in evaluation[["set", "samples", "avg"]].itertuples(index=False):
-        what = {"task_type": "text-generation", "dataset_type": name, "dataset_name": name, "metric_type": "accuracy"}
-        results.append(EvalResult(**what, metric_name=f"avg@{samples}, %", metric_value=round(100 * mean, 2)))
+    for one in bundle.records[checkpoint, seed]["evaluation"]:
+        what = {"task_type": "text-generation", "dataset_type": one["set"], "dataset_name": one["set"]}
+        what |= {"metric_type": "accuracy", "metric_name": f"avg@{one['samples']}, %"}
+        results.append(EvalResult(**what, metric_value=round(100 * one["avg"], 2)))
     on_the_hub = not base.startswith((MICRO, "package:", ".", "/", "~"))  # the forms of s2d_lib.policies.place
     return ModelCardData(
         model_name=f"{profile}-{checkpoint}-seed-{seed}",
