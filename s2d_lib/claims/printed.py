@@ -87,8 +87,8 @@ class Difference:
         how many samples of each of the paper's own problems, and how many training runs a side, however many problems there are,
         when runs differ by RUN_SPREAD; infinite where nothing of the kind does.
 
-        The standard error that finds a difference d is d / (z(0.975) + z(0.8)). The part of the variance that lies between problems
-        falls with their number only, the part within also with the samples, and 2 RUN_SPREAD^2 with the runs.
+        The standard error that finds a difference d is d / (z(0.975) + z(0.8)). The part of the variance that lies between
+        problems falls with their number only, the part within also with the samples, and 2 RUN_SPREAD^2 with the runs.
         """
         size = abs(self.better.mean - self.than.mean + margin)
         wanted = (size / (ndtri(1 - ERROR / 2) + ndtri(POWER))) ** 2

@@ -22,17 +22,8 @@ from s2d_lib.study.settings import MAIN, Evaluation
 
 TEXTS = ["set", "problem", "level", "decoding", "correct", "prompt", "answer", "completion"]
 TEXTS += ["part", "cell", "route", "trial", "run", "right"]  # of a map
-CURVES = [
-    "step",
-    "loss",
-    "reward",
-    "accuracy",
-    "formed",
-    "entropy",
-    "completions/mean_length",
-    "completions/clipped_ratio",
-]
-CURVES += ["frac_reward_zero_std", "num_tokens", "seconds/step", "routed/sdpo"]
+CURVES = ["step", "loss", "reward", "accuracy", "formed", "entropy", "completions/mean_length"]
+CURVES += ["completions/clipped_ratio", "frac_reward_zero_std", "num_tokens", "seconds/step", "routed/sdpo"]
 CURVES += [f"self_teacher/{name}" for name in ("entropy", "student_entropy", "tokens", "prompt_tokens")]
 SAMPLES = ["seed", "checkpoint", "set", "problem", "prompt", "answer", "completion", "correct"]
 CONSTANT = ["set", "level", "problems", "answer", "share"]
