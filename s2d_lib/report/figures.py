@@ -62,6 +62,24 @@ def over_seeds(table: pd.DataFrame, label: str, color: str, **look) -> Line:
     return Line(label, table.index, table.mean(axis=1), table.min(axis=1), table.max(axis=1), color, **look)
 
 
+def panel_grid(
+    heads: Sequence[str], panel: tuple[float, float], margin: tuple[float, float] = (0, 0), ncols: int = 99, **shared
+) -> tuple[Figure, list[Axes]]:
+    """A figure in the project's style with a panel a head, at most `ncols` side by side; sizes of a panel and of what is around
+    all of them in inches; `shared`: which axes they share, as matplotlib has it."""
+    use_style()
+    ncols = min(ncols, len(heads))
+    nrows = -(-len(heads) // ncols)
+    size = (panel[0] * ncols + margin[0], panel[1] * nrows + margin[1])
+    figure, grid = plt.subplots(nrows, ncols, figsize=size, squeeze=False, **shared)
+    for axes in grid.flat[len(heads) :]:
+        axes.set_visible(False)
+    panels = list(grid.flat[: len(heads)])
+    for axes, head in zip(panels, heads, strict=True):
+        axes.set_title(head)
+    return figure, panels
+
+
 def forest(
     panels: Mapping[str, Sequence[Mark]],
     labels: Sequence[str],
@@ -75,24 +93,24 @@ def forest(
 ) -> Figure:
     """Marks with their intervals: a column a panel, a row a label from above, `width` and `height` of them in inches; without
     limits zero is marked. `key`: words of the legend -> a mark of their look; `shared`: whether all panels have one axis."""
-    use_style()
-    size = (width * len(panels) + 3.0, height * len(labels) + 1.5)
-    figure, grid = plt.subplots(1, len(panels), sharex=shared, sharey=True, figsize=size, squeeze=False)
-    for axes, (head, marks) in zip(grid[0], panels.items(), strict=True):
+    size = (width, height * len(labels))
+    figure, drawn = panel_grid(list(panels), size, (3.0, 1.5), sharex=shared, sharey=True)
+    for axes, marks in zip(drawn, panels.values(), strict=True):
         for mark in marks:
             spread = None if np.isnan(mark.low) else [[mark.mean - mark.low], [mark.high - mark.mean]]
             look = {"color": mark.color, "mfc": mark.face or mark.color, "markersize": mark.size}
             bars = axes.errorbar(mark.mean, mark.place, xerr=spread, fmt=mark.marker, **look)
             bars.lines[0].set_url(mark.page)
-            at = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-            axes.annotate(mark.text, (mark.mean, mark.place), **at)
-        axes.set(title=head, xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
+            if mark.text:
+                at = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+                axes.annotate(mark.text, (mark.mean, mark.place), **at)
+        axes.set(xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
         if limits:  # else as wide as what all panels hold
             axes.set_xlim(limits)
         else:
             axes.axvline(0, color=BLACK, linewidth=0.8)
         axes.grid(axis="y", visible=False)
-    grid[0][0].set_yticks(range(len(labels)), labels)
+    drawn[0].set_yticks(range(len(labels)), labels)
     looks = {word: {"color": m.color, "marker": m.marker, "mfc": m.face or m.color} for word, m in (key or {}).items()}
     return finished(figure, title, {word: Line2D([], [], linestyle="", **look) for word, look in looks.items()})
 
@@ -113,21 +131,16 @@ def lines(
     """Lines with their ranges, as bars or as a band, at most `ncols` panels side by side. They share the y axis if it has a
     label; else a panel's title says what it shows. `ticks`: names of the places 0, 1, ...; `dotted`: panel -> where dotted
     lines go up; `note`: above the legend; `size`: of a panel, in inches; `axis`: more of every panel, as matplotlib calls it."""
-    use_style()
-    ncols = min(ncols, len(panels))
-    nrows, known = -(-len(panels) // ncols), {}
-    shape = {"figsize": (size[0] * ncols + 0.6, size[1] * nrows + 1.0), "sharey": bool(ylabel), "squeeze": False}
-    figure, grid = plt.subplots(nrows, ncols, **shape)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for axes, (head, own) in zip(grid.flat, panels.items(), strict=False):
+    figure, drawn = panel_grid(list(panels), size, (0.6, 1.0), ncols, sharey=bool(ylabel))
+    known: dict[str, Any] = {}
+    for axes, (head, own) in zip(drawn, panels.items(), strict=True):
         for line in own:
             known.setdefault(line.label, _drawn(axes, line, band))
         for place in (dotted or {}).get(head, ()):
             axes.axvline(place, color=GREY, linestyle=":", linewidth=0.9, zorder=0)
         if not own:
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
-        axes.set(title=head, xlabel=xlabel, ylabel=ylabel if axes.get_subplotspec().is_first_col() else "", **axis)
+        axes.set(xlabel=xlabel, ylabel=ylabel if axes.get_subplotspec().is_first_col() else "", **axis)
         if ticks:
             axes.set_xticks(range(len(ticks)), ticks)
     return finished(figure, title, {label: drawn for label, drawn in known.items() if label}, note)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -15,9 +14,9 @@ from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
 from s2d_lib.claims import Estimate, bootstrap
-from s2d_lib.report.figures import Line, Mark, finished, forest, lines
+from s2d_lib.report.figures import Line, Mark, finished, forest, lines, panel_grid
 from s2d_lib.report.looks import route_label, route_look
-from s2d_lib.report.style import BLACK, GREY, use_style
+from s2d_lib.report.style import BLACK, GREY
 from s2d_lib.report.tables import columns, ends, intervals, markdown, pivoted
 from s2d_lib.results.map import MapResults, read_map
 from s2d_lib.study import load_profile, load_study, project_root
@@ -326,9 +325,8 @@ def heat_map(
     """What a warmup brings over OPD alone, a heat map of the `surface` of every part, orange where it is ahead; cells lead to
     their runs. `words`: part -> what its other dial is called; `marked`: part -> its value in our default regime, whose bridge
     has half of its steps in the warmup; `printed`: the paper's own difference in points."""
-    use_style()
-    figure, panels = plt.subplots(1, len(surfaces), figsize=(4.4 * len(surfaces), 3.8), squeeze=False)
-    for axes, (part, rows) in zip(panels[0], surfaces.items(), strict=True):
+    figure, panels = panel_grid([""] * len(surfaces), (4.4, 3.8))
+    for axes, (part, rows) in zip(panels, surfaces.items(), strict=True):
         dial, reach = rows.columns[0], 30.0
         xs, ys = list(rows["warmup"].unique()), list(rows[dial].unique())
         grid = 100 * rows.pivot(index=dial, columns="warmup", values="difference").loc[ys, xs].to_numpy()

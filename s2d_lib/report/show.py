@@ -1,13 +1,12 @@
 """What stage notebooks show: curves, samples, rollouts, accuracies. For reading along, not for papers."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from s2d_lib.report.figures import Line, lines
+from s2d_lib.report.figures import Line, finished, lines, panel_grid
 from s2d_lib.report.looks import load_report
-from s2d_lib.report.style import PALETTE, use_style
+from s2d_lib.report.style import PALETTE
 from s2d_lib.results.bundle import read_evaluation
 
 DIVERGENCES = {"forward_kl": "KL(teacher || student), nats", "reverse_kl": "KL(student || teacher), nats"}
@@ -83,15 +82,13 @@ def accuracy_histogram(run) -> Figure:
 
 
 def _histograms(panels: dict[str, dict], bins: np.ndarray, xlabel: str) -> Figure:
-    use_style()
-    figure, grid = plt.subplots(1, len(panels), figsize=(3.4 * len(panels) + 1, 2.5), squeeze=False)
-    for axes, (title, own) in zip(grid[0], panels.items(), strict=True):
+    figure, drawn = panel_grid(list(panels), (3.4, 2.5), (1, 0))
+    for axes, own in zip(drawn, panels.values(), strict=True):
         axes.hist(list(own.values()), bins=bins, stacked=True, label=list(own))
-        axes.set(title=title, xlabel=xlabel)
+        axes.set(xlabel=xlabel)
         if len(own) > 1:
             axes.legend()
-    plt.close(figure)
-    return figure
+    return finished(figure, "", {})
 
 
 def accuracy_by_level(run) -> pd.DataFrame:
