@@ -28,19 +28,6 @@ def test_a_difference_is_that_of_the_pairs_means(full):
         assert row["micro-math difference low"] < row["micro-math difference"] < row["micro-math difference high"]
 
 
-def test_published_differences_stand_beside_and_budgets_of_both_sides(full, tmp_path):
-    fresh = extra.contrasts(full, "stage_3").numbers.iloc[1]
-    assert fresh[["micro-math published", "micro-aime published", "AIME 2025 published"]].tolist() == [2.8, 2.1, 1.5]
-    assert (fresh["labels first"], fresh["labels second"]) == (32, 16)
-    assert fresh["gradings first"] == fresh["gradings second"]
-    transfers = extra.contrasts(full, "transfers")
-    assert transfers.show()["AIME 2025, published"].tolist()[0] == "-1.3 (18.9 - 20.2)"
-    transfers.write(tmp_path)
-    text = (tmp_path / "transfers.md").read_text()
-    assert text.startswith(f"**{load_report().contrasts['transfers'].title}**")
-    assert "[OPD only, RL teacher](runs/student.opd_only.rl_teacher.md)" in text
-
-
 @pytest.mark.parametrize(
     ("gone", "words"),
     [
@@ -102,26 +89,6 @@ def test_completions_stand_side_by_side_with_the_right_ones_marked(leveled):
         {"problem": "How many l in 'all'?", "right answer": "2", "base student": "two ⏎ or so", "direct GRPO": "2 ✓"}
     ]
     assert extra.completions_beside(dataclasses.replace(leveled, samples=leveled.samples.iloc[:0]), ROUTES).empty
-
-
-def record(stage, seconds, steps=0, sampled=0, trained=0):
-    own = {"seconds": seconds, "resolved": {"stage": stage}}
-    more = {"optimizer_steps": steps, "sampled": {"tokens": sampled}, "trained_tokens": trained}
-    return own | (more if steps else {})
-
-
-def test_the_cost_of_a_study_is_the_sum_of_its_records():
-    records = {
-        ("student", 0): record("base", 36),
-        ("teacher.rl", 0): record("sparse_rl", 360, 22, 1000, 900),
-        ("student.grpo", 0): record("sparse_rl", 1800, 700, 4000, 4000),
-        ("student.grpo", 1): record("sparse_rl", 1800, 700, 5000, 5000),
-    }
-    sheet = extra.study_cost(Bundle(pd.DataFrame(), pd.DataFrame(), records), "micro")
-    assert sheet.numbers["stage"].tolist() == ["base", "sparse_rl", "all"]
-    assert sheet.numbers["runs"].tolist() == [1, 3, 4]
-    assert sheet.numbers["process hours"].round(6).tolist() == [0.01, 1.1, 1.11]
-    assert sheet.show().iloc[1].tolist() == ["sparse_rl", "3", "1.10", "1,422", "10,000", "9,900"]
 
 
 def test_a_routes_flops_are_those_of_all_that_it_is_made_from(full):
