@@ -57,7 +57,7 @@ test-vllm: $(VLLM)/.installed  ## vLLM for real, on the CPU, in .venv-vllm
 	$(VLLM)/python -m pytest -s tests/vllm
 
 FORMATS ?= png,svg
-figures: $(BIN)/.installed  ## redraw figures/ from the committed results, without training (FORMATS=png,svg,pdf,tex,html)
+figures: $(BIN)/.installed  ## redraw figures/ from the committed results, without training (FORMATS=png,svg,pdf,tex)
 	@S2D_FORMATS='$(FORMATS)' $(BIN)/s2d figures
 
 regime: $(BIN)/.installed $(NEEDED)  ## the check that froze a profile's setting, on seeds of its own

@@ -76,7 +76,7 @@ rule results:
         [job.marker for job in JOBS.values()],
         PARAMS,
     output:
-        f"{folder}/results/{'points.csv' if SETTINGS.map else 'evaluation.csv.gz'}",
+        f"{folder}/results/{'points.csv' if SETTINGS.map else 'evaluation.csv.xz'}",
     shell:
         f"{s2d} results {named}"
 

@@ -128,7 +128,7 @@ def _study(chosen) -> int:
     found = (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
     if chosen.dry_run:
         from s2d_lib.plan import resources
-        from s2d_lib.report.routes import graph_summary, graph_table
+        from s2d_lib.report.plan import graph_summary, graph_table
         from s2d_lib.report.tables import markdown
 
         keep_markers(found)
@@ -267,7 +267,7 @@ def _export(chosen):
 
     from s2d_lib.models.policy import load_policy, save_policy
     from s2d_lib.report.pages import model_card
-    from s2d_lib.results.bundle import Bundle, read_evaluation
+    from s2d_lib.results.bundle import Bundle
     from s2d_lib.runs import Run, command_for, find_run, state
     from s2d_lib.stages.inputs import weights_of
     from s2d_lib.study import lineage
@@ -287,8 +287,7 @@ def _export(chosen):
         what = f"the run {checkpoint!r} (profile {profile}, seed {seed}) {state(resolved)}"
         raise StudyError(f"{what}: `{command_for(resolved)}` makes it.")
     made = [run.finished, *(Run(one).parent(kind) for one in line.values() for kind in one.parents)]
-    evaluation = read_evaluation(run.path("evaluation.csv")).assign(seed=seed, checkpoint=checkpoint)
-    bundle = Bundle(evaluation, pd.DataFrame(), {(one.name, seed): one.record for one in made})
+    bundle = Bundle(pd.DataFrame(), pd.DataFrame(), {(one.name, seed): one.record for one in made})
     card, weights = model_card(bundle, profile, checkpoint, seed), weights_of(run)
     beside = to.with_name(f".{to.name}.{os.getpid()}")
     to.parent.mkdir(parents=True, exist_ok=True)

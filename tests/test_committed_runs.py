@@ -12,7 +12,7 @@ RESULTS = {name: ROOT / "figures" / name / "results" for name in profile_names(R
 
 
 @pytest.mark.parametrize(
-    "profile", [name for name, folder in RESULTS.items() if (folder / "records.json.gz").is_file()]
+    "profile", [name for name, folder in RESULTS.items() if (folder / "records.json.xz").is_file()]
 )
 def test_the_committed_runs_resolve_as_they_did(profile):
     records = read_bundle(RESULTS[profile]).records

@@ -118,7 +118,7 @@ def test_run_again_there_is_nothing_to_do(project, study):
 
 def test_a_run_made_again_reaches_the_table_and_only_what_it_changed_is_made_again(project, study):
     folder = project / RUNS / "micro" / "seed-0"
-    results = project / "figures" / "micro" / "results" / "records.json.gz"
+    results = project / "figures" / "micro" / "results" / "records.json.xz"
     before = made(project) | {results: results.stat().st_mtime_ns}
     shutil.rmtree(folder / "student")
     succeed(project, "run", "--checkpoint", "student")
@@ -155,7 +155,7 @@ def test_figures_are_redrawn_from_the_compact_results_alone_and_made_again_from_
 
 
 def test_a_study_under_way_is_collected_by_whole_seeds(project, study):
-    path, results = project / "params" / "micro.yaml", project / "figures" / "micro" / "results" / "records.json.gz"
+    path, results = project / "params" / "micro.yaml", project / "figures" / "micro" / "results" / "records.json.xz"
     before, one_seed = results.read_bytes(), path.read_text()
     path.write_text(one_seed.replace("seeds:\n- 0\n", "seeds:\n- 0\n- 1\n", 1))
     try:

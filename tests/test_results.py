@@ -76,7 +76,7 @@ def test_a_bundle_holds_what_the_runs_say(made, tmp_path):
         found.accuracy("c", "NA")
     with pytest.raises(StudyError, match=r"no results of decoding 'cold'; it has main, greedy"):
         read_evaluation(runs[1].path("evaluation.csv"), "cold")
-    (tmp_path / "results" / "records.json.gz").unlink()
+    (tmp_path / "results" / "records.json.xz").unlink()
     with pytest.raises(StudyError, match="no readable results in"):
         read_bundle(tmp_path / "results")
 

@@ -2,7 +2,7 @@
 
 from s2d_lib.claims.bootstrap import Estimate, bootstrap, claim_verdict, compare
 from s2d_lib.claims.claims import Outcome, Results, evaluate
-from s2d_lib.claims.printed import Published, load_published, printed_difference, printed_verdict, settle
+from s2d_lib.claims.printed import Published, load_published
 from s2d_lib.claims.schema import Claims, load_claims
 
 __all__ = [
@@ -17,7 +17,4 @@ __all__ = [
     "evaluate",
     "load_claims",
     "load_published",
-    "printed_difference",
-    "printed_verdict",
-    "settle",
 ]

@@ -21,7 +21,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv, ndtri, stdtrit
@@ -38,8 +38,7 @@ Bounds = tuple[float, float] | None
 Verdict = Literal["holds", "contradicted", "undecided", "not run", "no set", "premise absent"]
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A mean with its interval (95% unless another level was asked for)."""
 
     mean: float

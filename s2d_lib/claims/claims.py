@@ -32,7 +32,6 @@ COLUMNS = {
     "student_entropy": "self_teacher/student_entropy",
     "routed": "routed/sdpo",
     "clipped": "completions/clipped_ratio",
-    "seconds": "seconds/step",
     "scored": "self_teacher/tokens",
 }
 Axis = Literal["compute", "seconds"]  # of a budget: counted compute or measured seconds

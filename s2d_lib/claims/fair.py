@@ -6,7 +6,7 @@ measured while training, over seeds. With one seed nothing is known of another r
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from math import nan
 from typing import Literal
@@ -17,16 +17,11 @@ import pandas as pd
 from s2d_lib.claims.bootstrap import SHARE, Bounds, Estimate, bootstrap
 from s2d_lib.claims.schema import Comparison, Condition, Premise
 from s2d_lib.errors import StudyError
-from s2d_lib.results.bundle import Bundle, ancestry, own_line, route_cost
+from s2d_lib.results.bundle import Bundle, ancestry, best_decodings, own_line, route_cost, seeds_of
 
 # What may differ between seeds of one checkpoint: the seed, the hashes that contain it, and mere labels.
 VARYING = ("seed", "parent_hashes", "profile", "overrides")
 ONLY = "the only one"  # decoding at which a base model was evaluated
-
-
-def seeds_of(bundle: Bundle, checkpoint: str) -> list[int]:
-    """Seeds with which the checkpoint was run."""
-    return sorted(seed for name, seed in bundle.records if name == checkpoint)
 
 
 def accuracies(bundle: Bundle, checkpoint: str, name: str) -> pd.DataFrame:
@@ -70,16 +65,23 @@ def check_together(bundle: Bundle, checkpoints: Sequence[str]) -> None:
     first = checkpoints[0]
     for checkpoint in checkpoints:
         check_seeds(bundle, first, checkpoint)
-        (evaluation, sampling, model), (other, others, others_model) = (
-            _sampled(bundle, c) for c in (first, checkpoint)
-        )
-        if model != others_model:  # a limit counts tokens of one vocabulary
-            sampling, others = ({k: v for k, v in one.items() if k != "max_new_tokens"} for one in (sampling, others))
-        if (evaluation, sampling) != (other, others):
+        one, other = (_sampled(bundle, name) for name in (first, checkpoint))
+        if one["model"] != other["model"]:  # a limit counts tokens of one vocabulary
+            one, other = (
+                {key: side[key] for key in side if key not in ("model", "max_new_tokens")} for side in (one, other)
+            )
+        if one != other:
             _refuse(f"{first!r} and {checkpoint!r} were evaluated with different sampling")
         check_settings(bundle, checkpoint)
         for seed in seeds_of(bundle, checkpoint):
             _check_lineage(bundle, checkpoint, seed)
+
+
+def _sampled(bundle: Bundle, checkpoint: str) -> dict:
+    """How a run was evaluated and sampled, without the temperatures that only base models have beside it, and its model."""
+    resolved = bundle.records[checkpoint, seeds_of(bundle, checkpoint)[0]]["resolved"]
+    evaluation = {key: value for key, value in resolved["evaluation"].items() if key != "untrained"}
+    return {"evaluation": evaluation, **resolved["sampling"], "model": resolved["model"]}
 
 
 def _check_lineage(bundle: Bundle, checkpoint: str, seed: int) -> None:
@@ -93,23 +95,14 @@ def _check_lineage(bundle: Bundle, checkpoint: str, seed: int) -> None:
                 )
 
 
-def _sampled(bundle: Bundle, checkpoint: str) -> tuple[dict, dict, dict]:
-    """How a run was evaluated, without the temperatures that only base models have beside it, and sampled, and its model."""
-    resolved = bundle.records[checkpoint, seeds_of(bundle, checkpoint)[0]]["resolved"]
-    evaluation = {key: value for key, value in resolved["evaluation"].items() if key != "untrained"}
-    return evaluation, resolved["sampling"], resolved["model"]
-
-
 def check_settings(bundle: Bundle, checkpoint: str) -> None:
     """Raises StudyError where seeds of a checkpoint, or of what it was made from, differ in more than the seed."""
     seeds = seeds_of(bundle, checkpoint)
-    lines = [{n: bundle.records[n, seed]["resolved"] for n in ancestry(bundle, checkpoint, seed)} for seed in seeds]
-    for name in lines[0]:
-        given = [{key: value for key, value in line.get(name, {}).items() if key not in VARYING} for line in lines]
-        table = pd.json_normalize(given if any(one != given[0] for one in given) else []).map(repr)
-        for key in table.columns[table.nunique() > 1][:1]:
-            values = " and ".join(f"{value} with seed {seed}" for value, seed in zip(table[key], seeds, strict=True))
-            _refuse(f"runs of {name!r} have different parameters under one name ({key} is {values})")
+    for name in ancestry(bundle, checkpoint, seeds[0]):
+        first, *others = (bundle.records.get((name, seed), {"resolved": {}})["resolved"] for seed in seeds)
+        for key in sorted(first.keys() - VARYING):
+            if any(other.get(key) != first[key] for other in others):
+                _refuse(f"runs of {name!r} have different parameters under one name ({key} differs between seeds)")
 
 
 def budget(bundle: Bundle, checkpoint: str) -> pd.Series:
@@ -121,14 +114,14 @@ def budget(bundle: Bundle, checkpoint: str) -> pd.Series:
 def unequal_budgets(better: pd.Series, than: pd.Series, comparison: Comparison, tolerance: float) -> str:
     """Why a comparison is made at different budgets, as claims.yaml says; empty where they are equal, a StudyError where there is
     no reason. Gradings may differ by the tolerance, a share of the larger number; distinct problems must be equal."""
-    reasons = {"labels": comparison.unequal_labels, "gradings": comparison.unequal_gradings}
-    allowed = pd.Series({"labels": 0.0, "gradings": tolerance}) * np.maximum(better, than)
-    unequal = [kind for kind in reasons if abs(better[kind] - than[kind]) > allowed[kind]]
-    for kind in filter(lambda kind: not reasons[kind], unequal):
-        words = "distinct labeled problems" if kind == "labels" else kind
-        used = f"the routes use {better[kind]:,.0f} and {than[kind]:,.0f} {words}, which is no fair comparison"
-        raise StudyError(f"{used}: compare routes of equal budgets, or say why not in `unequal_{kind}`.")
-    return "; ".join(dict.fromkeys(reasons[kind] for kind in unequal))
+    found = []
+    for kind, words, may in (("labels", "distinct labeled problems", 0.0), ("gradings", "gradings", tolerance)):
+        if abs(better[kind] - than[kind]) > may * max(better[kind], than[kind]):
+            found.append(getattr(comparison, f"unequal_{kind}"))
+            if not found[-1]:
+                used = f"the routes use {better[kind]:,.0f} and {than[kind]:,.0f} {words}, which is no fair comparison"
+                raise StudyError(f"{used}: compare routes of equal budgets, or say why not in `unequal_{kind}`.")
+    return "; ".join(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -183,26 +176,24 @@ class Premises:
         minus = condition.minus or ""
         if minus == "base":
             minus = own_line(self.bundle, checkpoint, seeds_of(self.bundle, checkpoint)[0])[-1]
-        asked, sides = Measured(name, condition, checkpoint, evaluation, minus), [s for s in (checkpoint, minus) if s]
-        rows = self.bundle.evaluation
+        sides, rows = [side for side in (checkpoint, minus) if side], self.bundle.evaluation
         if not set(sides) <= set(rows.loc[rows["set"] == evaluation, "checkpoint"]):
-            return asked
+            return Measured(name, condition, checkpoint, evaluation, minus)
         found = {side: at_best(self.bundle, side, evaluation) for side in sides}
-        values = _alike(evaluation, {side: table for side, (table, _) in found.items()})
+        estimate = _over_seeds(*_alike(evaluation, {side: table for side, (table, _) in found.items()}))
         decodings = {side: decoding for side, (_, decoding) in found.items() if decoding}
-        return replace(asked, estimate=_over_seeds(*values), decodings=decodings)
+        return Measured(name, condition, checkpoint, evaluation, minus, estimate, decodings)
 
 
 def at_best(bundle: Bundle, checkpoint: str, name: str) -> tuple[pd.DataFrame, str]:
     """Mean correctness on a set as `accuracies` gives it, of a base model at the decoding where it is best on that very set,
     which favours it; and that decoding or ONLY, empty for a trained model."""
-    base = bundle.records[checkpoint, seeds_of(bundle, checkpoint)[0]]["resolved"]["stage"] == "base"
-    rows = bundle.decoded[(bundle.decoded["checkpoint"] == checkpoint) & (bundle.decoded["set"] == name)]
-    if not base or rows["decoding"].nunique() < 2:
-        return accuracies(bundle, checkpoint, name), ONLY if base else ""
-    tables = {decoding: accuracies(bundle.at(decoding), checkpoint, name) for decoding in rows["decoding"].unique()}
-    best = max(tables, key=lambda decoding: tables[decoding].to_numpy().mean())
-    return tables[best], best
+    if bundle.records[checkpoint, seeds_of(bundle, checkpoint)[0]]["resolved"]["stage"] != "base":
+        return accuracies(bundle, checkpoint, name), ""
+    best = best_decodings(bundle, checkpoint)
+    if best.empty:
+        return accuracies(bundle, checkpoint, name), ONLY
+    return accuracies(bundle.at(best[name]), checkpoint, name), best[name]
 
 
 def while_training(bundle: Bundle, checkpoint: str, column: str, place: int) -> Estimate:

@@ -25,8 +25,6 @@ from s2d_lib.claims.schema import known
 from s2d_lib.study.load import load_study, project_root
 from s2d_lib.study.strict import Strict, read_yaml, validated
 
-Hours = float | None  # of training, of paper B
-
 AVERAGE = "average"  # of paper B's five benchmarks
 SAMPLES = 16  # of every problem, in both papers
 RHO_RANGE = (0.3, 0.95)
@@ -46,10 +44,18 @@ class Cell:
     parts: tuple[tuple[float, int], ...]  # (percent, problems) of the sets that it is the mean of: mostly one
     source: str  # the table or tables that print it
 
+    def standard_error(self, rho: float = RHO) -> float:
+        """Of a printed accuracy over problems, in points; with rho = 0 the floor."""
+        between, within = _variances([self], rho)
+        return math.sqrt(between + within / SAMPLES)
+
+
+Settled = namedtuple("Settled", ["problems", "samples", "seeds"])
+
 
 @dataclass(frozen=True)
 class Difference:
-    """A published difference: two cells of one set."""
+    """A published difference, `better` minus `than`: two cells of one set."""
 
     better: Cell
     than: Cell
@@ -64,6 +70,32 @@ class Difference:
         """Where the cells are printed, and the cells."""
         tables = "; ".join(dict.fromkeys((self.better.source, self.than.source)))
         return f"{tables}: {self.better.mean} - {self.than.mean}"
+
+    def interval(self, rho: float = RHO, correlation: float = 0.0) -> Estimate:
+        """In points, with the 95% interval over problems that the printed means support; `correlation` 0: unpaired."""
+        between, within = _variances([self.better, self.than], rho, correlation)
+        half = ndtri(1 - ERROR / 2) * math.sqrt(between + within / SAMPLES)
+        return Estimate(self.value, self.value - half, self.value + half)
+
+    def verdict(self, margin: float = 0.0, paired: bool = False) -> Verdict:
+        """What it supports, judged as a measured difference is; `paired`: as if the paper had compared problem by problem and the
+        models' problems correlated by CORRELATION."""
+        return verdict_of(self.interval(correlation=CORRELATION if paired else 0.0), margin)
+
+    def settled_by(self, margin: float = 0.0, rho: float = RHO, correlation: float = 0.0) -> Settled:
+        """What finds a difference of the printed size with 80% power at two-sided 5%: how many problems with 16 samples of each,
+        how many samples of each of the paper's own problems, and how many training runs a side, however many problems there are,
+        when runs differ by RUN_SPREAD; infinite where nothing of the kind does.
+
+        The standard error that finds a difference d is d / (z(0.975) + z(0.8)). The part of the variance that lies between
+        problems falls with their number only, the part within also with the samples, and 2 RUN_SPREAD^2 with the runs.
+        """
+        size = abs(self.better.mean - self.than.mean + margin)
+        wanted = (size / (ndtri(1 - ERROR / 2) + ndtri(POWER))) ** 2
+        between, within = _variances([self.better, self.than], rho, correlation)
+        problems = sum(n for _, n in self.better.parts) * (between + within / SAMPLES)
+        needed = (problems, wanted), (within, wanted - between), (2 * RUN_SPREAD**2, wanted)
+        return Settled(*(math.ceil(part / of) if of > 0 else math.inf for part, of in needed))
 
 
 class RowsOfA(Strict):
@@ -133,12 +165,14 @@ class Published(Strict):
                 for hours, cells in budgets.items():
                     yield block.model, method, hours, block.source, cells
 
-    def cell(self, family: str, route: str, name: str, hours: Hours = None) -> Cell | None:
+    def cell(self, family: str, route: str, name: str, hours: float | None = None) -> Cell | None:
         """An accuracy of paper A, or with `hours` of paper B (then `family` is its model, `route` its method); None where it
         is not printed."""
         return self.accuracies.get((family, route, name, hours))
 
-    def difference(self, family: str, better: str, than: str, name: str, hours: Hours = None) -> Difference | None:
+    def difference(
+        self, family: str, better: str, than: str, name: str, hours: float | None = None
+    ) -> Difference | None:
         """`better` minus `than` on a set, from the two cells; None where one is not printed."""
         high, low = (self.cell(family, route, name, hours) for route in (better, than))
         return Difference(high, low) if high and low else None
@@ -152,53 +186,6 @@ def load_published(root: Path | None = None) -> Published:
     for route in (route for block in published.paper_a for route in block.rows):
         known("published.yaml: the row", route, study.checkpoints, "no checkpoint of study.yaml")
     return published
-
-
-def standard_error(cell: Cell, rho: float = RHO) -> float:
-    """Of a printed accuracy over problems, in points; with rho = 0 the floor."""
-    between, within = _variances([cell], rho)
-    return math.sqrt(between + within / SAMPLES)
-
-
-def honest_difference(better: Cell, than: Cell, rho: float = RHO, correlation: float = 0.0) -> Estimate:
-    """`better` minus `than` in points with its 95% interval over problems; `correlation` 0: unpaired."""
-    between, within = _variances([better, than], rho, correlation)
-    mean, half = Difference(better, than).value, ndtri(1 - ERROR / 2) * math.sqrt(between + within / SAMPLES)
-    return Estimate(mean, mean - half, mean + half)
-
-
-def printed_difference(published: Published, *what: str, **more: float | str | None) -> Estimate | None:
-    """`Published.difference` with the unpaired 95% interval that the printed tables support; None where it is not printed."""
-    found = published.difference(*what, **more)
-    return found and honest_difference(found.better, found.than)
-
-
-def printed_verdict(
-    published: Published, family: str, better: str, than: str, name: str, margin=0.0, paired=False, hours: Hours = None
-) -> Verdict | Literal["not printed"]:
-    """What the printed tables support, judged as a measured difference is; `paired`: as if the paper had compared problem by
-    problem and the models' problems correlated by CORRELATION."""
-    found = published.difference(family, better, than, name, hours)
-    correlation = CORRELATION if paired else 0.0
-    return verdict_of(honest_difference(found.better, found.than, RHO, correlation), margin) if found else "not printed"
-
-
-Settled = namedtuple("Settled", ["problems", "samples", "seeds"])
-
-
-def settle(better: Cell, than: Cell, margin: float = 0.0, rho: float = RHO, correlation: float = 0.0) -> Settled:
-    """What finds a difference of the printed size with 80% power at two-sided 5%: how many problems with 16 samples of each, how
-    many samples of each of the paper's own problems, and how many training runs a side, however many problems there are, when
-    runs differ by RUN_SPREAD; infinite where nothing of the kind does.
-
-    The standard error that finds a difference d is d / (z(0.975) + z(0.8)). The part of the variance that lies between problems
-    falls with their number only, the part within also with the samples, and 2 RUN_SPREAD^2 with the runs.
-    """
-    wanted = (abs(better.mean - than.mean + margin) / (ndtri(1 - ERROR / 2) + ndtri(POWER))) ** 2
-    between, within = _variances([better, than], rho, correlation)
-    problems = sum(n for _, n in better.parts) * (between + within / SAMPLES)
-    needed = (problems, wanted), (within, wanted - between), (2 * RUN_SPREAD**2, wanted)
-    return Settled(*(math.ceil(part / of) if of > 0 else math.inf for part, of in needed))
 
 
 def _variances(cells: list[Cell], rho: float, correlation: float = 0.0) -> tuple[float, float]:

@@ -8,15 +8,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from s2d_lib.claims import Claims, Outcome, Published, Results, bootstrap, claim_verdict
-from s2d_lib.claims.fair import accuracies, seeds_of, while_training
-from s2d_lib.claims.printed import AVERAGE, printed_difference, printed_verdict
+from s2d_lib.claims import Claims, Estimate, Outcome, Published, Results, bootstrap, claim_verdict
+from s2d_lib.claims.fair import accuracies, while_training
+from s2d_lib.claims.printed import AVERAGE, Difference
 from s2d_lib.claims.schema import Claim, Courses, CurveClaim, Moment
 from s2d_lib.report.figures import PAPER, Mark, forest
 from s2d_lib.report.looks import load_report, route_label
 from s2d_lib.report.study_table import NOT_PRINTED
 from s2d_lib.report.style import BLACK, BLUE, GREY, PURPLE, VERMILLION
-from s2d_lib.report.tables import Sheet, columns, contrast_label, ends, interval, link, run_page
+from s2d_lib.report.tables import Sheet, columns, contrast_label, interval, link, run_page
+from s2d_lib.results.bundle import seeds_of
 from s2d_lib.study.page import Study
 
 SMALL = 2.0
@@ -32,6 +33,7 @@ LOOKS = {
 """Verdict -> colour and marker, so that none depends on colour alone; others are said in words."""
 UNITS = {"accuracy": "points", "length": "tokens", "entropy": "nats"}
 HOURS = 10  # of training, the whole budget of paper B
+MEASURES = ("difference", "low", "high", "problem error", "detectable", "seeds", "problems", "units")
 OF_CHECKPOINTS = [
     "claim", "better", "than", "family", "profile", "meant", "set", "seeds", "problems", "difference", "low", "high",
     "problem error", "detectable", "margin", "chance", "published", "published low", "published high", "published source",
@@ -53,8 +55,9 @@ def comparisons_table(outcomes: Sequence[Outcome], published: Published, spec: C
     counted = Counter(outcome.claim for outcome in outcomes if spec or outcome.verdict != "no set")
     rows = []
     for outcome in outcomes:
-        own, printed_as = _of_courses(outcome, spec) if spec else _of_checkpoints(outcome)
-        rows.append(own | _measured(outcome, own["unit"], counted[outcome.claim], published, printed_as))
+        own, what = _of_courses(outcome, spec) if spec else _of_checkpoints(outcome)
+        printed = published.difference(**what) if what else None
+        rows.append(own | _measured(outcome, own["unit"], counted[outcome.claim], printed))
     return pd.DataFrame(rows)[OF_COURSES if spec else OF_CHECKPOINTS]
 
 
@@ -63,7 +66,7 @@ def _of_checkpoints(outcome: Outcome) -> tuple[dict, dict]:
     own = {name: getattr(outcome, name) for name in ("better", "than", "family", "profile", "meant", "missing")}
     for place, side in enumerate(("better", "than")):
         for kind in ("labels", "gradings"):
-            own[f"{kind} {side}"] = outcome.budgets and getattr(outcome.budgets[place], kind)
+            own[f"{kind} {side}"] = outcome.budgets and outcome.budgets[place][kind]
     worst, states = ("absent", "not measured", "unclear", "present"), {}
     for measured in outcome.premises:
         states.setdefault(measured.premise, []).append(measured.state)
@@ -94,24 +97,18 @@ def _of_courses(outcome: Outcome, spec: Courses) -> tuple[dict, dict]:
     return own, {"family": spec.model, **routes, "name": name, "hours": HOURS * better.within}
 
 
-def _measured(outcome, unit: str, of: int, published: Published, printed_as: dict) -> dict:
+def _measured(outcome: Outcome, unit: str, of: int, printed: Difference | None) -> dict:
     """What was measured of one of the `of` comparisons of a claim, and what was printed of it."""
     row: dict = {"claim": outcome.claim, "margin": outcome.margin, "refuted": False, "chance": None}
-    found = published.difference(**printed_as) if printed_as else None
-    printed = printed_difference(published, **printed_as) if printed_as else None
-    row |= {"published": found and found.value, "published source": found.source if found else NOT_PRINTED}
-    row |= {f"published {end}": printed and getattr(printed, end) for end in ("low", "high")}
-    supported = printed_verdict(published, **printed_as, margin=outcome.margin) if printed_as else NOT_PRINTED
-    row["published verdict"] = supported
-    measures = ("difference", "low", "high", "problem error", "detectable", "seeds", "problems", "units")
+    row |= columns("published", printed.interval() if printed else Estimate(np.nan, np.nan, np.nan))
+    row["published source"] = printed.source if printed else NOT_PRINTED
+    row["published verdict"] = printed.verdict(outcome.margin) if printed else NOT_PRINTED
     if (result := outcome.result) is None:
-        return row | dict.fromkeys(measures)
-    difference, scale = result.difference, 100 if unit == "points" else 1
-    values = (difference.mean, difference.low, difference.high, result.problem_error, result.detectable)
-    row |= dict(
-        zip(measures, [*(scale * v for v in values), result.seeds, result.problems, result.problems], strict=True)
-    )
-    chance = 100 * result.chance((found.value if found else SMALL) / 100) if unit == "points" else None
+        return row | dict.fromkeys(MEASURES)
+    scale = 100 if unit == "points" else 1
+    values = (scale * value for value in (*result.difference, result.problem_error, result.detectable))
+    row |= dict(zip(MEASURES, (*values, result.seeds, result.problems, result.problems), strict=True))
+    chance = 100 * result.chance((printed.value if printed else SMALL) / 100) if unit == "points" else None
     return row | {"refuted": bool(result.refuted(of)), "chance": chance}
 
 
@@ -160,16 +157,13 @@ def claims_sheet(
         about = [{"link": contrast_label(*pair)} for pair in links[LINK[1:]].to_numpy()]
         tables["Links of the claims"] = _readable(links, about)
         tables |= {} if asked.empty else {"What the claims presuppose": asked}
-        of_links = links[[*LINK, "verdict", "chance"]].rename(
-            columns={"verdict": "link verdict", "chance": "link chance"}
-        )
+        of_links = links[[*LINK, "verdict", "chance"]].set_index(LINK).add_prefix("link ").reset_index()
         numbers = comparisons.merge(of_links, on=LINK, how="left")
     tables["Comparisons"] = readable_comparisons(comparisons, profile)
-    verdicts = of_claims.set_index("claim")["verdict"]
-    text = notes["course_claims" if asked is None else "claims"].format(
-        verdicts=notes["verdicts"].format(SMALL), note=note
-    )
-    return Sheet("claims", numbers.assign(**{"claim verdict": numbers["claim"].map(verdicts)}), tables, text.strip())
+    numbers = numbers.assign(**{"claim verdict": numbers["claim"].map(of_claims.set_index("claim")["verdict"])})
+    said = {"verdicts": notes["verdicts"].format(SMALL), "note": note}
+    text = notes["course_claims" if asked is None else "claims"].format(**said)
+    return Sheet("claims", numbers, tables, text.strip())
 
 
 def _readable(verdicts: pd.DataFrame, about: list[dict], more: list[dict] | None = None) -> pd.DataFrame:
@@ -218,22 +212,13 @@ def readable_comparisons(comparisons: pd.DataFrame, profile: str = "") -> pd.Dat
         here = verdict_words(row["by numbers"] if absent else row["verdict"], row["low"], row["high"], unit)
         printed = NOT_PRINTED if pd.isna(row["published"]) else f"{row['published']:+.1f}"
         source = "" if course or printed == NOT_PRINTED else f" ({row['published source']})"
+        supported = verdict_words(*(row[f"published {what}"] for what in ("verdict", "low", "high")))
         found = interval(*(row[c] for c in ("difference", "low", "high")), 1, digits, True) + more if made else ""
-        rows.append(
-            {
-                "claim": row["claim"],
-                **sides,
-                "published": printed + source,
-                "its tables support": verdict_words(
-                    row["published verdict"], row["published low"], row["published high"]
-                ),
-                "difference": found,
-                "here": f"premise absent (numbers alone: {here})" if absent else here,
-                "chance to hold": chance_words(row["chance"]),
-                "could see": f"{row['detectable']:.{digits}f} {unit}" if made else "",
-                **({} if course else _budget_and_remark(row, made)),
-            }
-        )
+        shown = {"claim": row["claim"], **sides, "published": printed + source, "its tables support": supported}
+        shown |= {"difference": found, "here": f"premise absent (numbers alone: {here})" if absent else here}
+        shown |= {"chance to hold": chance_words(row["chance"])}
+        shown |= {"could see": f"{row['detectable']:.{digits}f} {unit}" if made else ""}
+        rows.append(shown | ({} if course else _budget_and_remark(row, made)))
     return pd.DataFrame(rows)
 
 
@@ -260,7 +245,7 @@ def asked_table(outcomes: Sequence[Outcome], claims: Claims) -> pd.DataFrame:
     asked = {(o.profile, m.premise, m.checkpoint, m.evaluation, m.condition): m for o in outcomes for m in o.premises}
     order, rows, said = list(claims.premises), [], set()
     for (profile, name, checkpoint, *_), measured in sorted(asked.items(), key=lambda item: order.index(item[0][1])):
-        premise, condition, found = claims.premises[name], measured.condition, measured.estimate
+        premise, condition = claims.premises[name], measured.condition
         scale, unit, what = 1, "", [f"{condition.measure} before the first step"]
         if condition.measure == "accuracy":
             scale, unit = 100, " points" if measured.minus else "%"
@@ -268,11 +253,11 @@ def asked_table(outcomes: Sequence[Outcome], claims: Claims) -> pd.DataFrame:
             what = [f"accuracy on {measured.evaluation or condition.set}{minus}"]
             what += [f"decoding of {route_label(side)}: {decoding}" for side, decoding in measured.decodings.items()]
         word, bound = ("at most", condition.at_most) if condition.at_least is None else ("at least", condition.at_least)
-        value = [f"{scale * v:.3g}" for v in (found.mean, found.low, found.high)] if found else []
+        mean, low, high = (f"{scale * value:.3g}" for value in measured.estimate or (np.nan,) * 3)
         row = {"premise": name, "it says": "" if name in said else f"{premise.sentence} ({premise.source})"}
         row |= {"profile": profile, "of": route_label(checkpoint), "measured": "; ".join(what)}
         row |= {
-            "value": f"{value[0]} [{', '.join(value[1:])}]" if value else "",
+            "value": f"{mean} [{low}, {high}]" if measured.estimate else "",
             "bound": f"{word} {scale * bound:g}{unit}",
         }
         rows.append(row | {"state": measured.state})
@@ -284,30 +269,25 @@ def premises_sheet(results: Mapping[str, Results], claims: Claims, study: Study)
     """What the predictions (claims P1 to P3) rest on: that the teachers of the warmed-up bridges in them are good (C1:
     `accuracy, <set>` of what the paper evaluates on), and near the student where the student goes (C2: a row a quantity,
     `before` and `after` the warmup, NaN where it was not measured)."""
-    predicted = [
-        comparison for name, claim in claims.claims.items() if name[0] == "P" for comparison in claim.comparisons
-    ]
+    predicted = [one for name, claim in claims.claims.items() if name[0] == "P" for one in claim.comparisons]
     starts = dict.fromkeys(study.checkpoints[name].from_ for one in predicted for name in one.better_first)
     warmups = [name for name in starts if name and study.checkpoints[name].stage == "forward_kl"]
     quantities, rows, shown = load_report().quantities, [], []
     for found in results.values():
         for warmup in (name for name in warmups if seeds_of(found.bundle, name)):
-            teacher = study.checkpoints[warmup].teacher
-            shared = {
-                "profile": found.name,
-                "teacher": teacher,
-                "warmup": warmup,
-                "seeds": len(seeds_of(found.bundle, warmup)),
-            }
+            teacher, seeds = study.checkpoints[warmup].teacher, len(seeds_of(found.bundle, warmup))
+            shared = {"profile": found.name, "teacher": teacher, "warmup": warmup, "seeds": seeds}
             told = {"profile": found.name, "teacher": route_label(teacher)}
             for meant, name in found.profile.stands_for.items():
-                shared |= columns(f"accuracy, {meant}", bootstrap(accuracies(found.bundle, teacher, name).to_numpy()))
-                told[f"accuracy, set for {meant}, %"] = interval(*(shared[c] for c in ends(f"accuracy, {meant}")))
+                estimate = bootstrap(accuracies(found.bundle, teacher, name).to_numpy())
+                shared |= columns(f"accuracy, {meant}", estimate)
+                told[f"accuracy, set for {meant}, %"] = interval(*estimate)
             for column, words in quantities.items():
                 row, cells = {"quantity": column}, {"quantity": words}
                 for when, place in (("before", 0), ("after", -1)):
-                    row |= columns(when, while_training(found.bundle, warmup, column, place))
-                    cells[when] = interval(*(row[c] for c in ends(when)), scale=1, digits=3) or "not measured"
+                    estimate = while_training(found.bundle, warmup, column, place)
+                    row |= columns(when, estimate)
+                    cells[when] = interval(*estimate, scale=1, digits=3) or "not measured"
                 rows.append(shared | row)
                 shown.append(told | cells)
                 told = {name: value if name in ("profile", "teacher") else "" for name, value in told.items()}
@@ -340,11 +320,10 @@ def claims_figure(sheet: Sheet, title: str) -> Figure:
             marks += [Mark(place, -row["margin"], marker="|", size=9)] if row["margin"] else []
     claims = {row["claim"]: row for row in sheet.tables["Claims"].to_dict("records")}
     labels = [label or f"{claim}: {claims[claim]['here']}" for claim, label in keys]
-    key = {verdict: Mark(color=color, marker=marker) for verdict, (color, marker) in LOOKS.items()} | {
-        "the paper's": PAPER
-    }
-    how = {"key": key, "shared": False, "width": 8.4 / len(panels), "height": 0.22}
+    key = {verdict: Mark(color=color, marker=marker) for verdict, (color, marker) in LOOKS.items()}
+    how = {"key": key | {"the paper's": PAPER}, "shared": False, "width": 8.4 / len(panels), "height": 0.22}
     figure = forest(panels, labels, title, "first minus second", **how)
+    heads = {claim: keys.index((claim, "")) for claim in claims}
     for axes, unit in zip(figure.axes, shown.groupby(["meant", "unit"], sort=False)["unit"].first(), strict=True):
         if unit == "points":  # verdicts are decided within a few points, beside differences of half a hundred
             axes.set_xscale("symlog", linthresh=10, linscale=1.1)
@@ -352,17 +331,14 @@ def claims_figure(sheet: Sheet, title: str) -> Figure:
             axes.xaxis.set_major_formatter("{x:+.0f}")
             axes.tick_params(axis="x", labelsize=7.5)
         axes.title.set_fontsize(8.5)
-        for claim in claims:
-            axes.axhspan(keys.index((claim, "")) - 0.5, keys.index((claim, "")) + 0.5, color="#EFEFEF", zorder=1.5)
+        for place in heads.values():
+            axes.axhspan(place - 0.5, place + 0.5, color="#EFEFEF", zorder=1.5)
     first = figure.axes[0]  # the sentences go over all panels
     first.set_zorder(1)
     first.patch.set_visible(False)
+    look = {"transform": first.get_yaxis_transform(), "va": "center", "fontsize": 7.5}
     for claim, row in claims.items():
-        said = (
-            f"(its tables: {row['its tables support']}; chance {row['chance to hold'] or 'unknown'}) {row['the paper']}"
-        )
-        place = {"transform": first.get_yaxis_transform(), "va": "center", "fontsize": 7.5}
-        first.text(
-            0.01, keys.index((claim, "")), textwrap.shorten(said, 150, placeholder=" ..."), **place
-        ).set_in_layout(False)
+        beside = f"its tables: {row['its tables support']}; chance {row['chance to hold'] or 'unknown'}"
+        sentence = textwrap.shorten(f"({beside}) {row['the paper']}", 150, placeholder=" ...")
+        first.text(0.01, heads[claim], sentence, **look).set_in_layout(False)
     return figure

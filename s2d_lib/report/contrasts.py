@@ -8,63 +8,55 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from s2d_lib.claims import Results, bootstrap, load_published
-from s2d_lib.claims.fair import budget, check_together, paired_accuracies, seeds_of
+from s2d_lib.claims import Results, bootstrap
+from s2d_lib.claims.fair import budget, check_together, paired_accuracies
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.cost import DENSE, forward_flops, shape_of
-from s2d_lib.report.figures import Line, lines
+from s2d_lib.report.figures import Mark, forest
 from s2d_lib.report.looks import load_report, route_label, route_look
 from s2d_lib.report.pages import one_line
-from s2d_lib.report.study_table import NOT_PRINTED, beside_untrained, family_of, meant_by, published_sets, with_best
+from s2d_lib.report.study_table import NOT_PRINTED, beside_untrained, published_sets
 from s2d_lib.report.tables import COUNT, Sheet, columns, intervals, link, pivoted, run_page
-from s2d_lib.results.bundle import Bundle, ancestry, spent
+from s2d_lib.results.bundle import Bundle, ancestry, seeds_of, spent, with_best
 
 CONSTANT = "always the most frequent answer"
 
 
 def contrasts(results: Results, name: str, root: Path | None = None) -> Sheet:
-    """Paired differences of the pairs that params/report.yaml has under this name, the first minus the second.
+    """Paired differences of the pairs that params/report.yaml has under this name, the first minus the second; a StudyError where
+    a run is missing, or what stands in one row does not belong together.
 
     Its numbers: `first`, `second`, `seeds`; for each evaluation set `<set> difference` (a share) with its interval; where the
     profile plays one of paper A's families, `<set> published` (points or NaN) and `<set> published source` on all of the
     paper's sets; labels and gradings of both sides, over the whole routes, means over seeds.
-
-    Raises:
-        StudyError: A run is missing, or what stands in one row does not belong together.
     """
-    spec, bundle, meant = load_report(root).contrasts[name], results.bundle, meant_by(results)
-    published, family = load_published(root), family_of(results.name, root)
-    sets, rows = published_sets(results, published) if family else {}, []
+    spec, bundle, sides = load_report(root).contrasts[name], results.bundle, ("first", "second")
+    (published, family, sets), rows = published_sets(results, root), []
     for pair in spec.pairs:
-        for side in pair:
-            if not seeds_of(bundle, side):
-                raise StudyError(
-                    f"the results of profile {results.name!r} hold no run of {side!r}: make it with `make study`."
-                )
+        for side in (side for side in pair if not seeds_of(bundle, side)):
+            raise StudyError(
+                f"the results of profile {results.name!r} hold no run of {side!r}: make it with `make study`."
+            )
         check_together(bundle, pair)
-        row: dict[str, object] = {"first": pair[0], "second": pair[1], "seeds": len(seeds_of(bundle, pair[0]))}
+        row: dict[str, object] = dict(zip(sides, pair, strict=True)) | {"seeds": len(seeds_of(bundle, pair[0]))}
         for one in bundle.sets:
             row |= columns(f"{one} difference", bootstrap(*paired_accuracies(bundle, *pair, one)))
         for one, theirs in sets.items():
             printed = published.difference(family, *pair, theirs)
             row |= {f"{one} published": printed.value if printed else np.nan}
             row |= {f"{one} published source": printed.source if printed else NOT_PRINTED}
-        used = {side: budget(bundle, of) for side, of in zip(("first", "second"), pair, strict=True)}
-        rows.append(
-            row | {f"{kind} {side}": getattr(used[side], kind) for kind in ("labels", "gradings") for side in used}
-        )
+        used = {side: budget(bundle, of) for side, of in zip(sides, pair, strict=True)}
+        rows.append(row | {f"{kind} {side}": used[side][kind] for kind in ("labels", "gradings") for side in sides})
     numbers = pd.DataFrame(rows)
-    shown = {side: [link(route_label(c), c) for c in numbers[side]] for side in ("first", "second")}
+    shown = {side: [link(route_label(c), c) for c in numbers[side]] for side in sides}
     shown |= {f"{one}, difference": intervals(numbers, f"{one} difference", signed=True) for one in bundle.sets}
-    for one in sets:
-        cells = zip(
-            numbers[f"{one} published"], numbers[f"{one} published source"].str.rpartition(": ")[2], strict=True
-        )
-        said = [NOT_PRINTED if value != value else f"{value:+.1f} ({source})" for value, source in cells]
-        shown[f"{meant.get(one, one)}, published"] = said
+    for one, theirs in sets.items():
+        cells = numbers[f"{one} published source"].str.rpartition(": ")[2]
+        said = numbers[f"{one} published"].map("{:+.1f}".format) + " (" + cells + ")"
+        shown[f"{theirs}, published"] = said.where(numbers[f"{one} published"].notna(), NOT_PRINTED)
     for kind in ("labels", "gradings"):
-        sides = (numbers[f"{kind} {side}"].map(COUNT) for side in ("first", "second"))
-        shown[f"{kind}, first / second"] = [" / ".join(both) for both in zip(*sides, strict=True)]
+        first, second = (numbers[f"{kind} {side}"].map(COUNT) for side in sides)
+        shown[f"{kind}, first / second"] = first + " / " + second
     notes, seeds = load_report(root).notes, seeds_of(bundle, spec.pairs[0][0])
     note = notes["contrasts"].format(profile=results.name, seeds=seeds) + (f" {notes['scales']}" if sets else "")
     return Sheet(name, numbers, {spec.title: pd.DataFrame(shown)}, note)
@@ -73,11 +65,8 @@ def contrasts(results: Results, name: str, root: Path | None = None) -> Sheet:
 def by_level(bundle: Bundle, checkpoints: Sequence[str], name: str, title: str) -> Sheet:
     """Accuracy of checkpoints on every level of one evaluation set, of untrained ones also at their best temperature there:
     `level`, `problems`, `checkpoint`, `accuracy`, `low`, `high` (95% over seeds and problems). Where the results know it, a
-    row a level without a checkpoint has what always its most frequent right answer scores.
-
-    Raises:
-        StudyError: A checkpoint was not evaluated on the set.
-    """
+    row a level without a checkpoint has what always its most frequent right answer scores. A StudyError where a checkpoint was
+    not evaluated on the set."""
     bundle = with_best(bundle)
     own = bundle.evaluation[bundle.evaluation["set"] == name]
     levels = own.drop_duplicates("problem").set_index("problem")["level"]
@@ -87,7 +76,7 @@ def by_level(bundle: Bundle, checkpoints: Sequence[str], name: str, title: str) 
         problems = levels.index[levels == level]
         for checkpoint in beside_untrained(bundle, checkpoints):
             found = bootstrap(bundle.accuracy(checkpoint, name)[problems].to_numpy())
-            rows.append((level, len(problems), checkpoint, found.mean, found.low, found.high))
+            rows.append((level, len(problems), checkpoint, *found))
         rows += [(level, len(problems), "", always[level], np.nan, np.nan)] if level in always else []
     numbers = pd.DataFrame(rows, columns=["level", "problems", "checkpoint", "accuracy", "low", "high"])
     cells = intervals(numbers, "accuracy")
@@ -98,20 +87,21 @@ def by_level(bundle: Bundle, checkpoints: Sequence[str], name: str, title: str) 
 
 
 def levels_figure(sheet: Sheet) -> Figure:
-    """Accuracy by level, a colour a checkpoint; dashed what always the most frequent answer scores."""
-    drawn, rows = [], sheet.numbers[sheet.numbers["checkpoint"] != ""]
-    levels, routes = list(rows["level"].unique()), list(rows["checkpoint"].unique())
-    for route, shift in zip(routes, np.linspace(-0.35, 0.35, len(routes)), strict=True):
-        own = rows[rows["checkpoint"] == route]
-        values = (100 * own[column] for column in ("accuracy", "low", "high"))
-        look = (*route_look(route), "none", run_page(route))
-        drawn.append(Line(route_label(route), np.arange(len(own)) + shift, *values, *look))
-    names = [level.replace("_", " ") for level in levels]
-    axis = {"ylim": (0, 100), "ticks": names, "size": (2.6 * len(levels) + 2.0, 3.2), "note": f"dashed: {CONSTANT}"}
-    figure = lines({"": drawn}, sheet.title, "", "accuracy, %", **axis)
+    """Accuracy by level, a panel each; dashed what always the most frequent answer scores."""
+    rows, panels = sheet.numbers[sheet.numbers["checkpoint"] != ""], {}
+    routes = list(rows["checkpoint"].unique())
+    for level, own in rows.groupby("level", sort=False):
+        panels[level.replace("_", " ")] = marks = []
+        for row in own.to_dict("records"):
+            values = [100 * row[column] for column in ("accuracy", "low", "high")]
+            look = route_look(row["checkpoint"])
+            marks.append(Mark(routes.index(row["checkpoint"]), *values, *look, page=run_page(row["checkpoint"])))
+    title = f"{sheet.title}; dashed: {CONSTANT}"
+    figure = forest(panels, [*map(route_label, routes)], title, "accuracy, %", (0, 100), width=2.2)
     for row in sheet.numbers[sheet.numbers["checkpoint"] == ""].to_dict("records"):
-        place = levels.index(row["level"])
-        figure.axes[0].hlines(100 * row["accuracy"], place - 0.45, place + 0.45, color="black", linestyle="--")
+        figure.axes[list(panels).index(row["level"].replace("_", " "))].axvline(
+            100 * row["accuracy"], color="black", ls="--"
+        )
     return figure
 
 
@@ -119,15 +109,12 @@ def completions_beside(bundle: Bundle, checkpoints: Sequence[str]) -> pd.DataFra
     """The completions that the results keep as text: `problem` (as it was asked), `right answer`, and a column a route, where
     a tick stands behind what was graded right."""
     said = bundle.samples[bundle.samples["checkpoint"].isin(checkpoints)]
-    marks = said["correct"].map({True: " ✓", False: ""})
-    labels = dict(zip(checkpoints, map(route_label, checkpoints), strict=True))
-    rows = said.assign(
-        cell=said["completion"].map(one_line).str.strip("`") + marks, route=said["checkpoint"].map(labels)
-    )
-    wide = rows.pivot(index="problem", columns="route", values="cell").fillna("")
+    cell = said["completion"].map(one_line).str.strip("`") + said["correct"].map({True: " ✓", False: ""})
+    wide = said.assign(cell=cell).pivot(index="problem", columns="checkpoint", values="cell").fillna("")
     first = said.drop_duplicates("problem").set_index("problem")
     asked = {"problem": first["prompt"].map(one_line).str.strip("`"), "right answer": first["answer"]}
-    return pd.DataFrame(asked).join(wide.reindex(columns=labels.values())).reset_index(drop=True)
+    wide = wide.reindex(columns=checkpoints).rename(columns=route_label)
+    return pd.DataFrame(asked).join(wide).reset_index(drop=True)
 
 
 def study_cost(bundle: Bundle, profile: str) -> Sheet:
@@ -143,11 +130,11 @@ def study_cost(bundle: Bundle, profile: str) -> Sheet:
         }
         for record in bundle.records.values()
     ]
-    table = pd.DataFrame(rows).groupby("stage", sort=False).sum().reset_index()
-    table = pd.concat([table, table.drop(columns="stage").sum().to_frame().T.assign(stage="all")], ignore_index=True)
-    table = table.astype({name: int for name in table if name not in ("stage", "process hours")})
+    table = pd.DataFrame(rows).groupby("stage", sort=False).sum()
+    table.loc["all"] = table.sum()
+    table = table.astype({name: int for name in table if name != "process hours"}).reset_index()
     shown = {name: table[name].map(COUNT) for name in table if name != "stage"}
-    shown["process hours"] = [f"{hours:.2f}" for hours in table["process hours"]]
+    shown["process hours"] = table["process hours"].map("{:.2f}".format)
     note = load_report().notes["cost"].format(profile=profile)
     return Sheet("cost", table, {"What the whole study cost": table.assign(**shown)}, note)
 
@@ -175,9 +162,7 @@ def route_flops(bundle: Bundle, checkpoint: str, seed: int) -> float:
 def route_costs(bundle: Bundle, sheet: Sheet) -> pd.DataFrame:
     """What the whole routes of a table cost, for readers: gradings, tokens and, where all models' sizes are known, FLOPs."""
     numbers, bundle = sheet.numbers, with_best(bundle)
-    shown = pd.DataFrame(
-        {"route": numbers["route"]} | {c: numbers[c].map(COUNT) for c in ("gradings", "tokens sampled")}
-    )
+    shown = numbers[["route"]].assign(**{name: numbers[name].map(COUNT) for name in ("gradings", "tokens sampled")})
     with contextlib.suppress(StudyError):
         flops = [np.mean([route_flops(bundle, c, s) for s in seeds_of(bundle, c)]) for c in numbers["checkpoint"]]
         shown["training FLOPs"] = [f"{value:.2g}" for value in flops]

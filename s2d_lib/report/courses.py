@@ -12,9 +12,10 @@ from s2d_lib.claims.fair import accuracies, check_together
 from s2d_lib.claims.schema import Claims, Courses, Moment
 from s2d_lib.errors import StudyError
 from s2d_lib.report.figures import Line, over_seeds
-from s2d_lib.report.looks import route_label, route_look, route_of
-from s2d_lib.report.study_table import beside_untrained, open_results, with_best
+from s2d_lib.report.looks import route_label, route_of
+from s2d_lib.report.study_table import beside_untrained, open_results
 from s2d_lib.report.tables import Sheet, columns, intervals, pivoted
+from s2d_lib.results.bundle import with_best
 from s2d_lib.study import load_profile, load_study, project_root
 from s2d_lib.study.resolve import released_weights
 from s2d_lib.study.strict import did_you_mean
@@ -24,11 +25,7 @@ PAIRS = {"own - alone": ("own solution", "alone"), "own - another's": ("own solu
 
 
 def spec_of(name: str, claims: Claims) -> Courses:
-    """What claims.yaml says of a group of benchmarks.
-
-    Raises:
-        StudyError: There is no such group.
-    """
+    """What claims.yaml says of a group of benchmarks; a StudyError where there is no such group."""
     if name not in claims.courses:
         raise StudyError(f"claims.yaml has no courses {name!r}; {did_you_mean(name, claims.courses)}")
     return claims.courses[name]
@@ -40,11 +37,8 @@ def complete(spec: Courses, root: Path | None = None) -> bool:
 
 
 def open_course(spec: Courses, axis: str = "compute", root: Path | None = None) -> Course:
-    """The committed results of the methods, which the group's table trains, on budgets of counted compute or measured seconds.
-
-    Raises:
-        StudyError: Results are missing or do not belong together.
-    """
+    """The committed results of the methods, which the group's table trains, on budgets of counted compute or measured seconds; a
+    StudyError where results are missing or do not belong together."""
     study = load_study(root)
     methods = [name for name in study.tables[spec.table].rows if study.checkpoints[name].stage != "base"]
     return Course({name: open_results(name, root).bundle for name in spec.profiles}, methods, axis)
@@ -62,9 +56,8 @@ def budgets_sheet(course: Course, budgets: Sequence[float], name: str) -> Sheet:
                 row |= columns(f"best {share:g}", course.estimate(moment, benchmark=benchmark))
             rows.append(row | columns("final", course.estimate(Moment(checkpoint=checkpoint), benchmark=benchmark)))
     numbers = pd.DataFrame(rows)
-    shown = {f"best within {share:.0%} of the budget, %": f"best {share:g}" for share in budgets} | {
-        "at the end, %": "final"
-    }
+    shown = {f"best within {share:.0%} of the budget, %": f"best {share:g}" for share in budgets}
+    shown |= {"at the end, %": "final"}
     for benchmark, own in numbers.groupby("benchmark", sort=False):
         cells = {title: intervals(own, column) for title, column in shown.items()}
         title = "Over all benchmarks" if benchmark == "all" else str(benchmark)
@@ -77,11 +70,7 @@ def budgets_sheet(course: Course, budgets: Sequence[float], name: str) -> Sheet:
 def ends_sheet(spec: Courses, root: Path | None = None) -> Sheet:
     """avg@k on the benchmarks' evaluation sets, on which nothing was chosen: untrained (also at the best temperature on each
     benchmark, where all results know it) and after all steps; a row a checkpoint and benchmark, `all` (the mean over problems)
-    first.
-
-    Raises:
-        StudyError: Results are missing or do not belong together.
-    """
+    first. A StudyError where results are missing or do not belong together."""
     bundles = {name: with_best(open_results(name, root).bundle) for name in spec.profiles}
     listed, rows = load_study(root).tables[spec.table].rows, []
     checkpoints = min((beside_untrained(bundle, listed) for bundle in bundles.values()), key=len)
@@ -147,13 +136,8 @@ def course_lines(course: Course, checkpoints: Sequence[str], benchmark: str | No
 
 def method_lines(tables: dict[str, pd.DataFrame]) -> list[Line]:
     """Methods' lines of tables with a column a seed; a control has the colour of the method that it is cut from."""
-    return [
-        over_seeds(
-            table, route_label(name), route_look(name)[0], marker=route_look(name)[1], dashes=route_of(name).dashes
-        )
-        for name, table in tables.items()
-        if table.notna().any(axis=None)
-    ]
+    looks = {name: route_of(name) for name, table in tables.items() if table.notna().any(axis=None)}
+    return [over_seeds(tables[n], o.label, o.color, marker=o.marker, dashes=o.dashes) for n, o in looks.items()]
 
 
 def metric(course: Course, checkpoint: str, name: str) -> pd.DataFrame:

@@ -13,12 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from s2d_lib.claims.fair import seeds_of
-from s2d_lib.report.looks import BEST, load_report, route_labels, route_look
-from s2d_lib.report.study_table import STUDENT, with_best
+from s2d_lib.report.looks import load_report, route_labels, route_look
+from s2d_lib.report.study_table import STUDENT
 from s2d_lib.report.style import BLACK, BROWN, GREEN, GREY, ORANGE, PURPLE, SKY, entitle, use_style
 from s2d_lib.report.tables import Sheet, contrast_label, ends, run_page
-from s2d_lib.results.bundle import Bundle, ancestry, own_line
+from s2d_lib.results.bundle import BEST, Bundle, ancestry, own_line, seeds_of, with_best
 
 SPARE = (ORANGE, GREEN, PURPLE, SKY, BROWN, BLACK)  # without the colour of direct GRPO, which has a meaning
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)))
@@ -63,6 +62,24 @@ def over_seeds(table: pd.DataFrame, label: str, color: str, **look) -> Line:
     return Line(label, table.index, table.mean(axis=1), table.min(axis=1), table.max(axis=1), color, **look)
 
 
+def panel_grid(
+    heads: Sequence[str], panel: tuple[float, float], margin: tuple[float, float] = (0, 0), ncols: int = 99, **shared
+) -> tuple[Figure, list[Axes]]:
+    """A figure in the project's style with a panel a head, at most `ncols` side by side; sizes of a panel and of what is around
+    all of them in inches; `shared`: which axes they share, as matplotlib has it."""
+    use_style()
+    ncols = min(ncols, len(heads))
+    nrows = -(-len(heads) // ncols)
+    size = (panel[0] * ncols + margin[0], panel[1] * nrows + margin[1])
+    figure, grid = plt.subplots(nrows, ncols, figsize=size, squeeze=False, **shared)
+    for axes in grid.flat[len(heads) :]:
+        axes.set_visible(False)
+    panels = list(grid.flat[: len(heads)])
+    for axes, head in zip(panels, heads, strict=True):
+        axes.set_title(head)
+    return figure, panels
+
+
 def forest(
     panels: Mapping[str, Sequence[Mark]],
     labels: Sequence[str],
@@ -76,24 +93,24 @@ def forest(
 ) -> Figure:
     """Marks with their intervals: a column a panel, a row a label from above, `width` and `height` of them in inches; without
     limits zero is marked. `key`: words of the legend -> a mark of their look; `shared`: whether all panels have one axis."""
-    use_style()
-    size = (width * len(panels) + 3.0, height * len(labels) + 1.5)
-    figure, grid = plt.subplots(1, len(panels), sharex=shared, sharey=True, figsize=size, squeeze=False)
-    for axes, (head, marks) in zip(grid[0], panels.items(), strict=True):
+    size = (width, height * len(labels))
+    figure, drawn = panel_grid(list(panels), size, (3.0, 1.5), sharex=shared, sharey=True)
+    for axes, marks in zip(drawn, panels.values(), strict=True):
         for mark in marks:
             spread = None if np.isnan(mark.low) else [[mark.mean - mark.low], [mark.high - mark.mean]]
-            look = {"color": mark.color, "mfc": mark.face or mark.color, "markersize": mark.size, "capsize": 2.5}
+            look = {"color": mark.color, "mfc": mark.face or mark.color, "markersize": mark.size}
             bars = axes.errorbar(mark.mean, mark.place, xerr=spread, fmt=mark.marker, **look)
             bars.lines[0].set_url(mark.page)
-            at = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-            axes.annotate(mark.text, (mark.mean, mark.place), **at)
-        if not limits:
-            axes.axvline(0, color=BLACK, linewidth=0.8)
-        axes.set(title=head, xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
+            if mark.text:
+                at = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+                axes.annotate(mark.text, (mark.mean, mark.place), **at)
+        axes.set(xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
         if limits:  # else as wide as what all panels hold
             axes.set_xlim(limits)
+        else:
+            axes.axvline(0, color=BLACK, linewidth=0.8)
         axes.grid(axis="y", visible=False)
-    grid[0][0].set_yticks(range(len(labels)), labels)
+    drawn[0].set_yticks(range(len(labels)), labels)
     looks = {word: {"color": m.color, "marker": m.marker, "mfc": m.face or m.color} for word, m in (key or {}).items()}
     return finished(figure, title, {word: Line2D([], [], linestyle="", **look) for word, look in looks.items()})
 
@@ -114,21 +131,16 @@ def lines(
     """Lines with their ranges, as bars or as a band, at most `ncols` panels side by side. They share the y axis if it has a
     label; else a panel's title says what it shows. `ticks`: names of the places 0, 1, ...; `dotted`: panel -> where dotted
     lines go up; `note`: above the legend; `size`: of a panel, in inches; `axis`: more of every panel, as matplotlib calls it."""
-    use_style()
-    ncols = min(ncols, len(panels))
-    nrows, known = -(-len(panels) // ncols), {}
-    shape = {"figsize": (size[0] * ncols + 0.6, size[1] * nrows + 1.0), "sharey": bool(ylabel), "squeeze": False}
-    figure, grid = plt.subplots(nrows, ncols, **shape)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for axes, (head, own) in zip(grid.flat, panels.items(), strict=False):
+    figure, drawn = panel_grid(list(panels), size, (0.6, 1.0), ncols, sharey=bool(ylabel))
+    known: dict[str, Any] = {}
+    for axes, (head, own) in zip(drawn, panels.items(), strict=True):
         for line in own:
             known.setdefault(line.label, _drawn(axes, line, band))
         for place in (dotted or {}).get(head, ()):
             axes.axvline(place, color=GREY, linestyle=":", linewidth=0.9, zorder=0)
         if not own:
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
-        axes.set(title=head, xlabel=xlabel, ylabel=ylabel if axes.get_subplotspec().is_first_col() else "", **axis)
+        axes.set(xlabel=xlabel, ylabel=ylabel if axes.get_subplotspec().is_first_col() else "", **axis)
         if ticks:
             axes.set_xticks(range(len(ticks)), ticks)
     return finished(figure, title, {label: drawn for label, drawn in known.items() if label}, note)
@@ -140,7 +152,7 @@ def _drawn(axes: Axes, line: Line, band: bool):
         axes.fill_between(line.x, line.low, line.high, color=line.color, alpha=0.15, linewidth=0)
         return axes.plot(line.x, line.mean, markevery=max(1, len(line.x) // 8), url=line.page, **look)[0]
     mean, low, high = (np.asarray(values, float) for values in (line.mean, line.low, line.high))
-    bars = axes.errorbar(line.x, mean, yerr=[mean - low, high - mean], capsize=2.5, **look)
+    bars = axes.errorbar(line.x, mean, yerr=[mean - low, high - mean], **look)
     bars.lines[0].set_url(line.page)
     return bars
 
@@ -158,9 +170,9 @@ def finished(figure: Figure, title: str, key: Mapping[str, Any], note: str = "")
 def accuracy_figure(bundle: Bundle, sheet: Sheet) -> Figure:
     """Accuracy of every row of a table, one panel a set: the mean with its 95% interval, each seed as a dot; dotted the untrained
     student, at its best temperature if that is known."""
-    panels: dict[str, list[Mark]] = {name: [] for name in bundle.sets}
-    numbers, bundle = sheet.numbers, with_best(bundle)
-    for name, marks in panels.items():
+    numbers, bundle, panels = sheet.numbers, with_best(bundle), {}
+    for name in bundle.sets:
+        panels[name] = marks = []
         for place, row in enumerate(numbers.to_dict("records")):
             values, look = [100 * row[column] for column in ends(name)], route_look(row["checkpoint"])
             marks.append(Mark(place, *values, *look, page=run_page(row["checkpoint"]), text=f"{values[0]:.1f}"))
@@ -200,13 +212,13 @@ def differences_figure(sheets: Sheet | Mapping[str, Sheet], title: str = "") -> 
 
 
 def step_curves(bundle: Bundle, stages: Sequence[str], routes: Sequence[str], metric: str) -> list[Line]:
-    """A metric of every optimiser step of these stages, of routes and what they are made from: running means over five steps."""
+    """A metric over the optimiser steps of these stages, of routes and what they are made from: means of five steps each."""
     needed = {run for name, seed in bundle.records if name in routes for run in ancestry(bundle, name, seed)}
     chosen = {n for (n, _), r in bundle.records.items() if n in needed and r["resolved"]["stage"] in stages}
     rows = bundle.curves[bundle.curves["checkpoint"].isin(chosen)].dropna(subset=metric)
     tables = {name: own.pivot(index="step", columns="seed", values=metric) for name, own in rows.groupby("checkpoint")}
     labels = route_labels([name for name in load_report().routes if name in tables])
-    smooth = {name: tables[name].rolling(5, 1).mean() for name in labels}
+    smooth = {name: tables[name].rolling(5, 1).mean().iloc[::-5][::-1] for name in labels}
     return [over_seeds(smooth[n], label, route_look(n)[0], page=run_page(n)) for n, label in labels.items()]
 
 

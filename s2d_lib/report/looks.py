@@ -9,12 +9,10 @@ from pydantic import Field
 from s2d_lib.claims import Claims
 from s2d_lib.errors import StudyError
 from s2d_lib.report.style import BLACK
+from s2d_lib.results.bundle import BEST
 from s2d_lib.study import load_study, project_root
 from s2d_lib.study.profile import Profile
 from s2d_lib.study.strict import Strict, did_you_mean, read_yaml, validated, version_of
-
-BEST = "@best"
-"""Ends the name of a base model at its best temperature (see s2d_lib.report.study_table)."""
 
 
 class Route(Strict):
@@ -72,11 +70,8 @@ class Report(Strict):
 
 
 def load_report(root: Path | None = None) -> Report:
-    """The validated params/report.yaml.
-
-    Raises:
-        StudyError: It is broken, or names a checkpoint, table or contrast that is not declared.
-    """
+    """The validated params/report.yaml; a StudyError where it is broken, or names a checkpoint, table or contrast that is not
+    declared."""
     root = root or project_root()
     path = root / "params" / "report.yaml"
     return _report(root, path, *version_of(path))
@@ -97,10 +92,11 @@ def _report(root: Path, path: Path, *version: int) -> Report:
 def analyses_of(name: str, profile: Profile, claims: Claims) -> tuple[dict[str, Analysis], list[str]]:
     """The analysis notebooks that a profile has results for, all of whose tables are in the settings, and the tables that none
     of them writes; `families` of the claims say for which profiles there is a table of families."""
-    tables, chosen = set(profile.tables), {}
-    for notebook, analysis in load_report().notebooks.items():
-        if {*analysis.writes, *analysis.reads} <= tables and (name in claims.families or not analysis.families):
-            chosen[notebook] = analysis
+    chosen = {
+        notebook: one
+        for notebook, one in load_report().notebooks.items()
+        if {*one.writes, *one.reads} <= set(profile.tables) and (name in claims.families or not one.families)
+    }
     written = {table for analysis in chosen.values() for table in analysis.writes}
     return chosen, [table for table in profile.tables if table not in written]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -15,9 +14,9 @@ from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
 from s2d_lib.claims import Estimate, bootstrap
-from s2d_lib.report.figures import Line, Mark, finished, forest, lines
+from s2d_lib.report.figures import Line, Mark, finished, forest, lines, panel_grid
 from s2d_lib.report.looks import route_label, route_look
-from s2d_lib.report.style import BLACK, GREY, use_style
+from s2d_lib.report.style import BLACK, GREY
 from s2d_lib.report.tables import columns, ends, intervals, markdown, pivoted
 from s2d_lib.results.map import MapResults, read_map
 from s2d_lib.study import load_profile, load_study, project_root
@@ -89,11 +88,7 @@ class Chart:
 
 
 def open_chart(profile: str) -> Chart:
-    """The map of a profile with its committed results.
-
-    Raises:
-        StudyError: There are none, or they are broken.
-    """
+    """The map of a profile with its committed results; a StudyError where there are none, or they are broken."""
     return Chart(load_profile(profile).map, read_map(project_root() / "figures" / profile / "results"), load_study())
 
 
@@ -121,16 +116,13 @@ def cells_table(chart: Chart) -> pd.DataFrame:
         for cell, route in product(spec.cells, spec.routes):
             trial, runs = chart.runs(part, cell, route)
             own = facts.loc[runs].mean(numeric_only=True)
-            common = {
-                "part": part, "cell": settings_text(cell), "route": route, "trial": trial, "seeds": len(runs),
-                "runs": " ".join(f"{run}#{seed}" for run, seed in runs), "seconds": round(own["seconds"], 1),
-                "steps": int(own["steps"]), "gradings": int(own["gradings"]), "validation": own["validation"],
-            }  # fmt: skip
-            decodings = [*chart.decodings, *([BEST] if chart.untrained(route) else [])]
-            for name, at in product(chart.sets, decodings):
-                e = chart.estimate(part, cell, route, name, at)
-                rows.append(common | {"set": name, "decoding": at, "accuracy": e.mean, "low": e.low, "high": e.high})
-    return pd.DataFrame(rows)
+            common = {"part": part, "cell": settings_text(cell), "route": route, "trial": trial, "seeds": len(runs)}
+            common |= {"runs": " ".join(f"{run}#{seed}" for run, seed in runs), "seconds": round(own["seconds"], 1)}
+            common |= {"steps": int(own["steps"]), "gradings": int(own["gradings"]), "validation": own["validation"]}
+            for name, at in product(chart.sets, [*chart.decodings, *([BEST] if chart.untrained(route) else [])]):
+                found = columns("accuracy", chart.estimate(part, cell, route, name, at))
+                rows.append(common | {"set": name, "decoding": at, **found})
+    return pd.DataFrame(rows).rename(columns=lambda name: name.removeprefix("accuracy "))
 
 
 def write_pages(chart: Chart, numbers: pd.DataFrame, folder: Path) -> None:
@@ -165,9 +157,13 @@ def routes_table(chart: Chart, part: str) -> pd.DataFrame:
 
 
 def differences(
-    chart: Chart, part: str, pairs: str | Iterable[tuple[str, str]], names: Sequence[str] = (), at: Sequence[str] = (MAIN,),
+    chart: Chart,
+    part: str,
+    pairs: str | Iterable[tuple[str, str]],
+    names: Sequence[str] = (),
+    at: Sequence[str] = (MAIN,),
     where: Settings | None = None,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """How far the first of each pair of routes is ahead of the second, or all trained ones of one: a row a cell (where the dials
     of `where` have these values), pair, set (of `names`, or all) and decoding, with `difference` and its 95% interval (shares,
     paired by seed and problem)."""
@@ -231,7 +227,7 @@ def labels_needed(labels: np.ndarray, accuracy: np.ndarray, level: float) -> flo
     already, infinity where the largest does not suffice. Arrays of shape (points,). The curve is made monotone by isotonic
     regression first: labels never hurt in truth, and of points that fall a running maximum would take the luckiest."""
     curve = isotonic_regression(accuracy).x
-    if level < curve[0] or level > curve[-1]:
+    if not curve[0] <= level <= curve[-1]:
         return 0.0 if level < curve[0] else math.inf
     return float(2 ** np.interp(-level, -curve[::-1], np.log2(labels)[::-1]))  # of a flat stretch the beginning counts
 
@@ -246,10 +242,8 @@ def labels_table(chart: Chart, name: str, part: str = "labels") -> pd.DataFrame:
         budgets = np.array([float(cell["labels"]) for cell in cells])
         direct, bridge = (np.stack([chart.accuracy(part, c, route, name) for c in cells]) for route in (GRPO, BRIDGE))
         for place, cell in enumerate(cells):
-            levels = [bridge[place].mean(), *bridge[place].mean(1)]
-            needed, *seeds = map(
-                labels_needed, [budgets] * len(levels), [direct.mean((1, 2)), *direct.mean(2).T], levels
-            )
+            levels, curves = [bridge[place].mean(), *bridge[place].mean(1)], [direct.mean((1, 2)), *direct.mean(2).T]
+            needed, *seeds = (labels_needed(budgets, *pair) for pair in zip(curves, levels, strict=True))
             row = {"opening": opening, "labels": int(budgets[place]), "grpo": direct[place].mean(), "bridge": levels[0]}
             row |= columns("difference", bootstrap(bridge[place], direct[place]))
             row |= {"mixed": facts.loc[chart.runs(part, cell, GRPO)[1]].mean(), "needed": needed}
@@ -262,7 +256,7 @@ def accuracy_line(
 ) -> Line:
     """Accuracy of a route at places of an axis, each a cell and decoding: percent with 95% intervals; base models dotted."""
     found = [chart.estimate(part, cell, route, name, decoding) for _, cell, decoding in asked]
-    values = ([100 * getattr(e, end) for e in found] for end in ("mean", "low", "high"))
+    values = 100 * np.array(found).T
     look = (*route_look(route), ":" if chart.untrained(route) else "-", cell_page(part, settings_text(asked[0][1])))
     return Line(label or route_label(route), [place for place, *_ in asked], *values, *look)
 
@@ -296,9 +290,7 @@ def gains_figure(chart: Chart, part: str, name: str, title: str, where: Settings
         place = cells.index(row["cell"]) + 0.24 * (routes.index(row["route"]) - (len(routes) - 1) / 2)
         look = (*route_look(row["route"]), "white" if row["decoding"] == T1 else None, cell_page(part, row["cell"]))
         marks.append(Mark(place, *(100 * row[c] for c in ends("difference")), *look))
-    key = {
-        route_label(route): Mark(color=color, marker=mark) for route in routes for color, mark in [route_look(route)]
-    }
+    key = {route_label(route): Mark(0, 0, np.nan, np.nan, *route_look(route)) for route in routes}
     key |= {"all at T = 1": Mark(face="white"), "untrained student at its best, others at the main decoding": Mark()}
     own = [{dial: value for dial, value in settings_of(cell).items() if dial not in where} for cell in cells]
     labels, xlabel = [read_cell(settings_text(cell)) for cell in own], f"{name}, points over the untrained student"
@@ -308,25 +300,16 @@ def gains_figure(chart: Chart, part: str, name: str, title: str, where: Settings
 def cells_figure(chart: Chart, part: str, title: str) -> Figure:
     """Accuracy of every route of a part, a panel a cell: means with 95% intervals that lead to the cell's runs, filled on the
     set like the pool, open on the hard one; dotted where the untrained student is at its best temperature."""
-    routes, panels, faces = (
-        list(chart.parts[part].routes),
-        {},
-        dict(zip(chart.main_sets, (None, "white"), strict=False)),
-    )
-    for cell in chart.parts[part].cells:
+    spec, panels, faces = chart.parts[part], {}, dict(zip(chart.main_sets, (None, "white"), strict=False))
+    for cell in spec.cells:
         panels[cell_title(cell)] = marks = []
-        for (place, route), (name, face) in product(enumerate(routes), faces.items()):
-            e = chart.estimate(part, cell, route, name)
-            look = (
-                *route_look(route),
-                face,
-                cell_page(part, settings_text(cell)),
-                "" if face else f"{100 * e.mean:.0f}",
-            )
-            marks.append(Mark(place + (0.17 if face else -0.13), 100 * e.mean, 100 * e.low, 100 * e.high, *look))
+        for (place, route), (name, face) in product(enumerate(spec.routes), faces.items()):
+            values = [100 * value for value in chart.estimate(part, cell, route, name)]
+            page, text = cell_page(part, settings_text(cell)), "" if face else f"{values[0]:.0f}"
+            marks.append(Mark(place + (0.17 if face else -0.13), *values, *route_look(route), face, page, text))
     key = {name: Mark(face=face) for name, face in faces.items()}
-    figure = forest(panels, [*map(route_label, routes)], title, "accuracy, %", (0, 103), key)
-    for axes, cell in zip(figure.axes, chart.parts[part].cells, strict=True):
+    figure = forest(panels, [*map(route_label, spec.routes)], title, "accuracy, %", (0, 103), key)
+    for axes, cell in zip(figure.axes, spec.cells, strict=True):
         best = chart.estimate(part, cell, STUDENT, chart.main_sets[0], BEST).mean
         axes.axvline(100 * best, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
     return figure
@@ -342,29 +325,22 @@ def heat_map(
     """What a warmup brings over OPD alone, a heat map of the `surface` of every part, orange where it is ahead; cells lead to
     their runs. `words`: part -> what its other dial is called; `marked`: part -> its value in our default regime, whose bridge
     has half of its steps in the warmup; `printed`: the paper's own difference in points."""
-    use_style()
-    figure, panels = plt.subplots(1, len(surfaces), figsize=(4.4 * len(surfaces), 3.8), squeeze=False)
-    for axes, (part, rows) in zip(panels[0], surfaces.items(), strict=True):
+    figure, panels = panel_grid([""] * len(surfaces), (4.4, 3.8))
+    for axes, (part, rows) in zip(panels, surfaces.items(), strict=True):
         dial, reach = rows.columns[0], 30.0
         xs, ys = list(rows["warmup"].unique()), list(rows[dial].unique())
         grid = 100 * rows.pivot(index=dial, columns="warmup", values="difference").loc[ys, xs].to_numpy()
         look = {"cmap": "PuOr_r", "vmin": -reach, "vmax": reach, "cbar": False, "xticklabels": xs, "yticklabels": ys}
         sns.heatmap(grid, ax=axes, **look)  # cell (y, x) reaches from (y, x) to (y + 1, x + 1)
         axes.invert_yaxis()
-        ahead = np.digitize(grid, [-1.0, 1.0])  # lines part what is a point ahead; closer ones would follow noise
-        for y, x in np.argwhere(ahead[1:] != ahead[:-1]):
-            axes.plot([x, x + 1], [y + 1, y + 1], color=BLACK, linewidth=1.4)
-        for y, x in np.argwhere(ahead[:, 1:] != ahead[:, :-1]):
-            axes.plot([x + 1, x + 1], [y, y + 1], color=BLACK, linewidth=1.4)
         for row in rows.to_dict("records"):
             x, y = xs.index(row["warmup"]), ys.index(row[dial])
             value, low, high = (100 * row[column] for column in ends("difference"))
             clear = low > 0 or high < 0
             color = "#8A8A8A" if not clear else "white" if abs(value) > 0.65 * reach else BLACK
             look = {"ha": "center", "va": "center", "color": color, "fontweight": "bold" if clear else "normal"}
-            axes.annotate(f"{round(value):+d}" if round(value) else "0", (x + 0.5, y + 0.5), **look).set_url(
-                cell_page(part, row["cell"])
-            )
+            text = axes.text(x + 0.5, y + 0.5, f"{round(value):+d}" if round(value) else "0", **look)
+            text.set_url(cell_page(part, row["cell"]))
             if low <= printed <= high:
                 axes.plot(x + 0.83, y + 0.77, "*", color=BLACK, markersize=6)
         if marked.get(part) in ys:
@@ -372,9 +348,6 @@ def heat_map(
         axes.tick_params(axis="y", labelrotation=0)
         axes.set(xlabel="share of warmup (1: forward KL only)", ylabel=words[part])
         axes.grid(visible=False)
-    note = (
-        "points over OPD only; bold: interval without zero; lines: around more than a point; ring: the default regime; star: the "
-        f"interval holds the paper's own {printed:+.1f}"
-    )
-    figure.supxlabel(textwrap.fill(note, 62 * len(surfaces)), fontsize=8.5, color=GREY)
+    note = "points over OPD only; bold: interval without zero; ring: the default regime; star: the interval holds the paper's own"
+    figure.supxlabel(textwrap.fill(f"{note} {printed:+.1f}", 62 * len(surfaces)), fontsize=8.5, color=GREY)
     return finished(figure, title, {})

@@ -12,12 +12,19 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from s2d_lib.claims import bootstrap
 from s2d_lib.report.looks import route_label
-from s2d_lib.report.tables import PAGES, columns, interval, intervals, markdown, run_page
-from s2d_lib.results.bundle import Bundle, ancestry, label_ledger, summarise
+from s2d_lib.report.tables import PAGES, interval, markdown, run_page
+from s2d_lib.results.bundle import Bundle, ancestry, spent_by
 
 CELL = 160  # characters of a sample that a page shows
 WORDS = {"from": "the weights of", "teacher": "the teacher", "rollouts": "the stored"}
 MICRO = "micro/"  # what the names of models released inside the package begin with
+LEDGER = {  # what readers are told of `spent_by`
+    "all_steps": "optimiser steps",
+    "labels": "labeled problems",
+    "gradings": "gradings",
+    "sampled_tokens": "tokens sampled",
+    "trained_tokens": "tokens trained on",
+}
 
 
 def write_run_pages(bundle: Bundle, profile: str, folder: Path) -> list[Path]:
@@ -56,8 +63,8 @@ def page_text(bundle: Bundle, profile: str, checkpoint: str, seeds: list[int], c
         "made from too.",
         f"Made by `s2d run --profile {named} --checkpoint {checkpoint} --seed {seeds[0]}`, after the runs it is made from; "
         f"`make study PROFILE={profile}` makes all.",
-        f'Recorded in [results/records.json.gz](../results/records.json.gz) under `"{checkpoint}@<seed>"`; every evaluated '
-        "problem is in results/evaluation.csv.gz, every optimiser step in results/curves.csv.gz.",
+        f'Recorded in [results/records.json.xz](../results/records.json.xz) under `"{checkpoint}@<seed>"`; every evaluated '
+        "problem is in results/evaluation.csv.xz, every optimiser step in results/curves.csv.xz.",
         _samples(bundle, checkpoint),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -74,7 +81,7 @@ def _decodings(bundle: Bundle, checkpoint: str) -> str:
     rows = []
     for decoding in bundle.decoded.loc[bundle.decoded["checkpoint"] == checkpoint, "decoding"].unique():
         found = {n: bootstrap(bundle.at(decoding).accuracy(checkpoint, n).to_numpy()) for n in bundle.sets}
-        said = {f"{name}, %": interval(e.mean, e.low, e.high) for name, e in found.items()}
+        said = {f"{name}, %": interval(*estimate) for name, estimate in found.items()}
         rows.append({"decoding": decoding} | said)
     about = "At every decoding, 95% intervals over seeds and problems:\n\n"
     return about + markdown(pd.DataFrame(rows)) if rows else ""
@@ -114,38 +121,19 @@ def _short(value: object) -> str:
 
 def _run(seed: int, record: dict) -> dict[str, str]:
     """A run in a line; its accuracies are percent with the standard error over problems."""
-    use, sampled = record.get("label_use", {}), record.get("sampled", {})
-    counts = {
-        "steps": record.get("optimizer_steps", 0),
-        "labeled problems": len(use.get("problems", {})),
-        "gradings": use.get("gradings", 0),
-        "tokens sampled": sampled.get("tokens", 0),
-        "tokens trained on": record.get("trained_tokens", 0),
-        "seconds": round(record["seconds"]),
-    }
     row = {"seed": f'<a id="seed-{seed}"></a>{seed}', "hash": f"`{record['hash'][:12]}`"}
     row |= {f"{s['set']}, %": f"{100 * s['avg']:.1f} ± {100 * s['se']:.1f}" for s in record.get("evaluation", [])}
-    return row | {name: f"{value:,}" for name, value in counts.items()}
+    counts = spent_by([record])
+    row |= {words.replace("optimiser ", ""): f"{counts[name]:,}" for name, words in LEDGER.items()}
+    return row | {"seconds": f"{round(record['seconds']):,}"}
 
 
 def model_card(bundle: Bundle, profile: str, checkpoint: str, seed: int) -> str:
-    """The README.md of an exported model: the Hub's metadata, recipe, ancestry, label ledger, evaluation, licence, versions.
-    The bundle holds the records of the run and of all runs that it was made from, and the run's evaluation.
-
-    Raises:
-        StudyError: A run of the ancestry is missing, or an evaluation set has fewer than two problems.
-    """
+    """The README.md of an exported model: the Hub's metadata, recipe, ancestry with its label ledger, evaluation, licence,
+    versions. The bundle holds the records of the run and of all runs that it was made from, or there is a StudyError."""
     record = bundle.records[checkpoint, seed]
     resolved, environment, base = record["resolved"], record["environment"], record["resolved"]["model"]["model"]
-    table = summarise(bundle.evaluation[bundle.evaluation["checkpoint"] == checkpoint])
-    over = [columns("avg", bootstrap(bundle.accuracy(checkpoint, name).to_numpy())) for name in table["set"]]
-    shown = table[["set", "problems", "samples"]].assign(**{"avg@k, %": intervals(pd.DataFrame(over), "avg")})
-    for title, name, scale in (
-        ("pass@k, %", "pass", 100),
-        ("mean tokens", "tokens", 1),
-        ("cut off, %", "cut_off", 100),
-    ):
-        shown[title] = (scale * table[name]).map("{:.1f}".format)
+    measured = pd.DataFrame(record["evaluation"]).round(4).rename(columns={"avg": "avg@k", "pass": "pass@k"})
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     licence = f"Apache-2.0, as the package and its base model `{base}`."
     if not base.startswith(MICRO):
@@ -155,31 +143,32 @@ def model_card(bundle: Bundle, profile: str, checkpoint: str, seed: int) -> str:
             "publishing."
         )
     parts = [
-        f"---\n{_metadata(bundle, profile, checkpoint, seed, table)}\n---",
+        f"---\n{_metadata(bundle, profile, checkpoint, seed)}\n---",
         f"# {checkpoint}",
         f"{route_label(checkpoint)}: `{base}` as the {resolved['role'].replace('_', ' ')} of profile `{profile}`, seed {seed}, "
         f"run `{record['hash'][:12]}`. Made by `s2d run --profile {shlex.quote(profile)} --checkpoint {checkpoint} "
         f"--seed {seed}`, after the runs below.",
         f"## Recipe\n\nStage `{resolved['stage']}`, {record['optimizer_steps']} optimiser steps.",
         parameter_table(resolved),
-        f"## Ancestry\n\n{markdown(_ancestry(bundle, checkpoint, seed))}",
-        "## Labels\n\nWhich model consumed which labels on the way; the total counts a problem that several runs used once.",
+        "## Ancestry and labels\n\nWhat it was made from, and which model consumed which labels on the way; the total counts a "
+        "problem that several runs used once.",
         markdown(label_ledger(bundle, checkpoint, seed)),
-        f"## Evaluation\n\n{markdown(shown)}",
-        "The 95% intervals are over problems, for the weights in this folder: they say nothing of another seed.",
+        f"## Evaluation\n\n{markdown(measured)}",
+        "Shares, and mean tokens; `se` is the standard error of avg@k over problems, for the weights in this folder alone.",
         f"## Licence\n\n{licence}",
         f"## Versions\n\nPython {environment['python']}, {packages}; s2d at commit {json.dumps(environment['git'])}.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(bundle: Bundle, profile: str, checkpoint: str, seed: int, evaluation: pd.DataFrame) -> str:
+def _metadata(bundle: Bundle, profile: str, checkpoint: str, seed: int) -> str:
     base = bundle.records[checkpoint, seed]["resolved"]["model"]["model"]
     stages = {bundle.records[name, seed]["resolved"]["stage"] for name in ancestry(bundle, checkpoint, seed)}
     results = []
-    for name, samples, mean in evaluation[["set", "samples", "avg"]].itertuples(index=False):
-        what = {"task_type": "text-generation", "dataset_type": name, "dataset_name": name, "metric_type": "accuracy"}
-        results.append(EvalResult(**what, metric_name=f"avg@{samples}, %", metric_value=round(100 * mean, 2)))
+    for one in bundle.records[checkpoint, seed]["evaluation"]:
+        what = {"task_type": "text-generation", "dataset_type": one["set"], "dataset_name": one["set"]}
+        what |= {"metric_type": "accuracy", "metric_name": f"avg@{one['samples']}, %"}
+        results.append(EvalResult(**what, metric_value=round(100 * one["avg"], 2)))
     on_the_hub = not base.startswith((MICRO, "package:", ".", "/", "~"))  # the forms of s2d_lib.policies.place
     return ModelCardData(
         model_name=f"{profile}-{checkpoint}-seed-{seed}",
@@ -192,13 +181,16 @@ def _metadata(bundle: Bundle, profile: str, checkpoint: str, seed: int, evaluati
     ).to_yaml()
 
 
-def _ancestry(bundle: Bundle, checkpoint: str, seed: int) -> pd.DataFrame:
-    rows = []
-    for name in ancestry(bundle, checkpoint, seed):
-        record = bundle.records[name, seed]
-        run = record["resolved"]
+def label_ledger(bundle: Bundle, checkpoint: str, seed: int) -> pd.DataFrame:
+    """What a checkpoint was made from, and which model consumed which labels on the way: a row a run of its ancestry, then the
+    total, with `checkpoint`, `stage`, `model` (and its role), `from`, `teacher`, `pool`, `use` of it (`labels`, or `prompts`
+    alone) and LEDGER."""
+    records, rows = {name: bundle.records[name, seed] for name in ancestry(bundle, checkpoint, seed)}, []
+    for name, record in records.items():
+        run, used = record["resolved"], record.get("label_use", {}).get("problems")
         row = {"checkpoint": name, "stage": run["stage"], "model": f"{run['model']['model']} ({run['role']})"}
         row |= {kind: run["parents"].get(kind, "") for kind in ("from", "teacher")}
-        row |= {"label pool": run["labels"] or "", "steps": record.get("optimizer_steps", "")}
-        rows.append(row | {"learning rate": run["params"].get("learning_rate", ""), "run": f"`{record['hash'][:12]}`"})
-    return pd.DataFrame(rows)
+        row |= {"pool": run["labels"] or "", "use": "" if run["stage"] == "base" else "labels" if used else "prompts"}
+        rows.append(row | {"learning rate": run["params"].get("learning_rate", "")} | spent_by([record]))
+    table = pd.DataFrame([*rows, {"checkpoint": "total"} | spent_by(list(records.values()))]).fillna("")
+    return table.drop(columns="sampled_sequences").rename(columns=LEDGER)

@@ -1,13 +1,15 @@
-"""A plan for readers: what every kind of run costs, what it holds in memory, and how uncertain that is."""
+"""A plan for readers: what every kind of run costs, what it holds in memory, how uncertain that is; and a profile's runs."""
 
 from pathlib import Path
 
 import pandas as pd
 
+from s2d_lib.pipeline import Job
 from s2d_lib.plan import AROUND, Plan
 from s2d_lib.plan.cost import gpu_named
 from s2d_lib.plan.memory import RESERVE
-from s2d_lib.report.tables import write_forms
+from s2d_lib.report.looks import load_report
+from s2d_lib.report.tables import Sheet
 
 KIND = ["stage", "model", "taught by"]
 SUMS = {
@@ -73,39 +75,28 @@ def tables_of(plan: Plan) -> dict[str, pd.DataFrame]:
 
 def summary(plan: Plan) -> str:
     """The whole plan in one sentence."""
-    hours, most = (figure(plan.total(name)) for name in ("hours", "hours at most"))
+    total = {name.replace(" ", "_"): figure(plan.total(name) / unit) for name, unit in SUMS.items()}
     lacking = int((plan.runs["seeds"] * ~plan.runs["fit"]).sum())
-    reserved = f", {figure(plan.total('hours reserved'))} of them reserved" if plan.runs["gpus"].any() else ""
+    reserved = f", {total['hours_reserved']} of them reserved" if plan.runs["gpus"].any() else ""
+    said = {"reserved": reserved, "lacking": f"; {lacking} runs do not fit" if lacking else ""}
     return (
-        f"Profile {plan.profile}: {plan.runs['seeds'].sum()} runs, {figure(plan.total('sampled') / 1e6)} million tokens "
-        f"sampled for training, {figure(plan.total('trained') / 1e6)} million trained on, "
-        f"{figure(plan.total('flops') / 1e18)} EFLOP: {hours} hours of one {plan.gpu} at a utilisation of "
-        f"{plan.utilisation:g} (at most {most}){reserved}{f'; {lacking} runs do not fit' if lacking else ''}, "
-        f"{figure(plan.disk / 1e9)} GB of disk."
+        load_report()
+        .notes["plan"]
+        .format(plan=plan, runs=plan.runs["seeds"].sum(), disk=figure(plan.disk / 1e9), **total, **said)
     )
 
 
 def uncertainty(plan: Plan) -> list[str]:
     """How far each number can be off, and why."""
-    return [
-        "Numbers of sequences are exact, but for rollouts on a pool that loses the problems it shares with an evaluation set "
-        f"(about 1% of DAPO-Math-17K). Tokens assume prompts of {plan.lengths.prompt:g} and completions of "
-        f"{plan.lengths.completion:g} tokens on average (`lengths` in the profile); they grow in proportion, at most to the "
-        f"limit of {plan.limit}, for which the hours *at most* are.",
-        "transformers samples to the limit, vLLM each completion's own length. Hours are in inverse proportion to the "
-        f"utilisation, which is assumed ({plan.utilisation:g}), not measured: PaLM reached 0.46 (arXiv 2204.02311), Llama 3 "
-        "0.38 to 0.43 (arXiv 2407.21783), sampling from small models far less. What GPUs send each other is not counted. "
-        f"Reserved are all GPUs of a run from its start to its end, with {AROUND:g} hours for loading, grading and saving.",
-        "The state is exact to the byte, but for what is gathered of a model in shards, an upper bound; activations, for "
-        f"completions at the limit, within about a third. {RESERVE:.0%} of a GPU are kept in reserve. `s2d plan --pilot` "
-        "measures a step where it will run.",
-    ]
+    notes, said = load_report().notes, {"plan": plan, "around": AROUND, "reserve": RESERVE}
+    return [notes[f"plan_{what}"].format(**said) for what in ("tokens", "hours", "memory")]
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
-    """Write plan.csv (a row a checkpoint, all numbers), plan.md and plan.tex (the tables, and how sure they are)."""
-    note = f"{summary(plan)} Made by s2d plan and notebook 60."
-    write_forms(plan.runs, tables_of(plan), folder, "plan", note, remarks={"How sure": uncertainty(plan)})
+    """Write plan.csv (a row a checkpoint, all numbers) and plan.md (the tables, and how sure they are)."""
+    sure = "\n".join(f"- {sentence}" for sentence in uncertainty(plan))
+    note = f"{summary(plan)} Made by s2d plan and notebook 60.\n\n**How sure**\n\n{sure}"
+    Sheet("plan", plan.runs, tables_of(plan), note).write(folder)
 
 
 def figure(value: float) -> str:
@@ -113,3 +104,29 @@ def figure(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if value >= 0.001 else ("0" if value == 0 else f"{value:.0e}")
+
+
+def graph_table(jobs: dict[str, Job], needs: dict[str, dict]) -> pd.DataFrame:
+    """The runs of a profile, parents first, by their hashes: what each is made from (of the same seed), asks for (the
+    machine's memory; hours until a scheduler may kill it) and is expected to cost, as text."""
+    rows = []
+    for key, job in jobs.items():
+        need, parents = needs[key], [jobs[parent].resolved.checkpoint for parent in job.parents]
+        row = {"run": job.rule, "made from": ", ".join(parents), "state": "finished" if job.done else "to make"}
+        row |= {"GPUs": str(need["gpus"]), "memory, GB": str(need["memory"])}
+        row |= {"hours at most": "" if need["hours limit"] is None else figure(need["hours limit"])}
+        for words, name in {"GPU hours": "hours", "reserved": "hours reserved"}.items():
+            row[words] = figure(need[name]) if need["gpus"] else ""
+        rows.append(row | {"PFLOP": figure(need["flops"] / 1e15)})
+    return pd.DataFrame(rows)
+
+
+def graph_summary(jobs: dict[str, Job], needs: dict[str, dict]) -> str:
+    """What is to be made, in one sentence."""
+    left = [needs[key] for key, job in jobs.items() if not job.done]
+    flops, hours, most, reserved = (
+        figure(sum(need[name] for need in left) / unit)
+        for name, unit in (("flops", 1e15), ("hours", 1), ("hours at most", 1), ("hours reserved", 1))
+    )
+    gpus = f", {hours} GPU hours (at most {most}), {reserved} reserved" if any(need["gpus"] for need in left) else ""
+    return f"{len(jobs)} runs, {len(left)} of them to make: {flops} PFLOP{gpus}."

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from s2d_lib.claims import Claims, Estimate, Published, settle
+from s2d_lib.claims import Claims, Estimate, Published
 from s2d_lib.claims import printed as honest
-from s2d_lib.claims.printed import AVERAGE, CORRELATION, RHO, RHO_RANGE, honest_difference, standard_error
+from s2d_lib.claims.printed import AVERAGE, CORRELATION, RHO, RHO_RANGE
 from s2d_lib.report.figures import Mark, forest
 from s2d_lib.report.looks import load_report, route_label
 from s2d_lib.report.style import BLUE, BROWN, GREEN, GREY, ORANGE, PURPLE
@@ -68,8 +68,8 @@ def cells_sheet(published: Published) -> Sheet:
     rows = []
     for (models, route, name, hours), cell in published.accuracies.items():
         row = {"paper": "A" if hours is None else "B", "models": models, "route": route, "set": name, "hours": hours}
-        row |= {"mean": cell.mean, "printed": cell.error, "floor": standard_error(cell, rho=0)}
-        row |= columns("honest", Estimate(*(standard_error(cell, rho) for rho in (RHO, *RHO_RANGE))))
+        row |= {"mean": cell.mean, "printed": cell.error, "floor": cell.standard_error(rho=0)}
+        row |= columns("honest", Estimate(*(cell.standard_error(rho) for rho in (RHO, *RHO_RANGE))))
         rows.append(row | {"source": cell.source})
     numbers, tables = pd.DataFrame(rows).astype({"printed": float}), {}
     for paper, own in numbers.groupby("paper", sort=False):
@@ -95,22 +95,21 @@ def differences_sheet(published: Published, study: Study, claims: Claims) -> She
     """
     rows = []
     for where, models, pair, name, hours, margin in _compared(published, study, claims):
-        better, than = (published.cell(models, route, name, hours) for route in pair)
-        if not (better and than):
+        printed = published.difference(models, *pair, name, hours)
+        if printed is None:
             continue
         row = {"where": where, "models": models, "better": pair[0], "than": pair[1], "set": name, "hours": hours}
-        row |= {"margin": margin, "difference": honest_difference(better, than).mean}
-        row["printed error"] = math.hypot(better.error, than.error) if better.error and than.error else math.nan
+        row |= {"margin": margin, "difference": printed.value}
+        errors = [cell.error or math.nan for cell in (printed.better, printed.than)]
+        row["printed error"] = math.hypot(*errors)
         for kind, correlation in (("unpaired", 0.0), ("paired", CORRELATION)):
-            found = [honest_difference(better, than, rho, correlation) for rho in (RHO, *RHO_RANGE)]
+            found = [printed.interval(rho, correlation) for rho in (RHO, *RHO_RANGE)]
             row |= columns(kind, Estimate(*((one.high - one.mean) / DECIDED for one in found)))
-        row |= settle(better, than, margin)._asdict()
-        rows.append(row | {"problems, paired": settle(better, than, margin, correlation=CORRELATION).problems})
+        row |= printed.settled_by(margin)._asdict()
+        rows.append(row | {"problems, paired": printed.settled_by(margin, correlation=CORRELATION).problems})
     numbers = pd.DataFrame(rows)
-    tables = {
-        "How many of the printed differences stand?": _standing(numbers),
-        "What would settle the claims?": _settling(numbers),
-    }
+    tables = {"How many of the printed differences stand?": _standing(numbers)}
+    tables["What would settle the claims?"] = _settling(numbers)
     notes = load_report().notes
     return Sheet("differences", numbers, tables, f"{notes['printed'].format(**ABOUT)} {notes['settling']}")
 

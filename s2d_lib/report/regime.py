@@ -65,11 +65,7 @@ def write_trials(tried: list[tuple[Trial, FinishedRun]], path: Path) -> None:
 
 
 def read_regime(path: Path) -> pd.DataFrame:
-    """The committed regime check, or the trials beside it, as they were written.
-
-    Raises:
-        StudyError: They have not been made.
-    """
+    """The committed regime check, or the trials beside it, as they were written; a StudyError where they have not been made."""
     if not path.is_file():
         raise StudyError(f"{path} does not exist: make it with `make regime`.")
     rows = pd.read_csv(path, keep_default_na=False)
@@ -78,11 +74,7 @@ def read_regime(path: Path) -> pd.DataFrame:
 
 
 def regime_table(path: Path) -> pd.DataFrame:
-    """The committed regime check for readers: accuracies by checkpoint (mean; of several seeds the lowest and highest).
-
-    Raises:
-        StudyError: It has not been made.
-    """
+    """The committed regime check for readers: accuracies by checkpoint (mean; of several seeds the lowest and highest)."""
     rows = read_regime(path)
     own = rows.groupby(PLACE, sort=False)
     several = " ({1:.3f} to {2:.3f})" if rows["seed"].nunique() > 1 else ""
@@ -95,11 +87,7 @@ def regime_table(path: Path) -> pd.DataFrame:
 def criteria(path: Path, main_sets: list[str]) -> pd.DataFrame:
     """What a regime must be like for the question to be open in it, cell by cell: points, the lower of the main sets' (those
     like the pool; the others ask what has been forgotten), means over seeds, and whether that is `met`. Untrained models count
-    at the decoding that suits them best. The path is that of a committed check of a part with the usual routes.
-
-    Raises:
-        StudyError: It has not been made.
-    """
+    at the decoding that suits them best. The path is that of a committed check of a part with the usual routes."""
     mean = read_regime(path).groupby(PLACE, sort=False).mean(numeric_only=True).drop(columns="seed")
     rows = []
     for cell in mean.index.unique("cell"):
@@ -157,24 +145,19 @@ def trials_figure(trials: pd.DataFrame, choice: pd.DataFrame) -> Figure:
     """Validation accuracy over the steps, a panel a tried checkpoint, a line a run, a colour a rate or, of a bridge, a share
     of warmup; the panel's title has the choice."""
     several, panels = trials["profile"].nunique() > 1, {}
-    for (profile, checkpoint, stage, role), part in trials.groupby(
-        ["profile", "checkpoint", "stage", "role"], sort=False
-    ):
-        row = choice[(choice["stage"] == stage) & (choice["role"] == role)].iloc[0]
-        dial = "warmup" if stage == "bridge" else "learning_rate"
-        chosen = f"{row['learning_rate']:g}, {row['steps']} steps" + (
-            f", {row['warmup']:g} warmup" if row["warmup"] else ""
-        )
-        head = f"{profile}, {checkpoint}" if several else checkpoint
-        panels[f"{head}\n{stage}: {chosen}"] = own = []
+    by, chosen = ["profile", "checkpoint", "stage", "role"], choice.set_index(["stage", "role"])
+    for (profile, checkpoint, stage, role), part in trials.groupby(by, sort=False):
+        row, dial = chosen.loc[(stage, role)], "warmup" if stage == "bridge" else "learning_rate"
+        head = f"{profile}, {checkpoint}\n" if several else f"{checkpoint}\n"
+        head += f"{stage}: {row['learning_rate']:g}, {row['steps']} steps"
+        head += f", {row['warmup']:g} warmup" if row["warmup"] else ""
+        panels[head] = own = []
         for color, (value, runs) in zip(PALETTE, part.groupby(dial), strict=False):
-            word = f"{'warmup' if dial == 'warmup' else 'rate'} {value:g}"
+            word = f"{dial.removeprefix('learning_')} {value:g}"
             for _, run in runs.groupby(["learning_rate", "steps"]):
-                curve = 100 * run["accuracy"]
-                own.append(Line(word, run["step"], curve, curve, curve, color))
-    figure = lines(
-        panels, "What was tried", "optimiser step", "validation accuracy, %", True, size=(3.6, 2.5), ylim=(0, 100)
-    )
+                own.append(Line(word, run["step"], *[100 * run["accuracy"]] * 3, color))
+    words = ("What was tried", "optimiser step", "validation accuracy, %", True)
+    figure = lines(panels, *words, size=(3.6, 2.5), ylim=(0, 100))
     for axes in figure.axes:
         axes.title.set_fontsize(8)
     return figure

@@ -1,4 +1,4 @@
-"""The study's graph for readers: what every route is made from (paper A's table 1), and the runs of a profile.
+"""The study's graph for readers: what every route is made from (paper A's table 1).
 
 A *line* is a checkpoint and the ones whose weights it continues, back to its base model. A route is the line of the
 deployed student and, before it, those of its teachers.
@@ -9,20 +9,14 @@ import re
 import pandas as pd
 
 from s2d_lib.errors import StudyError
-from s2d_lib.pipeline import Job
 from s2d_lib.report.looks import load_report, route_label
-from s2d_lib.report.plan import figure as digits
 from s2d_lib.report.tables import Sheet
 from s2d_lib.study.page import Checkpoint, Study
 from s2d_lib.study.strict import did_you_mean
 
 
 def line_of(study: Study, checkpoint: str) -> list[str]:
-    """The checkpoint and those whose weights it continues, its base model first.
-
-    Raises:
-        StudyError: When the study does not declare it.
-    """
+    """The checkpoint and those whose weights it continues, its base model first; a StudyError where it is not declared."""
     if checkpoint not in study.checkpoints:
         hint = did_you_mean(checkpoint, study.checkpoints)
         raise StudyError(f"study.yaml declares no checkpoint {checkpoint!r}; {hint}")
@@ -50,19 +44,14 @@ def learns_from_labels(node: Checkpoint) -> bool:
     return node.labels is not None and (node.teacher is None or bool(node.overrides.get("filter")))
 
 
-def stage_name(stage: str) -> str:
-    """What readers see of a stage."""
-    return load_report().stages.get(stage, stage.replace("_", " "))
-
-
 def stage_words(node: Checkpoint) -> str:
     """A stage in words: `GRPO on full`, `OPD (1H)`, with what it changes of the profile's settings."""
-    words = stage_name(node.stage) + (f" on {node.labels}" if learns_from_labels(node) else f" ({node.labels})")
-    if node.steps_of:
-        words += f" for as many steps as {' and '.join(map(stage_name, node.steps_of))}"
-    if node.overrides:
-        words += f" with {' and '.join(f'{key} {value}' for key, value in node.overrides.items())}"
-    return words
+    called = load_report().stages
+    first, *as_long = (called.get(stage, stage.replace("_", " ")) for stage in (node.stage, *(node.steps_of or ())))
+    words = first + (f" on {node.labels}" if learns_from_labels(node) else f" ({node.labels})")
+    words += f" for as many steps as {' and '.join(as_long)}" if as_long else ""
+    changed = " and ".join(f"{key} {value}" for key, value in node.overrides.items())
+    return f"{words} with {changed}" if changed else words
 
 
 def role_of(study: Study, checkpoint: str) -> str:
@@ -96,51 +85,21 @@ def route_map(study: Study) -> Sheet:
     teachers, and the deployed student, learn from), `tables` (names in study.yaml) and `numbers` (those of the paper's tables
     among these).
     """
-    rows, shown = [], []
+    rows = []
     for name in routes_of(study):
         *teachers, own = lines_of(study, name)
         if role_of(study, name) != "student":
             teachers, own = [*teachers, own], []
-        nodes = ([study.checkpoints[n] for n in names] for names in ([n for line in teachers for n in line], own))
-        pools = [dict.fromkeys(node.labels for node in side if learns_from_labels(node)) for side in nodes]
-        labels = dict(zip(("labels upstream", "labels downstream"), map(" and ".join, pools), strict=True))
+        row = {"route": name, "label": route_label(name), "ends in": role_of(study, name), "stages": story(study, name)}
+        row["teacher"] = ", ".join(teachers_of(study, name))
+        for where, names in (("upstream", [one for line in teachers for one in line]), ("downstream", own)):
+            nodes = [study.checkpoints[one] for one in names]
+            row[f"labels {where}"] = " and ".join(dict.fromkeys(n.labels for n in nodes if learns_from_labels(n)))
         tables = [table for table, listed in study.tables.items() if name in listed.rows]
-        numbers = [re.sub(r"^table(\d+)$", r"\1", table) for table in tables]
-        what = {"label": route_label(name), "ends in": role_of(study, name), "stages": story(study, name)}
-        what |= {"teacher": ", ".join(teachers_of(study, name)), **labels, "tables": ", ".join(tables)}
-        rows.append({"route": name} | what | {"numbers": ", ".join(number for number in numbers if number.isdigit())})
-        shown.append({"route": what["label"], "stages": what["stages"], **labels, "tables": ", ".join(numbers)})
-    table = pd.DataFrame(shown).replace("", "none")
-    return Sheet(
-        "route_map", pd.DataFrame(rows), {"The map of routes and controls": table}, load_report().notes["routes"]
-    )
-
-
-def graph_table(jobs: dict[str, Job], needs: dict[str, dict]) -> pd.DataFrame:
-    """The runs of a profile, parents first, by their hashes: what each is made from (of the same seed), asks for (the
-    machine's memory; hours until a scheduler may kill it) and is expected to cost, as text."""
-    rows = []
-    for key, job in jobs.items():
-        need, parents = needs[key], [jobs[parent].resolved.checkpoint for parent in job.parents]
-        row = {"run": job.rule, "made from": ", ".join(parents), "state": "finished" if job.done else "to make"}
-        row |= {"GPUs": str(need["gpus"]), "memory, GB": str(need["memory"])}
-        row |= {"hours at most": "" if need["hours limit"] is None else digits(need["hours limit"])}
-        row |= {"GPU hours": digits(need["hours"]) if need["gpus"] else ""}
-        row |= {
-            "reserved": digits(need["hours reserved"]) if need["gpus"] else "",
-            "PFLOP": digits(need["flops"] / 1e15),
-        }
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def graph_summary(jobs: dict[str, Job], needs: dict[str, dict]) -> str:
-    """What is to be made, in one sentence."""
-    left = [needs[key] for key, job in jobs.items() if not job.done]
-    hours, most, reserved = (
-        digits(sum(need[name] for need in left)) for name in ("hours", "hours at most", "hours reserved")
-    )
-    says = f"{len(jobs)} runs, {len(left)} of them to make: {digits(sum(need['flops'] for need in left) / 1e15)} PFLOP"
-    if any(need["gpus"] for need in left):
-        says += f", {hours} GPU hours (at most {most}), {reserved} reserved"
-    return f"{says}."
+        numbers = [match[1] for table in tables if (match := re.fullmatch(r"table(\d+)", table))]
+        rows.append(row | {"tables": ", ".join(tables), "numbers": ", ".join(numbers)})
+    numbers = pd.DataFrame(rows)
+    shown = numbers[["label", "stages", "labels upstream", "labels downstream"]].rename(columns={"label": "route"})
+    shown["tables"] = numbers["tables"].str.replace(r"table(?=\d)", "", regex=True)
+    table = {"The map of routes and controls": shown.replace("", "none")}
+    return Sheet("route_map", numbers, table, load_report().notes["routes"])

@@ -1,13 +1,12 @@
 """What stage notebooks show: curves, samples, rollouts, accuracies. For reading along, not for papers."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from s2d_lib.report.figures import Line, lines
+from s2d_lib.report.figures import Line, finished, lines, panel_grid
 from s2d_lib.report.looks import load_report
-from s2d_lib.report.style import PALETTE, use_style
+from s2d_lib.report.style import PALETTE
 from s2d_lib.results.bundle import read_evaluation
 
 DIVERGENCES = {"forward_kl": "KL(teacher || student), nats", "reverse_kl": "KL(student || teacher), nats"}
@@ -31,31 +30,27 @@ def validation_curves(run) -> Figure | None:
     if not run.path("validation.csv").is_file():
         print("Nothing was validated while training: the profile has no `validation`, or this run trains nothing.")
         return None
-    rows = pd.read_csv(run.path("validation.csv"))
-    asked = {"accuracy": {"accuracy": ""}}
+    rows, panels = pd.read_csv(run.path("validation.csv")), {}
+    asked = {"accuracy": {"": "accuracy"}}
     for kind, label in DIVERGENCES.items():
-        asked[label] = {f"{kind}/{who}_states": f"{who}'s states" for who in ("teacher", "student")}
-    panels = {
-        panel: [
-            Line(label, rows["step"], *[rows[name]] * 3, color, "o")
-            for (name, label), color in zip(own.items(), PALETTE, strict=False)
-        ]
-        for panel, own in asked.items()
-        if set(own) <= set(rows)
-    }
+        asked[label] = {f"{who}'s states": f"{kind}/{who}_states" for who in ("teacher", "student")}
+    for panel, own in asked.items():
+        if set(own.values()) <= set(rows):
+            panels[panel] = _plain_lines({label: (rows["step"], rows[name]) for label, name in own.items()}, "o")
     return lines(panels, "", "optimiser step", **SMALL)
 
 
 def loss_curves(records: dict[str, dict]) -> Figure:
     """Pretraining loss of the base models, from their records."""
-    tables = {
-        name: pd.DataFrame(record["loss"], columns=["step", "loss"], dtype=float) for name, record in records.items()
-    }
-    drawn = [
-        Line(name, table["step"], *[table["loss"]] * 3, color)
-        for (name, table), color in zip(tables.items(), PALETTE, strict=False)
-    ]
+    drawn = _plain_lines({name: tuple(zip(*record["loss"], strict=True)) for name, record in records.items()})
     return lines({load_report().metrics["loss"]: drawn}, "", "optimiser step", band=True, size=(6, 2.6))
+
+
+def _plain_lines(curves: dict[str, tuple], marker: str = "") -> list[Line]:
+    """Curves (label -> steps and values) without a range."""
+    return [
+        Line(label, x, y, y, y, color, marker) for (label, (x, y)), color in zip(curves.items(), PALETTE, strict=False)
+    ]
 
 
 def sample_table(run, count: int = 3):
@@ -87,15 +82,13 @@ def accuracy_histogram(run) -> Figure:
 
 
 def _histograms(panels: dict[str, dict], bins: np.ndarray, xlabel: str) -> Figure:
-    use_style()
-    figure, grid = plt.subplots(1, len(panels), figsize=(3.4 * len(panels) + 1, 2.5), squeeze=False)
-    for axes, (title, own) in zip(grid[0], panels.items(), strict=True):
+    figure, drawn = panel_grid(list(panels), (3.4, 2.5), (1, 0))
+    for axes, own in zip(drawn, panels.values(), strict=True):
         axes.hist(list(own.values()), bins=bins, stacked=True, label=list(own))
-        axes.set(title=title, xlabel=xlabel)
+        axes.set(xlabel=xlabel)
         if len(own) > 1:
             axes.legend()
-    plt.close(figure)
-    return figure
+    return finished(figure, "", {})
 
 
 def accuracy_by_level(run) -> pd.DataFrame:

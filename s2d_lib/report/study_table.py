@@ -1,7 +1,6 @@
 """Results of profiles, and a table of the study with them: accuracies, differences, costs, and who consumed the labels.
 
-Base models that were evaluated at several decodings stand in a table once more, as `<name>@best`: on each set at the one of
-them at which they are right most often there, which favours the untrained model.
+Base models that were evaluated at several decodings stand in a table once more, as `<name>@best` (s2d_lib.results.bundle).
 """
 
 from collections.abc import Collection, Sequence
@@ -12,11 +11,21 @@ import numpy as np
 import pandas as pd
 
 from s2d_lib.claims import Claims, Published, Results, bootstrap, load_claims, load_published
-from s2d_lib.claims.fair import accuracies, check_together, paired_accuracies, seeds_of
+from s2d_lib.claims.fair import accuracies, check_together, paired_accuracies
 from s2d_lib.errors import StudyError
-from s2d_lib.report.looks import BEST, load_report, route_label, route_labels
+from s2d_lib.report.looks import load_report, route_label, route_labels
 from s2d_lib.report.tables import COUNT, Sheet, columns, intervals, link
-from s2d_lib.results.bundle import Bundle, ancestry, own_line, read_bundle, route_cost
+from s2d_lib.results.bundle import (
+    BEST,
+    Bundle,
+    ancestry,
+    best_decodings,
+    own_line,
+    read_bundle,
+    route_cost,
+    seeds_of,
+    with_best,
+)
 from s2d_lib.study import load_profile, load_study, profile_names, project_root
 from s2d_lib.study.graph import table_in
 from s2d_lib.study.page import Study, Table
@@ -39,11 +48,8 @@ OF_FAMILIES = "table8"
 
 
 def open_results(profile: str, root: Path | None = None) -> Results:
-    """The committed results of a profile, and the profile as far as they go (see `so_far`).
-
-    Raises:
-        StudyError: There are none, or they are broken, or the profile's `untrained_results` are of something else.
-    """
+    """The committed results of a profile, and the profile as far as they go (see `so_far`); a StudyError where there are none, or
+    they are broken, or the profile's `untrained_results` are of something else."""
     root = root or project_root()
     bundle, settings = read_bundle(root / "figures" / profile / "results"), load_profile(profile, root=root)
     untrained = root / "figures" / (settings.untrained_results or "") / "results"
@@ -78,11 +84,8 @@ def with_untrained(bundle: Bundle, other: Bundle) -> Bundle:
 
 
 def results_of(profile: str, claims: Claims, root: Path | None = None) -> dict[str, Results]:
-    """The paper's model families -> results of the profiles that play them in this profile's table, as far as there are any.
-
-    Raises:
-        StudyError: claims.yaml gives the profile no part, or results that exist are broken.
-    """
+    """The paper's model families -> results of the profiles that play them in this profile's table, as far as there are any; a
+    StudyError where claims.yaml gives the profile no part, or results that exist are broken."""
     root = root or project_root()
     if profile not in claims.families:
         hint = did_you_mean(profile, claims.families)
@@ -90,29 +93,6 @@ def results_of(profile: str, claims: Claims, root: Path | None = None) -> dict[s
     played, there = claims.families[profile], profile_names(root)
     has = lambda name: name in there and (root / "figures" / name / "results").is_dir()  # noqa: E731
     return {family: open_results(name, root) for family, name in played.items() if has(name)}
-
-
-def best_decodings(bundle: Bundle, checkpoint: str) -> pd.Series:
-    """The decoding of highest mean accuracy by evaluation set, the first of equal ones; empty where there is one only."""
-    own = bundle.decoded[bundle.decoded["checkpoint"] == checkpoint]
-    if own["decoding"].nunique() < 2:
-        return pd.Series(dtype=object)
-    right = own["correct"].map(lambda bits: bits.count("1") / len(bits))
-    means = right.groupby([own["set"], own["decoding"]], sort=False).mean()
-    return means.groupby(level="set", sort=False).idxmax().str[1]
-
-
-def with_best(bundle: Bundle) -> Bundle:
-    """The results with one checkpoint more, `<name>@best`, for every base model that was evaluated at several decodings."""
-    rows, records = [bundle.evaluation], dict(bundle.records)
-    for name in sorted({name for (name, _), record in bundle.records.items() if record["resolved"]["stage"] == "base"}):
-        best = best_decodings(bundle, name)
-        if not best.empty:
-            own = bundle.decoded[bundle.decoded["checkpoint"] == name]
-            chosen = own[own["decoding"] == own["set"].map(best)].drop(columns="decoding")
-            rows.append(chosen.assign(checkpoint=f"{name}{BEST}"))
-            records |= {(f"{name}{BEST}", seed): bundle.records[name, seed] for seed in seeds_of(bundle, name)}
-    return replace(bundle, evaluation=pd.concat(rows), records=records)
 
 
 def beside_untrained(bundle: Bundle, rows: Sequence[str]) -> list[str]:
@@ -134,12 +114,8 @@ def shared_decodings(bundle: Bundle, rows: Sequence[str]) -> list[str]:
 def table_of(bundle: Bundle, table: Table) -> pd.DataFrame:
     """Numbers of a table, one row a checkpoint: `checkpoint`, `route`, `seeds`; for each evaluation set `<set>` with its
     interval (95% over seeds and problems), `<set> difference` to a reference (NaN in its own row), the COSTS (means over
-    seeds) and, where all rows have several decodings, `<set> at <decoding>`.
-
-    Raises:
-        StudyError: A checkpoint or a seed of it is missing from the results, or they do not belong together
-            (s2d_lib.claims.fair).
-    """
+    seeds) and, where all rows have several decodings, `<set> at <decoding>`. A StudyError where a checkpoint or a seed of it is
+    missing from the results, or they do not belong together (s2d_lib.claims.fair)."""
     for name in table.rows:
         if not seeds_of(bundle, name):
             raise StudyError(f"table {table.title!r}: the results hold no run of {name!r}; make it with `make study`.")
@@ -172,9 +148,6 @@ def study_table(results: Results, name: str, root: Path | None = None, start: st
     Its numbers are those of `table_of`, then the columns of CONSUMERS (distinct labeled problems, means over seeds) and, where
     the profile plays one of paper A's families, for each of the paper's sets, by the name of the set that stands for it,
     `<set> published` (points against the reference), `<set> published accuracy`, `error` and `source` (as printed, or NaN).
-
-    Raises:
-        StudyError: The results are incomplete or do not belong together.
     """
     spec, missing = table_in(load_study(root), name, results.profile, results.name)
     numbers, decodings = table_of(results.bundle, spec), shared_decodings(results.bundle, spec.rows)
@@ -183,15 +156,14 @@ def study_table(results: Results, name: str, root: Path | None = None, start: st
     published = _published(results, rows, spec.reference, root)
     numbers = pd.concat([numbers, consumed, published], axis=1)
     routes = pd.DataFrame({"route": [link(*pair, start) for pair in numbers[["route", "checkpoint"]].to_numpy()]})
-    printed = [c.removesuffix(" published") for c in published if c.endswith(" published")]
-    meant, shown = meant_by(results), {}
+    meant = {own: theirs for theirs, own in results.profile.stands_for.items()}
+    printed, shown = [c.removesuffix(" published") for c in published if c.endswith(" published")], {}
     for one in dict.fromkeys([*bundle.sets, *printed]):
         if one in bundle.sets:
             shown[f"{one}, %"] = intervals(numbers, one)
         if f"{one} difference" in numbers:
-            shown[f"{one}, difference"] = [
-                d or "reference" for d in intervals(numbers, f"{one} difference", signed=True)
-            ]
+            found = intervals(numbers, f"{one} difference", signed=True)
+            shown[f"{one}, difference"] = [cell or "reference" for cell in found]
         if one in printed:
             cells = numbers[[f"{one} published accuracy", f"{one} published"]].to_numpy(dtype=float)
             said = [f"{mean:.1f} ({more:+.1f})".removesuffix(" (+nan)") for mean, more in cells]
@@ -205,40 +177,30 @@ def study_table(results: Results, name: str, root: Path | None = None, start: st
     spent = [*(column for column in CONSUMERS.values() if plain[column].any()), *COSTS_SHOWN]
     costs = own.assign(**{column: plain[column].map(COUNT) for column in spent})
     tables["What these routes cost, and who consumed the labels"] = costs
-    return Sheet(
-        name, numbers, tables, _note(replace(results, bundle=bundle), rows, spec.reference, published, missing)
-    )
+    note = _note(replace(results, bundle=bundle), rows, spec.reference, published, missing)
+    return Sheet(name, numbers, tables, note)
 
 
 def _published(results: Results, rows: Sequence[str], reference: str | None, root: Path | None) -> pd.DataFrame:
     """What the paper prints for every row, on all of its sets; nothing for a profile that plays none of its families."""
-    published, family, table = load_published(root), family_of(results.name, root), {}
-    for name, theirs in published_sets(results, published).items() if family else ():
+    (published, family, sets), table = published_sets(results, root), {}
+    for name, theirs in sets.items():
         cells = [published.cell(family, row, theirs) for row in rows]
-        against = [
-            row != reference and reference and published.difference(family, row, reference, theirs) for row in rows
-        ]
-        table[f"{name} published"] = [found.value if found else np.nan for found in against]
-        table[f"{name} published accuracy"] = [cell.mean if cell else np.nan for cell in cells]
+        found = [reference and published.difference(family, row, reference, theirs) for row in rows]
+        against = [one.value if one and row != reference else np.nan for one, row in zip(found, rows, strict=True)]
+        table |= {f"{name} published": against, f"{name} published accuracy": [c.mean if c else np.nan for c in cells]}
         table[f"{name} published error"] = [cell.error if cell else np.nan for cell in cells]
         table[f"{name} published source"] = [cell.source if cell else NOT_PRINTED for cell in cells]
     return pd.DataFrame(table, index=range(len(rows)))
 
 
-def meant_by(results: Results) -> dict[str, str]:
-    """Evaluation set -> what the paper evaluates on, as far as the profile names it."""
-    return {own: theirs for theirs, own in results.profile.stands_for.items()}
-
-
-def published_sets(results: Results, published: Published) -> dict[str, str]:
-    """Paper A's sets by the name of the evaluation set that stands for each, or by their own."""
-    return {results.profile.stands_for.get(theirs, theirs): theirs for theirs in published.problems["A"]}
-
-
-def family_of(profile: str, root: Path | None = None) -> str | None:
-    """The paper's model family that a profile plays in claims.yaml; None when it plays none."""
-    roles = {name: family for played in load_claims(root).families.values() for family, name in played.items()}
-    return roles.get(profile)
+def published_sets(results: Results, root: Path | None = None) -> tuple[Published, str, dict[str, str]]:
+    """What the papers print; the model family of paper A that the profile plays in claims.yaml, and the paper's sets by the name
+    of the evaluation set that stands for each, or by their own: nothing for a profile that plays none."""
+    published, stands_for = load_published(root), results.profile.stands_for
+    played = {name: family for one in load_claims(root).families.values() for family, name in one.items()}
+    family = played.get(results.name, "")
+    return published, family, {stands_for.get(one, one): one for one in published.problems["A"] if family}
 
 
 def labels_by_consumer(bundle: Bundle, checkpoint: str) -> dict[str, float]:
@@ -275,23 +237,19 @@ def _note(results: Results, rows: Sequence[str], reference: str | None, publishe
 
 def families(profile: str, claims: Claims, root: Path | None = None) -> tuple[dict[str, Sheet], Sheet, list[str]]:
     """The model families side by side, as claims.yaml has them for this profile: each profile's table; all in one, whose
-    numbers begin with `family` and `profile`; a sentence for each family that has no results yet.
-
-    Raises:
-        StudyError: No family has any; else as `results_of` and `study_table`.
-    """
+    numbers begin with `family` and `profile`; a sentence for each family that has no results yet. A StudyError where no family
+    has any."""
     results, needed = results_of(profile, claims, root), set(load_study(root).tables[OF_FAMILIES].rows)
     found, missing, numbers, tables = {}, [], [], {}
     for family, name in claims.families[profile].items():
         if family in results and needed <= {checkpoint for checkpoint, _ in results[family].bundle.records}:
-            start = "" if name == profile else f"../{name}/"
-            found[name] = sheet = study_table(results[family], OF_FAMILIES, root, start)
+            sheet = study_table(results[family], OF_FAMILIES, root, "" if name == profile else f"../{name}/")
+            found[name] = sheet
             numbers.append(sheet.numbers.assign(family=family, profile=name))
             tables |= {f"{family}, played by profile {name}: {title}": one for title, one in sheet.tables.items()}
         else:
-            missing.append(
-                f"The {family} family is played by profile {name}, which has no results of {OF_FAMILIES} yet."
-            )
+            lacking = f"profile {name}, which has no results of {OF_FAMILIES} yet."
+            missing.append(f"The {family} family is played by {lacking}")
     if not found:
         raise StudyError(f"no family has results of {OF_FAMILIES}: make them with `make study PROFILE={profile}`.")
     together = pd.concat(numbers, ignore_index=True)[["family", "profile", *numbers[0].columns[:-2]]]

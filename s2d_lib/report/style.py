@@ -6,8 +6,9 @@ the same file. Colours are those of Okabe and Ito (2008, https://jfly.uni-koeln.
 
 import io
 import os
+import re
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,81 +32,46 @@ FORMATS = {
     "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
 }
 """File format -> metadata; None removes what would differ between two drawings (times, library versions)."""
-ASKED = "S2D_FORMATS"  # environment variable, of `make figures FORMATS=png,svg,pdf,tex,html`
-
-_RC = {
-    "font.family": "sans-serif",
-    "font.sans-serif": [
-        "DejaVu Sans",
-        "Verdana",
-    ],  # shipped with matplotlib, the same on every machine; as wide, in browsers
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E5E5E5",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5,
-    "figure.constrained_layout.use": True,
-    "figure.figsize": (6.5, 4.0),  # inches: a text column
-    "figure.dpi": 110,
-    "savefig.dpi": 150,
-    "savefig.bbox": None,  # the page keeps the size asked for
-    "savefig.facecolor": "white",
-    "image.cmap": "cividis",  # perceptually uniform, colour-blind safe
-    "pdf.fonttype": 42,  # embed TrueType: text stays text in the PDF
-    "svg.fonttype": "none",  # text stays text: half the size of outlines, and can be searched
-    "svg.hashsalt": "s2d",  # ids in the SVG are derived from this instead of a random number
-}
+LONG = re.compile(r"(?<=\d\.\d\d)\d+")  # of a number
+ASKED = "S2D_FORMATS"  # environment variable, of `make figures FORMATS=png,svg,pdf,tex`
 
 
 def use_style() -> None:
     """Set matplotlib's rcParams for this process (no backend is chosen, nothing is drawn)."""
     mpl.rcdefaults()
-    mpl.rcParams.update({**_RC, "axes.prop_cycle": mpl.cycler(color=PALETTE)})
+    mpl.style.use(Path(__file__).with_name("s2d.mplstyle"))
 
 
-def asked_formats(known: Collection[str], asked: Sequence[str] | None = None) -> list[str]:
-    """The known ones of the formats that are asked for, here or by the environment; by default png and svg.
-
-    Raises:
-        StudyError: One is asked for that nothing is ever written as.
-    """
-    asked = asked or os.environ.get(ASKED, "png,svg").split(",")
-    if unknown := [name for name in asked if name not in (*FORMATS, "tex", "html")]:
-        raise StudyError(f"nothing is written as {unknown[0]!r}: ask for some of {', '.join(FORMATS)}, tex and html.")
+def asked_formats(known: Collection[str]) -> list[str]:
+    """The known ones of the formats that the environment asks for, by default png and svg; a StudyError where one is asked for
+    that nothing is ever written as."""
+    asked = os.environ.get(ASKED, "png,svg").split(",")
+    if unknown := [name for name in asked if name not in (*FORMATS, "tex")]:
+        raise StudyError(f"nothing is written as {unknown[0]!r}: ask for some of {', '.join(FORMATS)} and tex.")
     return [name for name in known if name in asked]
 
 
-def save_figure(fig: "Figure", directory: str | Path, name: str, formats: Sequence[str] | None = None) -> list[Path]:
+def save_figure(fig: "Figure", directory: str | Path, name: str) -> list[Path]:
     """Write `directory/name.<format>` in the formats that are asked for (`asked_formats`), and return the paths.
 
-    The same figure is written as the same bytes, PNG in a palette of 256 colours, SVG only where something in it is a link. The
-    layout is computed once and then kept, so save a complete figure.
+    The same figure is written as the same bytes: PNG in a palette of 256 colours; SVG only where something in it is a link, with
+    hundredths of a point and without indents, half as long. The layout is computed once and then kept, so save a complete figure.
     """
-    asked = asked_formats(FORMATS, formats)
-    if not any(artist.get_url() for artist in fig.findobj()):
-        asked = [suffix for suffix in asked if suffix != "svg"]
-    paths = [Path(directory) / f"{name}.{suffix}" for suffix in asked]
-    Path(directory).mkdir(parents=True, exist_ok=True)
+    linked, directory = any(artist.get_url() for artist in fig.findobj()), Path(directory)
+    paths = [directory / f"{name}.{suffix}" for suffix in asked_formats(FORMATS) if linked or suffix != "svg"]
+    directory.mkdir(parents=True, exist_ok=True)
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
     for path in paths:
-        if path.suffix != ".png":
-            fig.savefig(path, metadata=FORMATS[path.suffix[1:]])
-            continue
-        fig.savefig(drawn := io.BytesIO(), metadata=FORMATS["png"])
-        Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        suffix = path.suffix[1:]
+        fig.savefig(drawn := io.BytesIO(), format=suffix, metadata=FORMATS[suffix])
+        if suffix == "png":
+            Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        elif suffix == "svg":
+            text = re.sub(r"\n +", "\n", drawn.getvalue().decode())
+            path.write_text(re.sub(r"<(?!a )[^>]*>", lambda tag: LONG.sub("", tag[0]), text), encoding="utf-8")
+        else:
+            path.write_bytes(drawn.getvalue())
     return paths
 
 

@@ -1,16 +1,16 @@
 """How numbers become tables: one format of an interval, one sheet of tables, one writer of files."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import pandas as pd
 
 from s2d_lib.claims import Estimate
-from s2d_lib.report.looks import BEST, route_label
+from s2d_lib.report.looks import route_label
 from s2d_lib.report.style import asked_formats
+from s2d_lib.results.bundle import BEST
 
 PAGES = "runs"
 COUNT = "{:,.0f}".format
@@ -36,7 +36,7 @@ def ends(name: str) -> list[str]:
 
 def columns(name: str, estimate: Estimate) -> dict[str, float]:
     """An estimate as columns of a table."""
-    return dict(zip(ends(name), (estimate.mean, estimate.low, estimate.high), strict=True))
+    return dict(zip(ends(name), estimate, strict=True))
 
 
 def pivoted(table: pd.DataFrame, row: str, column: str, cells: Iterable[str], empty: str = "") -> pd.DataFrame:
@@ -68,19 +68,12 @@ def contrast_label(better: str, than: str, sign: str = " > ") -> str:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One analysis: all of its numbers, and what readers are shown of them.
+    """One analysis: all of its numbers, and what readers are shown of them."""
 
-    Attributes:
-        name: Of its files.
-        numbers: All, for the csv.
-        tables: Title -> what readers are shown, as text; Markdown links in it lead to run pages.
-        note: What to say under the tables.
-    """
-
-    name: str
-    numbers: pd.DataFrame
-    tables: dict[str, pd.DataFrame]
-    note: str = ""
+    name: str  # of its files
+    numbers: pd.DataFrame  # all, for the csv
+    tables: dict[str, pd.DataFrame]  # title -> what readers are shown, as text; Markdown links in it lead to run pages
+    note: str = ""  # what to say under the tables
 
     @property
     def title(self) -> str:
@@ -92,30 +85,17 @@ class Sheet:
         return plain(list(self.tables.values())[place]).reset_index(drop=True)
 
     def write(self, folder: Path) -> None:
-        """Write its files into figures/<profile>, see `write_forms`."""
-        write_forms(self.numbers, self.tables, folder, self.name, self.note)
-
-
-def write_forms(
-    numbers: pd.DataFrame,
-    tables: dict[str, pd.DataFrame],
-    folder: Path,
-    name: str,
-    note: str,
-    remarks: dict[str, list[str]] | None = None,
-    formats: Sequence[str] | None = None,
-) -> None:
-    """Write `<name>.csv` with all numbers and `<name>.md` with what readers are shown: tables by title, a note, remarks by title;
-    and the same as `tex` (for booktabs) or `html` where that is asked for (s2d_lib.report.style.asked_formats)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
-    for suffix in ("md", *asked_formats(("tex", "html"), formats)):
-        heading, item, table_as, said = FORMS[suffix]
-        parts = [text for title, table in tables.items() for text in (heading.format(said(title)), table_as(table))]
-        parts += [said(note)] if note else []
-        for title, texts in (remarks or {}).items():
-            parts += [heading.format(said(title)), "\n".join(item.format(said(text)) for text in texts)]
-        (folder / f"{name}.{suffix}").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        """Write `<name>.csv` with all numbers and `<name>.md` with the tables and the note into figures/<profile>; the latter for
+        booktabs as `<name>.tex` too, where that is asked for."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.numbers.to_csv(folder / f"{self.name}.csv", index=False, float_format="%.6f")
+        for suffix in ("md", *asked_formats(["tex"])):
+            heading, table_as, said = FORMS[suffix]
+            parts = [
+                part for title, table in self.tables.items() for part in (heading.format(said(title)), table_as(table))
+            ]
+            text = "\n\n".join([*parts, *([said(self.note)] if self.note else [])])
+            (folder / f"{self.name}.{suffix}").write_text(f"{text}\n", encoding="utf-8")
 
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
@@ -148,9 +128,5 @@ def _tabular(table: pd.DataFrame) -> str:
     return style.to_latex(hrules=True, environment="longtable" if len(table) > 40 else None)  # rows of a page
 
 
-FORMS = {
-    "md": ("**{}**", "- {}", markdown, str),
-    "tex": ("\\paragraph{{{}}}", "\n{}", _tabular, latex),
-    "html": ("<h2>{}</h2>", "<p>{}</p>", lambda table: plain(table).to_html(index=False), escape),
-}
-"""Format -> a heading, an item of a list, how a table is written, how text is."""
+FORMS = {"md": ("**{}**", markdown, str), "tex": ("\\paragraph{{{}}}", _tabular, latex)}
+"""Format -> a heading, how a table is written, how text is."""

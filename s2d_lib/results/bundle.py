@@ -1,13 +1,13 @@
 """The compact results that a study commits, what every table and figure is drawn from; and what its routes cost.
 
-`figures/<profile>/results/` of a study holds evaluation.csv.gz (every problem's samples, graded), curves.csv.gz (metrics of
-every optimiser step), validation.csv.gz (accuracies and divergences while training), records.json.gz (parameters, label use,
+`figures/<profile>/results/` of a study holds evaluation.csv.xz (every problem's samples, graded), curves.csv.xz (metrics of
+every optimiser step), validation.csv.xz (accuracies and divergences while training), records.json.xz (parameters, label use,
 tokens, versions of every run), samples.csv (some completions as text) and constant.csv (what always the same answer scores).
 """
 
 import csv
-import gzip
 import json
+import lzma
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,22 +22,15 @@ from s2d_lib.study.settings import MAIN, Evaluation
 
 TEXTS = ["set", "problem", "level", "decoding", "correct", "prompt", "answer", "completion"]
 TEXTS += ["part", "cell", "route", "trial", "run", "right"]  # of a map
-CURVES = ["step", "loss", "reward", "accuracy", "formed", "entropy", "argmax_agreement", "completions/mean_length"]
-CURVES += ["completions/clipped_ratio", "frac_reward_zero_std", "grad_norm", "num_tokens"]
-CURVES += ["seconds/step", "seconds/sampling", "seconds/self_teacher", "routed/grpo", "routed/sdpo"]
-CURVES += [f"self_teacher/{n}" for n in ("entropy", "student_entropy", "kl", "tokens", "prompt_tokens", "mean_weight")]
+CURVES = ["step", "loss", "reward", "accuracy", "formed", "entropy", "completions/mean_length"]
+CURVES += ["completions/clipped_ratio", "frac_reward_zero_std", "num_tokens", "seconds/step", "routed/sdpo"]
+CURVES += [f"self_teacher/{name}" for name in ("entropy", "student_entropy", "tokens", "prompt_tokens")]
 SAMPLES = ["seed", "checkpoint", "set", "problem", "prompt", "answer", "completion", "correct"]
 CONSTANT = ["set", "level", "problems", "answer", "share"]
 KEPT = 6  # problems of every evaluation set, whose samples are kept as text
-LEDGER = {  # what readers are told of `spent_by`
-    "all_steps": "optimiser steps",
-    "labels": "labeled problems",
-    "sampled_sequences": "samples",
-    "sampled_tokens": "tokens sampled",
-    "trained_tokens": "tokens trained on",
-}
 TRAINING = 3  # forward passes that a forward and a backward pass cost
-GZIP = {"method": "gzip", "mtime": 0}  # without a time in its header the same results are the same bytes
+BEST = "@best"
+"""Ends the name under which a base model stands once more, on each set at its best decoding (`with_best`)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class Bundle:
     """Results of one profile, as tables."""
 
     # A row a problem, at one decoding: seed, checkpoint, set, problem, level, correct (a 0 or 1 each sample), tokens, cut_off
-    # and formed (which results from before it was measured do not have).
+    # and, but in the oldest results, formed.
     evaluation: pd.DataFrame
     curves: pd.DataFrame  # a row an optimiser step: seed, checkpoint, step and the metrics in CURVES
     records: dict[tuple[str, int], dict]  # by checkpoint and seed
@@ -112,10 +105,9 @@ def read_evaluation(path: Path, decoding: str | None = MAIN) -> pd.DataFrame:
 
 
 def write_csv(table: pd.DataFrame, path: Path, digits: int = 6) -> None:
-    """Write a table so that the file is there whole or not at all; with gzip in place, since that keeps the name it is given."""
-    packed = path.suffix == ".gz"
-    beside = path if packed else path.with_name(f".{path.name}")
-    table.to_csv(beside, index=False, float_format=f"%.{digits}g", compression=GZIP if packed else None)
+    """Write a table, packed as its name says, so that the file is there whole or not at all."""
+    beside = path.with_name(f".{path.name}")
+    table.to_csv(beside, index=False, float_format=f"%.{digits}g")
     beside.replace(path)
 
 
@@ -127,20 +119,18 @@ def write_samples(table: pd.DataFrame, path: Path) -> None:
 def write_records(records: Mapping[str, dict], path: Path) -> None:
     """Write records by `<checkpoint>@<seed>`, so that the file is there whole or not at all."""
     beside = path.with_name(f".{path.name}")
-    beside.write_bytes(gzip.compress(json.dumps(records, indent=1, sort_keys=True).encode(), mtime=0))
+    beside.write_bytes(lzma.compress(json.dumps(records, indent=1, sort_keys=True).encode()))
     beside.replace(path)
 
 
 def collect(runs: Sequence[FinishedRun], folder: Path) -> None:
     """Write the bundle of all runs of a profile into figures/<profile>/results."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(_stacked(runs, "evaluation.csv"), folder / "evaluation.csv.gz")
-    write_csv(_stacked(runs, "metrics.csv", CURVES), folder / "curves.csv.gz", digits=5)
-    validation = _stacked(runs, "validation.csv")
-    if not validation.empty:
-        write_csv(validation, folder / "validation.csv.gz", digits=5)
+    write_csv(_stacked(runs, "evaluation.csv"), folder / "evaluation.csv.xz")
+    write_csv(_stacked(runs, "metrics.csv", CURVES), folder / "curves.csv.xz", digits=5)
+    write_csv(_stacked(runs, "validation.csv"), folder / "validation.csv.xz", digits=5)
     records = {f"{run.name}@{seed_of(run)}": {k: v for k, v in run.record.items() if k != "files"} for run in runs}
-    write_records(records, folder / "records.json.gz")
+    write_records(records, folder / "records.json.xz")
     write_samples(kept_samples(runs), folder / "samples.csv")
     write_csv(constant_answers(runs), folder / "constant.csv")
 
@@ -194,13 +184,12 @@ def shown_answer(answer: str) -> str:
 
 def read_bundle(folder: Path) -> Bundle:
     """The bundle of a profile, its evaluation at the main decoding; a StudyError when it is not there or broken."""
-    younger = ("validation.csv.gz", "samples.csv", "constant.csv")  # than some results
     try:
-        evaluation = read_evaluation(folder / "evaluation.csv.gz", None)
-        names = ["curves.csv.gz", *(name for name in younger if (folder / name).is_file())]
+        evaluation = read_evaluation(folder / "evaluation.csv.xz", None)
+        names = ("curves.csv.xz", "validation.csv.xz", "samples.csv", "constant.csv")
         tables = {name.split(".")[0]: read_table(folder / name) for name in names}
-        raw = json.loads(gzip.decompress((folder / "records.json.gz").read_bytes()))
-    except (OSError, EOFError, ValueError) as error:
+        raw = json.loads(lzma.decompress((folder / "records.json.xz").read_bytes()))
+    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
         raise StudyError(f"no readable results in {folder} ({error}): make them with `make study`.") from None
     records = {(name.rsplit("@", 1)[0], int(name.rsplit("@", 1)[1])): record for name, record in raw.items()}
     if "decoding" in evaluation:  # called what it is instead of by the name that the profile gives it
@@ -210,6 +199,34 @@ def read_bundle(folder: Path) -> Bundle:
         tables["decoded"] = evaluation.assign(decoding=of.map(words))
         evaluation = evaluation[of == MAIN].drop(columns="decoding").reset_index(drop=True)
     return Bundle(evaluation, records=records, **tables)
+
+
+def seeds_of(bundle: Bundle, checkpoint: str) -> list[int]:
+    """Seeds with which the checkpoint was run."""
+    return sorted(seed for name, seed in bundle.records if name == checkpoint)
+
+
+def best_decodings(bundle: Bundle, checkpoint: str) -> pd.Series:
+    """The decoding of highest mean accuracy by evaluation set, the first of equal ones; empty where there is one only."""
+    own = bundle.decoded[bundle.decoded["checkpoint"] == checkpoint]
+    if own["decoding"].nunique() < 2:
+        return pd.Series(dtype=object)
+    means = _shares(own).groupby([own["set"], own["decoding"]], sort=False).mean()
+    return means.groupby(level="set", sort=False).idxmax().str[1]
+
+
+def with_best(bundle: Bundle) -> Bundle:
+    """The results with one checkpoint more, `<name>@best`, for every base model that was evaluated at several decodings: on each
+    set at that at which it is right most often there, which favours the untrained model."""
+    rows, records = [bundle.evaluation], dict(bundle.records)
+    for name in sorted({name for (name, _), record in bundle.records.items() if record["resolved"]["stage"] == "base"}):
+        best = best_decodings(bundle, name)
+        if not best.empty:
+            own = bundle.decoded[bundle.decoded["checkpoint"] == name]
+            chosen = own[own["decoding"] == own["set"].map(best)].drop(columns="decoding")
+            rows.append(chosen.assign(checkpoint=f"{name}{BEST}"))
+            records |= {(f"{name}{BEST}", seed): bundle.records[name, seed] for seed in seeds_of(bundle, name)}
+    return replace(bundle, evaluation=pd.concat(rows), records=records)
 
 
 def ancestry(bundle: Bundle, checkpoint: str, seed: int) -> list[str]:
@@ -247,19 +264,6 @@ def spent_by(records: Sequence[dict]) -> dict[str, int]:
         "sampled_tokens": sum(one.get("tokens", 0) for one in sampled),
         "trained_tokens": sum(record.get("trained_tokens", 0) for record in records),
     }
-
-
-def label_ledger(bundle: Bundle, checkpoint: str, seed: int) -> pd.DataFrame:
-    """Which model consumed which labels on the way to a checkpoint: a row a run of the ancestry that did something, then the
-    total, with `role`, `checkpoint`, `stage`, `pool`, `use` of it (`labels`, or `prompts` alone), `gradings` and LEDGER."""
-    rows, records = [], {name: bundle.records[name, seed] for name in ancestry(bundle, checkpoint, seed)}
-    for name, record in records.items():
-        what, used = record["resolved"], record.get("label_use", {}).get("problems")
-        if what["stage"] != "base":
-            row = {"role": what["role"], "checkpoint": name, "stage": what["stage"], "pool": what["labels"]}
-            rows.append(row | {"use": "labels" if used else "prompts"} | spent_by([record]))
-    total = {"role": "total"} | dict.fromkeys(("checkpoint", "stage", "pool", "use"), "")
-    return pd.DataFrame([*rows, total | spent_by(list(records.values()))]).rename(columns=LEDGER)
 
 
 def spent(bundle: Bundle, checkpoint: str, seed: int) -> pd.DataFrame:

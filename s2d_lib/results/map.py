@@ -1,7 +1,7 @@
 """The compact results of a profile's map: what every one of its cells is drawn from.
 
 `figures/<profile>/results/` holds `points.csv` (which run stands at which place of the map), `runs.csv` (what each run cost, how
-it ended on validation problems, how far teacher and student were apart before it) and `cells.csv.gz` (how many samples of
+it ended on validation problems, how far teacher and student were apart before it) and `cells.csv.xz` (how many samples of
 every problem were right, at every decoding).
 """
 
@@ -41,7 +41,7 @@ def collect_map(found: Iterable[tuple[Point, int, FinishedRun]], others: Iterabl
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(pd.DataFrame(points), folder / "points.csv")
     write_csv(pd.DataFrame(facts), folder / "runs.csv")
-    write_csv(cells[["run", "seed", "set", "decoding", "samples", "right"]], folder / "cells.csv.gz")
+    write_csv(cells[["run", "seed", "set", "decoding", "samples", "right"]], folder / "cells.csv.xz")
 
 
 def _name(run: FinishedRun) -> str:
@@ -114,6 +114,6 @@ class MapResults:
 def read_map(folder: Path) -> MapResults:
     """The results of a map; a StudyError when there are none, or they are broken."""
     try:
-        return MapResults(*(read_table(folder / name) for name in ("points.csv", "runs.csv", "cells.csv.gz")))
+        return MapResults(*(read_table(folder / name) for name in ("points.csv", "runs.csv", "cells.csv.xz")))
     except (OSError, ValueError) as error:
         raise StudyError(f"no readable map in {folder} ({error}): make it with `make study PROFILE=map`.") from None

@@ -211,7 +211,9 @@ class Stage:
 
     needs: frozenset[str]  # what a checkpoint of it says in study.yaml: `role`, `from`, `teacher`, `labels`
     params: type[Strict] | None = None  # the type of its hyperparameters; a base model has none
-    train: str | None = None  # what trains it, as `module:function` of s2d_lib.stages: from a run and its inputs to metrics
+    train: str | None = (
+        None  # what trains it, as `module:function` of s2d_lib.stages: from a run and its inputs to metrics
+    )
     notebook: str = "45_any_stage.ipynb"  # that runs it
     may_have: frozenset[str] = frozenset()  # what a checkpoint may say besides
     stored: bool = False  # it trains on a teacher's stored rollouts, whatever its hyperparameters say

@@ -105,9 +105,9 @@ def test_missing_seeds_and_problems_are_refused(claims, study, results, where, s
 @pytest.mark.parametrize(
     ("run", "path", "sentence"),
     [
-        (("student.grpo", 2), ("params", "learning_rate"), "'student.grpo' have different parameters.*params.learning_rate"),
-        (("teacher.rl", 1), ("params", "learning_rate"), "'teacher.rl' have different parameters.*0.001 with seed 0"),
-        (("bridge", 0), ("sampling", "temperature"), "'bridge' have different parameters.*0.5 with seed 0 and 1.0"),
+        (("student.grpo", 2), ("params", "learning_rate"), "'student.grpo' have different parameters.*params differs"),
+        (("teacher.rl", 1), ("params", "learning_rate"), "'teacher.rl' have different parameters.*params differs"),
+        (("bridge", 0), ("sampling", "temperature"), "'bridge' have different parameters.*sampling differs"),
     ],
 )  # fmt: skip
 def test_runs_of_different_parameters_under_one_name_are_refused(claims, study, results, run, path, sentence):

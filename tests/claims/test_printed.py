@@ -7,18 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2d_lib.claims import load_published, printed_difference, printed_verdict
+from s2d_lib.claims import load_published
 from s2d_lib.claims.printed import (
     RHO,
     RUN_SPREAD,
     Cell,
+    Difference,
     components,
     difficulty_correlation,
-    honest_difference,
     run_spread,
-    settle,
     share_between,
-    standard_error,
 )
 
 
@@ -26,12 +24,16 @@ def cell(mean: float, problems: int = 100) -> Cell:
     return Cell(mean, None, ((mean, problems),), "")
 
 
+def difference(better: float, than: float) -> Difference:
+    return Difference(cell(better), cell(than))
+
+
 def test_the_error_of_a_mean_in_its_extremes():
-    assert standard_error(cell(50), rho=1) == pytest.approx(5)  # as 100 answers
-    assert standard_error(cell(50), rho=0) == pytest.approx(5 / 4)  # as 1600
-    assert standard_error(cell(20, 30), rho=0) == pytest.approx(math.sqrt(20 * 80 / 480))
+    assert cell(50).standard_error(rho=1) == pytest.approx(5)  # as 100 answers
+    assert cell(50).standard_error(rho=0) == pytest.approx(5 / 4)  # as 1600
+    assert cell(20, 30).standard_error(rho=0) == pytest.approx(math.sqrt(20 * 80 / 480))
     # models that agree on every problem differ by their samples alone
-    width = honest_difference(cell(50), cell(50), rho=0.5, correlation=1.0).high
+    width = difference(50, 50).interval(rho=0.5, correlation=1.0).high
     assert width == pytest.approx(1.959964 * math.sqrt(2 * 0.5 * 2500 / 100 / 16))
 
 
@@ -42,13 +44,13 @@ shares, means = st.floats(0, 1), st.floats(0.5, 99.5)
 def test_errors_grow_with_the_spread_of_difficulties_add_up_unpaired_and_narrow_by_pairing(
     better, than, one, other, paired
 ):
-    low, high = (standard_error(cell(better), rho) for rho in sorted((one, other)))
-    assert standard_error(cell(better), 0) <= low * (1 + 1e-12)
+    low, high = (cell(better).standard_error(rho) for rho in sorted((one, other)))
+    assert cell(better).standard_error(0) <= low * (1 + 1e-12)
     assert low <= high * (1 + 1e-12)
-    unpaired = honest_difference(cell(better), cell(than), one)
-    both = math.hypot(standard_error(cell(better), one), standard_error(cell(than), one))
+    unpaired = difference(better, than).interval(one)
+    both = math.hypot(cell(better).standard_error(one), cell(than).standard_error(one))
     assert unpaired.high - unpaired.low == pytest.approx(2 * 1.959964 * both, rel=1e-5)
-    assert honest_difference(cell(better), cell(than), one, paired).low >= unpaired.low - 1e-9
+    assert difference(better, than).interval(one, paired).low >= unpaired.low - 1e-9
 
 
 def test_68_of_72_aime_cells_print_less_than_the_floor_and_so_do_72_of_76_as_printed():
@@ -56,42 +58,41 @@ def test_68_of_72_aime_cells_print_less_than_the_floor_and_so_do_72_of_76_as_pri
     below = {
         (family, route)
         for (family, route, name, hours), found in published.accuracies.items()
-        if hours is None and name != "MATH" and found.error < standard_error(found, rho=0)
+        if hours is None and name != "MATH" and found.error < found.standard_error(rho=0)
     }
     cells = [(block.family, r) for block in published.paper_a for r in (*block.rows, *block.repeats) for _ in range(2)]
     unlike = {("Llama", "student.bridge.raw_teacher"), ("Llama", "student.bridge.rl_teacher")}
     assert below == set(cells) - unlike
     assert (len(cells), sum(what in below for what in cells)) == (76, 72)
-    assert not any(f.error >= standard_error(f, RHO) for k, f in published.accuracies.items() if "AIME" in k[2])
+    assert not any(f.error >= f.standard_error(RHO) for k, f in published.accuracies.items() if "AIME" in k[2])
 
 
 def test_verdicts_of_the_printed_tables():
     published = load_published()
-    said = lambda better, than, name, **more: printed_verdict(published, "Qwen3", better, than, name, **more)  # noqa: E731
+    said = lambda better, than, name, **more: published.difference("Qwen3", better, than, name).verdict(**more)  # noqa: E731
     rl, raw, opd = "student.bridge.rl_teacher", "student.bridge.raw_teacher", "student.opd_only.rl_teacher"
     assert said(rl, raw, "MATH") == "holds"
     assert said(raw, rl, "MATH") == "contradicted"
     assert said(rl, "student.grpo", "AIME 2024") == said(rl, opd, "MATH") == "undecided"
     assert said(rl, "student.grpo", "MATH", paired=True) == "holds"
     assert said(opd, rl, "MATH", margin=6) == "holds"
-    assert said(rl, "student.grpo_2H", "MATH") == "not printed"
-    assert printed_verdict(published, "Qwen3-8B", "SRPO", "GRPO", "Biology") == "not printed"  # without hours
+    assert published.difference("Qwen3", rl, "student.grpo_2H", "MATH") is None
+    assert published.difference("Qwen3-8B", "SRPO", "GRPO", "Biology") is None  # without hours
     sets = ("average", *published.problems["B"])
-    average, *apart = (printed_difference(published, "Qwen3-8B", "SRPO", "GRPO", name, hours=10) for name in sets)
+    average, *apart = (published.difference("Qwen3-8B", "SRPO", "GRPO", name, hours=10).interval() for name in sets)
     assert average.mean == 3.4
     assert average.high - average.mean == pytest.approx(math.hypot(*((e.high - e.low) / 2 for e in apart)) / 5)
 
 
 def test_what_settles_a_difference():
-    better, than = cell(60), cell(50)
     wanted = (10 / 2.801585) ** 2
-    alone, equal = settle(better, than, rho=1.0), settle(better, than, rho=0.0)
+    alone, equal = (difference(60, 50).settled_by(rho=rho) for rho in (1.0, 0.0))
     assert alone.problems == math.ceil((2400 + 2500) / wanted)
     assert alone.samples == math.inf  # answers count once a problem, so samples change nothing
     assert equal.problems == math.ceil((2400 + 2500) / 16 / wanted)
     assert equal.samples == math.ceil((2400 + 2500) / 100 / wanted)
-    assert settle(cell(51), than).seeds == math.ceil(2 * RUN_SPREAD**2 / (1 / 2.801585) ** 2)
-    assert settle(than, than).problems == math.inf
+    assert difference(51, 50).settled_by().seeds == math.ceil(2 * RUN_SPREAD**2 / (1 / 2.801585) ** 2)
+    assert difference(50, 50).settled_by().problems == math.inf
 
 
 def test_shares_and_correlations_of_known_difficulties():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from s2d_lib.results.bundle import GZIP, Bundle, write_records
+from s2d_lib.results.bundle import Bundle, write_csv, write_records, write_samples
 from s2d_lib.study import all_nodes, load_profile, load_study, parents_of, resolve
 from s2d_lib.study.graph import table_in
 from tests.claims.synthetic import SAMPLES, graded
@@ -23,7 +23,7 @@ LEVELS = {
     "large_teacher": 0.65,
     "teacher": 0.5,
     "student": 0.25,
-}  # of base models; each stage adds a little
+}  # of base models; a stage adds a little
 
 
 def bundle_of_profile(
@@ -57,10 +57,11 @@ def bundle_of_profile(
 def write_bundle(bundle: Bundle, folder: Path) -> None:
     """Write it as s2d_lib.results.bundle.collect does."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("evaluation", "curves", "validation"):
-        getattr(bundle, name).to_csv(folder / f"{name}.csv.gz", index=False, float_format="%.6g", compression=GZIP)
+    for name in ("evaluation.csv.xz", "curves.csv.xz", "validation.csv.xz", "constant.csv"):
+        write_csv(getattr(bundle, name.split(".")[0]), folder / name)
+    write_samples(bundle.samples, folder / "samples.csv")
     records = {f"{name}@{seed}": record for (name, seed), record in bundle.records.items()}
-    write_records(records, folder / "records.json.gz")
+    write_records(records, folder / "records.json.xz")
 
 
 def project_with_results(folder: Path, bundle: Bundle, profile: str, tables=TABLES) -> Path:

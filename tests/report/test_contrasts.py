@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from s2d_lib.claims import Results
 from s2d_lib.errors import StudyError
 from s2d_lib.plan.cost import shape_of
 from s2d_lib.report import contrasts as extra
@@ -14,41 +13,19 @@ from s2d_lib.report.contrasts import CONSTANT
 from s2d_lib.report.looks import load_report
 from s2d_lib.report.study_table import study_table
 from s2d_lib.results.bundle import Bundle
-from s2d_lib.study import load_profile
-from tests.report.synthetic import bundle_of_profile
 
 
-@pytest.fixture(scope="module")
-def crossed():
-    """Of the crossing's own profile, the only one with its routes."""
-    bundle = bundle_of_profile("micro-crossing", tables=("crossing",))
-    return Results("micro-crossing", load_profile("micro-crossing"), bundle)
-
-
-@pytest.mark.parametrize("name", load_report().contrasts)
-def test_a_difference_is_that_of_the_pairs_means(full, crossed, name):
-    results = crossed if name == "crossing_pairs" else full
-    numbers = extra.contrasts(results, name).numbers
-    assert numbers[["first", "second"]].to_numpy().tolist() == [list(p) for p in load_report().contrasts[name].pairs]
+def test_a_difference_is_that_of_the_pairs_means(full):
+    numbers = extra.contrasts(full, "stage_3").numbers
+    assert numbers[["first", "second"]].to_numpy().tolist() == [
+        list(p) for p in load_report().contrasts["stage_3"].pairs
+    ]
     for row in numbers.to_dict("records"):
         first, second = (
-            results.bundle.accuracy(row[side], "micro-math").to_numpy().mean() for side in ("first", "second")
+            full.bundle.accuracy(row[side], "micro-math").to_numpy().mean() for side in ("first", "second")
         )
         assert row["micro-math difference"] == pytest.approx(first - second)
         assert row["micro-math difference low"] < row["micro-math difference"] < row["micro-math difference high"]
-
-
-def test_published_differences_stand_beside_and_budgets_of_both_sides(full, tmp_path):
-    fresh = extra.contrasts(full, "stage_3").numbers.iloc[1]
-    assert fresh[["micro-math published", "micro-aime published", "AIME 2025 published"]].tolist() == [2.8, 2.1, 1.5]
-    assert (fresh["labels first"], fresh["labels second"]) == (32, 16)
-    assert fresh["gradings first"] == fresh["gradings second"]
-    transfers = extra.contrasts(full, "transfers")
-    assert transfers.show()["AIME 2025, published"].tolist()[0] == "-1.3 (18.9 - 20.2)"
-    transfers.write(tmp_path)
-    text = (tmp_path / "transfers.md").read_text()
-    assert text.startswith(f"**{load_report().contrasts['transfers'].title}**")
-    assert "[OPD only, RL teacher](runs/student.opd_only.rl_teacher.md)" in text
 
 
 @pytest.mark.parametrize(
@@ -100,8 +77,9 @@ def test_accuracies_by_level_with_the_constant_answer_last(leveled):
     assert shown["route"].tolist() == ["base student", "direct GRPO", CONSTANT]
     assert list(shown) == ["route", "count (2), %", "lcm (2), %"]
     assert shown["count (2), %"].tolist()[1:] == ["100.0 [15.8, 100.0]", "50.0"]  # 0.025^(1/2): Clopper, Pearson
-    axes = extra.levels_figure(sheet).axes[0]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["count", "lcm"]
+    count, lcm = extra.levels_figure(sheet).axes
+    assert (count.get_title(loc="left"), lcm.get_title(loc="left")) == ("count", "lcm")
+    assert [line.get_xdata()[0] for line in count.lines if line.get_linestyle() == "--"] == [50.0]
     with pytest.raises(StudyError, match=r"no results of 'student\.srpo'"):
         extra.by_level(leveled, ["student.srpo"], "tasks", "t")
 
@@ -111,26 +89,6 @@ def test_completions_stand_side_by_side_with_the_right_ones_marked(leveled):
         {"problem": "How many l in 'all'?", "right answer": "2", "base student": "two ⏎ or so", "direct GRPO": "2 ✓"}
     ]
     assert extra.completions_beside(dataclasses.replace(leveled, samples=leveled.samples.iloc[:0]), ROUTES).empty
-
-
-def record(stage, seconds, steps=0, sampled=0, trained=0):
-    own = {"seconds": seconds, "resolved": {"stage": stage}}
-    more = {"optimizer_steps": steps, "sampled": {"tokens": sampled}, "trained_tokens": trained}
-    return own | (more if steps else {})
-
-
-def test_the_cost_of_a_study_is_the_sum_of_its_records():
-    records = {
-        ("student", 0): record("base", 36),
-        ("teacher.rl", 0): record("sparse_rl", 360, 22, 1000, 900),
-        ("student.grpo", 0): record("sparse_rl", 1800, 700, 4000, 4000),
-        ("student.grpo", 1): record("sparse_rl", 1800, 700, 5000, 5000),
-    }
-    sheet = extra.study_cost(Bundle(pd.DataFrame(), pd.DataFrame(), records), "micro")
-    assert sheet.numbers["stage"].tolist() == ["base", "sparse_rl", "all"]
-    assert sheet.numbers["runs"].tolist() == [1, 3, 4]
-    assert sheet.numbers["process hours"].round(6).tolist() == [0.01, 1.1, 1.11]
-    assert sheet.show().iloc[1].tolist() == ["sparse_rl", "3", "1.10", "1,422", "10,000", "9,900"]
 
 
 def test_a_routes_flops_are_those_of_all_that_it_is_made_from(full):

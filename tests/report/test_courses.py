@@ -10,7 +10,6 @@ from s2d_lib.errors import StudyError
 from s2d_lib.report import courses
 from s2d_lib.report.claims import claims_figure, claims_sheet, comparisons_table
 from tests.claims.test_moments import made_up
-from tests.report.synthetic import bundle_of_profile, project_with_results, write_bundle
 
 RISING = {
     "student.grpo": [0.1, 0.3, 0.7],
@@ -103,30 +102,7 @@ def test_verdicts_of_the_committed_claims_on_a_made_up_truth(course, tmp_path):
     assert comparisons[comparisons["claim"] == "B7"].iloc[0]["published"] == pytest.approx(5.1)  # 77.4 - 72.3
 
 
-BENCHMARKS, TABLE = ["micro-arithmetic", "micro-conversion"], "self_distillation"
-
-
-def shares(bundle, checkpoint) -> list[float]:
-    """Of right samples, one a seed and problem of any set."""
-    rows = bundle.evaluation[bundle.evaluation["checkpoint"] == checkpoint]
-    return [bits.count("1") / len(bits) for bits in rows["correct"]]
-
-
-def test_where_methods_end_is_the_mean_of_all_samples(tmp_path):
-    bundles = {name: bundle_of_profile(name, sets=(name, f"{name}-hard"), tables=(TABLE,)) for name in BENCHMARKS}
-    project = project_with_results(tmp_path / "p", bundles[BENCHMARKS[0]], BENCHMARKS[0], (TABLE,))
-    write_bundle(bundles[BENCHMARKS[1]], project / "figures" / BENCHMARKS[1] / "results")
-    spec = courses.spec_of("micro-srpo", load_claims()).model_copy(update={"profiles": BENCHMARKS})
-    sheet = courses.ends_sheet(spec, project)
-    assert sheet.numbers["checkpoint"].unique().tolist()[:2] == ["student", "student.grpo"]
-    assert sheet.numbers["benchmark"].unique().tolist() == ["all", *BENCHMARKS]
-    for row in sheet.numbers.to_dict("records"):
-        of = BENCHMARKS if row["benchmark"] == "all" else [row["benchmark"]]
-        expected = [share for name in of for share in shares(bundles[name], row["checkpoint"])]
-        assert row["accuracy"] == pytest.approx(sum(expected) / len(expected))
-        assert row["low"] < row["accuracy"] < row["high"]
-    assert list(sheet.show()) == ["method", "all", *BENCHMARKS]
-    assert sheet.show()["method"].tolist()[1:4] == ["direct GRPO", "SDPO", "SRPO"]
+BENCHMARKS = ["micro-arithmetic", "micro-conversion"]
 
 
 def test_a_given_solution_is_measured_once_for_the_same_weights(tmp_path):

@@ -4,13 +4,11 @@ import dataclasses
 import json
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from s2d_lib.batch import draw
 from s2d_lib.report import figures
-from s2d_lib.report.contrasts import contrasts
 from s2d_lib.report.figures import Line, Mark
 from s2d_lib.report.show import validation_curves
 from s2d_lib.report.study_table import study_table
@@ -59,13 +57,6 @@ def test_lines_have_bands_or_bars_and_one_entry_a_label_in_the_legend():
     ]
 
 
-def test_points_of_accuracies_lead_to_their_runs(full, tmp_path):
-    table = study_table(full, "table4")
-    svg = svg_of(figures.accuracy_figure(full.bundle, table), tmp_path)
-    for checkpoint in table.numbers["checkpoint"]:
-        assert svg.count(f'xlink:href="runs/{checkpoint}.md"') == 2  # a set each
-
-
 def test_the_references_own_row_is_no_difference_and_the_papers_stand_beside(full, tmp_path):
     table = study_table(full, "table4")
     figure = figures.differences_figure(table)
@@ -76,15 +67,6 @@ def test_the_references_own_row_is_no_difference_and_the_papers_stand_beside(ful
     printed = [line.get_xdata()[0] for line in hollow]
     assert printed == pytest.approx(table.numbers["micro-math published"].tolist()[1:], nan_ok=True)
     assert f'xlink:href="runs/{HALF}.md"' in svg_of(figure, tmp_path)
-
-
-def test_an_interval_is_drawn_for_every_contrast(full):
-    sheet = contrasts(full, "stage_3")
-    axes = figures.differences_figure(sheet).axes[0]
-    assert axes.get_yticklabels()[1].get_text() == "GRPO on 2H minus replay of 1H · bridge, RL teacher (1H)"
-    drawn = [segment[:, 0].tolist() for c in axes.collections for segment in c.get_segments()]
-    wanted = 100 * sheet.numbers[["micro-math difference low", "micro-math difference high"]].to_numpy()
-    assert np.array(drawn) == pytest.approx(wanted)
 
 
 def test_stages_of_a_route_follow_each_other_on_one_axis(full):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import re
 import shutil
 
 import pandas as pd
@@ -13,11 +12,10 @@ from s2d_lib.errors import StudyError
 from s2d_lib.report import study_table as tables
 from s2d_lib.report.contrasts import by_level
 from s2d_lib.report.figures import accuracy_figure, differences_figure
-from s2d_lib.report.pages import page_text
 from s2d_lib.report.tables import Sheet
 from s2d_lib.results.bundle import Bundle, read_bundle
 from s2d_lib.study.page import Table
-from tests.report.synthetic import bundle_of_profile, project_with_results, write_bundle
+from tests.report.synthetic import bundle_of_profile, write_bundle
 
 
 @pytest.mark.parametrize(
@@ -58,8 +56,8 @@ def test_a_row_has_accuracy_difference_published_figure_and_costs(full):
 
 
 def test_a_profile_that_plays_no_family_has_nothing_published(full):
-    played = [tables.family_of(name) for name in ("micro-full", "micro-llama", "smollm2-smoke")]
-    assert played == ["Qwen3", "Llama", None]
+    played = [dataclasses.replace(full, name=name) for name in ("micro-full", "micro-llama", "smollm2-smoke")]
+    assert [tables.published_sets(one)[1] for one in played] == ["Qwen3", "Llama", ""]
     table = tables.study_table(dataclasses.replace(full, name="smollm2-smoke"), "table3")
     assert table.show().filter(like="published").empty
     assert "Published" not in table.note
@@ -165,33 +163,6 @@ def test_other_results_can_hold_the_base_models_further_decodings(bundle, tmp_pa
     alone.records["student", 1]["resolved"]["model"] = {"model": "another"}
     with pytest.raises(StudyError, match=r"'student', seed 1, .* \(model differs\)"):
         tables.with_untrained(alone, other)
-
-
-def test_a_written_table_says_which_temperature_won_and_shows_every_decoding(full, tmp_path):
-    own = full.bundle.evaluation
-    greedy = own.assign(correct=own["correct"].str[0], decoding="greedy")
-    cold = own[own["checkpoint"] == "student"].assign(correct="1", decoding=COLD)
-    also = {"also": {"greedy": {"temperature": 0}}, "untrained": [0.25]}
-    records = {}
-    for key, record in full.bundle.records.items():
-        evaluation = record["resolved"]["evaluation"] | also
-        records[key] = record | {"resolved": record["resolved"] | {"evaluation": evaluation}}
-    evaluation = pd.concat([own.assign(decoding="main"), greedy, cold])
-    made = dataclasses.replace(full.bundle, evaluation=evaluation, records=records)
-    several = tables.open_results("micro-full", project_with_results(tmp_path / "project", made, "micro-full"))
-    table = tables.study_table(several, "table3")
-    assert table.numbers["checkpoint"][0] == "student@best"
-    first = several.bundle.decoded["decoding"].iloc[0]
-    said = (
-        f"At its best temperature: as it does best of {first} / greedy / T 0.25, chosen on that very set, which favours"
-    )
-    assert said in table.note
-    assert "(base student, micro-math: T 0.25; base student, micro-aime: T 0.25)" in table.note
-    assert table.show(1)["decoding"].tolist() == [first] * 15 + ["greedy"] * 15
-    table.write(tmp_path)
-    assert (tmp_path / "table3.md").read_text().count("](runs/student.grpo.md)") == 4
-    page = page_text(several.bundle, "micro-full", "student", [0, 1], [])
-    assert re.search(r"\| T 0.25 +\| 100.0 \[", page)
 
 
 # --- families --------------------------------------------------------------------------------------------------------

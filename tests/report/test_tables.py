@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from s2d_lib.errors import StudyError
 from s2d_lib.report.study_table import table_of
 from s2d_lib.report.style import ASKED, save_figure
-from s2d_lib.report.tables import Sheet, contrast_label, interval, latex, link, markdown, write_forms
+from s2d_lib.report.tables import Sheet, contrast_label, interval, latex, link, markdown
 from s2d_lib.results.bundle import Bundle, route_cost
 from s2d_lib.study.page import Table
 
@@ -121,22 +122,16 @@ def test_the_forms_of_a_table(tmp_path, monkeypatch):
     assert "[c](../p/runs/c.md)" in text
     assert text.endswith("50% of it.\n")
     assert sheet.show().to_numpy().tolist() == [["a|b", "50.0 [4.0, 96.0]"], ["c", "75.0"]]
-    monkeypatch.setenv(ASKED, "svg,tex,html")
+    monkeypatch.setenv(ASKED, "png,gif")
+    with pytest.raises(StudyError, match="nothing is written as 'gif': ask for some of png, svg, pdf and tex"):
+        save_figure(Figure(), tmp_path, "figure")
+    monkeypatch.setenv(ASKED, "svg,tex")
     sheet.write(tmp_path)
     tex = (tmp_path / "t.tex").read_text()
     assert r"\paragraph{Title \& more}" in tex
     assert r"50\% of it." in tex
-    assert "runs/" not in tex + (tmp_path / "t.html").read_text()
+    assert "runs/" not in tex
     assert (tex.count(r"\begin{tabular}"), tex.count(r"\begin{longtable}")) == (1, 1)  # the second is more than a page
-    write_forms(numbers, {}, tmp_path, "u", "", {"How sure": ["a & b"]}, formats=["tex"])
-    assert r"a \& b" in (tmp_path / "u.tex").read_text()
-    assert (tmp_path / "u.md").read_text() == "**How sure**\n\n- a & b\n"
-
-
-def test_a_format_that_there_is_not_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv(ASKED, "png,gif")
-    with pytest.raises(StudyError, match="nothing is written as 'gif': ask for some of png, svg, pdf, tex and html"):
-        save_figure(None, tmp_path, "figure")
 
 
 @given(st.text(string.printable))
