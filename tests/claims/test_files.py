@@ -1,5 +1,6 @@
 """params/claims.yaml and params/published.yaml: what is committed is valid and as printed, what is wrong gets one sentence."""
 
+import csv
 import re
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from s2d_lib.claims import evaluate, load_claims, load_published
 from s2d_lib.errors import StudyError
 from s2d_lib.study import load_profile, load_study, resolve
-from tests.conftest import ROOT
+from tests.conftest import ROOT, data
 
 
 def test_the_committed_claims_are_all_there_about_the_study_and_printed():
@@ -89,6 +90,55 @@ def test_a_stand_in_must_be_an_evaluation_set_and_makes_no_run_stale():
         load_profile("micro", {"stands_for": {"MATH": "micro-math", "AIME 2024": "micro-math"}})
     what, named = "student.bridge.rl_teacher", {"stands_for": {"MATH": "micro-aime", "AIME 2024": "micro-math"}}
     assert resolve("micro", what, 0).hash == resolve("micro", what, 0, named).hash
+
+
+DIRECT = {"4B": "small_teacher.rl", "8B": "teacher.rl", "14B": "large_teacher.rl"}
+TRANSFER = {"bridge": "bridge", "OPD only": "opd_only", "teacher-sample SFT": "teacher_sample_sft"}
+TEACHER = {"1.7B": "same_size", "8B": "teacher", "14B": "large_teacher", "70B": "teacher"}
+STAGE_3 = {"": "", "GRPO on 2H": ".grpo_2H", "replay on 1H": ".replay_1H"}
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with data(f"published/{name}").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def route_of(row: dict[str, str]) -> tuple[str, str]:
+    """The family, and the study's name for a row of paper A."""
+    family, size = ("Llama" if "Llama" in row["student"] else "Qwen3"), row["student"].removeprefix("Qwen3-")
+    if row["protocol"] == "direct GRPO":
+        return family, DIRECT.get(size, "student.grpo")
+    kind, teacher = re.fullmatch(r"(raw|SFT|RL) .*?(1\.7B|8B|14B|70B).*", row["teacher"]).groups()
+    half = "_1H" if row["labels"] == "1H" else ""
+    start = f"student.{TRANSFER[row['protocol']]}.{kind.lower()}_{TEACHER[teacher]}{half}"
+    return family, start + STAGE_3[row["stage_3"]]
+
+
+def test_every_cell_of_paper_a_stands_with_its_printed_error_and_tables():
+    published, given, seen = load_published(), rows("paper_a.csv"), set()
+    assert len(given) == 114
+    for row in given:
+        family, route = route_of(row)
+        name = row["set"].replace("MATH-500", "MATH")
+        cell = published.cell(family, route, name)
+        assert (cell.mean, cell.error) == (float(row["mean"]), float(row["printed_error"])), (route, name)
+        block = next(b for b in published.paper_a if b.source == row["source"] and b.family == family)
+        assert route in {*block.rows, *block.repeats}
+        seen.add((family, route, name, None))
+    assert seen == {what for what in published.accuracies if what[3] is None}  # and nothing that is not printed
+
+
+def test_every_cell_of_paper_b_stands_and_its_averages_follow_from_its_cells():
+    published, given = load_published(), rows("paper_b.csv")
+    assert len(given) == 138
+    seconds = {(model, method, h): cells for model, method, h, _, cells in published.rows_of_b("seconds a step")}
+    for row in given:
+        hours = float(row["budget_hours"])
+        if row["what"] == "seconds a step":
+            assert seconds[row["model"], row["method"], hours] == {"average": float(row["value"])}
+        else:
+            assert published.cell(row["model"], row["method"], row["set"], hours).mean == float(row["value"]), row
+    assert len({what for what in published.accuracies if what[3] is not None}) == 138 - 9 - 3  # seconds; SRPO twice
 
 
 def test_differences_are_those_of_the_printed_cells():
