@@ -333,6 +333,11 @@ def heat_map(
         look = {"cmap": "PuOr_r", "vmin": -reach, "vmax": reach, "cbar": False, "xticklabels": xs, "yticklabels": ys}
         sns.heatmap(grid, ax=axes, **look)  # cell (y, x) reaches from (y, x) to (y + 1, x + 1)
         axes.invert_yaxis()
+        ahead = np.digitize(grid, [-1.0, 1.0])  # lines part what is a point ahead; closer ones would follow noise
+        for y, x in np.argwhere(ahead[1:] != ahead[:-1]):
+            axes.plot([x, x + 1], [y + 1, y + 1], color=BLACK, linewidth=1.4)
+        for y, x in np.argwhere(ahead[:, 1:] != ahead[:, :-1]):
+            axes.plot([x + 1, x + 1], [y, y + 1], color=BLACK, linewidth=1.4)
         for row in rows.to_dict("records"):
             x, y = xs.index(row["warmup"]), ys.index(row[dial])
             value, low, high = (100 * row[column] for column in ends("difference"))
@@ -348,6 +353,9 @@ def heat_map(
         axes.tick_params(axis="y", labelrotation=0)
         axes.set(xlabel="share of warmup (1: forward KL only)", ylabel=words[part])
         axes.grid(visible=False)
-    note = "points over OPD only; bold: interval without zero; ring: the default regime; star: the interval holds the paper's own"
-    figure.supxlabel(textwrap.fill(f"{note} {printed:+.1f}", 62 * len(surfaces)), fontsize=8.5, color=GREY)
+    note = (
+        "points over OPD only; bold: interval without zero; lines: around more than a point; ring: the default regime; star: the "
+        f"interval holds the paper's own {printed:+.1f}"
+    )
+    figure.supxlabel(textwrap.fill(note, 62 * len(surfaces)), fontsize=8.5, color=GREY)
     return finished(figure, title, {})
