@@ -39,12 +39,10 @@ nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header", "myst.xref_missing", "toc.not_included"]  # tests/test_site.py follows every link
-    "myst.header",
-    "myst.xref_missing",
-]  # runs' anchors are HTML; tests/test_site.py follows every link
 
 default_role = "code"  # docstrings quote code as Markdown does
-autodoc_mock_imports = ["accelerate", "datasets", "peft", "transformers", "trl"]
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 autodoc_typehints_format = "short"
 add_module_names = False

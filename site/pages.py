@@ -121,6 +121,11 @@ def file_pages(app):
         yield name, {"title": name, "body": f"<h1>{name}</h1>{shown}"}, "page.html"
 
 
+def skip(app, kind: str, name: str, found, skipped: bool, options) -> bool | None:
+    """A named tuple's fields stand in its signature, with their types."""
+    return type(found).__name__ == "_tuplegetter" or None
+
+
 def math(translator, node) -> None:
     """A formula as MathML, which browsers draw themselves."""
     from docutils import nodes
@@ -159,5 +164,6 @@ def setup(app) -> dict:
     app.connect("source-read", read, priority=100)
     app.connect("doctree-read", link_files, priority=100)  # before Sphinx copies downloads
     app.connect("html-collect-pages", file_pages)
+    app.connect("autodoc-skip-member", skip)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
