@@ -30,7 +30,7 @@ def linked(image: Path) -> Path | None:
 
 
 def embedded(drawing: Path, page: str, text: str) -> str:
-    """HTML that shows a drawing whose links work."""
+    """HTML that shows a drawing whose links work, no smaller than can be read."""
     address = "../" * page.count("/") + drawing.relative_to(ROOT).as_posix()
     return (
         f'<div class="plot"><object type="image/svg+xml" data="{address}" aria-label="{escape(text)}"></object></div>'
