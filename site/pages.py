@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".csv": "text"}
+KINDS = {"Tables": "*.md", "Cells": "cells/*.md", "Figures": "*.svg", "Runs": "runs/*.md"}
 LINK = re.compile(r'(xlink:href="[^"#]+)\.md')
 
 
@@ -44,13 +45,16 @@ def notebook(page: str, source: str) -> str:
         code = "".join(cell["source"])
         if "parameters" in cell["metadata"].get("tags", []):
             values = dict(re.findall(r'^(\w+) = "([^"]*)"', code, re.MULTILINE))
+        elif code.startswith(("import ", "from ")) and cell["cell_type"] == "code":
+            cell["metadata"]["tags"] = ["hide-input"]  # one click away
         plots = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
         found = []
         for quoted, variable in re.findall(r'save_figure\(\w+, folder, f?(?:"([^"]+)"|(\w+))\)', code):
             name = quoted or f"{{{variable}}}"
             for field in re.findall(r"{(\w+)}", name):
                 name = name.replace(f"{{{field}}}", values.get(field, "*"))
-            found += sorted({*(ROOT / "figures" / values.get("profile", "")).glob(f"{name}.png")} - shown)
+            pattern = f"{name.replace('**', '*')}.png"
+            found += sorted({*(ROOT / "figures" / values.get("profile", "")).glob(pattern)} - shown)
         shown.update(found)
         drawings = [linked(path) for path in found]
         if len(drawings) == len(plots) and all(drawings):
@@ -64,12 +68,7 @@ def listing() -> str:
     text = []
     for folder in sorted(path for path in (ROOT / "figures").iterdir() if any(path.rglob("*.md"))):
         text.append(f"## {folder.name}\n")
-        for title, pattern in {
-            "Tables": "*.md",
-            "Cells": "cells/*.md",
-            "Figures": "*.svg",
-            "Runs": "runs/*.md",
-        }.items():
+        for title, pattern in KINDS.items():
             paths = [p for p in sorted(folder.glob(pattern)) if p.suffix == ".md" or linked(p)]
             pages = [(path.stem, path.relative_to(ROOT)) for path in paths]
             links = [f"[{name}](/{p})" if p.suffix == ".md" else f'<a href="../{p}">{name}</a>' for name, p in pages]

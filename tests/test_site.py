@@ -105,11 +105,9 @@ def test_a_browser_shows_every_page_whole(site):
     found, faults = {}, []
     with playwright.sync_playwright() as run:
         page = run.chromium.launch(executable_path=BROWSER, args=QUIET).new_page()
-        page.on("console", lambda message: faults.append((page.url, message.text)) if message.type == "error" else None)
+        page.on("console", lambda said: faults.append((page.url, said.text)) if said.type == "error" else None)
         page.on("pageerror", lambda error: faults.append((page.url, str(error))))
-        page.on(
-            "request", lambda asked: faults.append((page.url, asked.url)) if not asked.url.startswith("file:") else None
-        )
+        page.on("request", lambda asked: faults.append((page.url, asked.url)) if asked.url.startswith("http") else None)
         page.on("requestfailed", lambda asked: faults.append((page.url, asked.url)))
         for path in sorted(site.rglob("*.html")):
             page.set_viewport_size({"width": WIDTHS[0], "height": 900})
