@@ -36,6 +36,8 @@ html_math_renderer = "mathml"  # pages.py's: needs no script from elsewhere
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_code_prompt_show = "Imports"
+nb_code_prompt_hide = "Imports"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header", "myst.xref_missing", "toc.not_included"]  # tests/test_site.py follows every link
