@@ -7,7 +7,7 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install gym study test test-vllm figures bench gpu base regime lint house help
+.PHONY: install gym study test test-vllm figures bench gpu base regime site lint house help
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -76,6 +76,13 @@ gpu: $(BIN)/.bench  ## what a first GPU shows, in 8 minutes and without a networ
 
 base: $(BIN)/.installed  ## pretrain the micro family's base models again (notebook 10)
 	@$(BIN)/s2d base --profile '$(PROFILE)'
+
+$(BIN)/.site: $(BIN)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[site]'
+	touch $@
+
+site: $(BIN)/.site  ## notebooks, run pages and a reference as a website, build/site/index.html, without running anything
+	@$(BIN)/python -m sphinx -q -c site -d build/site-pages . build/site
 
 house: $(BIN)/.installed  ## how large the package is, and how much of it a stage imports
 	@$(BIN)/python -m pytest -q -s tests/test_house.py

@@ -50,12 +50,14 @@ def route(
 ) -> Routes:
     """Route each rollout to GRPO, to SDPO, or to neither (which only `method="sdpo"` does).
 
-    | method          | `grpo`      | `sdpo`                   | `scored`    |
-    |-----------------|-------------|--------------------------|-------------|
-    | "grpo"          | all         | none                     | none        |
-    | "sdpo"          | none        | m (and c, or not c)      | as `sdpo`   |
-    | "srpo"          | all others  | (1 - c) m                | as `sdpo`   |
-    | "advantage_mix" | all         | none                     | m           |
+    =============  ==========  ===================  =========
+    method         `grpo`      `sdpo`               `scored`
+    =============  ==========  ===================  =========
+    grpo           all         none                 none
+    sdpo           none        m (and c, or not c)  as `sdpo`
+    srpo           all others  (1 - c) m            as `sdpo`
+    advantage_mix  all         none                 m
+    =============  ==========  ===================  =========
 
     Args:
         rewards: (N,), of the whole generation batch, since a sibling may be on another process.

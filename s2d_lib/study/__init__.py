@@ -1,4 +1,4 @@
-"""The study: params/*.yaml as validated, resolved, hashed nodes of one graph. Knows no torch."""
+"""The study: `params/*.yaml` as validated, resolved, hashed nodes of one graph. Knows no torch."""
 
 from s2d_lib.study.graph import Point, needed, points
 from s2d_lib.study.load import load_profile, load_study, profile_names, project_root
