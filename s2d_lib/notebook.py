@@ -31,11 +31,11 @@ INJECTED = "# Parameters\n"  # what papermill begins its cell with
 
 
 def start(
-    profile: str, checkpoint: str, seed: int, overrides: dict, stages: tuple[str, ...], show: bool = False
+    profile: str, checkpoint: str, seed: int, overrides: dict, stages: tuple[str, ...] = (), show: bool = False
 ) -> Run:
     """Open the run that a notebook's parameters name (as `open_run`) and show what it resolves to: where it starts, who teaches,
     on which labels, with which hyperparameters, and where each of these comes from. A parameter that the notebook does not
-    have, bad values, or a checkpoint of another notebook are StudyErrors."""
+    have, bad values, or a checkpoint of another stage than `stages` (none: any) are StudyErrors."""
     refuse_unknown_parameters(PARAMETERS)
     use_style()
     run = open_run(profile, checkpoint, seed, overrides, stages, show)

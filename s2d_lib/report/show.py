@@ -42,7 +42,10 @@ def validation_curves(run) -> Figure | None:
 
 def loss_curves(records: dict[str, dict]) -> Figure:
     """Pretraining loss of the base models, from their records."""
-    drawn = _plain_lines({name: tuple(zip(*record["loss"], strict=True)) for name, record in records.items()})
+    steps_and_losses = {  # a model of a few steps has none
+        name: pd.DataFrame(record["loss"], columns=["step", "loss"], dtype=float) for name, record in records.items()
+    }
+    drawn = _plain_lines({name: (table["step"], table["loss"]) for name, table in steps_and_losses.items()})
     return lines({load_report().metrics["loss"]: drawn}, "", "optimiser step", band=True, size=(6, 2.6))
 
 

@@ -15,7 +15,7 @@ from s2d_lib.study.page import Checkpoint, Role, StageName, all_nodes, parents_i
 from s2d_lib.study.problem_sets import HALVES, WHOLE, FromFiles, Half, LabelBudget, Pool, Problems, ProblemSets, at_most
 from s2d_lib.study.profile import Profile, laid_over
 from s2d_lib.study.settings import Evaluation, Hardware, Logging, RoleModel, Sampling, Validation
-from s2d_lib.study.stage_params import STAGES, TRAINED
+from s2d_lib.study.stage_params import DENSE, STAGES, TRAINED
 from s2d_lib.study.strict import Strict, did_you_mean, read_yaml, refuse, unless, validated
 from s2d_lib.study.vllm import WHERE
 
@@ -248,10 +248,12 @@ def refuse_what_is_not_shared(run: Resolved) -> None:
     together = params.micro_batch * hardware.processes
     few = f"{hardware.processes} processes with micro_batch {params.micro_batch} take {together} sequences at a time"
     shared = "adapters can't be trained on a model that processes share: leave out hardware.accelerate, or lora"
-    heads = f"{stage} reads the models' heads where they are, and {hardware.accelerate} keeps them on the machine"
+    heads = (
+        f"{stage} reads the models' heads where they are, and {hardware.accelerate} keeps them in the machine's memory"
+    )
     gold = "estimator gold is one process's: train it in one (hardware.processes, in a rule)"
     kept = "kept teacher_targets are one process's: use `recompute` with several processes"
-    reads_heads = stage in ("forward_kl", "opd", "self_distillation")
+    reads_heads = stage in (*DENSE, "self_distillation")
     refusals = [
         (params.batch % together, f"{few}, which does not divide batch {params.batch}: lower micro_batch"),
         (hardware.accelerate and params.lora, shared),
