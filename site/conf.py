@@ -12,11 +12,11 @@ _NOTEBOOKS = {
     "The story": """02_the_map 03_temperature 10_base_models 90_headline 91_allocation 92_bridge 93_student_rl 94_placement
         95_families 98_self_distillation 99_crossing 97_claims 70_language_model 80_published_tables""",
     "The stages": """00_the_principle 01_the_loss 20_sparse_rl 21_teacher_sft 30_forward_kl_warmup 31_opd
-        32_teacher_sample_sft 40_self_distillation 50_evaluate 60_planner""",
+        32_teacher_sample_sft 40_self_distillation 45_any_stage 50_evaluate 60_planner""",
 }
 contents = {
     **{caption: [f"notebooks/{name}" for name in names.split()] for caption, names in _NOTEBOOKS.items()},
-    "Use it": ["docs/guide", "docs/scale", "docs/how_opd_works", "CONTRIBUTING"],
+    "Use it": ["docs/guide", "docs/scale", "docs/how_opd_works", "docs/how_to_add_a_stage", "CONTRIBUTING"],
     "Look it up": ["site/results", "site/reference"],
 }
 """Caption -> pages of the sidebar; README is the front page, and tables and plots lead to the pages of runs."""
