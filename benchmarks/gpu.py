@@ -37,6 +37,7 @@ from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, sample
 from s2d_lib.stages.dense import dense_trainer
 from s2d_lib.stages.inputs import Inputs
+from s2d_lib.study import STAGES as REGISTRY
 from s2d_lib.study import Resolved, project_root, resolve
 from s2d_lib.study.load import read_yaml
 
@@ -199,11 +200,11 @@ def stages(scale: Scale) -> Iterator[pd.DataFrame]:
             resolved = resolve("micro", checkpoint, 0, over | {"hardware": {"device": scale.device, "dtype": dtype}})
             policy = policy_of(STUDENT, scale, scale.layers[0], "float32")  # weights that are trained stay float32
             teacher = policy_of(TEACHER, scale, scale.layers[0], dtype) if "teacher" in resolved.parents else None
-            own = resolved.params.get("states") != "teacher" and resolved.samples_itself
             with tempfile.TemporaryDirectory() as folder:
                 run = Run(resolved, place=Path(folder))
                 inputs = Inputs(policy, problems, teacher, answers)
-                found[dtype] = steps_of(run, inputs, make, replay(policy, problems, answers, resolved) if own else None)
+                given = replay(policy, problems, answers, resolved) if resolved.samples_itself else None
+                found[dtype] = steps_of(run, inputs, make, given)
             del policy, teacher, inputs
             free()
         row = {"stage": name}
@@ -220,7 +221,6 @@ def replay(policy: Policy, problems: Problems, answers: list[Rollout], run: Reso
     """In place of a trainer's sampling: a problem's answers, one after the other."""
     prompts = {tuple(ids): p.id for p, ids in zip(problems.pool, policy.prompt_ids(problems.pool), strict=True)}
     stored = {p.id: [list(r.ids) for r in answers if r.problem == p.id] for p in problems.pool}
-    graded = "group_size" in run.params and "states" not in run.params
 
     def given(prompt_ids: list[list[int]], *_, **__):
         taken = dict.fromkeys(stored, 0)
@@ -229,7 +229,9 @@ def replay(policy: Policy, problems: Problems, answers: list[Rollout], run: Reso
             name = prompts[tuple(prompt)]
             ids.append(stored[name][taken[name] % len(stored[name])])
             taken[name] += 1
-        return (ids, None) if graded else ids  # TRL's GRPOTrainer wants log-probabilities beside them
+        return (
+            (ids, None) if REGISTRY[run.stage].graded else ids
+        )  # TRL's GRPOTrainer wants log-probabilities beside them
 
     return given
 

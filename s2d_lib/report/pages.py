@@ -169,7 +169,8 @@ def _metadata(bundle: Bundle, profile: str, checkpoint: str, seed: int) -> str:
         what = {"task_type": "text-generation", "dataset_type": one["set"], "dataset_name": one["set"]}
         what |= {"metric_type": "accuracy", "metric_name": f"avg@{one['samples']}, %"}
         results.append(EvalResult(**what, metric_value=round(100 * one["avg"], 2)))
-    on_the_hub = not base.startswith((MICRO, "package:", ".", "/", "~"))  # the forms of s2d_lib.policies.place
+    # Else it has one of the forms of s2d_lib.models.policy.model_place.
+    on_the_hub = not base.startswith((MICRO, "package:", ".", "/", "~"))
     return ModelCardData(
         model_name=f"{profile}-{checkpoint}-seed-{seed}",
         library_name="transformers",
