@@ -7,7 +7,7 @@ import shlex
 import sys
 
 from s2d_lib.errors import StudyError
-from s2d_lib.pipeline import jobs, keep_markers, regime_jobs
+from s2d_lib.pipeline import jobs, keep_markers, method_jobs, regime_jobs
 from s2d_lib.plan import of_snakemake, resources
 from s2d_lib.study import load_profile
 
@@ -15,7 +15,8 @@ from s2d_lib.study import load_profile
 profile = str(config.get("profile", "micro")).removesuffix(".yaml")
 folder = f"figures/{profile}"
 try:
-    JOBS = regime_jobs(profile) if config.get("regime") else jobs(profile)
+    method = config.get("method")  # the only route to be made, where `s2d compare` asks for one
+    JOBS = method_jobs(profile, method) if method else (regime_jobs if config.get("regime") else jobs)(profile)
     keep_markers(JOBS)
     # Only a cluster's scheduler is asked for anything: locally `--cores` jobs run side by side, those on GPUs one after the
     # other (`s2d study` allows one `gpu_run` at a time), because each takes the machine's GPUs for itself.
@@ -28,7 +29,7 @@ except StudyError as error:
     sys.exit(f"error: {error}")
 
 SETTINGS = load_profile(profile)
-TABLES = [f"{folder}/map.csv"] if SETTINGS.map else [f"{folder}/{table}.csv" for table in SETTINGS.tables]
+TABLES = [] if method else [f"{folder}/map.csv"] if SETTINGS.map else [f"{folder}/{table}.csv" for table in SETTINGS.tables]
 # What a table is made of can also shrink (a seed less, a row less), which no newer run would tell.
 PARAMS = ["params/study.yaml", f"params/{profile}.yaml"]
 s2d = f"{shlex.quote(sys.executable)} -m s2d_lib.cli"

@@ -78,10 +78,15 @@ def parser() -> argparse.ArgumentParser:
     cluster = "make the runs on a cluster (executors/<name>/config.yaml)"
     study("--executor", choices=("slurm", "kubernetes"), help=cluster)
     study("--dry-run", action="store_true", help="only print what would be made, and what it takes")
+    study.__self__.set_defaults(method=None)
     results = command(_results, "collect finished runs into figures/<profile>/results")
     results("--regime", action="store_true", help="of the regime check")
     results("--so-far", action="store_true", help="whole seeds, of a map part by part; drop the rest")
     command(_figures, "redraw figures from committed results, by default of every profile", None)
+    compare = command(_compare, "a method beside GRPO, OPD and the bridge on a few cells of the map", "map")
+    compare("--method", required=True, metavar="CHECKPOINT", help="that the method's file declares")
+    compare("--cores", type=int, default=2, help="jobs side by side")
+    compare.__self__.set_defaults(regime=False, executor=None, dry_run=False)
     check = command(_check, "validate a profile and all that it needs here, without training")
     check("--pair", metavar="CHECKPOINT", help="does OPD pay for this checkpoint's student and teacher?")
     check("--seed", type=int, default=0, help="of the pair's runs")
@@ -115,6 +120,27 @@ def _run(chosen):
 
 def _study(chosen) -> int:
     from s2d_lib.pipeline import jobs, keep_markers, regime_jobs
+    from s2d_lib.runs import runs_root
+
+    found = (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
+    if chosen.dry_run:
+        from s2d_lib.plan import resources
+        from s2d_lib.report.plan import graph_summary, graph_table
+        from s2d_lib.report.tables import markdown
+
+        keep_markers(found)
+        needs = resources(chosen.profile, {key: job.resolved for key, job in found.items()})
+        print(markdown(graph_table(found, needs)), graph_summary(found, needs), sep="\n", flush=True)
+    root, runs, status = project_root(), runs_root(), _make(chosen)
+    if status == 0 and not (chosen.dry_run or chosen.regime):
+        folder = root / "figures" / chosen.profile
+        _print_first_table(chosen.profile, folder)
+        print(f"Tables and plots: {folder.relative_to(root)}/ · runs and their notebooks: {runs / chosen.profile}/")
+    return status
+
+
+def _make(chosen) -> int:
+    """Let Snakemake make what was asked for; its exit code."""
     from s2d_lib.runs import lock, runs_root
     from s2d_lib.warm_kernels import warm_kernels
 
@@ -125,25 +151,32 @@ def _study(chosen) -> int:
         raise StudyError(
             f"{root} can't be written into, where Snakemake and figures/ have their place: work in a copy."
         )
-    found = (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
-    if chosen.dry_run:
-        from s2d_lib.plan import resources
-        from s2d_lib.report.plan import graph_summary, graph_table
-        from s2d_lib.report.tables import markdown
-
-        keep_markers(found)
-        needs = resources(chosen.profile, {key: job.resolved for key, job in found.items()})
-        print(markdown(graph_table(found, needs)), graph_summary(found, needs), sep="\n", flush=True)
     runs.mkdir(parents=True, exist_ok=True)
     busy = f"another `s2d study` is running on {runs}: wait for it or stop it."
     cold = chosen.dry_run or chosen.executor
     with lock(runs / "study", busy), contextlib.nullcontext() if cold else warm_kernels() as environment:
-        status = subprocess.run(snakemake_command(chosen, root), check=False, env=environment).returncode
-    if status == 0 and not (chosen.dry_run or chosen.regime):
-        folder = root / "figures" / chosen.profile
-        _print_first_table(chosen.profile, folder)
-        print(f"Tables and plots: {folder.relative_to(root)}/ · runs and their notebooks: {runs / chosen.profile}/")
-    return status
+        return subprocess.run(snakemake_command(chosen, root), check=False, env=environment).returncode
+
+
+def _compare(chosen) -> int:
+    from s2d_lib.pipeline import method_jobs, method_points
+    from s2d_lib.report.map import open_chart
+    from s2d_lib.report.methods import methods_sheet, with_method
+    from s2d_lib.results.map import collect_map
+    from s2d_lib.runs import find_run
+
+    profile, method = chosen.profile, chosen.method
+    made = method_jobs(profile, method)
+    chart = open_chart(profile)  # what the method is compared with: without it, nothing is trained
+    if status := _make(chosen):
+        return status
+    runs = {key: find_run(job.resolved) for key, job in made.items()}
+    placed = [(point, seed, runs[r.hash]) for (seed, point), r in method_points(profile, method).items()]
+    sheet = methods_sheet(with_method(chart, collect_map(placed, runs.values()), method), profile, [method], method)
+    folder = project_root() / "figures" / profile / "methods"
+    sheet.write(folder)
+    print((folder / f"{method}.md").read_text(encoding="utf-8"), f"Written into {folder}: {method}.*", sep="\n")
+    return 0
 
 
 def snakemake_command(chosen: argparse.Namespace, root: Path) -> list[str]:
@@ -152,6 +185,7 @@ def snakemake_command(chosen: argparse.Namespace, root: Path) -> list[str]:
     # The lock of `_study` is freed by the system when its holder dies, unlike Snakemake's own, which survives kill -9.
     command += ["--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "rules", "host"]
     settings = [f"profile={chosen.profile}.yaml"] + (["regime=1"] if chosen.regime else [])
+    settings += [f"method={chosen.method}"] if chosen.method else []
     if chosen.executor:
         if importlib.util.find_spec(f"snakemake_executor_plugin_{chosen.executor}") is None:
             raise StudyError(
@@ -203,7 +237,7 @@ def _results(chosen):
     elif settings.map:
         whole = [block for block in placed_on_map(profile) if all(r.hash in runs for r in block[1].values())]
         found = [(point, seed, runs[resolved.hash]) for seed, placed in whole for point, resolved in placed.items()]
-        collect_map(found, runs.values(), folder / "results")
+        collect_map(found, runs.values()).write(folder / "results")
     else:
         collect(list(runs.values()), folder / "results")
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import Run, command_for, find_run, runs_root
 from s2d_lib.study import Point, Resolved, load_profile, needed, points, project_root, resolve
-from s2d_lib.study.profile import Regime, settings_text
+from s2d_lib.study.graph import points_of
+from s2d_lib.study.profile import METHODS_PART, Regime, settings_text, with_route
 from s2d_lib.study.stage_params import METHODS
 
 
@@ -73,6 +74,23 @@ def placed_on_map(profile: str) -> Iterator[tuple[int, dict[Point, Resolved]]]:
 def jobs(profile: str) -> dict[str, Job]:
     """All jobs of a profile by their hash, in the order of `blocks`."""
     return {key: job for block in blocks(profile) for key, job in block.items()}
+
+
+def method_points(profile: str, checkpoint: str) -> dict[tuple[int, Point], Resolved]:
+    """The runs of a checkpoint in the cells of the map's part `methods`, by seed and point, as many trials as the part's other
+    routes have; a StudyError where the profile has no such part."""
+    settings = load_profile(profile)
+    if settings.map is None or METHODS_PART not in settings.map.parts:
+        raise StudyError(f"profile {profile!r} has no part {METHODS_PART!r} of a map on which methods are compared.")
+    part = settings.map.parts[METHODS_PART]
+    asked = points_of(settings.map, METHODS_PART, with_route(part, checkpoint))
+    own = [point for point in asked if point.route == checkpoint]
+    return {(seed, p): resolve(profile, checkpoint, seed, p.overrides) for seed, p in product(settings.seeds, own)}
+
+
+def method_jobs(profile: str, checkpoint: str) -> dict[str, Job]:
+    """The jobs of `method_points`."""
+    return _jobs(method_points(profile, checkpoint).values(), profile)
 
 
 def regime_jobs(profile: str) -> dict[str, Job]:

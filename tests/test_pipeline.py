@@ -36,17 +36,17 @@ def project(tmp_path_factory):
     return folder
 
 
-def command(project, *words):
+def command(project, *words, **environment):
     """How a user's command line starts s2d, in its own process group."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("S2D_")}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     line = [sys.executable, "-m", "s2d_lib.cli", *words]
-    return subprocess.Popen(line, cwd=project, env=kept | {"S2D_HOME": ".", "S2D_RUNS": RUNS}, **streams)
+    return subprocess.Popen(line, cwd=project, env=kept | {"S2D_HOME": ".", "S2D_RUNS": RUNS} | environment, **streams)
 
 
-def run(project, *words) -> tuple[int, str]:
+def run(project, *words, **environment) -> tuple[int, str]:
     """Exit code and output."""
-    process = command(project, *words)
+    process = command(project, *words, **environment)
     output, _ = process.communicate(timeout=600)
     return process.returncode, output
 

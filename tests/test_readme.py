@@ -10,7 +10,7 @@ PAGES = (
     "README.md",
     "docs/guide.md",
     "docs/how_opd_works.md",
-    "docs/how_to_add_a_stage.md",
+    "docs/how_to_add_a_method.md",
     "docs/scale.md",
     "CONTRIBUTING.md",
 )

@@ -125,7 +125,7 @@ class Courses(Strict):
 class Prediction(Sentence):
     """What is expected of a part of the map before its runs."""
 
-    part: Literal["A", "B", "C", "D", "E", "F"]
+    part: Literal["A", "B", "C", "D", "E", "F", "G"]
     compares: list[str] = Field(min_length=1)  # checkpoints
     of: str  # what is compared of them
     where: dict[str, str] = Field(min_length=1)  # dial -> at which of its values

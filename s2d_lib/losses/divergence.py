@@ -20,6 +20,7 @@ backward pass takes six, and no logits outlive their chunk.
 A trailing underscore means, as in torch, that arguments are overwritten.
 """
 
+import copy
 import functools
 import math
 from numbers import Real
@@ -129,6 +130,12 @@ class Pair:
             normalizer = max(self.kept.n, 1) if normalizer is None else normalizer
             check_positive("normalizer", normalizer)
         self.normalizer = normalizer
+
+    def weighted(self, weights: Tensor) -> "Pair":
+        """The same tokens with these weights (...) in place of any that they had."""
+        other = copy.copy(self)
+        other.weights = self.kept.of("weights", weights.detach().to(self.dtype))
+        return other
 
     def token_loss(self, loss: Tensor, per_token: Tensor, entropy: Tensor, agreement: Tensor) -> TokenLoss:
         """Pack one value per kept token into what every estimator returns."""

@@ -11,6 +11,7 @@ import pandas as pd
 from s2d_lib.errors import StudyError
 from s2d_lib.report.looks import load_report, route_label
 from s2d_lib.report.tables import Sheet
+from s2d_lib.study import STAGES
 from s2d_lib.study.page import Checkpoint, Study
 from s2d_lib.study.strict import did_you_mean
 
@@ -41,7 +42,8 @@ def lines_of(study: Study, checkpoint: str) -> list[list[str]]:
 def learns_from_labels(node: Checkpoint) -> bool:
     """Whether a stage grades answers against the labels of its pool; one with a teacher uses its prompts alone, unless it
     filters the teacher's answers."""
-    return node.labels is not None and (node.teacher is None or bool(node.overrides.get("filter")))
+    graded = STAGES[node.stage].graded or node.teacher is None or bool(node.overrides.get("filter"))
+    return node.labels is not None and graded
 
 
 def stage_words(node: Checkpoint) -> str:

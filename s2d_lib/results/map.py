@@ -20,15 +20,17 @@ from s2d_lib.study import Point
 from s2d_lib.study.profile import settings_text
 from s2d_lib.study.settings import MAIN
 
+KEYS = (["part", "cell", "route", "trial", "seed"], ["run", "seed"], ["run", "seed"])
+FILES = ("points.csv", "runs.csv", "cells.csv.xz")
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # right samples of a problem, one digit: at most 35 samples
 BEFORE = ["forward_kl/teacher_states", "reverse_kl/student_states", "top16_overlap/student_states"]
 BEFORE += ["implicit_reward_variance/student_states", "opening/teacher_states"]
 """What of validation.csv is kept from before the first step: how far apart teacher and student are (conditions C1 and C2)."""
 
 
-def collect_map(found: Iterable[tuple[Point, int, FinishedRun]], others: Iterable[FinishedRun], folder: Path) -> None:
-    """Write a map into figures/<profile>/results: its points, each with a seed and the run that was made for it, and
-    other runs that these were made from, whose cost counts too."""
+def collect_map(found: Iterable[tuple[Point, int, FinishedRun]], others: Iterable[FinishedRun]) -> "MapResults":
+    """The results of a map: its points, each with a seed and the run that was made for it, and other runs that these were made
+    from, whose cost counts too."""
     points, runs = [], {}
     for point, seed, run in found:
         settings = {"cell": settings_text(point.cell), "route": point.route, "trial": settings_text(point.trial)}
@@ -38,15 +40,17 @@ def collect_map(found: Iterable[tuple[Point, int, FinishedRun]], others: Iterabl
     facts = [{"run": name, "seed": seed} | _facts(run) for (name, seed), run in runs.items()]
     evaluated = {key: run for key, run in runs.items() if run.path("evaluation.csv").is_file()}
     cells = pd.concat(_counts(run).assign(run=name, seed=seed) for (name, seed), run in evaluated.items())
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(pd.DataFrame(points), folder / "points.csv")
-    write_csv(pd.DataFrame(facts), folder / "runs.csv")
-    write_csv(cells[["run", "seed", "set", "decoding", "samples", "right"]], folder / "cells.csv.xz")
+    columns = ["run", "seed", "set", "decoding", "samples", "right"]
+    return MapResults(pd.DataFrame(points), pd.DataFrame(facts), cells[columns])
+
+
+def name_on_map(checkpoint: str, hashed: str) -> str:
+    """A run's name on the map: its checkpoint and the start of its hash."""
+    return f"{checkpoint}@{hashed[:8]}"
 
 
 def _name(run: FinishedRun) -> str:
-    """A run's name on the map: its checkpoint and the start of its hash."""
-    return f"{run.name}@{run.record['hash'][:8]}"
+    return name_on_map(run.name, run.record["hash"])
 
 
 def _counts(run: FinishedRun) -> pd.DataFrame:
@@ -81,6 +85,17 @@ class MapResults:
     runs: pd.DataFrame
     cells: pd.DataFrame  # run, seed, set, decoding, samples, right (a digit a problem)
 
+    def write(self, folder: Path) -> None:
+        """Into figures/<profile>/results."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in zip(FILES, (self.points, self.runs, self.cells), strict=True):
+            write_csv(table, folder / name)
+
+    def joined(self, more: "MapResults") -> "MapResults":
+        """These results and others, which count where both have a run or a place."""
+        own, theirs = ((found.points, found.runs, found.cells) for found in (self, more))
+        return MapResults(*(_over(*three) for three in zip(own, theirs, KEYS, strict=True)))
+
     def best_trial(self, part: str, cell: str, route: str) -> tuple[str, list[tuple[str, int]]]:
         """What was tried of a route in a cell and ended best on validation problems, mean over seeds: the trial, and its runs,
         one a seed; a StudyError where nothing was."""
@@ -111,9 +126,14 @@ class MapResults:
         return {(row.set, row.decoding, row.run, row.seed): (row.samples, row.right) for row in self.cells.itertuples()}
 
 
+def _over(below: pd.DataFrame, above: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    there, here = (pd.MultiIndex.from_frame(table[keys]) for table in (above, below))
+    return pd.concat([below[~here.isin(there)], above], ignore_index=True)
+
+
 def read_map(folder: Path) -> MapResults:
     """The results of a map; a StudyError when there are none, or they are broken."""
     try:
-        return MapResults(*(read_table(folder / name) for name in ("points.csv", "runs.csv", "cells.csv.xz")))
+        return MapResults(*(read_table(folder / name) for name in FILES))
     except (OSError, ValueError) as error:
         raise StudyError(f"no readable map in {folder} ({error}): make it with `make study PROFILE=map`.") from None

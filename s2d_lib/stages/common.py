@@ -258,7 +258,7 @@ def run_trainer(run: Run, inputs: Inputs, trainer: Trainer, cost: Callable[[pd.D
         The metrics, one row an optimiser step.
 
     Raises:
-        StudyError: On a non-finite loss, or when fewer steps were taken than asked for.
+        StudyError: On a loss that is not finite or has no gradient, or when fewer steps were taken than asked for.
     """
     if hasattr(trainer, "vllm_generation"):
         check_syncs(trainer, run, inputs.policy, inputs.problems.pool)
@@ -268,7 +268,14 @@ def run_trainer(run: Run, inputs: Inputs, trainer: Trainer, cost: Callable[[pd.D
         trainer.add_callback(callback)
     if trainer.is_fsdp_enabled:
         before_sharding(trainer.model, trainer.accelerator)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.path("trainer")))
+    try:
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.path("trainer")))
+    except RuntimeError as error:  # torch's
+        if "does not require grad" not in str(error):
+            raise
+        raise StudyError(
+            f"the loss of stage {run.resolved.stage!r} has no gradient: it must depend on the model."
+        ) from None
     asked = run.resolved.params["steps"]
     if trainer.state.global_step != asked:
         raise StudyError(

@@ -4,6 +4,7 @@ One thin subclass of TRL's DistillationTrainer with two choices: whose states (s
 student's own rollouts) and which divergence.
 """
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from trl import DistillationConfig, DistillationTrainer
 
-from s2d_lib.losses import Head, Pair, estimator
+from s2d_lib.losses import Head, Pair, TokenLoss, estimator
 from s2d_lib.models.adapters import plain
 from s2d_lib.models.sharing import in_shards
 from s2d_lib.runs import Run
@@ -21,28 +22,47 @@ from s2d_lib.stages.common import StepMetrics, run_trainer, sampling_arguments, 
 from s2d_lib.stages.states import by_length, completion_hidden, head_of, inside_forward
 from s2d_lib.stages.stored_teacher import TeacherTargets, kept_targets
 
-CARRIED = ("rollout", "problem")  # columns of numbers that follow a row into its batch
+CARRIED = ("rollout", "problem", "weight")  # columns of numbers that follow a row into its batch
 
 
-def distill(run: Run, inputs: Inputs) -> pd.DataFrame:
+def distill(
+    run: Run, inputs: Inputs, *, spent: Mapping[str, Any] | None = None, **options: Callable | Mapping
+) -> pd.DataFrame:
     """Train `inputs.policy` towards `inputs.teacher`, on teacher or student states.
+
+    Args:
+        run: The run.
+        inputs: Whose policy is trained.
+        spent: What a method has spent before, as `s2d_lib.stages.rl.label_cost` has it.
+        options: A method's, see `dense_trainer`.
 
     Returns:
         Metrics of every optimiser step (divergence in nats per token, the student's entropy).
     """
-    params = run.resolved.stage_params
+    params, before = run.resolved.stage_params, dict(spent or {})
 
     def cost(metrics: pd.DataFrame) -> dict:
         tokens = int((metrics["completions/mean_length"] * params.batch).round().sum())
-        fresh = params.states == "student"
+        fresh, earlier = params.states == "student", before.get("sampled", {})
         sampled = {"sequences": params.batch * params.steps if fresh else 0, "tokens": tokens if fresh else 0}
-        return {"sampled": sampled, "trained_tokens": tokens}
+        sampled = {kind: number + earlier.get(kind, 0) for kind, number in sampled.items()}
+        return before | {"sampled": sampled, "trained_tokens": tokens}
 
-    return run_trainer(run, inputs, dense_trainer(run, inputs), cost)
+    return run_trainer(run, inputs, dense_trainer(run, inputs, **options), cost)
 
 
-def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
-    """The trainer of a dense stage, before its first step; raises a StudyError where the disk has no room for kept targets."""
+def dense_trainer(
+    run: Run,
+    inputs: Inputs,
+    divergence: Callable[..., TokenLoss] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> "DenseTrainer":
+    """The trainer of a dense stage, before its first step.
+
+    A method may bring its own `divergence`, from a Pair and the `tokens` (B, T) of its completions to a TokenLoss, in place of
+    the estimator that the run's parameters name; or `weights`, by which all tokens of a problem's rollouts count, by its id.
+    Raises a StudyError where the disk has no room for kept targets.
+    """
     params, temperature = run.resolved.stage_params, run.resolved.sampling.temperature
     common = trainer_arguments(run)
     if params.estimator == "gold":
@@ -56,24 +76,23 @@ def dense_trainer(run: Run, inputs: Inputs) -> "DenseTrainer":
             targets = None if params.teacher_targets == "recompute" else kept_targets(run, inputs)
         # Whose states, whose top tokens
         options = {"top_k": params.top_k, "top_k_of": params.states} if params.top_k else {}
-        divergence = estimator(params.estimator, beta=params.beta, **options)
+        divergence = divergence or estimator(params.estimator, beta=params.beta, **options)
         teacher = inputs.teacher.model if targets is None else None
         kind = partial(DenseTrainer, teacher_model=teacher, divergence=divergence, targets=targets)
     args = DistillationConfig(**common, **sampling_arguments(run, inputs), beta=params.beta)
-    data = trained(run, inputs, _rows(run, inputs), params.batch // params.group_size, copies=params.group_size)
+    rows = _rows(run, inputs, weights or {})
+    data = trained(run, inputs, rows, params.batch // params.group_size, copies=params.group_size)
     return kind(args=args, **data)
 
 
-def _rows(run: Run, inputs: Inputs) -> list[dict]:
+def _rows(run: Run, inputs: Inputs, weights: Mapping[str, float]) -> list[dict]:
     """What one pass over the data is: a row a problem, or a row a stored teacher rollout."""
-    policy = inputs.policy
+    rows = {p.id: {"prompt": inputs.policy.prompt(p)} for p in inputs.problems.pool}
+    rows = {name: row | ({"weight": weights[name]} if weights else {}) for name, row in rows.items()}
     if run.resolved.params["states"] == "student":
-        return [{"prompt": policy.prompt(p), "problem": i} for i, p in enumerate(inputs.problems.pool)]
-    prompts = {p.id: policy.prompt(p) for p in inputs.problems.pool}
-    return [
-        {"prompt": prompts[r.problem], "completion_ids": list(r.ids), "rollout": i}
-        for i, r in enumerate(inputs.rollouts)
-    ]
+        return [row | {"problem": i} for i, row in enumerate(rows.values())]
+    stored = enumerate(inputs.rollouts)
+    return [rows[r.problem] | {"completion_ids": list(r.ids), "rollout": i} for i, r in stored]
 
 
 class DenseTrainer(StepMetrics, DistillationTrainer):
@@ -135,7 +154,8 @@ class DenseTrainer(StepMetrics, DistillationTrainer):
                 teacher_hidden, teacher = self.targets.of(inputs["rollout"], mask)
             else:
                 teacher_hidden, teacher = self.ask_teacher(batch)
-        options = {"temperature": self.temperature, "mask": mask, "normalizer": total}
+        weights = inputs["weight"][:, None].expand_as(mask) if "weight" in inputs else None
+        options = {"temperature": self.temperature, "mask": mask, "normalizer": total, "weights": weights}
         pair = Pair(hidden, head_of(student), teacher_hidden, teacher, **options)
         result = self.divergence(pair, tokens=inputs["completion_ids"])
         return result.loss, result.entropy.sum(), result.agreement.float().sum(), mask.float().sum()

@@ -53,7 +53,8 @@ def train(run: Run, inputs: Inputs) -> pd.DataFrame:
     inputs.half_trained = True
     if run.resolved.hardware.processes == 1 or WORKER in os.environ:
         inputs.callbacks = [Validation(run, inputs)] if run.resolved.validation else []
-        metrics = pkgutil.resolve_name(f"s2d_lib.stages.{STAGES[run.resolved.stage].train}")(run, inputs)
+        by = STAGES[run.resolved.stage].train
+        metrics = (pkgutil.resolve_name(f"s2d_lib.stages.{by}") if isinstance(by, str) else by)(run, inputs)
     else:
         inputs.leave_gpus()  # to the workers, which load their own
         run.remember()

@@ -9,7 +9,7 @@ from pathlib import Path
 from s2d_lib.errors import StudyError
 from s2d_lib.study.load import deep_merge, load_profile, load_study, project_root
 from s2d_lib.study.page import Checkpoint, Study, Table, all_nodes, parents_in
-from s2d_lib.study.profile import Profile, Settings
+from s2d_lib.study.profile import Map, Part, Profile, Settings
 from s2d_lib.study.strict import did_you_mean
 
 
@@ -78,11 +78,17 @@ class Point:
 
 def points(profile: str, root: Path | None = None) -> list[Point]:
     """All points of a profile's map, part by part; none for a profile without a map."""
-    chart, found = load_profile(profile, root=root).map, []
-    for name, part in (chart.parts if chart else {}).items():
-        for cell, route in product(part.cells, part.routes):
-            for trial in part.trials(route):
-                dials = part.at | cell | trial
-                overrides = reduce(deep_merge, (chart.dials[dial][value] for dial, value in dials.items()), {})
-                found.append(Point(name, cell, trial, route, overrides))
+    chart = load_profile(profile, root=root).map
+    parts = chart.parts if chart else {}
+    return [point for name, part in parts.items() for point in points_of(chart, name, part)]
+
+
+def points_of(chart: Map, name: str, part: Part) -> list[Point]:
+    """All points of one part."""
+    found = []
+    for cell, route in product(part.cells, part.routes):
+        for trial in part.trials(route):
+            dials = part.at | cell | trial
+            overrides = reduce(deep_merge, (chart.dials[dial][value] for dial, value in dials.items()), {})
+            found.append(Point(name, cell, trial, route, overrides))
     return found

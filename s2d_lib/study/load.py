@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from s2d_lib.errors import StudyError
+from s2d_lib.study.methods import OWN, methods
 from s2d_lib.study.page import Study, all_nodes, parents_of
 from s2d_lib.study.profile import Profile
 from s2d_lib.study.stage_params import STAGES
@@ -62,7 +63,15 @@ def load_study(root: Path | None = None) -> Study:
 
 @functools.lru_cache
 def _study(path: Path, *version: int) -> Study:
-    study = validated(Study, read_yaml(path), path.name)
+    content = read_yaml(path)
+    for method in methods().values():
+        there, own = (content.get("checkpoints") or {}).keys(), method.checkpoints
+        if taken := own.keys() & there:
+            raise StudyError(f"the method in {method.file} declares {min(taken)!r}, which is there: name it otherwise.")
+        above = {node.get(kind) for node in own.values() for kind in ("from", "teacher")} - {None}
+        if method.file.parent != OWN or above <= there | own.keys():  # a study may lack what the package's are made of
+            content = deep_merge(content, {"checkpoints": own})
+    study = validated(Study, content, path.name)
     named = {f"checkpoint {name!r} needs": (node.from_, node.teacher) for name, node in study.checkpoints.items()}
     named |= {f"table {name!r} lists": table.rows for name, table in study.tables.items()}
     for who, names in named.items():
@@ -91,6 +100,7 @@ def load_profile(name: str, overrides: dict | None = None, root: Path | None = N
     Raises:
         StudyError: Unknown profile, unknown or ill-typed parameter.
     """
+    methods()  # else what one of them lacks would be said of the profile
     root, overrides = root or project_root(), {} if overrides is None else overrides
     if name not in profile_names(root):
         raise StudyError(f"unknown profile {name!r}; {did_you_mean(str(name), profile_names(root))}")

@@ -19,8 +19,13 @@ from s2d_lib.study.strict import Strict, did_you_mean
 Stages = create_model(
     "Stages",
     __base__=Strict,
-    __doc__="Hyperparameters of every stage; of a stage that a profile leaves out it makes no checkpoints.",
-    **{name: (stage.params | None, None) for name, stage in STAGES.items() if stage.params},
+    __doc__="Hyperparameters of every stage; of a stage that a profile leaves out it makes no checkpoints. A stage that is like "
+    "another one has that one's, and here what is different.",
+    **{
+        name: (dict[str, object] if stage.like else stage.params | None, None)
+        for name, stage in STAGES.items()
+        if stage.params
+    },
 )
 BLOCKS = {"sampling": Sampling, "hardware": Hardware, "cluster": Cluster}
 """What a rule can refine besides a stage's hyperparameters, key by key."""
@@ -126,6 +131,16 @@ class Map(Strict):
                 yield value not in self.dials.get(dial, {}), other
 
 
+METHODS_PART = "methods"
+"""The part of a map on which methods are compared."""
+
+
+def with_route(part: Part, route: str) -> Part:
+    """A part with one more route, of which as much is tried as of the others that are trained."""
+    tried = next(filter(None, part.routes.values()), {})
+    return part.model_copy(update={"routes": {route: tried} | part.routes})
+
+
 class Trials(Strict):
     """What is tried of one stage before the study, on the regime's first seed: each learning rate with each length, a run of its
     own each, since where rates decay a long run's curve does not tell how a shorter one would end."""
@@ -189,9 +204,11 @@ class Profile(Strict):
     def rules_for(self, stage: str, role: str, goes_on: bool = False, method: str | None = None) -> list[Rule]:
         """The rules that fit a run, in their order. `role` is that of the model that trains or that the run is of, `goes_on`
         whether from a trained checkpoint; `method` is self_distillation's, by default the profile's own."""
-        if stage == "self_distillation" and method is None and self.stages.self_distillation:
+        names = {stage, STAGES[stage].like}
+        if "self_distillation" in names and method is None and self.stages.self_distillation:
             method = self.stages.self_distillation.method
-        return [rule for rule in self.rules if rule.match.fits(stage=stage, role=role, method=method, goes_on=goes_on)]
+        run = {"role": role, "method": method, "goes_on": goes_on}
+        return [rule for rule in self.rules if any(rule.match.fits(stage=name, **run) for name in names)]
 
     def stage_settings(self, stage: str, role: str, goes_on: bool = False, method: str | None = None) -> dict[str, Any]:
         """Hyperparameters of a stage before a checkpoint's own overrides; arguments as of `rules_for`.
@@ -199,10 +216,11 @@ class Profile(Strict):
         Raises:
             ValueError: The profile has none for this stage.
         """
-        own = getattr(self.stages, stage)
+        own = getattr(self.stages, like := STAGES[stage].like or stage)
         if own is None:
-            raise ValueError(f"there are no hyperparameters of stage {stage!r}: add them under `stages`")
-        content = laid_over(stage, own.model_dump(), {"method": method} if method else {})
+            raise ValueError(f"there are no hyperparameters of stage {like!r}: add them under `stages`")
+        more = (getattr(self.stages, stage) or {}) if like != stage else {}
+        content = laid_over(stage, own.model_dump(), more | ({"method": method} if method else {}))
         for rule in self.rules_for(stage, role, goes_on, method):
             content = laid_over(stage, content, rule.hyperparameters)
         return content
@@ -221,7 +239,7 @@ class Profile(Strict):
             for stage, role, method in product(*several):
                 for name in rule.set.keys() & BLOCKS:
                     self.block(name, stage, role)
-                if rule.hyperparameters and getattr(self.stages, stage):
+                if rule.hyperparameters and getattr(self.stages, STAGES[stage].like or stage):
                     content = self.stage_settings(stage, role, bool(match.goes_on), method)
                     STAGES[stage].params.model_validate(content)
         apart = "`validation` and `problems.validation` belong together: give both or neither"
@@ -242,5 +260,6 @@ def laid_over(stage: str, below: dict[str, Any], changes: Mapping[str, Any]) -> 
     """Hyperparameters of a stage with changes laid over them. Where these choose another method of self-distillation, options
     that it does not read stay behind; those that the changes themselves ask for do not, and are refused."""
     content = below | changes
-    unread = SelfDistillation.unread(content) if stage == "self_distillation" else {}
+    params = STAGES[stage].params
+    unread = params.unread(content) if issubclass(params, SelfDistillation) else {}
     return {name: value for name, value in content.items() if name in changes or name not in unread}

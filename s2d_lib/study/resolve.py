@@ -34,6 +34,7 @@ class Resolved(Strict):
     model: RoleModel
     traces: str | None = unless(None)  # file of the answers that it learns from
     weights: str | None = None  # hash of released base weights, so that new base models make all runs stale
+    code: str | None = unless(None)  # likewise of a method's file outside of the package
     labels: str | None = None
     params: dict[str, Any]  # the stage's hyperparameters, validated
     problems: ProblemSets
@@ -61,7 +62,7 @@ class Resolved(Strict):
     @property
     def samples_itself(self) -> bool:
         """Whether it trains on completions that it samples itself, and not on another run's."""
-        return STAGES[self.stage].graded or self.params.get("states") == "student"
+        return STAGES[self.stage].samples or self.params.get("states") == "student"
 
     @property
     def by_text(self) -> bool:
@@ -164,6 +165,7 @@ def _resolved(
         "role": role,
         "model": settings.roles[role],
         "weights": released_weights(settings.roles[role].model) if base else None,
+        "code": STAGES[node.stage].code,
         "labels": node.labels,
         "params": params,
         "problems": ProblemSets(
@@ -253,7 +255,7 @@ def refuse_what_is_not_shared(run: Resolved) -> None:
     )
     gold = "estimator gold is one process's: train it in one (hardware.processes, in a rule)"
     kept = "kept teacher_targets are one process's: use `recompute` with several processes"
-    reads_heads = stage in (*DENSE, "self_distillation")
+    reads_heads = {stage, STAGES[stage].like} & {*DENSE, "self_distillation"}
     refusals = [
         (params.batch % together, f"{few}, which does not divide batch {params.batch}: lower micro_batch"),
         (hardware.accelerate and params.lora, shared),
@@ -279,7 +281,10 @@ def origins(run: Resolved, root: Path | None = None) -> dict[str, str]:
     nodes = all_nodes(load_study(root))
     node, goes_on = nodes[run.checkpoint], "from" in run.parents and nodes[run.parents["from"]].stage != "base"
     found = dict.fromkeys(run.params, "default")
-    found |= dict.fromkeys(getattr(settings.stages, run.stage).model_fields_set if run.params else (), "stages")
+    like = STAGES[run.stage].like or run.stage
+    found |= dict.fromkeys(getattr(settings.stages, like).model_fields_set if run.params else (), "stages")
+    if like != run.stage:
+        found |= dict.fromkeys(getattr(settings.stages, run.stage) or (), f"stages.{run.stage}")
     for rule in settings.rules_for(run.stage, run.role, goes_on, run.params.get("method")):
         number = settings.rules.index(rule)
         match = ", ".join(f"{key} {value}" for key, value in rule.match.model_dump(exclude_none=True).items())

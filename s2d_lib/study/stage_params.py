@@ -1,10 +1,11 @@
 """The stages: the hyperparameters of each, and all else that the study must know of one before it can run.
 
-A new stage is an entry in STAGES, its hyperparameters and the function that trains it (docs/how_to_add_a_stage.md).
+A new stage is an entry in STAGES, its hyperparameters and the function that trains it (docs/how_to_add_a_method.md); or a method,
+a file of its own that has all three (s2d_lib.study.methods).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from string import Formatter
 from typing import Any, Literal, get_args
 
@@ -211,22 +212,28 @@ class Stage:
 
     needs: frozenset[str]  # what a checkpoint of it says in study.yaml: `role`, `from`, `teacher`, `labels`
     params: type[Strict] | None = None  # the type of its hyperparameters; a base model has none
-    train: str | None = (
-        None  # what trains it, as `module:function` of s2d_lib.stages: from a run and its inputs to metrics
-    )
+    # What trains it: a function from a run and its inputs to metrics, or the name of one as `module:function` of s2d_lib.stages.
+    train: str | Callable | None = None
     notebook: str = "45_any_stage.ipynb"  # that runs it
     may_have: frozenset[str] = frozenset()  # what a checkpoint may say besides
     stored: bool = False  # it trains on a teacher's stored rollouts, whatever its hyperparameters say
     next_token: bool = False  # it learns sampled tokens and never runs a teacher
     graded: bool = False  # it grades answers against labels; else it uses the prompts of a label pool alone
+    samples: bool = (
+        False  # every optimiser step trains on completions that it samples, whatever its hyperparameters say
+    )
     halved: bool = False  # it takes half of its steps on a half of the labels
+    like: str | None = (
+        None  # the stage whose hyperparameters in a profile are its own too, where that says nothing else
+    )
+    code: str | None = None  # SHA-256 of its file, where that lies outside of the package: it is part of a run's hash
 
 
 ALONE, TAUGHT = frozenset({"from", "labels"}), frozenset({"from", "teacher", "labels"})
-STAGES: Mapping[str, Stage] = {
+STAGES: dict[str, Stage] = {
     "base": Stage(frozenset({"role"}), notebook="50_evaluate.ipynb"),
     "teacher_rollouts": Stage(frozenset({"teacher", "labels"}), TeacherRollouts, notebook="30_forward_kl_warmup.ipynb"),
-    "sparse_rl": Stage(ALONE, SparseRL, "rl:sparse_rl", "20_sparse_rl.ipynb", graded=True, halved=True),
+    "sparse_rl": Stage(ALONE, SparseRL, "rl:sparse_rl", "20_sparse_rl.ipynb", graded=True, samples=True, halved=True),
     "teacher_sft": Stage(
         ALONE,
         TeacherSFT,
@@ -253,11 +260,24 @@ STAGES: Mapping[str, Stage] = {
         "self_distillation:self_distill",
         "40_self_distillation.ipynb",
         graded=True,
+        samples=True,
         halved=True,
     ),
 }
 """Every stage by its name."""
+
+
+def like(stage: str, params: type[Strict], **changes: object) -> Stage:
+    """A stage like another one but for these changes: what a profile says of that one counts for it too. `params` are the other's
+    with more."""
+    given = {"notebook": Stage.notebook, "train": None} | changes
+    return replace(STAGES[stage], params=params, like=stage, **given)
+
+
+from s2d_lib.study.methods import join  # noqa: E402 (what a method's file imports from here is there by now)
+
+join(STAGES)
 TRAINED = tuple(name for name, stage in STAGES.items() if stage.params and issubclass(stage.params, Training))
 """Names of the stages that train."""
-DENSE = tuple(name for name, stage in STAGES.items() if stage.params is Distillation)
+DENSE = tuple(name for name, stage in STAGES.items() if stage.params and issubclass(stage.params, Distillation))
 """Those that match a teacher's distributions."""

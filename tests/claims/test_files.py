@@ -38,7 +38,7 @@ def test_paper_bs_claims_are_about_methods_of_their_table_and_predictions_about_
         assert {name for m in moments for name in (m.checkpoint, m.minus) if name} <= set(study.tables[spec.table].rows)
         assert all(spec.table in load_profile(name).tables for name in spec.profiles)
     predictions = load_claims().map
-    assert {p.part for p in predictions.values()} == set("ABCDEF")
+    assert {p.part for p in predictions.values()} == set("ABCDEFG")
     assert {name for p in predictions.values() for name in p.compares} <= set(study.checkpoints)
 
 

@@ -1,0 +1,84 @@
+"""The methods that come with the package, and what becomes of one whose loss is none."""
+
+from dataclasses import replace
+from importlib import import_module
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s2d_lib.errors import StudyError
+from s2d_lib.losses import Head, Pair, linear_divergence
+from s2d_lib.stages.dense import distill
+from s2d_lib.study import STAGES
+
+paced, tip = (import_module(f"s2d_lib.methods.{name}") for name in ("paced", "tip"))
+
+
+def test_tokens_tell_most_where_the_student_is_unsure_or_far_from_its_teacher():
+    entropy = torch.tensor([[2.0, 0.1, 0.0], [0.0, 1.0, 0.0]])  # the last of the first row is masked: 0 in both
+    apart = torch.tensor([[0.0, 4.0, 0.0], [0.1, 1.0, 0.2]])
+    assert tip.telling(entropy, apart, 3).tolist() == [[1, 1, 0], [0, 1, 0]]
+    assert tip.telling(entropy, apart, 0).sum() == 1
+
+
+@given(st.integers(1, 40), st.integers(0, 5))
+def test_as_many_tokens_are_chosen_as_asked_for(number, seed):
+    values = torch.rand(2, 5, 8, generator=torch.Generator().manual_seed(seed))
+    chosen = tip.telling(*values, number)
+    assert set(chosen.unique().tolist()) <= {0.0, 1.0}
+    assert chosen.sum() == number
+
+
+def test_weights_take_the_place_of_those_there_were():
+    make = torch.Generator().manual_seed(0)
+    hidden, teacher, weight = (
+        torch.randn(size, generator=make, dtype=torch.float64) for size in ((6, 4), (6, 4), (9, 4))
+    )
+    pair = Pair(
+        hidden, Head(weight), teacher, Head(weight), weights=torch.ones(6), mask=torch.tensor([1, 1, 1, 1, 0, 0])
+    )
+    half = linear_divergence(pair.weighted(torch.tensor([2.0, 0.0, 2.0, 0.0, 5.0, 5.0])))
+    each = linear_divergence(pair).per_token
+    assert half.loss.item() == pytest.approx((2 * each[0] + 2 * each[2]).item() / 4)
+
+
+def test_problems_weigh_most_at_the_edge_of_what_the_student_can_do():
+    account = pd.DataFrame({"problem": [*"aaaabbbbcccc"], "correct": [0, 0, 0, 0, 1, 0, 1, 0, 1, 1, 1, 0]})
+    assert paced.edge_weights(account) == pytest.approx({"a": 0.0, "b": 12 / 7, "c": 9 / 7})
+    with pytest.raises(StudyError, match="solves none of the problems sometimes"):
+        paced.edge_weights(account[account["problem"] == "a"])
+
+
+@pytest.mark.slow
+def test_methods_are_made_resume_and_say_what_they_spent(make, tiny, ends_in_the_same_bytes):
+    resumed, _ = ends_in_the_same_bytes("student.tip.rl_teacher", step=3)
+    assert "label_use" not in resumed.record
+    asked = tiny | {"stages": tiny["stages"] | {"paced": {"pass_rate_samples": 16}}}
+    resumed, _ = ends_in_the_same_bytes("student.warm.paced", asked, step=3)
+    spent = resumed.record
+    assert spent["label_use"]["gradings"] == 16 * 16  # problems, samples of each
+    assert spent["sampled"]["sequences"] == 16 * 16
+    assert spent["trained_tokens"] > 0
+    assert make("student.bridge.paced", overrides=asked).record["optimizer_steps"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda loss: loss * torch.nan, "loss is nan at step 1"),
+        (torch.Tensor.detach, "the loss of stage 'tip' has no gradient"),
+    ],
+)
+def test_a_loss_that_is_none_ends_in_one_sentence(make, monkeypatch, spoil, sentence):
+    def divergence(pair, tokens):
+        found = linear_divergence(pair)
+        return found._replace(loss=spoil(found.loss))
+
+    spoilt = replace(STAGES["tip"], train=lambda run, inputs: distill(run, inputs, divergence=divergence))
+    monkeypatch.setitem(STAGES, "tip", spoilt)
+    with pytest.raises(StudyError, match=sentence):
+        make("student.tip.rl_teacher")

@@ -1,0 +1,102 @@
+"""Methods: files that bring a stage, and what is said of those that are none. A process makes its registry once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from s2d_lib.study import STAGES, resolve
+from tests.conftest import ROOT
+
+GOOD = """
+from s2d_lib.study.stage_params import Distillation, like
+
+
+class Mine(Distillation):
+    share: float = 0.5
+
+
+STAGE = like("opd", Mine)
+CHECKPOINTS = {"student.mine": {"stage": "mine", "from": "student", "teacher": "teacher.rl", "labels": "full"}}
+
+
+def train(run, inputs):
+    pass
+"""
+
+
+@pytest.fixture
+def said(tmp_path):
+    """What the command says of a checkpoint where a folder has a method's file."""
+
+    def ask(content: str, name: str = "mine") -> str:
+        (tmp_path / f"{name}.py").write_text(content)
+        program = "from s2d_lib.study import resolve\ntry:\n    print(resolve('micro', 'student.mine', 0).hash)\n"
+        program += "except Exception as error:\n    print(error)"
+        environment = os.environ | {"S2D_METHODS": str(tmp_path), "S2D_HOME": str(ROOT), "PYTHONPATH": str(ROOT)}
+        asked = [sys.executable, "-c", program]
+        done = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.strip()
+
+    return ask
+
+
+def test_a_method_has_the_hyperparameters_of_the_stage_that_it_is_like_and_its_own():
+    run = resolve("micro", "student.tip.rl_teacher", 0, {"stages": {"opd": {"batch": 128, "micro_batch": 128}}})
+    opd = resolve("micro", "student.opd_only.rl_teacher", 0, {"stages": {"opd": {"batch": 128, "micro_batch": 128}}})
+    assert run.params == opd.params | {"share": 0.5}
+    assert run.samples_itself
+    own = resolve(
+        "micro", "student.tip.rl_teacher", 0, {"stages": {"tip": {"share": 0.2, "batch": 64, "micro_batch": 64}}}
+    )
+    assert (own.params["share"], own.params["batch"], own.params["learning_rate"]) == (
+        0.2,
+        64,
+        opd.params["learning_rate"],
+    )
+    paced = resolve("micro", "student.warm.paced", 0)
+    assert STAGES["paced"].graded
+    assert not paced.samples_itself  # before its steps, not in them
+    assert set(paced.parents) == {"from", "teacher", "rollouts"}
+
+
+def test_a_file_of_ones_own_is_part_of_the_hash(said):
+    first, again, other = said(GOOD), said(GOOD), said(GOOD + "# changed\n")
+    assert len(first) == 64
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "sentence"),
+    [
+        (
+            GOOD.replace("STAGE =", "STAGES ="),
+            "mine",
+            "mine.py lacks `STAGE`, a Stage: docs/how_to_add_a_method.md shows one.",
+        ),
+        (GOOD.replace("def train", "def learn"), "mine", "mine.py lacks `train`, a function"),
+        (GOOD.replace("CHECKPOINTS", "NODES"), "mine", "mine.py lacks `CHECKPOINTS`, a dict"),
+        (GOOD + "1 / 0", "mine", "mine.py can't be read: ZeroDivisionError: division by zero."),
+        (GOOD.replace('like("opd"', 'like("odp"'), "mine", "mine.py can't be read: KeyError: 'odp'"),
+        (GOOD, "opd", "opd.py has the name of a stage that is there"),
+        (GOOD.replace("student.mine", "student.grpo"), "mine", "mine.py declares 'student.grpo', which is there"),
+        (
+            GOOD.replace('"labels": "full"', '"pool": "full"'),
+            "mine",
+            "unknown parameter 'checkpoints.student.mine.pool'",
+        ),
+        (GOOD.replace("share: float = 0.5", "share: float"), "mine", "parameter 'share' is missing"),
+    ],
+)
+def test_what_is_no_method_is_said_in_one_sentence(said, content, name, sentence):
+    answer = said(content, name)
+    assert sentence in answer
+    assert "\n" not in answer
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    environment = os.environ | {"S2D_METHODS": str(tmp_path / "none"), "S2D_HOME": str(ROOT), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "s2d_lib.cli", "run", "--checkpoint", "student"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, f"error: S2D_METHODS names {tmp_path / 'none'}, which is no folder.\n")
