@@ -11,8 +11,11 @@ from s2d_lib.errors import StudyError
 from s2d_lib.runs import Run, command_for, find_run, runs_root
 from s2d_lib.study import Point, Resolved, load_profile, needed, points, project_root, resolve
 from s2d_lib.study.graph import points_of
-from s2d_lib.study.profile import METHODS_PART, Regime, settings_text, with_route
+from s2d_lib.study.profile import Part, Regime, settings_text
 from s2d_lib.study.stage_params import METHODS
+
+METHODS_PART = "methods"
+"""The part of a map on which methods are compared."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,12 @@ def placed_on_map(profile: str) -> Iterator[tuple[int, dict[Point, Resolved]]]:
 def jobs(profile: str) -> dict[str, Job]:
     """All jobs of a profile by their hash, in the order of `blocks`."""
     return {key: job for block in blocks(profile) for key, job in block.items()}
+
+
+def with_route(part: Part, route: str) -> Part:
+    """A part with one more route, of which as much is tried as of the others that are trained."""
+    tried = next(filter(None, part.routes.values()), {})
+    return part.model_copy(update={"routes": {route: tried} | part.routes})
 
 
 def method_points(profile: str, checkpoint: str) -> dict[tuple[int, Point], Resolved]:

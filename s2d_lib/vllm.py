@@ -45,8 +45,6 @@ TOP = 5  # most likely tokens whose log-probabilities are compared at each token
 # Nats by which a token may be less likely than transformers' first choice: a tie that rounding has decided.
 TOLERANCE = {"float32": 4e-4, "float16": 0.05, "bfloat16": 0.25}
 MEAN = 0.25  # of the tolerance: how far the log-probabilities may lie apart on the mean
-MOVED = 0.04  # of the tolerance: how far transformers' must have moved on the mean for the engine's to be looked at
-STILL = 0.25  # of how far transformers' have moved: an engine whose own have moved less has missed an update
 
 
 def installed() -> str | None:
@@ -239,9 +237,6 @@ class Comparison(NamedTuple):
     tokens: int  # compared
     drift: float  # mean absolute difference of the log-probabilities that the engine gave, nats
     fault: str  # where they part beyond the tolerance, in words; empty where they do not
-    log_probs: dict[
-        tuple[int, int, int], tuple[float, float]
-    ]  # the engine's, transformers'; by answer, place and token
 
 
 def compared(engine: Engine, policy: Policy, problems: Sequence[Problem], tolerance: float | None = None) -> Comparison:
@@ -260,28 +255,28 @@ def tolerance_of(*dtypes: str) -> float:
 def compare(policy: Policy, problems: Sequence[Problem], answers: Sequence[Answer], tolerance: float) -> Comparison:
     """Greedy answers to problems beside what transformers says of them; the tolerance in nats."""
     decode, device = policy.tokenizer.decode, next(policy.model.parameters()).device
-    both, fault = {}, ""
+    apart, fault = [], ""
     with evaluating(policy.model):
-        for number, (problem, answer) in enumerate(zip(problems, answers, strict=True)):
+        for problem, answer in zip(problems, answers, strict=True):
             # One row at a time: no padding, so that nothing but the weights can make a difference.
             ids = torch.tensor([policy.prompt_ids([problem])[0] + answer.ids], device=device)
             logits = policy.model(input_ids=ids, use_cache=False, logits_to_keep=len(answer.ids) + 1).logits[0, :-1]
             for at, (here, token) in enumerate(zip(logits.float().log_softmax(-1), answer.ids, strict=True)):
-                theirs, first = answer.log_probs[at], int(here.argmax())
-                both |= {(number, at, one): (value, float(here[one])) for one, value in theirs.items()}
+                apart += [abs(value - float(here[one])) for one, value in answer.log_probs[at].items()]
+                first = int(here.argmax())
                 nats = float(here[first] - here[token])
                 if nats > tolerance and not fault:
                     fault = (
                         f"at problem {problem.id!r}, token {at + 1} of its greedy answer, it says {decode([token])!r} where "
                         f"transformers says {decode([first])!r}, {nats:.3g} nats more likely (tolerance {tolerance:g})"
                     )
-    drift = sum(abs(theirs - here) for theirs, here in both.values()) / len(both) if both else math.nan
+    drift = sum(apart) / len(apart) if apart else math.nan
     if not fault and not drift <= MEAN * tolerance:  # written so that NaN is refused too
         fault = (
             f"its greedy tokens, from problem {problems[0].id!r} on, are transformers' but the log-probabilities lie {drift:.3g} "
             f"nats apart on the mean (tolerance {MEAN * tolerance:g})"
         )
-    return Comparison(sum(len(answer.ids) for answer in answers), drift, fault, both)
+    return Comparison(sum(len(answer.ids) for answer in answers), drift, fault)
 
 
 def refuse(fault: str, about: str) -> None:
@@ -332,7 +327,7 @@ class SyncCheck(TrainerCallback):
     def __init__(self, trainer: Trainer, run: Run, policy: Policy, problems: list[Problem]):
         self.trainer, self.policy, self.problems = trainer, policy, problems[:PROBLEMS]
         self.options, self.checkpoint = run.resolved.sampling.vllm, run.resolved.checkpoint
-        self.engine, self.syncs, self.before = trainer.vllm_generation, 0, {}
+        self.engine, self.syncs = trainer.vllm_generation, 0
         self._sync: Callable[[], None] = self.engine.sync_weights
         self.engine.sync_weights = self.sync
 
@@ -358,27 +353,7 @@ class SyncCheck(TrainerCallback):
         theirs = "bfloat16" if llm is None else str(llm.llm_engine.model_config.dtype).removeprefix("torch.")
         tolerance = self.options.tolerance or tolerance_of(theirs, "bfloat16" if self.trainer.args.bf16 else "float32")
         found = compare(replace(self.policy, model=self.trainer.model_wrapped), self.problems, answers, tolerance)
-        fault = found.fault or self._standstill(found.log_probs, tolerance)
-        refuse(fault, f"{self.checkpoint!r} at step {self.trainer.state.global_step}")
-
-    def _standstill(self, found: dict, tolerance: float) -> str:
-        """The fault of an engine that missed an update smaller than the rounding of half precision: its log-probabilities have
-        not moved where transformers' have. Small updates add up: a check is held against the last one after which transformers'
-        had moved enough."""
-        before, self.before = self.before, found
-        same = before.keys() & found.keys()
-        if not same:
-            return ""
-        now, was = (torch.tensor([side[token] for token in same]) for side in (found, before))
-        engines, own = (now - was).abs().mean(0).tolist()
-        if own < MOVED * tolerance:
-            self.before = before
-        elif engines < STILL * own:
-            return (
-                "since an earlier check transformers' log-probabilities of its greedy answers have moved by "
-                f"{own:.3g} nats on the mean, its own by {engines:.3g}, so an update did not arrive"
-            )
-        return ""
+        refuse(found.fault, f"{self.checkpoint!r} at step {self.trainer.state.global_step}")
 
     def on_train_end(self, args, state, control, **kwargs):
         """End an engine of the trainer's own, for evaluation to have the GPU's memory."""

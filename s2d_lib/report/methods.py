@@ -8,13 +8,14 @@ import pandas as pd
 
 from s2d_lib.claims import Estimate
 from s2d_lib.claims.bootstrap import verdict_of
+from s2d_lib.pipeline import METHODS_PART, with_route
 from s2d_lib.report.looks import load_report, route_label
 from s2d_lib.report.map import BRIDGE, GRPO, OPD, Chart, differences, read_cell
 from s2d_lib.report.tables import COUNT, Sheet, columns, ends, intervals, pivoted
 from s2d_lib.results.map import MapResults, name_on_map
 from s2d_lib.study import lineage
 from s2d_lib.study.graph import points_of
-from s2d_lib.study.profile import METHODS_PART, settings_text, with_route
+from s2d_lib.study.profile import settings_text
 
 BESIDE = (GRPO, OPD, BRIDGE)
 SPENT_BY = {"labels": "max"} | dict.fromkeys(("gradings", "sampled_tokens", "steps", "seconds"), "sum")

@@ -173,25 +173,6 @@ class StopOnNonFinite(TrainerCallback):
                 )
 
 
-class StopOnCollapse(TrainerCallback):
-    """Ends training when the last `window` steps' completions are shorter than `floor` tokens on average: self-distillation may
-    shrink them to nothing, and stays there. Called before the step's checkpoint would be saved, so that those before it stay."""
-
-    def __init__(self, floor: float, window: int):
-        self.floor, self.window = floor, window
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Look at the last steps; of a resumed run also at those before the interruption."""
-        name = "completions/mean_length"
-        lengths = [row[name] for row in state.log_history[-self.window :] if name in row]
-        if name in (logs or {}) and len(lengths) == self.window and np.mean(lengths) < self.floor:
-            raise StudyError(
-                f"completions have collapsed to {np.mean(lengths):.1f} tokens on average over the {self.window} steps up to "
-                f"step {state.global_step}, under the floor of {self.floor:g}: lower the learning rate or the floor; the "
-                f"checkpoints before this step are in {args.output_dir}."
-            )
-
-
 class LiveCurve(TrainerCallback):
     """A bar over the optimiser steps and, in a notebook, the reward (or, without one, the loss) so far, redrawn in place."""
 

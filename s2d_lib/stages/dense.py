@@ -4,8 +4,10 @@ One thin subclass of TRL's DistillationTrainer with two choices: whose states (s
 student's own rollouts) and which divergence.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -26,27 +28,22 @@ CARRIED = ("rollout", "problem", "weight")  # columns of numbers that follow a r
 
 
 def distill(
-    run: Run, inputs: Inputs, *, spent: Mapping[str, Any] | None = None, **options: Callable | Mapping
+    run: Run, inputs: Inputs, spent: Mapping = MappingProxyType({}), **options: Callable | Mapping
 ) -> pd.DataFrame:
-    """Train `inputs.policy` towards `inputs.teacher`, on teacher or student states.
-
-    Args:
-        run: The run.
-        inputs: Whose policy is trained.
-        spent: What a method has spent before, as `s2d_lib.stages.rl.label_cost` has it.
-        options: A method's, see `dense_trainer`.
+    """Train `inputs.policy` towards `inputs.teacher`, on teacher or student states. A method may say what it has `spent` before,
+    as `s2d_lib.stages.rl.label_cost` does, and has the options of `dense_trainer`.
 
     Returns:
         Metrics of every optimiser step (divergence in nats per token, the student's entropy).
     """
-    params, before = run.resolved.stage_params, dict(spent or {})
+    params = run.resolved.stage_params
 
     def cost(metrics: pd.DataFrame) -> dict:
         tokens = int((metrics["completions/mean_length"] * params.batch).round().sum())
-        fresh, earlier = params.states == "student", before.get("sampled", {})
+        fresh, earlier = params.states == "student", Counter(spent.get("sampled", {}))
         sampled = {"sequences": params.batch * params.steps if fresh else 0, "tokens": tokens if fresh else 0}
-        sampled = {kind: number + earlier.get(kind, 0) for kind, number in sampled.items()}
-        return before | {"sampled": sampled, "trained_tokens": tokens}
+        sampled = {kind: number + earlier[kind] for kind, number in sampled.items()}
+        return {**spent, "sampled": sampled, "trained_tokens": tokens}
 
     return run_trainer(run, inputs, dense_trainer(run, inputs, **options), cost)
 

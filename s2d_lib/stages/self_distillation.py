@@ -6,10 +6,12 @@ The formulas are in s2d_lib.losses.srpo.
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from s2d_lib.errors import StudyError
@@ -31,7 +33,7 @@ from s2d_lib.models.adapters import plain
 from s2d_lib.models.sharing import before_sharding
 from s2d_lib.runs import Run
 from s2d_lib.stages import Inputs
-from s2d_lib.stages.common import StepMetrics, StopOnCollapse, run_trainer
+from s2d_lib.stages.common import StepMetrics, run_trainer
 from s2d_lib.stages.rl import group_arguments, group_data, label_cost
 from s2d_lib.stages.self_teacher import Reprompt, Reprompts, SelfTeacher
 from s2d_lib.stages.states import completion_hidden, head_of, inside_forward, padded
@@ -95,6 +97,25 @@ def reprompts_of(run: Run, inputs: Inputs) -> Reprompts:
     """Who makes a run's reprompts."""
     params, new = run.resolved.stage_params, run.resolved.sampling.max_new_tokens
     return Reprompts(inputs.policy, params.reprompt, params.feedback_reprompt, params.max_reprompt_tokens, new)
+
+
+class StopOnCollapse(TrainerCallback):
+    """Ends training when the last `window` steps' completions are shorter than `floor` tokens on average: self-distillation may
+    shrink them to nothing, and stays there. Called before the step's checkpoint would be saved, so that those before it stay."""
+
+    def __init__(self, floor: float, window: int):
+        self.floor, self.window = floor, window
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Look at the last steps; of a resumed run also at those before the interruption."""
+        name = "completions/mean_length"
+        lengths = [row[name] for row in state.log_history[-self.window :] if name in row]
+        if name in (logs or {}) and len(lengths) == self.window and np.mean(lengths) < self.floor:
+            raise StudyError(
+                f"completions have collapsed to {np.mean(lengths):.1f} tokens on average over the {self.window} steps up to "
+                f"step {state.global_step}, under the floor of {self.floor:g}: lower the learning rate or the floor; the "
+                f"checkpoints before this step are in {args.output_dir}."
+            )
 
 
 class SelfDistillationTrainer(StepMetrics, GRPOTrainer):

@@ -131,16 +131,6 @@ class Map(Strict):
                 yield value not in self.dials.get(dial, {}), other
 
 
-METHODS_PART = "methods"
-"""The part of a map on which methods are compared."""
-
-
-def with_route(part: Part, route: str) -> Part:
-    """A part with one more route, of which as much is tried as of the others that are trained."""
-    tried = next(filter(None, part.routes.values()), {})
-    return part.model_copy(update={"routes": {route: tried} | part.routes})
-
-
 class Trials(Strict):
     """What is tried of one stage before the study, on the regime's first seed: each learning rate with each length, a run of its
     own each, since where rates decay a long run's curve does not tell how a shorter one would end."""

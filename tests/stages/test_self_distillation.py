@@ -14,7 +14,6 @@ from trl import GRPOTrainer
 from s2d_lib.errors import StudyError
 from s2d_lib.runs import open_run
 from s2d_lib.stages import self_distillation as module
-from s2d_lib.stages.common import StopOnCollapse
 from s2d_lib.stages.self_teacher import FILE, SelfTeacher
 from s2d_lib.study.load import deep_merge
 
@@ -83,9 +82,9 @@ def test_a_length_collapse_stops_the_run_and_keeps_its_checkpoints(make, tiny):
 def test_a_collapse_is_seen_over_an_interruption():
     rows = [{"completions/mean_length": length} for length in (9, 2, 2)]
     state, args = SimpleNamespace(log_history=rows, global_step=3), SimpleNamespace(output_dir="here")
-    StopOnCollapse(4, 3).on_log(args, state, None, logs=rows[-1])  # 4.33 on average
+    module.StopOnCollapse(4, 3).on_log(args, state, None, logs=rows[-1])  # 4.33 on average
     with pytest.raises(StudyError, match=r"collapsed to 2\.0"):
-        StopOnCollapse(4, 2).on_log(args, state, None, logs=rows[-1])
+        module.StopOnCollapse(4, 2).on_log(args, state, None, logs=rows[-1])
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class Generation:
         self.source, self.eos, self.works, self.syncs = policy.model, policy.tokenizer.eos_token_id, True, 0
         self.held = copy.deepcopy(policy.model).eval()
         self.temperature, self.top_p, self.top_k, self.max_completion_length, self.logprobs = 0.7, 0.9, 5, 99, None
-        self.asked, self.ended, self.noise = [], False, 0.0  # nats by which its log-probabilities are off
+        self.asked, self.ended = [], False
         core = SimpleNamespace(shutdown=lambda: setattr(self, "ended", True))
         config = SimpleNamespace(dtype=torch.float32)
         self.llm = SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core, model_config=config))
@@ -77,6 +77,5 @@ class Generation:
     def generate(self, prompts, images, num_generations, profiler=None):
         self.asked.append({name: getattr(self, name) for name in GREEDY})
         answers = [answered(self.held, p, self.eos, self.max_completion_length) for p in prompts]
-        off = lambda value: value + self.noise * (2 * torch.rand(()).item() - 1)  # noqa: E731
-        values = [[[off(value) for value in at.values()] for at in a.log_probs] for a in answers]
+        values = [[list(at.values()) for at in a.log_probs] for a in answers]
         return prompts, [a.ids for a in answers], values, [[list(at) for at in a.log_probs] for a in answers]

@@ -65,31 +65,6 @@ def test_an_update_that_did_not_arrive_is_caught_at_its_step(trainer, policy, pr
     assert engine.temperature == 0.7
 
 
-def test_an_update_that_did_not_arrive_is_caught_although_it_is_smaller_than_the_rounding(trainer, policy, problems):
-    trainer.args.bf16 = True
-    check_syncs(trainer, run_of(options={}), policy, problems)
-    engine = trainer.vllm_generation
-    for _ in range(2):
-        step(policy)
-        engine.sync_weights()
-    step(policy)
-    engine.works = False
-    with pytest.raises(
-        StudyError, match=r"'student.grpo' at step 7: since an earlier check .* by 0, .* did not arrive"
-    ):
-        engine.sync_weights()
-
-
-def test_an_engine_that_follows_passes_whatever_it_rounds(trainer, policy, problems):
-    trainer.args.bf16 = True
-    check_syncs(trainer, run_of(options={}), policy, problems)
-    engine = trainer.vllm_generation
-    engine.noise = 0.1  # other roundings after every update
-    for _ in range(6):
-        engine.sync_weights()
-        step(policy)
-
-
 def test_a_servers_weights_are_checked_as_coarsely_as_it_may_compute(trainer, policy, problems):
     engine = trainer.vllm_generation
     del engine.llm  # TRL's has none
