@@ -139,7 +139,9 @@ def test_snakemake_takes_the_graph_of_a_gpu_profile_with_its_resources(project):
     assert all(word in rule for word in ("gpu=8", "runtime=", "mem_mb="))
     assert "gpu_run" not in rule  # how many run at once is the scheduler's business
     # On one machine they go one after the other.
-    options = argparse.Namespace(profile="qwen3-single-gpu", cores=2, regime=False, executor=None, dry_run=True)
+    options = argparse.Namespace(
+        profile="qwen3-single-gpu", cores=2, regime=False, executor=None, dry_run=True, method=None
+    )
     allowed = snakemake_command(options, project)
     assert allowed[allowed.index("--resources") + 1] == "gpu_run=1"
     assert "gpu_run=1" in rule_of(project, "teacher_rl_seed_0", "--config", "profile=qwen3-single-gpu")
