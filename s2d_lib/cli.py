@@ -61,9 +61,9 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="s2d", description=__doc__)
     commands = whole.add_subparsers(required=True)
 
-    def command(do, does: str, profile: str | None = "micro", run: bool = False):
+    def command(do, does: str, profile: str | None = "micro", run: bool = False, **given: object):
         one = commands.add_parser(do.__name__.removeprefix("_"), help=does)
-        one.set_defaults(do=do)
+        one.set_defaults(do=do, **given)
         one.add_argument("--profile", default=profile, help="a file in params/")
         if run:
             one.add_argument("--checkpoint", required=True)
@@ -72,21 +72,20 @@ def parser() -> argparse.ArgumentParser:
 
     run = command(_run, "make one run through its notebook", run=True)
     run("--overrides", default="{}", help="JSON, nested like the profile's file")
-    study = command(_study, "make every run of a profile, its table and its figures")
+    study = command(_study, "make every run of a profile, its table and its figures", method=None)
     study("--cores", type=int, default=2, help="jobs side by side")
     study("--regime", action="store_true", help="the profile's regime check instead of its study")
     cluster = "make the runs on a cluster (executors/<name>/config.yaml)"
     study("--executor", choices=("slurm", "kubernetes"), help=cluster)
     study("--dry-run", action="store_true", help="only print what would be made, and what it takes")
-    study.__self__.set_defaults(method=None)
     results = command(_results, "collect finished runs into figures/<profile>/results")
     results("--regime", action="store_true", help="of the regime check")
     results("--so-far", action="store_true", help="whole seeds, of a map part by part; drop the rest")
     command(_figures, "redraw figures from committed results, by default of every profile", None)
-    compare = command(_compare, "a method beside GRPO, OPD and the bridge on a few cells of the map", "map")
+    plain = {"regime": False, "executor": None, "dry_run": False}
+    compare = command(_compare, "a method beside GRPO, OPD and the bridge on a few cells of the map", "map", **plain)
     compare("--method", required=True, metavar="CHECKPOINT", help="that the method's file declares")
     compare("--cores", type=int, default=2, help="jobs side by side")
-    compare.__self__.set_defaults(regime=False, executor=None, dry_run=False)
     check = command(_check, "validate a profile and all that it needs here, without training")
     check("--pair", metavar="CHECKPOINT", help="does OPD pay for this checkpoint's student and teacher?")
     check("--seed", type=int, default=0, help="of the pair's runs")

@@ -125,6 +125,8 @@ def load_policy(
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise StudyError(why_not_loaded(source, error)) from None
+    if spec.layers is not None and place is None:
+        keep_layers(model, spec.layers, source)
     _set_special_tokens(model, tokenizer, spec, source)
     if weights:
         model = over_gpus(model, hardware.sampling_gpus) if hardware.sampling_gpus > 1 else model.to(hardware.device)
@@ -133,6 +135,20 @@ def load_policy(
         remedy = "set `add_eos_token` to false in its tokenizer_config.json, or correct its chat template"
         raise StudyError(f"the tokenizer of {source!r} ends every prompt with its EOS: {remedy}.")
     return policy
+
+
+def keep_layers(model: PreTrainedModel, kept: Sequence[int], source: str) -> None:
+    """Leave out all other layers, in place: a smaller model of the same vocabulary, which has to be healed. A place that the
+    model of `source` does not have is a StudyError."""
+    config, layers = model.config.get_text_config(), model.base_model.layers
+    if kept[-1] >= len(layers):
+        raise StudyError(f"`layers` keeps layer {kept[-1]} of {source!r}, whose last is {len(layers) - 1}.")
+    model.base_model.layers = type(layers)(layers[place] for place in kept)
+    for place, layer in enumerate(model.base_model.layers):
+        layer.self_attn.layer_idx = place  # where the cache keeps what it has read
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[place] for place in kept]
 
 
 def over_gpus(model: PreTrainedModel, gpus: int) -> PreTrainedModel:

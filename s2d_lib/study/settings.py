@@ -22,12 +22,16 @@ class RoleModel(Strict):
     pad_token: str | None = None
     # Jinja text in place of the tokenizer's own template; it may let every answer begin with words that are given.
     chat_template: str | None = unless(None)
+    # Which of the model's layers are kept, by their places from 0 on, the others left out where it is loaded; null: all.
+    layers: list[NonNegativeInt] | None = unless(None, min_length=1)
 
     def _refusals(self):
         neither = "a role is played by a `model` or by a file of `traces`: give one of them"
         yield (self.model is None) == (self.traces is None), neither
         more = self.traces is not None and self.model_dump(exclude_defaults=True).keys() != {"traces"}
         yield more, "a file of `traces` is read with the tokenizer of whoever learns from it: leave the rest out"
+        disorder = "`layers` are places of a model's layers, from 0 on, in their order and each once"
+        yield self.layers is not None and self.layers != sorted(set(self.layers)), disorder
         unread = "`chat_template` is read where `chat: true` is set: set it, or leave the template out"
         yield self.chat_template is not None and not self.chat, unread
 

@@ -47,6 +47,29 @@ def sampled(policy) -> tuple:
     return rollouts, sequence_log_probs(policy, asked, rollouts, batch=3)
 
 
+def test_a_model_without_some_of_its_layers_is_one_that_samples_saves_and_loads(tmp_path):
+    whole, cut = (
+        load_policy(RoleModel(model="micro/chains-teacher", layers=kept), Hardware()) for kept in (None, [0, 2])
+    )
+    assert (whole.model.config.num_hidden_layers, cut.model.config.num_hidden_layers) == (3, 2)
+    kept = dict(whole.model.model.layers[2].named_parameters())
+    assert all(torch.equal(kept[name], weight) for name, weight in cut.model.model.layers[1].named_parameters())
+    found = sampled(cut)
+    assert found != sampled(whole)
+    save_policy(cut, tmp_path / "saved")
+    role = RoleModel(model=str(tmp_path / "saved"))
+    assert sampled(load_policy(role, Hardware())) == found
+    # What a run has saved is short of them already
+    assert sampled(load_policy(role.model_copy(update={"layers": [0, 2]}), Hardware(), tmp_path / "saved")) == found
+    shape = load_policy(RoleModel(model="micro/chains-teacher", layers=[1]), Hardware(), weights=False)
+    assert shape.size < cut.size
+    with pytest.raises(StudyError, match=r"`layers` keeps layer 3 of '.*chains-teacher', whose last is 2\."):
+        load_policy(RoleModel(model="micro/chains-teacher", layers=[0, 3]), Hardware())
+    for wrong in ([], [1, 0], [0, 0], [-1]):
+        with pytest.raises(ValueError, match="layers"):
+            RoleModel(model="micro/chains-teacher", layers=wrong)
+
+
 def test_only_the_profiles_parameters_sample(spoilt, tmp_path):
     shaping = {"repetition_penalty": 1.3, "min_p": 0.2, "suppress_tokens": [5], "num_beams": 4, "do_sample": True}
     shaping |= {"temperature": 0.1, "top_k": 3, "max_length": 4, "forced_eos_token_id": 1, "bad_words_ids": [[7]]}
