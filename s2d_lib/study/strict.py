@@ -54,10 +54,11 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the former, wher
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the closest known one, or all of them."""
+    """A hint for an unknown name: the closest known one, or as many as one reads."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}."
+    close, more = difflib.get_close_matches(name, known, n=1), len(known) - 24
+    shown = ", ".join(known[:24]) + (f" and {more} more" if more > 0 else "")
+    return f"did you mean {close[0]!r}?" if close else f"known: {shown}."
 
 
 def version_of(path: Path) -> tuple[int, int]:
