@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     results("--regime", action="store_true", help="of the regime check")
     results("--so-far", action="store_true", help="whole seeds, of a map part by part; drop the rest")
     command(_figures, "redraw figures from committed results, by default of every profile", None)
+    commands.add_parser("report", help="write the reproduction's report, and the cards").set_defaults(do=_report)
     compare = command(_compare, "a method beside GRPO, OPD and the bridge on a few cells of the map", "map")
     compare("--method", required=True, metavar="CHECKPOINT", help="that the method's file declares")
     compare("--cores", type=int, default=2, help="jobs side by side")
@@ -247,6 +248,14 @@ def _figures(chosen):
 
     for line in draw(chosen.profile):
         print(line, flush=True)
+
+
+def _report(chosen):
+    from s2d_lib.report.cards import write_cards
+    from s2d_lib.report.reproduction import write_report
+
+    root = project_root()
+    print(*write_cards(root, root / "docs" / "cards"), *write_report(root), sep="\n")
 
 
 def _check(chosen) -> int:
