@@ -7,7 +7,7 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install gym study test test-vllm figures bench gpu base regime site lint house help
+.PHONY: install gym study test test-vllm figures bench gpu base regime report site lint house help
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -76,6 +76,9 @@ gpu: $(BIN)/.bench  ## what a first GPU shows, in 8 minutes and without a networ
 
 base: $(BIN)/.installed  ## pretrain the micro family's base models again (notebook 10)
 	@$(BIN)/s2d base --profile '$(PROFILE)'
+
+report: $(BIN)/.installed  ## build/report/report.html and .pdf: the reproduction as a report; and docs/cards/ anew, without training
+	@$(BIN)/s2d report
 
 $(BIN)/.site: $(BIN)/.installed
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[site]'

@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     results("--regime", action="store_true", help="of the regime check")
     results("--so-far", action="store_true", help="whole seeds, of a map part by part; drop the rest")
     command(_figures, "redraw figures from committed results, by default of every profile", None)
+    commands.add_parser("report", help="write the reproduction's report, and the cards").set_defaults(do=_report)
     plain = {"regime": False, "executor": None, "dry_run": False}
     compare = command(_compare, "a method beside GRPO, OPD and the bridge on a few cells of the map", "map", **plain)
     compare("--method", required=True, metavar="CHECKPOINT", help="that the method's file declares")
@@ -246,6 +247,14 @@ def _figures(chosen):
 
     for line in draw(chosen.profile):
         print(line, flush=True)
+
+
+def _report(chosen):
+    from s2d_lib.report.cards import write_cards
+    from s2d_lib.report.reproduction import write_report
+
+    root = project_root()
+    print(*write_cards(root, root / "docs" / "cards"), *write_report(root), sep="\n")
 
 
 def _check(chosen) -> int:

@@ -17,14 +17,22 @@ _NOTEBOOKS = {
 contents = {
     **{caption: [f"notebooks/{name}" for name in names.split()] for caption, names in _NOTEBOOKS.items()},
     "Use it": ["docs/guide", "docs/scale", "docs/how_opd_works", "docs/how_to_add_a_method", "CONTRIBUTING"],
-    "Look it up": ["site/results", "site/reference"],
+    "Look it up": ["site/results", "docs/cards/problems", "docs/cards/models", "site/reference"],
 }
 """Caption -> pages of the sidebar; README is the front page, and tables and plots lead to the pages of runs."""
 
 project = "s2d"
 html_title = "s2d: sparse to dense"
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "docs/*.md", "notebooks/*.ipynb", "figures/**/*.md", "site/*.md"]
+include_patterns = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/*.md",
+    "docs/cards/*.md",
+    "notebooks/*.ipynb",
+    "figures/**/*.md",
+    "site/*.md",
+]
 exclude_patterns = ["build", "runs*", ".*", "tests", "s2d_lib", "params", "benchmarks", "executors", "**/results"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "pages"]
 
