@@ -7,10 +7,10 @@ import pytest
 from tests.conftest import ROOT
 
 MOST = {  # files, lines
-    "the package": (99, 16_380),
+    "the package": (101, 16_532),
     "reached from OPD (stages.dense)": (35, 5_040),
     "reached from SRPO (stages.self_distillation)": (40, 6_440),
-    "tests": (106, 13_440),
+    "tests": (107, 13_565),
 }
 
 
