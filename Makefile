@@ -7,13 +7,13 @@ export S2D_DATA ?= $(firstword $(wildcard data ../shared/data))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install gym study test test-vllm figures bench gpu base regime report site lint house help
+.PHONY: install gym look study bundle test test-vllm figures bench gpu base regime report site lint house help
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(BIN)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	touch $@
@@ -36,6 +36,12 @@ gym: $(BIN)/.gym  ## the package reasoning-gym, for profiles whose problems it g
 NEEDED := $(if $(findstring smollm2,$(PROFILE)),$(BIN)/.smollm2) $(if $(filter smollm2 smollm2-gpu smollm2-untrained,$(PROFILE)),$(BIN)/.gym)
 study: $(BIN)/.installed $(NEEDED)  ## every run of a profile, its table and figures (PROFILE=micro, CORES=2)
 	@$(BIN)/s2d study --profile '$(PROFILE)' --cores $(CORES)
+
+look: $(BIN)/.installed  ## seconds: a student before and after training, and the default study's table, from what is committed
+	@$(BIN)/s2d look
+
+bundle: $(BIN)/.installed  ## the runs of a finished study as one file, build/s2d-<profile>.tar, for `s2d study --from` elsewhere
+	@$(BIN)/s2d bundle --profile '$(PROFILE)' --to 'build/s2d-$(PROFILE).tar'
 
 test: $(BIN)/.installed  ## the tests (CORES=2 processes)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -86,7 +86,7 @@ rule figures:
     input:
         rules.results.output,
     output:
-        TABLES,
+        report(TABLES, category="tables"),  # shown by `snakemake --report`
     shell:
         f"{s2d} figures {named}"
 

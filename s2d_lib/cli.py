@@ -78,12 +78,17 @@ def parser() -> argparse.ArgumentParser:
     cluster = "make the runs on a cluster (executors/<name>/config.yaml)"
     study("--executor", choices=("slurm", "kubernetes"), help=cluster)
     study("--dry-run", action="store_true", help="only print what would be made, and what it takes")
+    study("--from", dest="bundle", type=Path, metavar="FILE", help="first take over the runs of a bundle")
+    bundle = command(_bundle, "all runs of a finished study as one file")
+    bundle("--to", required=True, type=Path, metavar="FILE", help="a tar file for `s2d study --from`")
     results = command(_results, "collect finished runs into figures/<profile>/results")
     results("--regime", action="store_true", help="of the regime check")
     results("--so-far", action="store_true", help="whole seeds, of a map part by part; drop the rest")
     command(_figures, "redraw figures from committed results, by default of every profile", None)
     commands.add_parser("report", help="write the reproduction's report, and the cards").set_defaults(do=_report)
-    plain = {"regime": False, "executor": None, "dry_run": False}
+    first = "a student before and after training, and the default study's table; trains nothing"
+    commands.add_parser("look", help=first).set_defaults(do=_look)
+    plain = {"regime": False, "executor": None, "dry_run": False, "bundle": None}
     compare = command(_compare, "a method beside GRPO, OPD and the bridge on a few cells of the map", "map", **plain)
     compare("--method", required=True, metavar="CHECKPOINT", help="that the method's file declares")
     compare("--cores", type=int, default=2, help="jobs side by side")
@@ -141,11 +146,14 @@ def _study(chosen) -> int:
 
 def _make(chosen) -> int:
     """Let Snakemake make what was asked for; its exit code."""
+    from s2d_lib.release import unpack
     from s2d_lib.runs import lock, runs_root
     from s2d_lib.warm_kernels import warm_kernels
 
     if chosen.cores < 1:
         raise StudyError(f"--cores must be at least 1, given {chosen.cores}.")
+    if chosen.dry_run and chosen.bundle:
+        raise StudyError("--from puts runs into their place, and --dry-run makes nothing: give one of them.")
     root, runs = project_root(), runs_root()
     if not os.access(root, os.W_OK):
         raise StudyError(
@@ -154,8 +162,11 @@ def _make(chosen) -> int:
     runs.mkdir(parents=True, exist_ok=True)
     busy = f"another `s2d study` is running on {runs}: wait for it or stop it."
     cold = chosen.dry_run or chosen.executor
-    with lock(runs / "study", busy), contextlib.nullcontext() if cold else warm_kernels() as environment:
-        return subprocess.run(snakemake_command(chosen, root), check=False, env=environment).returncode
+    with lock(runs / "study", busy):
+        if chosen.bundle:
+            print(unpack(chosen.profile, chosen.bundle), flush=True)
+        with contextlib.nullcontext() if cold else warm_kernels() as environment:
+            return subprocess.run(snakemake_command(chosen, root), check=False, env=environment).returncode
 
 
 def _compare(chosen) -> int:
@@ -212,6 +223,7 @@ def _print_first_table(profile, folder):
 
 
 def _results(chosen):
+    from s2d_lib import look
     from s2d_lib.pipeline import blocks, placed_on_map, regime_jobs, regime_runs, regime_trials
     from s2d_lib.report.regime import write_regime, write_trials
     from s2d_lib.results.bundle import collect
@@ -238,8 +250,23 @@ def _results(chosen):
         whole = [block for block in placed_on_map(profile) if all(r.hash in runs for r in block[1].values())]
         found = [(point, seed, runs[resolved.hash]) for seed, placed in whole for point, resolved in placed.items()]
         collect_map(found, runs.values()).write(folder / "results")
+        if profile == look.PROFILE and (shown := look.shown()) and shown.hash in runs:
+            look.keep(runs[shown.hash])
     else:
         collect(list(runs.values()), folder / "results")
+
+
+def _bundle(chosen):
+    from s2d_lib.release import pack
+
+    print(pack(chosen.profile, chosen.to))
+
+
+def _look(chosen):
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's client is imported
+    from s2d_lib.look import look
+
+    print(look())
 
 
 def _figures(chosen):

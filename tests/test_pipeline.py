@@ -126,6 +126,12 @@ def test_run_again_there_is_nothing_to_do(project, study):
     assert "7 of them to make" in succeed(project, "study", "--profile", "2025", "--dry-run")
 
 
+def test_snakemakes_report_holds_the_table(project, study):
+    command = [sys.executable, "-m", "snakemake", "--report", "report.html", "--config", "profile=micro.yaml"]
+    subprocess.run(command, cwd=project, env=os.environ | {"S2D_HOME": ".", "S2D_RUNS": RUNS}, check=True, timeout=300)
+    assert "headline.csv" in (project / "report.html").read_text()
+
+
 def test_a_run_made_again_reaches_the_table_and_only_what_it_changed_is_made_again(project, study):
     folder = project / RUNS / "micro" / "seed-0"
     results = project / "figures" / "micro" / "results" / "records.json.xz"
