@@ -88,8 +88,12 @@ def test_a_map_counts_right_samples_and_knows_the_best_trial(made, tmp_path):
         for rate, end in ends.items()
     ]
     points = [(Point("A", {"x": "1"}, {"rate": rate}, "b", {}), 0, run) for rate, run in zip(ends, tried, strict=True)]
-    collect_map(points, [*tried, made("teacher.rollouts", 0)], tmp_path / "map")
+    collect_map(points, [*tried, made("teacher.rollouts", 0)]).write(tmp_path / "map")
     found = read_map(tmp_path / "map")
+    assert found.joined(found).cells.equals(found.cells)
+    other = collect_map([(Point("A", {"x": "1"}, {}, "c", {}), 0, tried[0])], tried[:1])
+    assert found.joined(other).best_trial("A", "x=1", "c") == ("", [("b0.1@01234567", 0)])
+    assert len(found.joined(other).runs) == 3
     assert len(found.runs) == 3
     trial, runs = found.best_trial("A", "x=1", "b")
     assert (trial, runs) == ("rate=0.2", [("b0.2@01234567", 0)])
