@@ -12,6 +12,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.report.looks import load_report, route_label
 from s2d_lib.report.tables import Sheet
 from s2d_lib.study import STAGES
+from s2d_lib.study.methods import methods
 from s2d_lib.study.page import Checkpoint, Study
 from s2d_lib.study.strict import did_you_mean
 
@@ -73,10 +74,11 @@ def story(study: Study, checkpoint: str) -> str:
 
 
 def routes_of(study: Study) -> list[str]:
-    """Checkpoints that are the end of a route, as declared: a table lists them, or nothing is made from them."""
+    """Checkpoints of study.yaml that are the end of a route, as declared: a table lists them, or nothing is made from them."""
+    brought = {name for method in methods().values() for name in method.checkpoints}
     listed = {row for table in study.tables.values() for row in table.rows}
     used = {parent for node in study.checkpoints.values() for parent in (node.from_, node.teacher)}
-    return [name for name in study.checkpoints if name in listed or name not in used]
+    return [name for name in study.checkpoints if name in listed or name not in used | brought]
 
 
 def route_map(study: Study) -> Sheet:
