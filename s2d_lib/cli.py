@@ -193,7 +193,7 @@ def _compare(chosen) -> int:
 def snakemake_command(chosen: argparse.Namespace, root: Path) -> list[str]:
     """Snakemake on the project's graph, as `s2d study` was told to run it; an executor that is not installed is a StudyError."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]
-    # The lock of `_study` is freed by the system when its holder dies, unlike Snakemake's own, which survives kill -9.
+    # The lock of `_make` is freed by the system when its holder dies, unlike Snakemake's own, which survives kill -9.
     command += ["--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "rules", "host"]
     settings = [f"profile={chosen.profile}.yaml"] + (["regime=1"] if chosen.regime else [])
     settings += [f"method={chosen.method}"] if chosen.method else []

@@ -31,9 +31,8 @@ def train(run, inputs):
     from s2d_lib.stages.dense import distill
     from s2d_lib.stages.rl import label_cost, read_account
 
-    if not (
-        account := run.path("gradings.jsonl")
-    ).is_file():  # after an interruption the student is no longer as it began
+    account = run.path("gradings.jsonl")
+    if not account.is_file():  # an interrupted run's weights stay those of its student as it began
         grade_samples(run, inputs, account)
     return distill(run, inputs, weights=edge_weights(read_account(account)), spent=label_cost(account))
 

@@ -55,6 +55,5 @@ def telling(entropy, divergence, number):
     masked."""
     unsure, apart = (values / values.max().clamp(min=1e-9) for values in (entropy, divergence))
     score = 1 - (1 - unsure) * (1 - apart)
-    return (
-        score.new_zeros(score.numel()).index_fill(0, score.flatten().topk(max(1, number)).indices, 1.0).view_as(score)
-    )
+    highest = score.flatten().topk(max(1, number)).indices
+    return score.new_zeros(score.numel()).index_fill(0, highest, 1.0).view_as(score)
