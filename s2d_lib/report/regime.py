@@ -43,8 +43,9 @@ def write_regime(runs: list[tuple[str, FinishedRun]], path: Path) -> None:
         rows.append(place | {"decoding": MAIN} | at[MAIN].to_dict())
         if run.record["resolved"]["stage"] == "base" and at.shape[1] > 1:
             rows.append(place | {"decoding": BEST} | at.max(axis=1).to_dict())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4f")
+    if rows:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4f")
 
 
 def write_trials(tried: list[tuple[Trial, FinishedRun]], path: Path) -> None:

@@ -15,6 +15,7 @@ from s2d_lib.results.bundle import BEST
 PAGES = "runs"
 COUNT = "{:,.0f}".format
 LINK = re.compile(r"\[([^\]]+)\]\(\S+?\.md\)")
+pd.set_option("display.max_colwidth", None)  # notebooks show claims' sentences whole
 
 
 def interval(mean: float, low: float, high: float, scale: float = 100, digits: int = 1, signed: bool = False) -> str:
