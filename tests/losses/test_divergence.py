@@ -103,16 +103,6 @@ def test_the_readable_divergence_and_the_agreement_are_those_of_the_logits(beta,
     assert torch.equal(out.agreement, logits[0].argmax(-1) == logits[1].argmax(-1))
 
 
-@pytest.mark.parametrize("beta", BETAS)
-def test_equal_models_have_zero_loss_and_gradient(beta):
-    case = make_case((8,), 50, 6, 6)
-    case |= {"teacher_hidden": case["student_hidden"], "teacher_weight": case["student_weight"]}
-    out, grads = fused(case, beta)
-    assert out.agreement.all()
-    assert abs(out.loss.item()) < 1e-6
-    assert max(g.abs().max() for g in grads.values()) < 1e-6
-
-
 # In a trainer's hands
 
 
@@ -180,17 +170,6 @@ def test_upstream_gradients_multiply_and_a_retained_graph_can_be_used_again():
     (grad,) = torch.autograd.grad(linear_divergence(pair(case)).loss, leaves[1], create_graph=True)
     with pytest.raises(RuntimeError):  # no second derivative
         grad.sum().backward()
-
-
-def test_normalizer_makes_micro_batches_add_up():
-    case, mask = make_case((4, 6), 13, 4, 5), torch.ones(4, 6)
-    mask[0, 1:] = 0
-    weights = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
-    whole, parts = linear_divergence(pair(case, mask=mask, weights=weights)).loss, 0
-    for i in range(4):
-        part = {k: v[i] if k.endswith("hidden") else v for k, v in case.items()}
-        parts += linear_divergence(pair(part, mask=mask[i], weights=weights[i], normalizer=mask.sum())).loss
-    torch.testing.assert_close(parts, whole)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +267,6 @@ def test_nan_is_not_hidden_and_far_apart_models_stay_finite(beta):
         ({"student_bias": torch.ones(9)}, {}, "student bias must have shape"),
         ({"teacher_hidden": torch.ones(5, 6)}, {}, "must cover the same tokens"),
         ({"teacher_hidden": torch.ones(4, 7)}, {}, r"teacher hidden states must be .* got \(4, 7\) and \(10, 6\)"),
-        ({"student_weight": torch.ones(10)}, {}, r"the head \(V, H\)"),
         ({"student_weight": torch.ones(9, 5)}, {}, "the heads have 9 and 10 rows"),
     ],
 )

@@ -60,7 +60,7 @@ def test_topk_gradcheck(beta, top_k):
 
 
 @pytest.mark.parametrize("beta", BETAS)
-@pytest.mark.parametrize("top_k", [1, 5, 50])
+@pytest.mark.parametrize("top_k", [1, 5])
 def test_topk_is_never_negative_in_fp32_and_zero_for_equal_models(beta, top_k):
     case = make_case((64,), 50, 6, 6)
     case |= {"teacher_hidden": case["student_hidden"], "teacher_weight": case["student_weight"]}
@@ -71,7 +71,7 @@ def test_topk_is_never_negative_in_fp32_and_zero_for_equal_models(beta, top_k):
 
 
 @pytest.mark.parametrize("beta", BETAS)
-@pytest.mark.parametrize("top_k", [1, 2, 4, 10])
+@pytest.mark.parametrize("top_k", [1, 2, 10])
 def test_topk_with_forbidden_tokens_is_finite_and_infinite_where_it_is(beta, top_k):
     case = forbid(make_case((5,), 10, 4, 4, bias=True, dtype=torch.float64), torch.tensor([1, 4]))
     out, grads = loss_and_grads(topk_tail_divergence, case, options={"beta": beta, "top_k": top_k})

@@ -78,7 +78,6 @@ def test_routes_follow_the_formulas(batch):
     ("rewards", "size", "sentence"),
     [
         ([0, 0.5, 1, 1], 2, "pass a threshold"),
-        ([0, -1.0, 1, 1], 2, "pass a threshold"),
         ([0, math.nan, 1, 1], 2, "rewards must be finite"),
         ([], 2, "0 rollouts are not whole groups of 2"),
         ([0, 1, 1, 0], 3, "4 rollouts are not whole groups of 3"),

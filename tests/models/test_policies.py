@@ -192,10 +192,9 @@ def test_a_folder_may_have_any_name(folder, monkeypatch):
     assert load_policy(RoleModel(model="my model"), Hardware()).size
 
 
-@pytest.mark.parametrize("family", ["qwen3", "llama"])
-def test_layers_are_whole_and_each_gpu_holds_about_as_much(family):
+def test_layers_are_whole_and_each_gpu_holds_about_as_much():
     with torch.device("meta"):
-        model = built(small(family, 12))
+        model = built(small("qwen3", 12))
     places = layout(model, dict.fromkeys(range(3), 10**12))
     layers = [places[f"model.layers.{number}"] for number in range(12)]
     assert layers == sorted(layers)

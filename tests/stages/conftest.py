@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from s2d_lib.notebook import evaluate, finish
-from s2d_lib.runs import find_run, open_run
+from s2d_lib.runs import Run, find_run, open_run
 from s2d_lib.stages.common import LiveCurve
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.stored_teacher import teacher_rollouts
@@ -17,14 +17,20 @@ from s2d_lib.study import resolve
 
 
 @pytest.fixture
-def make(runs, tiny):
-    """Make a run of the tiny micro study, ancestors first; returns the finished run."""
+def make(runs, tiny, tmp_path_factory):
+    """Make a run of the tiny micro study, ancestors first; returns the finished run. What is only an ancestor is made once in
+    all tests."""
+    store = tmp_path_factory.getbasetemp() / "ancestors"
 
-    def make_run(checkpoint: str, seed: int = 0, overrides: dict = tiny):
+    def make_run(checkpoint: str, seed: int = 0, overrides: dict = tiny, ancestor: bool = False):
         resolved = resolve("micro-full", checkpoint, seed, overrides)
         for parent in resolved.parents.values():
             if not find_run(resolve("micro-full", parent, seed, overrides)):
-                make_run(parent, seed, overrides)
+                make_run(parent, seed, overrides, ancestor=True)
+        stored = store / resolved.hash
+        if ancestor and stored.is_dir():
+            shutil.copytree(stored, Run(resolved).final)
+            return None
         run = open_run("micro-full", checkpoint, seed, overrides)
         inputs = prepare(run)
         if resolved.stage == "teacher_rollouts":
@@ -35,6 +41,8 @@ def make(runs, tiny):
                 train(run, inputs)
             evaluate(run, inputs)
             finish(run, inputs)
+        if ancestor:
+            shutil.copytree(run.folder, stored)
         return run.finished
 
     return make_run

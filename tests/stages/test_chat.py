@@ -17,15 +17,14 @@ from s2d_lib.stages.self_teacher import Reprompts
 TEXT = "What is 2 + 3?\n\nPut the answer in \\boxed{}."
 QWEN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 TURN = "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
-DATED = (
+DATED = (  # Llama 3.1's day; 3.2's own would be today
     "<|start_header_id|>system<|end_header_id|>\n\n"
     "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
 )
 WANTED = {
     "qwen3": QWEN,
     "llama3": "<|begin_of_text|>" + TURN,
-    "llama3_1": "<|begin_of_text|>" + DATED + TURN,
-    "llama3_2": "<|begin_of_text|>" + DATED + TURN,  # its own would say today's date
+    "llama3_2": "<|begin_of_text|>" + DATED + TURN,
 }
 LLAMA = ("<|begin_of_text|>", "<|eot_id|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>")
 SPECIAL = {"qwen3": (None, "<|im_end|>", "<|endoftext|>", "<|im_start|>", "<think>", "</think>")}

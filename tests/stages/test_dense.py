@@ -62,8 +62,7 @@ def outcome(one, batch) -> list:
     return [loss.detach(), *(p.grad for p in one.model.parameters())]
 
 
-@pytest.mark.parametrize("rows", [64, 3])
-@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("beta", "rows"), [(0.0, 64), (0.3, 3), (1.0, 3)])
 def test_loss_gradients_and_entropy_are_trls_on_the_same_batch(pair, tmp_path, monkeypatch, beta, rows):
     monkeypatch.setattr(states, "ROWS", rows)
     ours = trainer(pair, tmp_path, beta=beta, divergence=estimator("full", beta=beta))
@@ -102,15 +101,13 @@ def test_stored_completions_are_trained_on_as_they_are_and_every_overridden_hook
     assert called == hooks
 
 
-@pytest.mark.parametrize(("name", "options"), [("full", {}), ("topk_tail", {"top_k": 8}), ("sampled_token", {})])
-def test_every_estimator_trains_towards_the_teacher(pair, tmp_path, name, options):
-    rows = [{"prompt": pair[2][i].prompt} for i in schedule(len(pair[2]), 8, 3, seed=0)]
-    one = trainer(pair, tmp_path, rows=rows, steps=3, divergence=estimator(name, beta=1.0, **options))
+@pytest.mark.parametrize(("name", "options"), [("topk_tail", {"top_k": 8}), ("sampled_token", {})])
+def test_other_estimators_train_too(pair, tmp_path, name, options):
+    one = trainer(pair, tmp_path, divergence=estimator(name, beta=1.0, **options))
     before = [p.clone() for p in one.model.parameters()]
     one.train()
     assert any(not torch.equal(a, b) for a, b in zip(before, one.model.parameters(), strict=True))
     assert all(torch.isfinite(p).all() for p in one.model.parameters())
-    assert all(0 <= row["argmax_agreement"] <= 1 for row in one.state.log_history if "loss" in row)
 
 
 def test_a_schedule_uses_every_item_equally_often_before_any_again_and_holds_one_pass_of_rows():
@@ -132,9 +129,9 @@ def test_the_students_rollouts_of_a_prompt_are_of_one_step(make, tiny, monkeypat
         return generate(self, prompt_ids, *args, **kwargs)
 
     monkeypatch.setattr(DenseTrainer, "_generate_single_turn", watched)
-    opd = {"stages": {"opd": {"group_size": 4, "steps": 4}}}
-    run = make("student.bridge.raw_teacher", overrides=deep_merge(tiny, opd))
-    fresh = asked[-4 * 16 :]
+    overrides = deep_merge(tiny, {"stages": {"opd": {"group_size": 4}}})
+    run = make("student.bridge.raw_teacher", overrides=overrides)
+    fresh = asked[-4 * 16 :]  # before them the warmup's, which are stored
     assert run.record["sampled"]["sequences"] == len(fresh)
     assert all(len(set(fresh[i : i + 4])) == 1 for i in range(0, len(fresh), 4))
     assert set(Counter(fresh).values()) == {4}  # 4 steps of 4 prompts: each of the 16 once
@@ -210,22 +207,19 @@ def test_a_full_disk_is_said_before_anything_is_written(pair, rollouts, tmp_path
     assert not (tmp_path / "targets.npy").exists()
 
 
-def warm(tiny, form: str) -> dict:
-    """The tiny study with a form of teacher targets, its temperature not 1."""
-    return deep_merge(tiny, {"sampling": {"temperature": 0.9}, "stages": {"forward_kl": {"teacher_targets": form}}})
-
-
-def test_a_run_with_kept_targets_trains_as_one_that_asks_the_teacher(make, tiny):
-    forms = "recompute", "hidden_states"
-    asked, run = (make("student.warm.raw_teacher", overrides=warm(tiny, form)) for form in forms)
+def test_a_run_with_kept_targets_trains_as_one_that_asks_the_teacher_also_after_an_interruption(
+    make, ends_in_the_same_bytes, tiny, monkeypatch
+):
+    written, write = [], stored_teacher.write_targets
+    monkeypatch.setattr(stored_teacher, "write_targets", lambda *a, **k: (written.append(a[0]), write(*a, **k)))
+    asking, keeping = (
+        deep_merge(tiny, {"sampling": {"temperature": 0.9}, "stages": {"forward_kl": {"teacher_targets": form}}})
+        for form in ("recompute", "hidden_states")
+    )
+    asked = make("student.warm.raw_teacher", overrides=asking)
+    run, _ = ends_in_the_same_bytes("student.warm.raw_teacher", keeping)
+    assert len(written) == 2  # by the whole run and by the killed one, not by the resumed one
     expected, found = (pd.read_csv(r.path("metrics.csv")) for r in (asked, run))
     for column in ("loss", "entropy", "argmax_agreement", "grad_norm"):
         np.testing.assert_allclose(found[column], expected[column], rtol=1e-3)
     assert not run.path("trainer").exists()
-
-
-def test_an_interrupted_run_goes_on_with_its_targets(ends_in_the_same_bytes, tiny, monkeypatch):
-    written, write = [], stored_teacher.write_targets
-    monkeypatch.setattr(stored_teacher, "write_targets", lambda *a, **k: (written.append(a[0]), write(*a, **k)))
-    ends_in_the_same_bytes("student.warm.raw_teacher", warm(tiny, "hidden_states"))
-    assert len(written) == 2  # by the whole run and by the killed one, not by the resumed one

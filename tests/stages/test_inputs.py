@@ -27,18 +27,9 @@ REMEDY = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("checkpoint", "change", "sentence"),
-    [
-        ("student.warm.raw_teacher", {"roles": {"teacher": {"eos_token": "#"}}}, "they differ in the EOS token"),
-        ("student", {"roles": {"student": {"chat": True}}}, "has no chat template"),
-    ],
-)
-def test_what_does_not_fit_is_said_before_training(make, tiny, checkpoint, change, sentence):
-    with pytest.raises(StudyError) as error:
-        make(checkpoint, overrides=deep_merge(tiny, change))
-    assert sentence in str(error.value)
-    assert "\n" not in str(error.value)
+def test_a_pair_that_does_not_fit_is_refused_before_training(make, tiny):
+    with pytest.raises(StudyError, match="they differ in the EOS token"):
+        make("student.warm.raw_teacher", overrides=deep_merge(tiny, {"roles": {"teacher": {"eos_token": "#"}}}))
 
 
 def test_problems_with_longer_prompts_are_left_out_and_counted(make, tiny, capsys):
@@ -163,13 +154,9 @@ def test_logging_makes_no_run_stale_and_its_viewer_may_change_its_files(runs, ti
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
-def test_tensorboards_file_holds_the_steps_of_a_run_that_is_the_same(make, tiny):
+def test_tensorboards_file_holds_every_step(make, tiny):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    plain = make("student.grpo")
-    weights = plain.record["files"]["model/model.safetensors"]
-    shutil.rmtree(plain.folder)  # logging changes no hash, so it would be the run that is asked for
     run = make("student.grpo", overrides=deep_merge(tiny, {"logging": "tensorboard"}))
-    assert run.record["files"]["model/model.safetensors"] == weights
     events = EventAccumulator(str(run.path(LOGS))).Reload()
     assert [event.step for event in events.Scalars("train/reward")] == [1, 2, 3, 4]

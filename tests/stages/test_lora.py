@@ -40,7 +40,6 @@ def changed_layers(run) -> set[str]:
 @pytest.mark.parametrize(
     ("checkpoint", "save"),
     [
-        ("student.grpo", "merged"),
         ("student.srpo", "adapter"),
         ("student.teacher_sample_sft.rl_teacher", "merged"),
         ("student.opd_only.rl_teacher", "adapter"),

@@ -53,7 +53,7 @@ def test_problems_weigh_most_at_the_edge_of_what_the_student_can_do():
 
 
 @pytest.mark.slow
-def test_methods_are_made_resume_and_say_what_they_spent(make, tiny, ends_in_the_same_bytes):
+def test_methods_are_made_resume_and_say_what_they_spent(tiny, ends_in_the_same_bytes):
     resumed, _ = ends_in_the_same_bytes("student.tip.rl_teacher", step=3)
     assert "label_use" not in resumed.record
     asked = tiny | {"stages": tiny["stages"] | {"paced": {"pass_rate_samples": 16}}}
@@ -62,14 +62,13 @@ def test_methods_are_made_resume_and_say_what_they_spent(make, tiny, ends_in_the
     assert spent["label_use"]["gradings"] == 16 * 16  # problems, samples of each
     assert spent["sampled"]["sequences"] == 16 * 16
     assert spent["trained_tokens"] > 0
-    assert make("student.bridge.paced", overrides=asked).record["optimizer_steps"] == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda loss: loss * torch.nan, "loss is nan at step 1"),
+        (lambda loss: loss * torch.nan, "loss is nan at step 1: lower the learning rate; the checkpoints before this"),
         (torch.Tensor.detach, "the loss of stage 'tip' has no gradient"),
     ],
 )

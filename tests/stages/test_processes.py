@@ -12,19 +12,22 @@ from transformers import AutoModelForCausalLM
 
 from s2d_lib.errors import StudyError
 from s2d_lib.results.bundle import read_table
-from s2d_lib.runs import open_run
 from s2d_lib.stages import training
-from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.rl import read_account
+from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 from tests.stages.conftest import same_steps
 from tests.stages.worker_on_cpus import SHARED, STEPS, seed_rollouts
 
 pytestmark = pytest.mark.slow
 
-STAGES = ("sparse_rl", "forward_kl", "opd", "teacher_sft", "self_distillation")
-TWO = {"hardware": {"processes": 2}, "stages": {name: {"micro_batch": 4} for name in STAGES}}
-RECOMPUTE = {"stages": {"forward_kl": {"teacher_targets": "recompute"}}}
+
+def in_processes(tiny: dict, number: int, checkpoint: str, **changes) -> dict:
+    """Overrides by which so many processes train this checkpoint's stage, with some parameters changed; what it is made from is
+    one process's."""
+    stage = resolve("micro-full", checkpoint, 0, tiny).stage
+    own = {"hardware": {"processes": number}, "micro_batch": 8 // number} | changes
+    return deep_merge(tiny, {"rules": [{"match": {"stage": stage}, "set": own}]})
 
 
 @pytest.fixture
@@ -34,28 +37,24 @@ def seeded(monkeypatch):
     monkeypatch.setattr(training, "MODULE", "tests.stages.worker_on_cpus")
 
 
-def both(make, tiny, checkpoint) -> tuple:
+def both(make, tiny, checkpoint, **changes) -> tuple:
     """A run in one process and in two, on the same rollouts."""
-    whole = deep_merge(tiny, RECOMPUTE)
-    return tuple(make(checkpoint, overrides=deep_merge(whole, over)) for over in ({}, TWO))
+    return tuple(make(checkpoint, overrides=in_processes(tiny, number, checkpoint, **changes)) for number in (1, 2))
 
 
-def test_the_bridge_takes_the_same_steps_in_two_processes(make, tiny, seeded):
-    for checkpoint in ("student.warm.raw_teacher", "student.bridge.raw_teacher"):  # forward KL, then OPD
-        one, two = both(make, tiny, checkpoint)
-        same_steps(one, two)
-        assert two.record["optimizer_steps"] == one.record["optimizer_steps"]
-        assert two.record["trained_tokens"] == one.record["trained_tokens"]
-        assert not [path for path in two.folder.iterdir() if path.name.startswith(".")]
+def test_opd_takes_the_same_steps_in_two_processes(make, tiny, seeded):
+    one, two = both(make, tiny, "student.bridge.raw_teacher")
+    same_steps(one, two)
+    assert two.record["optimizer_steps"] == one.record["optimizer_steps"]
+    assert two.record["trained_tokens"] == one.record["trained_tokens"]
+    assert not [path for path in two.folder.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("checkpoint", ["student.grpo", "student.srpo"])
-def test_rl_takes_the_same_steps_in_two_processes(make, tiny, seeded, checkpoint):
-    one, two = both(make, tiny, checkpoint)
+def test_srpo_takes_the_same_steps_in_two_processes_and_they_keep_one_account(make, tiny, seeded):
+    one, two = both(make, tiny, "student.srpo")
     metrics = pd.read_csv(one.path("metrics.csv"))
     assert metrics["grad_norm"].max() > 0
-    if checkpoint == "student.srpo":
-        assert metrics["routed/sdpo"].max() > 0
+    assert metrics["routed/sdpo"].max() > 0
     same_steps(one, two)
     accounts = [read_account(run.path("gradings.jsonl")).sort_values(["step", "problem"]) for run in (one, two)]
     for column in accounts[0]:
@@ -63,16 +62,12 @@ def test_rl_takes_the_same_steps_in_two_processes(make, tiny, seeded, checkpoint
 
 
 def test_a_workers_error_is_the_notebooks(make, tiny):
-    hopeless = {"stages": {"teacher_sft": {"batch": 32}}}
-    with pytest.raises(StudyError, match=r"'teacher.sft_own' has \d+ answers to learn \(of 32\)"):
-        make("teacher.sft_own", overrides=deep_merge(deep_merge(tiny, TWO), hopeless))
-
-
-def test_batches_that_two_processes_cannot_share_are_refused(make, tiny):
-    over = deep_merge(tiny, {"hardware": {"processes": 2}, "stages": {"sparse_rl": {"micro_batch": 16}}})
-    make("student", overrides=over)
-    with pytest.raises(StudyError, match="2 processes with micro_batch 16 take 32 sequences at a time"):
-        prepare(open_run("micro-full", "student.grpo", 0, over))
+    over = in_processes(tiny, 2, "teacher.sft_own", batch=32)
+    said = (
+        r"'teacher.sft_own' has \d+ answers to learn \(of 32\) but one optimiser step takes 32: lower `batch` or raise"
+    )
+    with pytest.raises(StudyError, match=said):
+        make("teacher.sft_own", overrides=over)
 
 
 # A shared model
@@ -85,17 +80,12 @@ def shares(tmp_path, monkeypatch, seeded):
     return tmp_path / "shares"
 
 
-def quick(tiny, number: int, **stages) -> dict:
-    """Few steps, in so many processes, whose every loss but the first shows an update."""
-    short = {name: {"steps": 3, "warmup_steps": 0, "micro_batch": 4} for name in STAGES}
-    changes = {"hardware": {"processes": number}, "stages": short}
-    return deep_merge(deep_merge(deep_merge(tiny, changes), RECOMPUTE), {"stages": stages})
-
-
-@pytest.mark.parametrize("checkpoint", ["student.warm.raw_teacher", "student.grpo"])
-def test_processes_that_share_a_model_take_the_steps_of_one(make, tiny, shares, checkpoint):
-    more = {"sparse_rl": {"kl_coefficient": 1.0}} if checkpoint == "student.grpo" else {}
-    one, two = (make(checkpoint, overrides=quick(tiny, number, **more)) for number in (1, 2))
+@pytest.mark.parametrize(
+    ("checkpoint", "more"),
+    [("student.warm.raw_teacher", {"teacher_targets": "recompute"}), ("student.grpo", {"kl_coefficient": 1.0})],
+)
+def test_processes_that_share_a_model_take_the_steps_of_one(make, tiny, shares, checkpoint, more):
+    one, two = both(make, tiny, checkpoint, steps=3, warmup_steps=0, **more)
     same_steps(one, two)
     rows = [read_table(run.path("validation.csv")) for run in (one, two)]
     assert rows[0]["correct"].tolist() == rows[1]["correct"].tolist()
@@ -109,9 +99,8 @@ def test_processes_that_share_a_model_take_the_steps_of_one(make, tiny, shares, 
 
 def test_an_interrupted_run_of_a_shared_model_goes_on(make, tiny, tmp_path, shares, monkeypatch):
     monkeypatch.setenv(STEPS, str(tmp_path / "steps"))
-    saving = {name: {"steps": 4, "save_steps": 2} for name in STAGES}
-    saving["self_distillation"] = saving["opd"] | {"ema_rate": 0.5}  # one that began anew at step 3 would be elsewhere
-    one, two = (make("student.srpo", overrides=quick(tiny, number, **saving)) for number in (1, 2))
+    # A self-teacher that began anew at step 3 would be elsewhere
+    one, two = both(make, tiny, "student.srpo", warmup_steps=0, ema_rate=0.5)
     assert (tmp_path / "steps").read_text().splitlines() == ["[1, 2, 3, 3, 4]"] * 2
     assert pd.read_csv(one.path("metrics.csv"))["routed/sdpo"][2:].max() > 0  # the self-teacher is asked
     same_steps(one, two)

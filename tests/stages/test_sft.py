@@ -18,20 +18,8 @@ from s2d_lib.study.load import deep_merge
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def halved(tiny) -> dict:
-    """Overrides like `tiny` with halves as large as its pool, and as many steps on them."""
-    twice = {stage: {"steps": 8} for stage in ("sparse_rl", "teacher_sft")}
-    return deep_merge(tiny, {"problems": {"pools": {"full": {"count": 32}}}, "stages": twice})
-
-
-@pytest.fixture
-def few(tiny) -> dict:
-    """Overrides like `tiny` whose steps take four answers: few of the teacher's own are right."""
-    return deep_merge(tiny, {"stages": {"teacher_sft": {"batch": 4, "micro_batch": 4}}})
-
-
-def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_every_label(make, few):
+def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_every_label(make, tiny):
+    few = deep_merge(tiny, {"stages": {"teacher_sft": {"batch": 4, "micro_batch": 4}}})  # as few of them are right
     run = make("teacher.sft_own", overrides=few)
     record, resolved = run.record, run.record["resolved"]
     assert resolved["role"] == "teacher"
@@ -62,42 +50,13 @@ def test_it_learns_from_the_right_ones_of_its_own_rollouts_and_accounts_for_ever
     assert bridge == resolved["parents"]["rollouts"]  # the same samples
 
 
-def test_an_interrupted_run_ends_in_the_same_bytes(ends_in_the_same_bytes, halved):
-    run, _ = ends_in_the_same_bytes("teacher.sft_1H", halved)
-    assert "label_use" not in run.record
-    assert run.record["problems"]["label_pool"]["size"] == 16
-
-
-def test_too_few_right_answers_are_said_before_training(make, tiny):
-    large = deep_merge(tiny, {"stages": {"teacher_sft": {"batch": 32, "micro_batch": 8}}})
-    with pytest.raises(StudyError) as error:
-        make("teacher.sft_own", overrides=large)
-    assert "answers to learn (of 32) but one optimiser step takes 32: lower `batch` or raise" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_the_halves_meet_in_stage_3(make, halved):
-    first = make("student.bridge.sft_teacher_1H", overrides=halved).record
-    fresh = make("student.bridge.sft_teacher_1H.grpo_2H", overrides=halved).record
-    replay = make("student.bridge.sft_teacher_1H.replay_1H", overrides=halved).record
-    used = lambda record: set(record["label_use"]["problems"])  # noqa: E731
-    assert "label_use" not in first
-    assert first["problems"]["label_pool"] == replay["problems"]["label_pool"]
-    assert not used(fresh) & used(replay)
-    assert len(used(fresh)) == len(used(replay)) == 16
-    assert fresh["label_use"]["gradings"] == replay["label_use"]["gradings"]
-    assert fresh["optimizer_steps"] == replay["optimizer_steps"]
-
-
-def test_an_outside_models_answers_need_no_label_unless_they_are_filtered(make, tiny):
-    run = make("teacher.sft")
+def test_an_outside_models_answers_need_no_label_and_an_interrupted_run_ends_in_the_same_bytes(ends_in_the_same_bytes):
+    run, _ = ends_in_the_same_bytes("teacher.sft")
     parents = {"from": "teacher", "teacher": "outside", "rollouts": "outside.rollouts.full"}
     assert run.record["resolved"]["parents"] == parents
     assert "label_use" not in run.record
     assert not run.path("gradings.jsonl").exists()
     assert run.record["trained_tokens"] > 0
-    filtered = make("teacher.sft", overrides=deep_merge(tiny, {"stages": {"teacher_sft": {"filter": True}}}))
-    assert filtered.record["label_use"]["gradings"] == 32
 
 
 @pytest.fixture
@@ -135,15 +94,13 @@ def test_a_file_of_answers_takes_the_place_of_the_outside_models_runs(make, trac
         ({"answers": []}, "hold no answer to any problem of the label pool"),
         ({"problem": "full/none"}, "none of the traces in traces.jsonl is about a problem of the label pool"),
         ({"answers": ["# v1", 7]}, "row 1 of the traces in traces.jsonl must hold `answers`, a list of texts"),
-        ({"answers": [" "]}, "row 1 of the traces in traces.jsonl must hold `answers`"),
-        (None, "lacks the column(s) answers"),
+        (None, r"lacks the column\(s\) answers"),
     ],
 )
 def test_broken_traces_are_refused_before_training(make, traces, change, sentence):
     write, pool = traces
     row = {"problem": pool[0].id, "answers": ["# v1"]}
     overrides = write([{"problem": pool[0].id}] if change is None else [row | change])
-    with pytest.raises(StudyError) as error:
+    with pytest.raises(StudyError, match=sentence) as error:
         make("teacher.sft", overrides=overrides)
-    assert sentence in str(error.value)
     assert "\n" not in str(error.value)

@@ -15,7 +15,7 @@ from trl.experimental.gold.gold_trainer import ULDLoss
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import Pair, linear_divergence
 from s2d_lib.models.micro_family import build_tokenizer, make_base
-from s2d_lib.models.policy import check_pair, check_words, load_policy
+from s2d_lib.models.policy import check_words, load_policy
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.micro import world_of
 from s2d_lib.problems.world import corpus
@@ -148,61 +148,35 @@ def test_gold_trains_on_the_students_rollouts_towards_a_teacher_of_other_tokens(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("checkpoint", "rollouts"), [("teacher_sample_sft", 32), ("seq_kd", 16)])
-def test_a_teachers_text_is_learned_in_the_students_own_tokens(make, tiny, split, checkpoint, rollouts):
+def test_a_teachers_likeliest_text_is_learned_in_the_students_own_tokens(make, tiny, split):
     overrides = playing(tiny, student=split, split_teacher="micro/chains-teacher")
-    run = make(f"student.{checkpoint}.split_teacher", overrides=overrides)
-    stored = open_run("micro-full", f"student.{checkpoint}.split_teacher", 0, overrides).parent("rollouts")
+    run = make("student.seq_kd.split_teacher", overrides=overrides)
+    stored = open_run("micro-full", "student.seq_kd.split_teacher", 0, overrides).parent("rollouts")
     texts = pd.read_parquet(stored.path("rollouts.parquet"))
-    if checkpoint == "seq_kd":
-        texts = texts.loc[texts.groupby("problem")["log_prob"].idxmax()]
-    assert len(texts) == rollouts
+    texts = texts.loc[texts.groupby("problem")["log_prob"].idxmax()]
+    assert len(texts) == 16
     spelled = sum(len(text.replace(" ", "")) for text in texts["text"]) + texts["finished"].sum()
-    assert run.record["trained_tokens"] == 64 / rollouts * spelled  # 4 steps of 16
+    assert run.record["trained_tokens"] == 4 * spelled  # 4 steps of 16
     assert run.record["by_text"] == {"rollouts": 32, "left_out": 0}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("checkpoint", "roles", "sentence"),
-    [
+def test_what_can_not_be_aligned_is_refused_by_its_first_word(make, tiny, split):
+    for roles, whose in (
+        ({"student": split, "split_teacher": "micro/chains-teacher"}, "the teacher's tokenizer has no tokens for 'v',"),
         (
-            "gold",
-            {"student": "split", "split_teacher": "micro/chains-teacher"},
-            "the teacher's tokenizer has no tokens for 'v',",
-        ),
-        (
-            "teacher_sample_sft",
-            {"split_teacher": "split"},
-            "of 32 rollouts of the teacher is a word for which the student's",
-        ),
-        (
-            "teacher_sample_sft",
             {"split_teacher": "micro/llama-teacher"},
-            "the split_teacher's tokenizer has no tokens for 'v",  # by the teacher's own run
-        ),
-    ],
-)  # fmt: skip
-def test_what_can_not_be_aligned_is_refused_by_its_first_word(make, tiny, split, checkpoint, roles, sentence):
-    models_ = {role: split if model == "split" else model for role, model in roles.items()}
-    with pytest.raises(StudyError) as error:
-        make(f"student.{checkpoint}.split_teacher", overrides=playing(tiny, **models_))
-    assert sentence in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_the_refusal_of_another_vocabulary_names_the_ways_by_text(split):
-    pair = (load_policy(RoleModel(model=model), Hardware()) for model in ("micro/chains-student", split))
-    with pytest.raises(
-        StudyError, match=r"vocabularies .* by text, with stage teacher_sample_sft, or opd with estimator"
+            "the split_teacher's tokenizer has no tokens for 'v",
+        ),  # in its own run
     ):
-        check_pair(*pair)
+        with pytest.raises(StudyError, match=whose) as error:
+            make("student.gold.split_teacher", overrides=playing(tiny, **roles))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("student", "prompt", "answer", "stored", "sentence"),
     [
-        ("chains-student", "v3 f1 ?", "v2", True, None),
         ("chains-student", "v3 f1 ?", "v2", False, None),
         ("chains-student", "v3 w3 ?", "v2", True, "the teacher's tokenizer has no tokens for 'w3'"),
         ("chains-student", "v3 f1 ?", "w2", True, "the student's tokenizer has no tokens for 'w2'"),

@@ -116,16 +116,20 @@ def test_every_profile_that_shares_a_model_names_a_config_that_accelerate_unders
         check_sharing(hardware)
 
 
+LORA = {"lora": {"rank": 2, "alpha": 4}}
+
+
 @pytest.mark.parametrize(
-    ("checkpoint", "file", "sentence"),
+    ("checkpoint", "file", "stage", "sentence"),
     [
-        ("student.grpo", "fsdp2.yaml", "adapters can't be trained on a model that processes share"),
-        ("student.srpo", "fsdp2-offload.yaml", "keeps them in the machine's memory: name fsdp2.yaml"),
+        ("student.grpo", None, {"micro_batch": 16}, "2 processes with micro_batch 16 take 32 sequences at a time"),
+        ("student.grpo", "fsdp2.yaml", LORA, "adapters can't be trained on a model that processes share"),
+        ("student.srpo", "fsdp2-offload.yaml", {}, "keeps them in the machine's memory: name fsdp2.yaml"),
     ],
 )
-def test_what_can_not_share_a_model_is_refused(tiny, runs, checkpoint, file, sentence):
-    over = deep_merge(tiny, {"hardware": {"device": "cuda", "processes": 2, "accelerate": file}})
-    over = deep_merge(over, {"stages": {"sparse_rl": {"lora": {"rank": 2, "alpha": 4}}}})
+def test_what_processes_can_not_share_is_refused(tiny, runs, checkpoint, file, stage, sentence):
+    hardware = {"device": "cuda", "processes": 2, "accelerate": file}
+    over = deep_merge(tiny, {"hardware": hardware, "stages": {"sparse_rl": stage}})
     with pytest.raises(StudyError, match=sentence):
         prepare(open_run("micro-full", checkpoint, 0, over))
 
