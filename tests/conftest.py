@@ -1,9 +1,11 @@
 """Shared fixtures: a tiny study in a folder of its own."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,6 +13,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import torch
+
+from s2d_lib.study.load import deep_merge
 
 torch.set_num_threads(1)  # two spinning threads on a shared core are several times slower than one
 
@@ -24,6 +28,17 @@ def data(*names: str) -> Path:
         if not (folder / name).exists():
             pytest.skip(f"{name} is not in the folder S2D_DATA")
     return folder / names[0]
+
+
+def copy_project(folder: Path, **changes: dict) -> Path:
+    """A copy of the project in a folder, with changes laid over the files of params/ that they are named by."""
+    for name in ("params", "notebooks", "executors"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "Snakefile", folder)
+    for name, change in changes.items():
+        path = folder / "params" / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(deep_merge(yaml.safe_load(path.read_text()), change)))
+    return folder
 
 
 TINY = {

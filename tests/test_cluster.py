@@ -3,13 +3,11 @@
 import argparse
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from s2d_lib.cli import main, snakemake_command
 from s2d_lib.errors import StudyError
@@ -17,8 +15,7 @@ from s2d_lib.pipeline import jobs
 from s2d_lib.plan import of_snakemake, plan, resources
 from s2d_lib.study import load_profile, load_study, profile_names, resolve
 from s2d_lib.study.graph import table_in
-from s2d_lib.study.load import deep_merge
-from tests.conftest import HEADLINE, ROOT, TINY
+from tests.conftest import HEADLINE, TINY, copy_project
 
 HAS_SLURM, HAS_KUBERNETES = (
     importlib.util.find_spec(f"snakemake_executor_plugin_{name}") is not None for name in ("slurm", "kubernetes")
@@ -39,15 +36,6 @@ FAKES = {
         cat "$FAKE_SLURM/states" 2> /dev/null || true""",
     **dict.fromkeys(("sinfo", "squeue", "scontrol", "scancel", "sacctmgr"), "#!/bin/sh\nexit 0"),
 }
-
-
-@pytest.fixture
-def project(tmp_path) -> Path:
-    """A project of its own."""
-    for name in ("params", "notebooks", "executors"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "Snakefile", tmp_path)
-    return tmp_path
 
 
 def asked_of(profile: str) -> tuple[dict, dict]:
@@ -86,7 +74,8 @@ def test_the_costs_are_the_planners(runs):
     assert all(need["hours limit"] * 8 > need["hours at most"] for need in trained)  # longer than the longest estimate
 
 
-def test_a_profiles_own_cluster_block_goes_before_the_planners_numbers(runs, project, monkeypatch):
+def test_a_profiles_own_cluster_block_goes_before_the_planners_numbers(runs, tmp_path, monkeypatch):
+    project = copy_project(tmp_path)
     monkeypatch.setenv("S2D_HOME", str(project))
     path = project / "params" / "mine.yaml"
     path.write_text("extends: qwen3\ncluster: {gpu: a100-80gb, hours: 5, memory: 200, partition: long}\n")
@@ -111,25 +100,24 @@ def test_an_executor_that_is_not_installed_is_named(runs, monkeypatch, capsys):
     assert "install snakemake-executor-plugin-slurm" in capsys.readouterr().err
 
 
-def study(project: Path, *words: str, **environment: str) -> str:
-    """What `s2d study` prints, which has to succeed."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("S2D_")}
-    return ran(project, ["s2d_lib.cli", "study", *words], kept | environment)
-
-
-def ran(project: Path, words: list[str], environment) -> str:
+def ran(project: Path, *words: str, **environment: str) -> str:
     """What a Python program prints, which has to succeed."""
-    environment = {**environment, "S2D_HOME": str(project)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("S2D_")}
+    how = {"cwd": project, "env": kept | {"S2D_HOME": str(project)} | environment, "timeout": 300, "check": False}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=project, env=environment, timeout=300, check=False, **streams
-    )
+    done = subprocess.run([sys.executable, "-m", *words], **how, **streams)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
+def study(project: Path, *words: str, **environment: str) -> str:
+    """What `s2d study` prints."""
+    return ran(project, "s2d_lib.cli", "study", *words, **environment)
+
+
 @pytest.mark.slow
-def test_snakemake_takes_the_graph_of_a_gpu_profile_with_its_resources(project):
+def test_snakemake_takes_the_graph_of_a_gpu_profile_with_its_resources(tmp_path):
+    project = copy_project(tmp_path)
     output = study(project, "--profile", "llama3", "--dry-run")
     (line,) = [line for line in output.splitlines() if line.startswith("| student_bridge_rl_teacher_seed_2 ")]
     cells = [cell.strip() for cell in line.split("|")]
@@ -139,34 +127,36 @@ def test_snakemake_takes_the_graph_of_a_gpu_profile_with_its_resources(project):
     assert all(word in rule for word in ("gpu=8", "runtime=", "mem_mb="))
     assert "gpu_run" not in rule  # how many run at once is the scheduler's business
     # On one machine they go one after the other.
-    options = argparse.Namespace(
-        profile="qwen3-single-gpu", cores=2, regime=False, executor=None, dry_run=True, method=None
-    )
-    allowed = snakemake_command(options, project)
+    options = {
+        "profile": "qwen3-single-gpu",
+        "cores": 2,
+        "regime": False,
+        "executor": None,
+        "dry_run": True,
+        "method": None,
+    }
+    allowed = snakemake_command(argparse.Namespace(**options), project)
     assert allowed[allowed.index("--resources") + 1] == "gpu_run=1"
     assert "gpu_run=1" in rule_of(project, "teacher_rl_seed_0", "--config", "profile=qwen3-single-gpu")
 
 
 def rule_of(project, rule, *options):
-    output = ran(project, ["snakemake", "--dry-run", "--cores", "1", *options], os.environ)
+    output = ran(project, "snakemake", "--dry-run", "--cores", "1", *options)
     return output.split(f"rule {rule}:")[1].split("rule ")[0]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_SLURM, reason="snakemake-executor-plugin-slurm is not installed")
-def test_slurm_is_asked_for_what_a_run_needs_and_makes_it(project, tmp_path):
+def test_slurm_is_asked_for_what_a_run_needs_and_makes_it(tmp_path):
+    table = {"rows": ["student", "student.grpo"], "reference": "student.grpo"}
+    micro = {**TINY, **HEADLINE, "seeds": [0], "cluster": {"partition": "short"}}
+    project = copy_project(tmp_path, micro=micro, study={"tables": {"headline": table}})
     commands, state = tmp_path / "bin", tmp_path / "slurm"
     commands.mkdir()
     state.mkdir()
     for name, script in FAKES.items():
         (commands / name).write_text(script + "\n")
         (commands / name).chmod(0o755)
-    micro, page = (project / "params" / name for name in ("micro.yaml", "study.yaml"))
-    one = {**TINY, **HEADLINE, "seeds": [0], "cluster": {"partition": "short"}}
-    micro.write_text(yaml.safe_dump(deep_merge(yaml.safe_load(micro.read_text()), one)))
-    declared = yaml.safe_load(page.read_text())
-    declared["tables"]["headline"] |= {"rows": ["student", "student.grpo"], "reference": "student.grpo"}
-    page.write_text(yaml.safe_dump(declared))
     config = project / "executors" / "slurm" / "config.yaml"
     config.write_text(config.read_text().replace("checks: 40", "checks: 1"))
     path = f"{commands}{os.pathsep}{os.environ['PATH']}"
@@ -183,7 +173,8 @@ def test_slurm_is_asked_for_what_a_run_needs_and_makes_it(project, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_KUBERNETES, reason="snakemake-executor-plugin-kubernetes is not installed")
-def test_kubernetes_takes_the_settings_and_the_graph(project):
+def test_kubernetes_takes_the_settings_and_the_graph(tmp_path):
+    project = copy_project(tmp_path)
     config = project / "executors" / "kubernetes" / "config.yaml"
     config.write_text(config.read_text().replace("prefix: /s2d", f"prefix: {project}"))
     output = study(project, "--profile", "qwen3-single-gpu", "--executor", "kubernetes", "--dry-run")

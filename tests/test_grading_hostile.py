@@ -31,17 +31,11 @@ def program() -> Graders:
 
 
 HOSTILE = {
-    "power": boxed("10**10**10"),
     "tower": boxed("9^{9^{9^9}}"),
     "factorial": boxed("1000000000!"),
-    "double factorial": boxed("99999!!"),
-    "binomial": boxed(r"\binom{10^{12}}{10^{11}}"),
     "integral": boxed(r"\int_0^{1} e^{x^{x^x}} dx"),
-    "product": boxed(r"\prod_{k=1}^{99999} k"),
     "deep roots": boxed(r"\sqrt{" * 300 + "2" + "}" * 300),
-    "deep fractions": boxed(r"\frac{1}{" * 24 + "x" + "}" * 24),
     "deep parentheses": boxed("(" * 400 + "1" + ")" * 400),
-    "long name": boxed("x" * 900),
     "long sum": boxed("+".join("1" * 490)),
     "pounds of pounds": boxed("5" + " pound" * 160),
     "megabyte in a box": boxed("7" * 5_000_000),
@@ -59,7 +53,6 @@ HOSTILE = {
     "surrogates": boxed("\ud800\udfff x"),
     "unicode": boxed("\u202e\u0300\U0001f4a9" * 100),
     "code": boxed("__import__('os').system('exit 1')"),
-    "empty": "",
 }
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import pandas as pd
 import pytest
@@ -10,7 +9,7 @@ import yaml
 
 from s2d_lib.report.map import BRIDGE, FORWARD, GRPO, OPD
 from s2d_lib.study.load import deep_merge
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, copy_project
 from tests.test_pipeline import RUNS, run
 
 pytestmark = pytest.mark.slow
@@ -45,10 +44,7 @@ MAP = {
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A copy of the project whose map has two cells and runs of a second."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("params", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "Snakefile", folder)
+    folder = copy_project(tmp_path_factory.mktemp("project"))
     path = folder / "params" / "map.yaml"
     whole = [yaml.safe_load((folder / "params" / f"{name}.yaml").read_text()) for name in ("micro", "map")]
     content = deep_merge(*whole)

@@ -7,6 +7,8 @@ import papermill
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from s2d_lib.batch import drop_readings, strip_machine
 from s2d_lib.claims import load_claims
@@ -69,11 +71,15 @@ def shell():
     InteractiveShell.clear_instance()
 
 
-def test_a_misspelt_parameter_is_refused_and_a_users_own_variables_are_not(shell):
-    for cell in ["mine, other = 1, 2", "seed = 0", "# Parameters\nseed = 1\noverrides = {'a': 1}\n", "sede = 3"]:
+def test_a_misspelt_parameter_is_refused_and_a_users_own_variables_are_not(shell, root):
+    def injected(**parameters) -> str:
+        made = parameterize_notebook(load_notebook_node(str(root / "notebooks/31_opd.ipynb")), parameters)
+        return next(cell.source for cell in made.cells if "injected-parameters" in cell.metadata.tags)
+
+    for cell in ["mine, other = 1, 2", "seed = 0", injected(seed=1, overrides={"a": 1}), "sede = 3"]:
         shell.run_cell(cell, store_history=True)
     refuse_unknown_parameters(PARAMETERS)
-    shell.run_cell("# Parameters\nsede = 3\n", store_history=True)
+    shell.run_cell(injected(sede=3), store_history=True)
     with pytest.raises(StudyError, match=r"no parameter 'sede'; did you mean 'seed'\?"):
         refuse_unknown_parameters(PARAMETERS)
 
@@ -108,14 +114,13 @@ def test_two_executions_leave_the_same_bytes_and_cleaning_touches_outputs_and_me
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", ["micro-llama", "micro-selection"])
-def test_notebook_10_makes_base_models(root, tmp_path, profile):
-    names = list(load_profile(profile).pretraining.models)
+def test_notebook_10_makes_base_models(root, tmp_path):
+    names = list(load_profile("micro-llama").pretraining.models)
     overrides = {"pretraining": {"models": {name: {"steps": 4, "batch": 8} for name in names}}}
     papermill.execute_notebook(
         root / "notebooks" / "10_base_models.ipynb",
         tmp_path / "out.ipynb",
-        {"profile": profile, "remake": True, "overrides": overrides, "folder": str(tmp_path / "models")},
+        {"profile": "micro-llama", "remake": True, "overrides": overrides, "folder": str(tmp_path / "models")},
         kernel_name="python3",
         progress_bar=False,
         cwd=root / "notebooks",

@@ -14,8 +14,7 @@ import yaml
 
 from s2d_lib import cli
 from s2d_lib.provenance import file_hash
-from s2d_lib.study.load import deep_merge
-from tests.conftest import HEADLINE, ROOT, TINY
+from tests.conftest import HEADLINE, TINY, copy_project
 
 pytestmark = pytest.mark.slow
 
@@ -26,24 +25,9 @@ FILES = ("headline.csv", "headline.md")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A copy of the project whose micro profile takes seconds, with one seed and a headline of seven runs."""
-    folder = tmp_path_factory.mktemp("a pröject's folder")
-    for name in ("params", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "Snakefile", folder)
-    profile = folder / "params" / "micro.yaml"
-    content = deep_merge(yaml.safe_load(profile.read_text()), {**TINY, **HEADLINE, "seeds": [0]})
-    profile.write_text(yaml.safe_dump(content))
-    page = folder / "params" / "study.yaml"
-    declared = yaml.safe_load(page.read_text())
-    declared["tables"]["headline"]["rows"] = [
-        "student",
-        "student.grpo",
-        "student.bridge.rl_teacher",
-        "teacher",
-        "teacher.rl",
-    ]
-    page.write_text(yaml.safe_dump(declared))
-    return folder
+    rows = ["student", "student.grpo", "student.bridge.rl_teacher", "teacher", "teacher.rl"]
+    changes = {"micro": {**TINY, **HEADLINE, "seeds": [0]}, "study": {"tables": {"headline": {"rows": rows}}}}
+    return copy_project(tmp_path_factory.mktemp("a pröject's folder"), **changes)
 
 
 def command(project, *words, **environment):
@@ -61,9 +45,9 @@ def run(project, *words, **environment) -> tuple[int, str]:
     return process.returncode, output
 
 
-def succeed(project, *words) -> str:
+def succeed(project, *words, **environment) -> str:
     """Output of what has to succeed."""
-    status, output = run(project, *words)
+    status, output = run(project, *words, **environment)
     assert status == 0, output
     return output
 
@@ -85,7 +69,7 @@ def tables(project) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def study(project):
-    """The study, made after a kill -9 in the middle and once more from nothing; both tables."""
+    """The study, made after a kill -9 in the middle, and its table's files."""
     process = command(project, "study", "--cores", "2")
     deadline = time.monotonic() + 300
     while len(finished(project)) < 2 and time.monotonic() < deadline:
@@ -94,7 +78,7 @@ def study(project):
     process.wait()
     survived = finished(project)
     output = succeed(project, "study", "--cores", "2")
-    return {"survived": survived, "after_kill": tables(project), "output": output}
+    return {"survived": survived, "tables": tables(project), "output": output}
 
 
 def test_the_study_survives_a_kill_and_nothing_finished_is_lost(project, study):
@@ -132,16 +116,17 @@ def test_snakemakes_report_holds_the_table(project, study):
     assert "headline.csv" in (project / "report.html").read_text()
 
 
-def test_a_run_made_again_reaches_the_table_and_only_what_it_changed_is_made_again(project, study):
+def test_a_run_made_again_is_the_same_and_only_what_another_one_changes_is_made_again(project, study):
+    """What is made alone has the bytes of what was made beside others or went on after the kill."""
     folder = project / RUNS / "micro" / "seed-0"
     results = project / "figures" / "micro" / "results" / "records.json.xz"
     before = made(project) | {results: results.stat().st_mtime_ns}
-    shutil.rmtree(folder / "student")
-    succeed(project, "run", "--checkpoint", "student")
+    shutil.rmtree(folder / "teacher.rl")
+    succeed(project, "run", "--checkpoint", "teacher.rl")
     succeed(project, "study")
     changed = {p.parent.name for p in before if p.stat().st_mtime_ns != before[p]}
-    assert changed == {"student", "results"}  # which came out the same
-    assert tables(project) == study["after_kill"]
+    assert changed == {"teacher.rl", "results"}  # and none of its children
+    assert tables(project) == study["tables"]
     record, config = (folder / "teacher.rl" / name for name in ("record.json", "model/config.json"))
     as_made = record.read_text(), config.read_text()
     config.write_text(as_made[1] + "\n")  # another teacher
@@ -157,17 +142,14 @@ def test_a_run_made_again_reaches_the_table_and_only_what_it_changed_is_made_aga
     assert (collected[0], "is missing" in collected[1]) == (1, True), collected
 
 
-def test_figures_are_redrawn_from_the_compact_results_alone_and_made_again_from_nothing_are_the_same(project, study):
+def test_figures_are_redrawn_from_the_compact_results_alone(project, study):
     folder = project / "figures" / "micro"
     drawn = {p.name: p.read_bytes() for p in folder.glob("headline.*")}
     assert set(drawn) == {f"headline.{suffix}" for suffix in ("csv", "md", "png", "svg")}
     for path in folder.glob("headline.*"):
         path.unlink()
-    shutil.rmtree(project / RUNS)
-    succeed(project, "figures", "--profile", "micro")
+    succeed(project, "figures", "--profile", "micro", S2D_RUNS="no runs")
     assert {p.name: p.read_bytes() for p in folder.glob("headline.*")} == drawn
-    succeed(project, "study")
-    assert tables(project) == study["after_kill"]
 
 
 def test_a_study_under_way_is_collected_by_whole_seeds(project, study):
@@ -229,17 +211,9 @@ def test_a_broken_run_folder_stops_the_study_with_the_remedy(project, study):
     assert "has no readable record.json: delete" in output
 
 
-@pytest.mark.parametrize("name", ["31_opd", "50_evaluate"])
-def test_a_notebook_with_its_defaults_shows_the_finished_run(project, study, tmp_path, monkeypatch, name):
+def test_a_notebook_with_its_defaults_shows_the_finished_run(project, study, tmp_path, monkeypatch):
     monkeypatch.setenv("S2D_HOME", str(project))
     monkeypatch.setenv("S2D_RUNS", RUNS)
-    path, out = project / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb"
+    path, out = project / "notebooks" / "31_opd.ipynb", tmp_path / "out.ipynb"
     papermill.execute_notebook(path, out, progress_bar=False, kernel_name="python3")
     assert "is finished: showing" in out.read_text()
-
-
-def test_a_parameter_that_a_notebook_does_not_have_ends_it(root, runs, tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="no parameter 'sede'; did you mean 'seed'"):
-        papermill.execute_notebook(
-            root / "notebooks" / "31_opd.ipynb", tmp_path / "out.ipynb", {"sede": 3}, progress_bar=False
-        )

@@ -6,15 +6,6 @@ from pathlib import Path
 
 import pytest
 
-PAGES = (
-    "README.md",
-    "docs/guide.md",
-    "docs/how_opd_works.md",
-    "docs/how_to_add_a_method.md",
-    "docs/scale.md",
-    "CONTRIBUTING.md",
-)
-
 
 def test_the_readmes_table_is_the_committed_one(root):
     table = "figures/micro/ends.md"
@@ -24,17 +15,11 @@ def test_the_readmes_table_is_the_committed_one(root):
     assert shown.strip() == (root / table).read_text().strip().replace("](runs/", links)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_path_a_page_links_to_exists(root, page):
-    for link in re.findall(r"\]\(([^)#]+)\)", (root / page).read_text()):
-        assert (Path(root / page).parent / link).exists(), link
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_make_target_a_page_names_exists(root, page):
+def test_every_make_target_a_page_names_exists(root):
     targets = re.findall(r"^([a-z0-9-]+):", (root / "Makefile").read_text(), re.MULTILINE)
-    for target in re.findall(r"(?:^|`)make ([a-z0-9-]+)", (root / page).read_text(), re.MULTILINE):
-        assert target in targets, target
+    for page in (root / "README.md", root / "CONTRIBUTING.md", *root.glob("docs/*.md")):
+        named = re.findall(r"(?:^|`)make ([a-z0-9-]+)", page.read_text(), re.MULTILINE)
+        assert set(named) <= set(targets), page
 
 
 def test_the_code_of_how_opd_works_runs_and_takes_the_student_to_its_teacher(root, capsys):

@@ -1,19 +1,16 @@
 """A study's runs as one file, and the trained student that comes with the project."""
 
 import io
-import shutil
 import tarfile
 
 import pytest
-import yaml
 
 from s2d_lib import look
 from s2d_lib.cli import main
 from s2d_lib.pipeline import jobs, keep_markers
 from s2d_lib.results.map import read_map
 from s2d_lib.runs import read_finished
-from s2d_lib.study.load import deep_merge
-from tests.conftest import HEADLINE, ROOT
+from tests.conftest import HEADLINE, copy_project
 from tests.test_runs import make
 
 TRAINED = "micro/seed-0/student.grpo"
@@ -22,11 +19,8 @@ TRAINED = "micro/seed-0/student.grpo"
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """The project with a profile micro of two runs, finished without training and packed; runs now go elsewhere."""
-    shutil.copytree(ROOT / "params", tmp_path / "params")
     rows = {"tables": {"headline": {"rows": ["student", "student.grpo"]}}}
-    for name, changes in {"micro": HEADLINE | {"seeds": [0]}, "study": rows}.items():
-        path = tmp_path / "params" / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(deep_merge(yaml.safe_load(path.read_text()), changes)))
+    copy_project(tmp_path, micro=HEADLINE | {"seeds": [0]}, study=rows)
     monkeypatch.setenv("S2D_HOME", str(tmp_path))
     monkeypatch.setenv("S2D_RUNS", "runs")
     for name in ("student", "student.grpo"):
@@ -85,9 +79,8 @@ def test_what_is_finished_stays_and_what_is_missing_is_named(project, taken, cap
 def test_a_file_that_is_no_whole_bundle_is_one_sentence(project, taken, capsys, name, content, sentence):
     path = project / "other.tar"
     with tarfile.open(project / "study.tar") as whole, tarfile.open(path, "w") as tar:
-        for one, text in (
-            {member.name: whole.extractfile(member).read() for member in whole} | {name: content}
-        ).items():
+        contents = {member.name: whole.extractfile(member).read() for member in whole}
+        for one, text in (contents | {name: content}).items():
             member = tarfile.TarInfo(one)
             member.size = len(text)
             if text == "a link":

@@ -59,14 +59,6 @@ def test_a_run_appears_only_when_it_is_whole(runs):
     assert open_run("micro", "student", 0).finished
 
 
-def test_an_unfinished_folder_with_other_parameters_is_begun_anew(runs):
-    overrides = {"evaluation": {"samples": 2}}
-    run = open_run("micro", "student", 0, overrides)
-    run.path("old").write_text("x")
-    run.path("resolved.json").write_text(json.dumps({"hash": "another"}))
-    assert not open_run("micro", "student", 0, overrides).path("old").exists()
-
-
 def test_a_changed_parameter_makes_a_run_stale_and_its_replacement_replaces_it(runs):
     run = make(content="old")
     record = json.loads((run.final / "record.json").read_text())
@@ -103,13 +95,6 @@ def chain(runs) -> list[Run]:
     return [make(name) for name in ("teacher", "teacher.rl", "teacher.rl.rollouts.full")]
 
 
-def test_a_parent_that_is_made_again_the_same_makes_nothing_stale(chain):
-    remake(chain[0], "x")
-    assert all(find_run(run.resolved) for run in chain)
-    shutil.rmtree(chain[0].final)
-    assert find_run(chain[1].resolved)
-
-
 def test_a_parent_with_another_content_makes_all_below_it_stale_and_their_markers_go(chain):
     jobs = {run.resolved.hash: Job(run.resolved) for run in chain}
     keep_markers(jobs)
@@ -124,7 +109,7 @@ def test_a_parent_with_another_content_makes_all_below_it_stale_and_their_marker
     assert all(job.done for job in jobs.values())
 
 
-def test_markers_tell_snakemake_what_has_changed(chain):
+def test_a_parent_that_is_made_again_the_same_makes_nothing_stale_nor_does_one_that_is_gone(chain):
     jobs = {run.resolved.hash: Job(run.resolved) for run in chain}
 
     def state() -> list[tuple[bytes, int]]:
@@ -138,9 +123,11 @@ def test_markers_tell_snakemake_what_has_changed(chain):
     assert after[0][0] == (chain[0].final / "record.json").read_bytes()
     assert len({time for _, time in after}) == 1  # nobody's is older than a parent's
     assert [text for text, _ in after[1:]] == [text for text, _ in before[1:]]
+    shutil.rmtree(chain[0].final)
+    assert find_run(chain[1].resolved)
 
 
-def test_an_unfinished_run_does_not_go_on_with_another_parent(runs):
+def test_an_unfinished_run_does_not_go_on_with_another_parent_or_other_parameters(runs):
     parent = make("student")
     open_run("micro", "student.grpo", 0).path("half").write_text("x")
     remake(parent, "x")
@@ -149,6 +136,10 @@ def test_an_unfinished_run_does_not_go_on_with_another_parent(runs):
     remake(parent, "y")
     with pytest.raises(StudyError, match="'student' was made again after"):
         run.parent("from")
+    run = open_run("micro", "student.grpo", 0)
+    assert not run.path("half").exists()
+    run.path("half").write_text("x")
+    run.path("resolved.json").write_text(json.dumps({"hash": "another"}))
     assert not open_run("micro", "student.grpo", 0).path("half").exists()
 
 

@@ -14,13 +14,7 @@ import pytest
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (1400, 400)
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-)
+QUIET = ["--no-sandbox", *(f"--disable-{it}" for it in ("gpu", "quic", "background-networking", "component-update"))]
 LOOK = """() => ({
     links: [...document.querySelectorAll("a[href]")].map(a => a.href),
     ids: [...document.querySelectorAll("[id]")].map(e => e.id),
@@ -79,20 +73,8 @@ def site(tmp_path_factory) -> Path:
     for name in ("sphinx", "myst_nb", "furo"):
         pytest.importorskip(name, reason="the site's packages are not installed (`make site` does it)")
     root, out = Path(__file__).parents[1], tmp_path_factory.mktemp("site")
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-q",
-        "-W",
-        "--keep-going",
-        "-c",
-        "site",
-        "-d",
-        out / "tree",
-        ".",
-        out / "html",
-    ]
+    words = ["-m", "sphinx", "-q", "-W", "--keep-going", "-c", "site", "-d"]
+    command = [sys.executable, *words, out / "tree", ".", out / "html"]
     subprocess.run(command, cwd=root, check=True, env={**os.environ, "PYTHONPATH": str(root)})
     return out / "html"
 

@@ -49,11 +49,7 @@ DTYPES = ("float32", "bfloat16")
 def overrides(tiny: dict, dtype: str) -> dict:
     """Two steps of every stage on the device; enough rollouts that some of them are correct."""
     stages = dict.fromkeys(CHECKPOINTS, TWO_STEPS) | {"teacher_rollouts": {"samples_per_problem": 8}}
-    over = {
-        "stages": stages,
-        "hardware": {"device": DEVICE, "dtype": dtype},
-    }  # fmt: skip
-    return deep_merge(tiny, over)
+    return deep_merge(tiny, {"stages": stages, "hardware": {"device": DEVICE, "dtype": dtype}})
 
 
 class Replayed:

@@ -43,14 +43,8 @@ def left_as_it_was():
 
 @pytest.fixture
 def overrides(tiny):
-    return deep_merge(
-        tiny,
-        {
-            "stages": {"sparse_rl": TWO_STEPS},
-            "sampling": {"engine": "vllm", "batch": 64},
-            "hardware": {"device": "cuda", "dtype": "float32"},
-        },
-    )
+    own = {"stages": {"sparse_rl": TWO_STEPS}, "sampling": {"engine": "vllm", "batch": 64}}
+    return deep_merge(tiny, own | {"hardware": {"device": "cuda", "dtype": "float32"}})
 
 
 @pytest.fixture

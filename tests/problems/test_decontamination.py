@@ -23,9 +23,8 @@ TRAIN = (
 
 def one(pool: str, evaluation: str):
     """Kind and score that a single pair of problems gets, among unrelated ones."""
-    others = [
-        Problem(f"o{i}", f"Unrelated filler {'abcdefghij'[i]} {i} about topic{'xyzuvwklmn'[i]}", "") for i in range(10)
-    ]
+    letters = enumerate(zip("abcdefghij", "xyzuvwklmn", strict=True))
+    others = [Problem(f"o{i}", f"Unrelated filler {one} {i} about topic{other}", "") for i, (one, other) in letters]
     kept, report = decontaminate([Problem("p", pool, "1"), *others], {"eval": [Problem("e", evaluation, "1")]})
     found = report["overlaps"] + report["siblings"]
     assert len(kept) == 11 - report["removed"] == 11 - len(report["overlaps"])
@@ -57,7 +56,6 @@ CHANGED = TRAIN.replace("37", "41").replace("21", "18")
     ("pool", "evaluation", "kind"),
     [
         (TRAIN, TRAIN.replace("farmer", "peasant").replace("what number", "which number"), "near"),
-        (TRAIN, TRAIN.replace("chickens", "hens").replace("she write on the board", "Olga write"), "near"),
         (TRAIN, TRAIN.replace("Every morning she counts", "She counts every morning").replace("fenced ", ""), "near"),
         (f"Read this to the end. {TRAIN.replace('wooden ', '')} {REMARKS}", TRAIN, "near"),  # inside a longer one
         (TRAIN, CHANGED, "sibling"),  # other numbers make another problem, which stays
@@ -87,10 +85,9 @@ def test_the_report_is_plain_data_and_keeps_the_order():
     kept, report = decontaminate(pool, {"a": [Problem("e1", TRAIN, "1")], "b": [Problem("e2", TRAIN, "1")]})
     assert [p.id for p in kept] == ["p1", "p3"]
     assert json.loads(json.dumps(report)) == report
-    assert report["overlaps"] == [
-        {"pool": "p2", "evaluation": name, "problem": problem, "kind": "exact", "score": 1.0}
-        for name, problem in (("a", "e1"), ("b", "e2"))
-    ]
+    found = {"pool": "p2", "kind": "exact", "score": 1.0}
+    places = ({"evaluation": "a", "problem": "e1"}, {"evaluation": "b", "problem": "e2"})
+    assert report["overlaps"] == [found | place for place in places]
     assert (report["removed"], len(report["siblings"])) == (1, 2)
     assert decontaminate([], {"e": pool})[0] == []
     assert len(decontaminate([Problem("p", "?", "1"), pool[1]], {"e": []})[0]) == 2

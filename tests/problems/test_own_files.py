@@ -30,15 +30,10 @@ def test_all_kinds_of_file_give_the_same_rows_and_name_missing_columns(tmp_path,
 
 
 BROKEN = [
-    ("a.parquet", b"<!DOCTYPE html><html><body>Not found</body></html>", "not readable as .parquet"),
     ("a.parquet", b"<!DOCTYPE html><html><body>Not found</body></html>", "begins with b'<!DOCTYPE html>"),
-    ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "begins with b'version https://git-lfs"),
-    ("a.parquet", b"PAR1\x15\x04\x15 and then nothing more", "not readable as .parquet"),
     ("a.parquet", b"", "not readable as .parquet"),
     ("a.json", b"", "not readable as .json"),
     ("a.json", b'{"data": []}', "must hold objects"),
-    ("a.json", b"[1, 2]", "must hold objects"),
-    ("a.json", b'[{"a": 1}', "not readable as .json"),
     ("a.json", b"[" * 100_000, "not readable as .json"),
     ("a.json", b"[]", "has no rows"),
     ("a.json", b"PAR1\x15\x04\xff\xfe", "codec can't decode"),
@@ -46,7 +41,6 @@ BROKEN = [
     ("a.json", b'[{"a": "b"}, {"a": {"content": ["\\ud800"]}}]', "half of a character (a lone surrogate)"),
     ("a.jsonl", b'{"a": 1}\n{"a": \n', "not readable as .jsonl (line 2: "),
     ("a.jsonl", b'{"a": 1}\n[1]\n', "must hold objects"),
-    ("a.jsonl", b"\n \n", "has no rows"),
     ("a.jsonl", b'{"problem": "a", "answer": 1, "answer": 2}\n', "line 1: 'answer' is named twice in one row"),
     ("a.jsonl", b'{"a": "b"}\n\n{"a": {"content": ["\\ud800"]}}', "Row 2 of the dataset"),
     ("a.csv", b"a,b", "unknown ending: use one of .parquet, .json, .jsonl"),

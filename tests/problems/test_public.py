@@ -15,6 +15,7 @@ from s2d_lib.problems.sources import LOCAL_FILES
 from tests.conftest import data
 
 PROBLEM = "What is $1+1$?\n\nGive an integer."
+BRIEF = {"role": "system", "content": "Be brief."}
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -45,14 +46,7 @@ def test_the_instruction_around_a_problem_is_removed(written, bare):
 
 
 LAYOUTS = [
-    (
-        "dapo-math-17k",
-        {
-            "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": PROBLEM}],
-            "reward_model": {"ground_truth": "2", "style": "rule"},
-            "extra_info": {"index": "uuid"},
-        },
-    ),
+    ("dapo-math-17k", {"prompt": [BRIEF, {"role": "user", "content": PROBLEM}], "reward_model": {"ground_truth": "2"}}),
     ("dapo-math-17k", {"prompt": PROBLEM, "solution": "2", "source_prompt": []}),
     ("math-500", {"problem": PROBLEM, "solution": "no", "answer": "2", "level": 3, "unique_id": "test/a/1.json"}),
     ("aime-2024", {"ID": "2024-I-1", "Problem": PROBLEM, "Solution": "no", "Answer": 2}),
@@ -85,9 +79,7 @@ def test_duplicates_and_conflicts(tmp_path):
     path = write(tmp_path / "d.jsonl", [{"prompt": prompt, "answer": answer} for prompt, answer in rows])
     problems, report = load_public("dapo-math-17k", "math", path)
     assert [(p.prompt, p.answer) for p in problems] == [("a  b", "1"), ("f", "6"), ("half", "0.5")]
-    conflicts = {
-        content_id("dapo-math-17k", prompt): found for prompt, found in (("c", ["2", "3"]), ("d e", ["4", "5"]))
-    }
+    conflicts = {content_id("dapo-math-17k", p): found for p, found in (("c", ["2", "3"]), ("d e", ["4", "5"]))}
     counts = {"rows": 11, "duplicates": 6, "unreadable": 0, "problems": 3}
     assert report == {"source": str(path), "conflicts": conflicts} | counts
 
@@ -135,7 +127,7 @@ def test_every_source_has_a_local_name_and_every_mathematical_one_a_layout():
 
 
 def test_finished_prompts_are_read(tmp_path):
-    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "And now?\nA: x"}]
+    chat = [BRIEF, {"role": "user", "content": "And now?\nA: x"}]
     rows = [
         {"prompt": "Which?\n\nA: x\nB: y", "answer": "b", "kind": "mcq", "description": "Which?"},
         {"prompt": chat, "reward_model": {"ground_truth": "A"}},
@@ -156,18 +148,16 @@ def test_finished_prompts_are_read(tmp_path):
     assert grade("Thought: easy.\nAction: book\nAction Input: {}", found[0].answer, mode="tool_calls").correct
 
 
-NO_NUMBER = (float("nan"), "NaN", float("inf"), ["2", "3"], [], True, {"a": 1})
-NO_CALLS = ("no calls", {"Action": "x"}, [], ["x"], [{"Action": 1}], [{"Action_Input": {}}])
+NO_NUMBER = (float("nan"), "NaN", float("inf"), ["2", "3"], True)
+NO_CALLS = ("no calls", [], ["x"], [{"Action": 1}], [{"Action_Input": {}}])
 BROKEN = [
     ("math-500", {"text": "x", "answer": "1"}, "has no problem .* found text, answer"),
     ("math-500", {"problem": "x", "label": "1", "solution": "2"}, "has no answer .* found problem, label"),
     ("math-500", {"problem": "  ", "answer": "1"}, "Row 1 of .* empty problem"),
     ("math-500", {"problem": "x", "answer": " "}, "empty answer"),
-    ("math-500", {"problem": 5, "answer": "1"}, "empty problem"),
     *(("math-500", {"problem": "x", "answer": bad}, "which is not text or a finite number") for bad in NO_NUMBER),
     *(("sdpo-tool-use", {"prompt": "x", "answer": bad}, "no request with readable gold calls") for bad in NO_CALLS),
     ("sdpo-chemistry", {"prompt": "Which?", "answer": "the first"}, "which is not a letter"),
-    ("sdpo-chemistry", {"prompt": "Which?", "answer": 1}, "which is not a letter"),
 ]
 
 

@@ -40,15 +40,13 @@ def files(tmp_path):
 
 
 def competition(evaluation, pool=None, overlap="remove", **changes):
-    return ProblemSets(
-        source="competition_math", overlap=overlap, pool=pool, evaluations={"test": evaluation}, **changes
-    )
+    sets = {"pool": pool, "evaluations": {"test": evaluation}}
+    return ProblemSets(source="competition_math", overlap=overlap, **sets, **changes)
 
 
 def test_an_overlap_is_refused_with_the_pair_or_removed_and_counted(files):
-    with pytest.raises(
-        StudyError, match=r"the label pool overlaps .*'math-500/pool-15' with 'math-500/shared-15' of 'test'"
-    ):
+    pair = r"the label pool overlaps .*'math-500/pool-15' with 'math-500/shared-15' of 'test'"
+    with pytest.raises(StudyError, match=pair):
         load_problems(competition(files["shared"], files["pool"], "refuse"))
     problems = load_problems(competition(files["shared"], files["pool"], instruction="Box it."))
     assert "math-500/pool-15" not in {p.id for p in problems.pool}

@@ -9,8 +9,14 @@ import stand_ins
 
 from s2d_lib import vllm
 from s2d_lib.models.policy import load_policy
+from s2d_lib.notebook import evaluate, finish
 from s2d_lib.problems.sources import load_problems
+from s2d_lib.runs import open_run
+from s2d_lib.sampling import read_rollouts
+from s2d_lib.stages.inputs import prepare
+from s2d_lib.stages.stored_teacher import teacher_rollouts
 from s2d_lib.study import resolve
+from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Hardware, RoleModel
 
 
@@ -31,6 +37,33 @@ def policy():
 def problems():
     """A few problems."""
     return load_problems(resolve("micro-full", "student", 0).problems).evaluations["micro-math"][:8]
+
+
+@pytest.fixture
+def overrides(tiny) -> dict:
+    """A tiny study that vLLM samples."""
+    return deep_merge(tiny, {"sampling": {"engine": "vllm", "batch": 64}})
+
+
+@pytest.fixture
+def teacher_runs(runs, overrides):
+    """Evaluates a teacher and stores its rollouts; both finished runs."""
+
+    def make():
+        run = open_run("micro-full", "teacher", 0, overrides)
+        inputs = prepare(run)
+        assert len(evaluate(run, inputs)) == 4
+        finish(run, inputs)
+        made = open_run("micro-full", "teacher.rollouts.full", 0, overrides)
+        rollouts = teacher_rollouts(made, prepare(made))
+        finish(made)
+        assert read_rollouts(made.finished.path("rollouts.parquet"))[0] == rollouts
+        assert len(rollouts) == 16 * 2
+        assert set(made.finished.record["vllm"]) == {"rollouts"}
+        assert not [path for path in made.finished.folder.iterdir() if path.name.startswith(".")]
+        return run.finished, made.finished
+
+    return make
 
 
 @pytest.fixture

@@ -7,21 +7,14 @@ import torch
 from stand_ins import LLM
 
 from s2d_lib.errors import StudyError
-from s2d_lib.notebook import evaluate, finish
 from s2d_lib.runs import open_run
-from s2d_lib.sampling import read_rollouts
-from s2d_lib.stages.inputs import prepare
-from s2d_lib.stages.stored_teacher import teacher_rollouts
-from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Decoding
 from s2d_lib.vllm import context_for, sampler
 
-BY_VLLM = {"sampling": {"engine": "vllm", "batch": 64}}
-
 
 @pytest.fixture
-def run(runs, tiny):
-    return open_run("micro-full", "student", 0, deep_merge(tiny, BY_VLLM))
+def run(runs, overrides):
+    return open_run("micro-full", "student", 0, overrides)
 
 
 def test_an_engine_samples_as_the_rollouts_contract_says(engines, run, policy, problems):
@@ -82,16 +75,6 @@ def test_an_engine_that_does_not_start_is_one_sentence(engines, run, policy, pro
     assert not run.path(".engine").exists()
 
 
-def test_evaluation_and_teacher_rollouts_end_to_end(engines, runs, tiny):
-    overrides = deep_merge(tiny, BY_VLLM)
-    run = open_run("micro-full", "teacher", 0, overrides)
-    inputs = prepare(run)
-    assert len(evaluate(run, inputs)) == 4
-    finish(run, inputs)
-    made = open_run("micro-full", "teacher.rollouts.full", 0, overrides)
-    rollouts = teacher_rollouts(made, prepare(made))
-    finish(made)
-    assert read_rollouts(made.finished.path("rollouts.parquet"))[0] == rollouts
-    assert set(made.finished.record["vllm"]) == {"rollouts"}
+def test_evaluation_and_teacher_rollouts_end_to_end(engines, teacher_runs):
+    teacher_runs()
     assert [engine.ended for engine in engines] == [True, True]
-    assert not [path for path in made.finished.folder.iterdir() if path.name.startswith(".")]

@@ -43,10 +43,9 @@ def test_another_token_is_named_with_its_problem_and_place(policy, asked):
     ids[1] = next(i for i in range(5, 20) if i != own)
     answers[2] = answers[2]._replace(ids=ids)
     said, meant = (policy.tokenizer.decode([i]) for i in (ids[1], own))
-    sentence = (
-        f"at problem '{asked[2].id}', token 2 of its greedy answer, it says '{said}' where transformers says '{meant}'"
-    )
-    with pytest.raises(StudyError, match=f"weights of 'student': {sentence}"):
+    where = f"at problem '{asked[2].id}', token 2 of its greedy answer"
+    sentence = f"weights of 'student': {where}, it says '{said}' where transformers says '{meant}'"
+    with pytest.raises(StudyError, match=sentence):
         refuse(compare(policy, asked, answers, TOLERANCE).fault, "'student'")
 
 

@@ -9,14 +9,10 @@ import torch
 from stand_ins import greedy
 
 from s2d_lib.models.policy import load_policy
-from s2d_lib.notebook import evaluate, finish
 from s2d_lib.runs import open_run
-from s2d_lib.sampling import read_rollouts
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.rl import sparse_rl
-from s2d_lib.stages.stored_teacher import teacher_rollouts
 from s2d_lib.study import load_profile
-from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Decoding, Hardware, Sampling
 from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
 from s2d_lib.vllm import Engine, compared
@@ -96,21 +92,12 @@ def test_smollm2_with_its_chat_template_and_its_own_eos(engine, runs, problems):
     in_sync(engine(policy, batch=4, context=256), policy, problems[:2], 24)
 
 
-def test_evaluation_and_teacher_rollouts_end_to_end(runs, tiny):
-    overrides, threads = deep_merge(tiny, {"sampling": {"engine": "vllm", "batch": 64}}), torch.set_num_threads
-    run = open_run("micro-full", "teacher", 0, overrides)
-    inputs = prepare(run)
-    evaluate(run, inputs)
-    finish(run, inputs)
-    rows = pd.read_csv(run.finished.path("evaluation.csv"), dtype={"correct": str})
+def test_evaluation_and_teacher_rollouts_end_to_end(teacher_runs):
+    threads = torch.set_num_threads
+    run, _ = teacher_runs()
+    rows = pd.read_csv(run.path("evaluation.csv"), dtype={"correct": str})
     rows = rows[rows["decoding"] == "main"]  # a base model is evaluated at further temperatures
     assert rows.groupby("set").size().to_dict() == {"micro-math": 6, "micro-aime": 4, "known-facts": 2, "known-long": 2}
     assert rows["correct"].str.contains("1").any()
-    assert run.finished.record["vllm"]["evaluation"]["check"]["tokens"] > 10
-    made = open_run("micro-full", "teacher.rollouts.full", 0, overrides)
-    rollouts = teacher_rollouts(made, prepare(made))
-    finish(made)
-    assert read_rollouts(made.finished.path("rollouts.parquet"))[0] == rollouts
-    assert len(rollouts) == 16 * 2
-    assert not [path for path in made.finished.folder.iterdir() if path.name.startswith(".")]
+    assert run.record["vllm"]["evaluation"]["check"]["tokens"] > 10
     assert torch.set_num_threads is threads
