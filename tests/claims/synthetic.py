@@ -6,6 +6,9 @@ import pandas as pd
 from s2d_lib.results.bundle import Bundle
 
 SAMPLES = 16
+COLUMNS = ["seed", "checkpoint", "set", "problem", "level", "correct", "tokens", "cut_off"]
+
+Grades = dict[tuple[int, str, str], dict[str, str]]  # (seed, checkpoint, set) -> problem -> a 0 or 1 each sample
 
 
 def graded(rng, accuracy: float, seeds: int, problems: np.ndarray, seed_sd=0.15, rest_sd=0.8) -> np.ndarray:
@@ -18,6 +21,19 @@ def graded(rng, accuracy: float, seeds: int, problems: np.ndarray, seed_sd=0.15,
     own = rng.normal(0, 0.6, len(problems))
     noise = rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, rest_sd, (seeds, len(problems)))
     return rng.binomial(SAMPLES, 1 / (1 + np.exp(-(logit + own + noise))))
+
+
+def sampled(rng, checkpoint: str, name: str, accuracy: float, seeds: int, problems: np.ndarray) -> Grades:
+    """What `graded` draws for a checkpoint on a set."""
+    drawn = enumerate(graded(rng, accuracy, seeds, problems))
+    bits = {seed: ["1" * right + "0" * (SAMPLES - right) for right in line] for seed, line in drawn}
+    return {(seed, checkpoint, name): {f"{name}/{p}": b for p, b in enumerate(of)} for seed, of in bits.items()}
+
+
+def evaluation(grades: Grades) -> pd.DataFrame:
+    """A row a problem, as results have them."""
+    rows = [(*of, problem, "", bits, 9.0, 0.0) for of, own in grades.items() for problem, bits in own.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def record(seed: int, parents: dict[str, str] | None = None, labels=(), gradings: int = 0, **facts) -> dict:
@@ -42,14 +58,9 @@ def record(seed: int, parents: dict[str, str] | None = None, labels=(), gradings
 def bundle_of(accuracies: dict, records: dict, seeds: int, problems: dict[str, int], rng) -> Bundle:
     """Checkpoint -> set -> true accuracy of an average problem, and checkpoint -> arguments of `record`, as a bundle."""
     difficulty = {name: rng.normal(0, 1.2, count) for name, count in problems.items()}
-    rows = []
+    grades = {}
     for checkpoint, on in accuracies.items():
         for name, accuracy in on.items():
-            for seed, line in enumerate(graded(rng, accuracy, seeds, difficulty[name])):
-                rows += [
-                    (seed, checkpoint, name, f"{name}/{p}", "", "1" * right + "0" * (SAMPLES - right), 9.0, 0.0)
-                    for p, right in enumerate(line)
-                ]
-    columns = ["seed", "checkpoint", "set", "problem", "level", "correct", "tokens", "cut_off"]
+            grades |= sampled(rng, checkpoint, name, accuracy, seeds, difficulty[name])
     made = {(name, seed): record(seed, **facts) for name, facts in records.items() for seed in range(seeds)}
-    return Bundle(pd.DataFrame(rows, columns=columns), pd.DataFrame(), made)
+    return Bundle(evaluation(grades), pd.DataFrame(), made)

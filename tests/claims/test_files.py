@@ -15,10 +15,6 @@ from tests.conftest import ROOT, data
 def test_the_committed_claims_are_all_there_about_the_study_and_printed():
     claims, published = load_claims(), load_published()
     assert list(claims.claims) == [f"P{n}" for n in range(1, 4)] + [f"A{n}" for n in range(1, 14)]
-    on = {name: {meant for c in claim.comparisons for meant in c.sets} for name, claim in claims.claims.items()}
-    assert {name for name, sets in on.items() if sets == {"MATH"}} == {"A5", "A10", "A11"}
-    assert (on["A6"], on["A4"]) == ({"AIME 2024", "AIME 2025"}, {"AIME 2024", "MATH"})
-    assert all(len(on[name]) == 3 for name in set(on) - {"A4", "A5", "A6", "A10", "A11"})
     assert all(claim.premises for claim in claims.claims.values())
     assert {name for claim in claims.claims.values() for name in claim.premises} == set(claims.premises)
     outcomes = evaluate(claims, load_study(), {})
@@ -42,17 +38,7 @@ def test_paper_bs_claims_are_about_methods_of_their_table_and_predictions_about_
     assert {name for p in predictions.values() for name in p.compares} <= set(study.checkpoints)
 
 
-def test_every_difference_in_labels_by_design_has_its_reason():
-    for comparison in (comparison for claim in load_claims().claims.values() for comparison in claim.comparisons):
-        raw = any("raw_" in name for name in comparison.better_first)
-        replayed = any(name.endswith("replay_1H") for name in comparison.better_first)
-        assert bool(comparison.unequal_labels) >= (raw or replayed)
-        assert not (replayed and comparison.unequal_gradings)  # at equal updates
-
-
-HEAD = (
-    "sets: [MATH]\ngradings_tolerance: 0.05\nfamilies: {micro: {Qwen3: micro}}\nclaims: {A1: {sentence: s, source: s, "
-)
+HEAD = "sets: [MATH]\ngradings_tolerance: 0.05\nfamilies: {micro: {Qwen3: micro}}\nclaims: {A1: {sentence: s, source: s"
 
 
 def refused(folder, name: str, text: str, load) -> str:
@@ -75,11 +61,10 @@ def refused(folder, name: str, text: str, load) -> str:
         ("Qwen3", "[{better_first: [a], sets: [MATH]}]", "better_first"),
         ("Qwen3", "[{better_first: [a, b, a], sets: [MATH]}]", "stands twice"),
         ("Qwen3", "[{better_first: [a, b], sets: [MATH], margn: 1}]", "unknown parameter.*margn"),
-        ("Qwen3", "[]", "comparisons"),
     ],
 )  # fmt: skip
 def test_broken_claims_get_one_sentence(tmp_path, family, comparisons, sentence):
-    text = f"{HEAD}family: {family}, comparisons: {comparisons}}}}}"
+    text = f"{HEAD}, family: {family}, comparisons: {comparisons}}}}}"
     assert re.search(sentence, refused(tmp_path, "claims.yaml", text, load_claims))
 
 
@@ -141,13 +126,6 @@ def test_every_cell_of_paper_b_stands_and_its_averages_follow_from_its_cells():
     assert len({what for what in published.accuracies if what[3] is not None}) == 138 - 9 - 3  # seconds; SRPO twice
 
 
-def test_differences_are_those_of_the_printed_cells():
-    published = load_published()
-    assert published.difference("Qwen3", "student.bridge.rl_teacher", "student.grpo", "AIME 2024").value == 5.4
-    assert published.difference("Qwen3", "student.bridge.rl_teacher", "student.grpo_2H", "MATH") is None
-    assert published.cell("Qwen3-8B", "SRPO", "average", 10).mean == 77.4  # as printed, of five cells
-
-
 CELLS = {"MATH": [1, 1], "AIME 2024": [2, 1]}
 
 
@@ -155,9 +133,7 @@ CELLS = {"MATH": [1, 1], "AIME 2024": [2, 1]}
     ("a", "b", "sentence"),
     [
         ([{"a": {"MATH": [1, 1]}}], [], r"'Qwen3 a' needs cells for MATH, AIME 2024, given MATH$"),
-        ([{"a": CELLS | {"AIME": [1, 1]}}], [], "given MATH, AIME 2024, AIME$"),
         ([{"a": CELLS}, {"a": CELLS}], [], "'Qwen3 a' stands twice"),
-        ([{"a": CELLS | {"MATH": [1]}}], [], "paper_a.0.rows.a.MATH"),
         ([{"student.grop": CELLS}], [], "'student.grop', no checkpoint of study.yaml; did you mean 'student.grpo'"),
         ([], [{"M": {1: {"Physics": 1}}}], r"'m M 1 h percent' needs cells for Biology, Physics"),
         ([], [{"M": {1: {"average": 1}}, "N": {1: {"average": 1, "Physics": 1}}}], "for average, given average, Physics"),
@@ -171,6 +147,5 @@ def test_broken_published_figures_get_one_sentence(tmp_path, a, b, sentence):
         "paper_a": [{"family": "Qwen3", "source": "s", "rows": rows} for rows in a],
         "paper_b": [{"model": "m", "source": "s", "rows": rows} for rows in b],
     }
-    assert re.search(
-        sentence, refused(tmp_path, "published.yaml", yaml.safe_dump(content, sort_keys=False), load_published)
-    )
+    text = yaml.safe_dump(content, sort_keys=False)
+    assert re.search(sentence, refused(tmp_path, "published.yaml", text, load_published))

@@ -50,9 +50,7 @@ def test_named_models_have_the_published_number_of_parameters():
     assert {name: shape_of(name).parameters for name in MODELS} == PUBLISHED
 
 
-@pytest.mark.parametrize(
-    "name", ["Qwen/Qwen3-1.7B", "meta-llama/Llama-3.1-8B-Instruct"]
-)  # with tied embeddings and without
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-1.7B", "meta-llama/Llama-3.1-8B-Instruct"])  # tied embeddings or not
 def test_all_parameters_are_multiplied_but_those_that_are_only_looked_up(name):
     with torch.device("meta"):
         model = built(MODELS[name])
@@ -81,18 +79,15 @@ def test_a_model_of_unknown_shape_gets_one_sentence_with_the_remedy(tmp_path, co
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "numbers"),
-    [
+def test_sequences_by_hand():
+    numbers = {
         # Validated before steps 0, 50 and 100, and after the last
-        ("student.bridge.rl_teacher", (960, 8, 960, EVALUATIONS, 4 * 2 * 200)),
-        ("student.warm.rl_teacher", (0, 1600, 100 * 256, EVALUATIONS, 3 * 2 * 200)),
-        ("teacher.rl.rollouts.full", (3 * 512, 1536, 0, 0, 0)),
-        ("student", (0, 1, 0, EVALUATIONS + (4 + 4) * 4 * 200, 0)),  # at two temperatures more
-    ],
-)
-def test_sequences_by_hand(checkpoint, numbers):
-    assert counts(resolve("micro", checkpoint, 0, SMALL)) == numbers
+        "student.bridge.rl_teacher": (960, 8, 960, EVALUATIONS, 4 * 2 * 200),
+        "student.warm.rl_teacher": (0, 1600, 100 * 256, EVALUATIONS, 3 * 2 * 200),
+        "teacher.rl.rollouts.full": (3 * 512, 1536, 0, 0, 0),
+        "student": (0, 1, 0, EVALUATIONS + (4 + 4) * 4 * 200, 0),  # at two temperatures more
+    }
+    assert {name: counts(resolve("micro", name, 0, SMALL)) for name in numbers} == numbers
 
 
 def test_sizes_of_sets():

@@ -3,16 +3,11 @@
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.pipeline import jobs
 from s2d_lib.plan import AROUND, needs, plan
 from s2d_lib.plan.cost import Work, assumed_lengths
 from s2d_lib.study import load_profile, needed, resolve
 
 PAPERS = ["qwen3", "qwen3-single-gpu", "llama3", "qwen3-chemistry", "qwen3-4b-chemistry", "qwen3-tool-use"]
-
-
-def test_the_plan_has_every_job_of_the_study(runs):
-    assert plan("micro").runs["seeds"].sum() == len(jobs("micro"))
 
 
 @pytest.mark.parametrize("name", [*PAPERS, "map", "smollm2"])
@@ -32,12 +27,8 @@ def test_tables_and_maps_are_planned_whole_and_the_papers_own_models_fit(name):
 
 def test_reserved_hours_by_hand(monkeypatch):
     hour = 3.35e12 * 3600  # bytes that a GPU reads in one
-    parts = {
-        "training": Work(0.0, gpus=8),
-        "sampling": Work(0.0, 8 * hour, 8),
-        "evaluation": Work(0.0, 3 * hour),
-        "validation": Work(0.0, hour),
-    }
+    parts = {"training": Work(0.0, gpus=8), "sampling": Work(0.0, 8 * hour, 8)}
+    parts |= {"evaluation": Work(0.0, 3 * hour), "validation": Work(0.0, hour)}
     monkeypatch.setattr("s2d_lib.plan.work_of", lambda *arguments: parts)
     run = resolve("qwen3", "large_teacher.rl", 0)
     found = needs(run, None, assumed_lengths(load_profile("qwen3")), "h100-80gb", 1.0)
@@ -51,7 +42,6 @@ def test_reserved_hours_by_hand(monkeypatch):
     [
         (("qwen", "h100-80gb", 0.4), "unknown profile 'qwen'; did you mean 'qwen3'?"),
         (("qwen3", "h100", 0.4), "unknown GPU 'h100'; did you mean 'h100-80gb'?"),
-        (("qwen3", "h100-80gb", 0.0), "over 0 and at most 1, given 0.0"),
         (("qwen3", "h100-80gb", "0.4"), "over 0 and at most 1, given '0.4'"),
     ],
 )

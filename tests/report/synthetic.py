@@ -11,47 +11,37 @@ import yaml
 from s2d_lib.results.bundle import Bundle, write_csv, write_records, write_samples
 from s2d_lib.study import all_nodes, load_profile, load_study, parents_of, resolve
 from s2d_lib.study.graph import table_in
-from tests.claims.synthetic import SAMPLES, graded
+from tests.claims.synthetic import SAMPLES, evaluation, sampled
 from tests.conftest import ROOT
 
 TABLES = ("headline", "table2", "table3", "table4", "table5", "table6", "table7", "components", "estimators")
+SEEDS = 2
 SETS = ("micro-math", "micro-aime")
 PROBLEMS = (24, 12)  # of the easier set and of the harder one
 POOL = {"full": range(32), "1H": range(16), "2H": range(16, 32)}
-LEVELS = {
-    "outside": 0.8,
-    "large_teacher": 0.65,
-    "teacher": 0.5,
-    "student": 0.25,
-}  # of base models; a stage adds a little
+# Of base models; a stage adds a little
+LEVELS = {"outside": 0.8, "large_teacher": 0.65, "teacher": 0.5, "student": 0.25}
 
 
-def bundle_of_profile(
-    profile: str, seeds: tuple[int, ...] = (0, 1), sets: tuple[str, str] = SETS, tables=TABLES
-) -> Bundle:
+def bundle_of_profile(profile: str, sets: tuple[str, str] = SETS, tables=TABLES) -> Bundle:
     """A bundle that holds every run of some tables; the same call gives the same numbers."""
     rng = np.random.default_rng(7)
-    nodes, difficulty = all_nodes(load_study()), _difficulty(rng, sets)
-    records, rows, curves, validation = {}, [], [], []
+    nodes = all_nodes(load_study())
+    difficulty = {name: rng.normal(0, 1, count) for name, count in zip(sets, PROBLEMS, strict=True)}
+    records, grades, curves, validation = {}, {}, [], []
     for checkpoint in _needed(tables, profile):
         stage = nodes[checkpoint].stage
         skill = _skill(checkpoint)
         resolved = resolve(profile, checkpoint, 0).model_dump(mode="json")
         if stage != "teacher_rollouts":
             for name, problems in difficulty.items():
-                level = skill if name == sets[0] else skill / 2
-                for seed, line in zip(seeds, graded(rng, level, len(seeds), problems), strict=True):
-                    rows += [
-                        (seed, checkpoint, name, f"{name}/{p}", "", "1" * n + "0" * (SAMPLES - n), 9.0, 0.0)
-                        for p, n in enumerate(line)
-                    ]
-        for seed in seeds:
+                grades |= sampled(rng, checkpoint, name, skill if name == sets[0] else skill / 2, SEEDS, problems)
+        for seed in range(SEEDS):
             records[checkpoint, seed] = _record(resolved, checkpoint, seed, skill, sets)
             if stage not in ("base", "teacher_rollouts"):
                 curves.append(_curve(rng, checkpoint, seed, stage, skill))
                 validation.append(_validation(rng, checkpoint, seed, stage, skill))
-    columns = ["seed", "checkpoint", "set", "problem", "level", "correct", "tokens", "cut_off"]
-    return Bundle(pd.DataFrame(rows, columns=columns), pd.concat(curves), records, pd.concat(validation))
+    return Bundle(evaluation(grades), pd.concat(curves), records, pd.concat(validation))
 
 
 def write_bundle(bundle: Bundle, folder: Path) -> None:
@@ -86,10 +76,6 @@ def _needed(tables, profile: str) -> list[str]:
         found[name] = None
         waiting += (parent for parent in parents_of(nodes[name]).values() if parent not in found)
     return sorted(found)
-
-
-def _difficulty(rng, sets: tuple[str, str]) -> dict[str, np.ndarray]:
-    return {name: rng.normal(0, 1, count) for name, count in zip(sets, PROBLEMS, strict=True)}
 
 
 def _skill(checkpoint: str) -> float:
@@ -127,11 +113,8 @@ def _curve(rng, checkpoint: str, seed: int, stage: str, skill: float) -> pd.Data
 
 def _validation(rng, checkpoint: str, seed: int, stage: str, skill: float) -> pd.DataFrame:
     steps = np.arange(0, 51, 10)
-    table = pd.DataFrame({"seed": seed, "checkpoint": checkpoint, "step": steps})
-    table["accuracy"] = (0.5 * skill + 0.5 * skill * (1 - np.exp(-steps / 20)) + rng.normal(0, 0.02, len(steps))).clip(
-        0, 1
-    )
-    table["length"] = 11.0
+    table = pd.DataFrame({"seed": seed, "checkpoint": checkpoint, "step": steps, "length": 11.0})
+    table["accuracy"] = (skill * (1 - 0.5 * np.exp(-steps / 20)) + rng.normal(0, 0.02, len(steps))).clip(0, 1)
     if stage in ("forward_kl", "opd"):
         for kind in ("forward_kl", "reverse_kl"):
             for states in ("teacher", "student"):

@@ -13,32 +13,22 @@ from s2d_lib.report.contrasts import CONSTANT
 from s2d_lib.report.looks import load_report
 from s2d_lib.report.study_table import study_table
 from s2d_lib.results.bundle import Bundle
+from tests.claims.synthetic import COLUMNS
 
 
 def test_a_difference_is_that_of_the_pairs_means(full):
     numbers = extra.contrasts(full, "stage_3").numbers
-    assert numbers[["first", "second"]].to_numpy().tolist() == [
-        list(p) for p in load_report().contrasts["stage_3"].pairs
-    ]
+    assert list(map(tuple, numbers[["first", "second"]].to_numpy())) == load_report().contrasts["stage_3"].pairs
     for row in numbers.to_dict("records"):
-        first, second = (
-            full.bundle.accuracy(row[side], "micro-math").to_numpy().mean() for side in ("first", "second")
-        )
+        first, second = (full.bundle.accuracy(row[end], "micro-math").to_numpy().mean() for end in ("first", "second"))
         assert row["micro-math difference"] == pytest.approx(first - second)
         assert row["micro-math difference low"] < row["micro-math difference"] < row["micro-math difference high"]
 
 
-@pytest.mark.parametrize(
-    ("gone", "words"),
-    [
-        (("student.bridge.rl_large_teacher",), r"hold no run of 'student\.bridge\.rl_large_teacher'"),
-        (("student.bridge.rl_teacher", 1), r"'student.bridge.rl_teacher' was run with seeds \[0\].*with \[0, 1\]"),
-    ],
-)
-def test_a_missing_run_or_seed_is_named(full, gone, words):
-    records = {key: r for key, r in full.bundle.records.items() if key[: len(gone)] != gone}
+def test_a_missing_run_is_named(full):
+    records = {key: r for key, r in full.bundle.records.items() if key[0] != "student.bridge.rl_large_teacher"}
     partial = dataclasses.replace(full, bundle=Bundle(full.bundle.evaluation, full.bundle.curves, records))
-    with pytest.raises(StudyError, match=words):
+    with pytest.raises(StudyError, match=r"hold no run of 'student\.bridge\.rl_large_teacher'"):
         extra.contrasts(partial, "placement")
 
 
@@ -56,13 +46,12 @@ def leveled() -> Bundle:
         for level, bits in of_level.items()
         for i in range(2)
     ]
-    columns = ["seed", "checkpoint", "set", "problem", "level", "correct", "tokens", "cut_off"]
     constant = pd.DataFrame({"set": ["tasks"], "level": ["count"], "problems": [2], "answer": ["1"], "share": [0.5]})
     samples = pd.DataFrame(
         {"seed": 0, "checkpoint": ROUTES, "set": "tasks", "problem": "count/0", "prompt": "How many l in `all`?",
          "answer": "2", "completion": ["two\nor so", " 2"], "correct": [False, True]}
     )  # fmt: skip
-    return Bundle(pd.DataFrame(rows, columns=columns), pd.DataFrame(), {}, constant=constant, samples=samples)
+    return Bundle(pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(), {}, constant=constant, samples=samples)
 
 
 def test_accuracies_by_level_with_the_constant_answer_last(leveled):
@@ -98,9 +87,7 @@ def test_a_routes_flops_are_those_of_all_that_it_is_made_from(full):
     assert extra.route_flops(full.bundle, "student", 0) == 0
     assert extra.route_flops(full.bundle, "student.grpo", 0) == grpo(own)
     stored = {n for n, s in full.bundle.records if s == 0 and n.startswith("teacher.rl.rollouts")}
-    warm = extra.route_flops(full.bundle, "student.warm.rl_teacher", 0) - extra.route_flops(
-        full.bundle, stored.pop(), 0
-    )
-    assert warm == grpo(own) + 2 * teacher * 900  # the teacher scored what was trained on
+    warm, rollouts = (extra.route_flops(full.bundle, n, 0) for n in ("student.warm.rl_teacher", stored.pop()))
+    assert warm - rollouts == grpo(own) + 2 * teacher * 900  # the teacher scored what was trained on
     costs = extra.route_costs(full.bundle, study_table(full, "headline")).set_index("route")["training FLOPs"]
     assert costs["direct GRPO"] == f"{grpo(own):.2g}"

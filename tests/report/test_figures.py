@@ -1,6 +1,5 @@
 """Figures of the analysis notebooks: every row with its interval, links to the runs, stages one after the other."""
 
-import dataclasses
 import json
 import shutil
 
@@ -14,7 +13,7 @@ from s2d_lib.report.show import validation_curves
 from s2d_lib.report.study_table import study_table
 from s2d_lib.report.style import save_figure
 from s2d_lib.results.bundle import Bundle
-from tests.report.synthetic import project_with_results
+from tests.report.synthetic import bundle_of_profile, project_with_results
 
 HALF = "student.bridge.rl_teacher_1H.grpo_2H"
 
@@ -51,10 +50,8 @@ def test_lines_have_bands_or_bars_and_one_entry_a_label_in_the_legend():
     assert [text.get_text() for text in band.axes[2].texts] == ["not measured"]
     bars = figures.lines({"one": [own]}, "t", "x", ticks=["first", "second"])
     assert [text.get_text() for text in bars.axes[0].get_xticklabels()] == ["first", "second"]
-    assert [segment[:, 1].tolist() for segment in bars.axes[0].collections[0].get_segments()] == [
-        [0.5, 1.5],
-        [1.5, 2.5],
-    ]
+    (ends,) = bars.axes[0].collections
+    assert [segment[:, 1].tolist() for segment in ends.get_segments()] == [[0.5, 1.5], [1.5, 2.5]]
 
 
 def test_the_references_own_row_is_no_difference_and_the_papers_stand_beside(full, tmp_path):
@@ -87,11 +84,10 @@ def test_labels_look_the_same_in_every_panel_and_have_the_range_of_seeds(full, t
         for name, teacher in {"one": "rl_teacher", "other": "sft_teacher"}.items()
     }
     figure = figures.paths_figure(full.bundle, panels, "t", "accuracy")
-    looks = [
-        {(line.get_color(), line.get_linestyle()) for line in axes.lines if line.get_url()} for axes in figure.axes
-    ]
-    assert looks[0] == looks[1]
-    assert len({color for color, _ in looks[0]}) == len({dashes for _, dashes in looks[0]}) == 3
+    drawn = ([line for line in axes.lines if line.get_url()] for axes in figure.axes)
+    one, other = ({(line.get_color(), line.get_linestyle()) for line in own} for own in drawn)
+    assert one == other
+    assert len({color for color, _ in one}) == len({dashes for _, dashes in one}) == 3
     assert len(figure.axes[0].collections) == 3 + 3 + 2  # a band a stage
     assert f'xlink:href="runs/{HALF}.md"' in svg_of(figure, tmp_path)
     bare = Bundle(full.bundle.evaluation, full.bundle.curves, full.bundle.records)
@@ -118,23 +114,22 @@ def test_a_stage_shows_its_validation(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_figures_are_drawn_from_results_alone_and_again_byte_for_byte(full, tmp_path, monkeypatch):
-    """Only two of the study's tables are asked for, one of which needs the generic notebook."""
-    project = project_with_results(tmp_path, dataclasses.replace(full.bundle), "micro-full", ("table2", "table7"))
-    claims = project / "params" / "claims.yaml"
+def test_a_committed_notebook_is_drawn_from_results_alone_and_again_byte_for_byte(tmp_path, monkeypatch):
+    """Of two tables one needs the generic notebook, of which tests/test_pipeline.py makes a copy in figures/ twice."""
+    tables = ("table2", "table7")
+    project = project_with_results(tmp_path, bundle_of_profile("micro-full", tables=tables), "micro-full", tables)
+    claims, profile = (project / "params" / f"{name}.yaml" for name in ("claims", "micro-full"))
     claims.write_text(claims.read_text().replace("micro-full: {Qwen3", "micro: {Qwen3"))
     monkeypatch.setenv("S2D_HOME", str(project))
-    figures = project / "figures" / "micro-full"
+    figures, notebook = project / "figures" / "micro-full", project / "notebooks" / "94_placement.ipynb"
     assert list(draw("micro-full"))[1:] == ["notebooks/94_placement.ipynb", "figures/micro-full/table2.ipynb"]
     assert {"table2.csv", "table7.csv", "placement.csv", "placement.svg"} <= {path.name for path in figures.iterdir()}
     assert not [path for path in figures.iterdir() if path.suffix in (".pdf", ".tex")]
-    assert len(pd.read_csv(figures / "table2.csv")) == 6
-    notebook = json.loads((project / "notebooks" / "94_placement.ipynb").read_text())
-    assert any(cell.get("outputs") for cell in notebook["cells"])
-    assert not any("injected-parameters" in cell["metadata"].get("tags", []) for cell in notebook["cells"])
-    drawn = {path: path.read_bytes() for path in figures.rglob("*") if path.is_file()}
-    before = (project / "notebooks" / "94_placement.ipynb").read_bytes()
+    cells = json.loads(notebook.read_text())["cells"]
+    assert any(cell.get("outputs") for cell in cells)
+    assert not any("injected-parameters" in cell["metadata"].get("tags", []) for cell in cells)
+    drawn = {path: path.read_bytes() for path in [notebook, *figures.rglob("*")] if path.is_file()}
     shutil.rmtree(figures / "runs")
-    list(draw("micro-full"))
-    assert {path: path.read_bytes() for path in figures.rglob("*") if path.is_file()} == drawn
-    assert (project / "notebooks" / "94_placement.ipynb").read_bytes() == before
+    profile.write_text(profile.read_text().replace("- table2\n", ""))
+    assert list(draw("micro-full"))[1:] == ["notebooks/94_placement.ipynb"]
+    assert {path: path.read_bytes() for path in [notebook, *figures.rglob("*")] if path.is_file()} == drawn

@@ -20,17 +20,14 @@ def test_no_two_routes_look_the_same_or_are_called_the_same():
     assert not [label for label, times in Counter(map(route_label, names)).items() if times > 1]
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "label"),
-    [
-        ("student.grpo_2H", "cold GRPO on 2H"),
-        ("student@best", "base student, at its best temperature"),
-        ("student.bridge.rl_teacher.jsd", "bridge, RL teacher, jsd"),  # that nobody foresaw
-        ("judge.rl.twice", "judge.rl.twice"),
-    ],
-)
-def test_labels_also_of_what_nobody_foresaw(checkpoint, label):
-    assert route_label(checkpoint) == label
+def test_labels_also_of_what_nobody_foresaw():
+    labels = {
+        "student.grpo_2H": "cold GRPO on 2H",
+        "student@best": "base student, at its best temperature",
+        "student.bridge.rl_teacher.jsd": "bridge, RL teacher, jsd",
+        "judge.rl.twice": "judge.rl.twice",
+    }
+    assert {name: route_label(name) for name in labels} == labels
     assert route_look("student.bridge.rl_teacher.jsd")[0] == route_look("student.bridge.rl_teacher")[0]
     assert set(load_report().colors.values()) <= {value for value in vars(style).values() if isinstance(value, str)}
 
@@ -45,10 +42,8 @@ def test_labels_are_short_where_no_row_needs_to_say_who_taught_it():
     ("change", "words"),
     [
         ({"routes": {"student": {"label": "a", "color": "blue"}}}, r"routes.student.color: .*given 'blue'"),
-        ({"route": {}}, "unknown parameter 'route'"),
         ({"contrasts": {"a": {"title": "t", "pairs": [["student", "student.gpro"]]}}}, "did you mean 'student.grpo'"),
         ({"notebooks": {"n": {"writes": ["tabel2"]}}}, "'tabel2', which is not declared; did you mean 'table2'"),
-        ({"notebooks": {"n": {"contrasts": ["starst"]}}}, "did you mean 'starts'"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_said_in_a_sentence(root, tmp_path, change, words):
@@ -70,10 +65,8 @@ def test_every_table_of_a_profile_is_written_by_one_notebook(name):
 def test_the_whole_study_has_every_analysis_and_a_smaller_one_only_what_it_has_runs_for():
     claims = load_claims()
     own = {name: one for name, one in load_report().notebooks.items() if one.committed == "micro-full"}
-    assert analyses_of("micro-full", load_profile("micro-full", {"tables": [*TABLES, "vocabularies"]}), claims) == (
-        own,
-        [],
-    )
+    whole = load_profile("micro-full", {"tables": [*TABLES, "vocabularies"]})
+    assert analyses_of("micro-full", whole, claims) == (own, [])
     partial = load_profile("micro", {"tables": ["table2", "table7"]})
     chosen, rest = analyses_of("micro", partial, claims)
     assert (list(chosen), rest) == (["94_placement"], ["table2"])  # 91 lacks table3

@@ -75,9 +75,7 @@ def test_a_warmup_is_compared_with_opd_alone_and_cells_lead_to_their_runs(chart,
         ("narrow", "1/4"): 0.5, ("narrow", "1/2"): 0.5, ("narrow", "1"): 0.1,
     }  # fmt: skip
     assert list(rows["opening"].unique()) == ["wide", "narrow"]
-    figure = charts.heat_map(
-        {"opening": rows}, {"opening": "opening"}, "What a warmup brings", {"opening": "wide"}, 50.0
-    )
+    figure = charts.heat_map({"opening": rows}, {"opening": "opening"}, "A warmup", {"opening": "wide"}, 50.0)
     texts = {text.get_text(): text.get_url() for axes in figure.axes for text in axes.texts}
     assert texts["+50"] == charts.cell_page("opening", "opening=narrow,warmup=1/2")
     holds = (rows["difference low"] <= 0.5) & (rows["difference high"] >= 0.5)  # the paper's

@@ -25,11 +25,9 @@ def test_cost_is_summed_and_memory_is_that_of_the_largest_run_with_vllms_share_a
     assert (set(shown[["opd"]]), set(shown[["base"]])) == ({"NO"}, {"yes"})
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (0.00012, "1e-04"), (0.5, "0.5"), (12.345, "12.3"), (5973.4, "5,973")]
-)
-def test_figures_have_three_digits(value, text):
-    assert figure(value) == text
+def test_figures_have_three_digits():
+    shown = {0: "0", 0.00012: "1e-04", 0.5: "0.5", 12.345: "12.3", 5973.4: "5,973"}
+    assert {value: figure(value) for value in shown} == shown
 
 
 def test_the_command_prints_and_writes_the_plan_with_how_sure_it_is(capsys, tmp_path, monkeypatch):

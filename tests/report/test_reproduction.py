@@ -9,9 +9,8 @@ import pytest
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.micro import WORLDS
 from s2d_lib.report import reproduction
-from s2d_lib.report.cards import sets_table, write_cards
+from s2d_lib.report.cards import write_cards
 from s2d_lib.report.tables import interval
-from s2d_lib.study import load_profile
 from s2d_lib.study.resolve import RELEASED
 from tests.conftest import ROOT
 
@@ -24,14 +23,6 @@ def test_the_committed_cards_are_those_of_params_code_and_records(root, tmp_path
     assert sections[0] == list(dict.fromkeys(sections[0]))
     assert set(sections[0]) == set(WORLDS)
     assert sections[1] == sorted(path.parent.name for path in RELEASED.glob("*/record.json"))
-
-
-def test_the_sets_of_a_card_are_the_profiles():
-    table = sets_table(load_profile("micro")).set_index("set")
-    assert table["problems"].to_dict() == {
-        "micro-math": 200, "micro-aime": 200, "known-facts": 200, "known-long": 200, "full": 2048, "": 200
-    }  # fmt: skip
-    assert table.loc["known-facts", "special"] == "needs a withheld fact, the solution's first word given"
 
 
 @pytest.fixture(scope="module")

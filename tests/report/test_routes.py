@@ -39,26 +39,16 @@ def test_every_row_of_a_table_and_whatever_else_ends_in_nothing_is_a_route(study
     assert made_from == set(study.checkpoints) - brought  # so every checkpoint of study.yaml is in the map
 
 
-@pytest.mark.parametrize(
-    ("route", "words"),
-    [
-        ("student", "student: as published"),
-        ("large_teacher.sft", "outside: as published -> large teacher: SFT (full)"),
-        ("teacher.sft_own", "teacher: SFT on full with filter True"),
-        ("student.bridge.raw_teacher", "teacher: as published -> student: forward KL (full), OPD (full)"),
-        ("student.bridge.rl_same_size", "student: GRPO on full -> fresh student: forward KL (full), OPD (full)"),
-        (
-            "student.bridge.rl_teacher_1H.grpo_2H",
-            "teacher: GRPO on 1H -> student: forward KL (1H), OPD (1H), GRPO on 2H",
+def test_the_story_of_a_route(study):
+    stories = {
+        "student": "student: as published",
+        "large_teacher.sft": "outside: as published -> large teacher: SFT (full)",
+        "student.bridge.rl_same_size": "student: GRPO on full -> fresh student: forward KL (full), OPD (full)",
+        "student.forward_kl_only.rl_teacher": (
+            "teacher: GRPO on full -> student: forward KL (full) for as many steps as forward KL and OPD"
         ),
-        (
-            "student.forward_kl_only.rl_teacher",
-            "teacher: GRPO on full -> student: forward KL (full) for as many steps as forward KL and OPD",
-        ),
-    ],
-)
-def test_the_story_of_a_route(study, route, words):
-    assert story(study, route) == words
+    }
+    assert {route: story(study, route) for route in stories} == stories
 
 
 def test_labels_upstream_and_downstream_teacher_and_tables(rows):

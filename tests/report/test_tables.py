@@ -15,6 +15,7 @@ from s2d_lib.report.style import ASKED, save_figure
 from s2d_lib.report.tables import Sheet, contrast_label, interval, latex, link, markdown
 from s2d_lib.results.bundle import Bundle, route_cost
 from s2d_lib.study.page import Table
+from tests.claims.synthetic import evaluation
 
 NAN = float("nan")
 
@@ -42,14 +43,8 @@ def bundle() -> Bundle:
             ("bridge", seed): record({"from": "base", "teacher": "teacher.rl"}, optimizer_steps=5, trained_tokens=7),
         }
     bits = {"base": ["00", "10"], "grpo": ["10", "10"], "bridge": ["11", "10"]}
-    rows = [
-        (seed, name, "easy", p, "", b, 3.0, 0.0)
-        for seed in (0, 1)
-        for name, grades in bits.items()
-        for p, b in zip("pq", grades, strict=True)
-    ]
-    columns = ["seed", "checkpoint", "set", "problem", "level", "correct", "tokens", "cut_off"]
-    return Bundle(pd.DataFrame(rows, columns=columns), pd.DataFrame(), records)
+    grades = {(seed, name, "easy"): dict(zip("pq", own, strict=True)) for seed in (0, 1) for name, own in bits.items()}
+    return Bundle(evaluation(grades), pd.DataFrame(), records)
 
 
 def test_a_route_costs_what_its_whole_ancestry_cost(bundle):
@@ -79,34 +74,22 @@ def test_what_does_not_belong_together_is_refused_and_named(bundle):
         table_of(bundle, Table(title="t", rows=["sft"]))
 
 
-@pytest.mark.parametrize(
-    ("values", "form", "text"),
-    [
-        ((0.753, 0.7, 0.8), {}, "75.3 [70.0, 80.0]"),
-        ((0.01, -0.02, 0.03), {"signed": True}, "+1.0 [-2.0, +3.0]"),
-        ((0.51, 0.485, 0.535), {"scale": 1, "digits": 3}, "0.510 [0.485, 0.535]"),
-        ((0.5, NAN, NAN), {}, "50.0"),
-        ((NAN, NAN, NAN), {}, ""),
-    ],
-)
-def test_there_is_one_format_of_an_interval(values, form, text):
-    assert interval(*values, **form) == text
+def test_there_is_one_format_of_an_interval():
+    assert interval(0.753, 0.7, 0.8) == "75.3 [70.0, 80.0]"
+    assert interval(0.01, -0.02, 0.03, signed=True) == "+1.0 [-2.0, +3.0]"
+    assert interval(0.51, 0.485, 0.535, scale=1, digits=3) == "0.510 [0.485, 0.535]"
+    assert (interval(0.5, NAN, NAN), interval(NAN, NAN, NAN)) == ("50.0", "")
 
 
-@pytest.mark.parametrize(
-    ("pair", "label"),
-    [
-        (("student.bridge.rl_teacher", "student.opd_only.rl_teacher"), "bridge > OPD only · RL teacher"),
-        (("student.bridge.rl_teacher", "student.grpo"), "bridge, RL teacher > direct GRPO"),
-        (
-            ("student.bridge.rl_teacher_1H.grpo_2H", "student.bridge.rl_teacher_1H"),
-            "GRPO on 2H > bridge alone · bridge, RL teacher (1H)",
-        ),
-        (("student.bridge.rl_teacher.grpo", "teacher.rl"), "bridge, RL teacher, GRPO on all labels > RL teacher"),
-    ],
-)
-def test_a_pair_is_called_by_what_differs(pair, label):
-    assert contrast_label(*pair) == label
+def test_a_pair_is_called_by_what_differs():
+    bridge, half = "student.bridge.rl_teacher", "student.bridge.rl_teacher_1H"
+    labels = {
+        (bridge, "student.opd_only.rl_teacher"): "bridge > OPD only · RL teacher",
+        (bridge, "student.grpo"): "bridge, RL teacher > direct GRPO",
+        (f"{half}.grpo_2H", half): "GRPO on 2H > bridge alone · bridge, RL teacher (1H)",
+        (f"{bridge}.grpo", "teacher.rl"): "bridge, RL teacher, GRPO on all labels > RL teacher",
+    }
+    assert {pair: contrast_label(*pair) for pair in labels} == labels
 
 
 def test_the_forms_of_a_table(tmp_path, monkeypatch):

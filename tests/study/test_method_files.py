@@ -43,18 +43,13 @@ def said(tmp_path):
 
 
 def test_a_method_has_the_hyperparameters_of_the_stage_that_it_is_like_and_its_own():
-    run = resolve("micro", "student.tip.rl_teacher", 0, {"stages": {"opd": {"batch": 128, "micro_batch": 128}}})
-    opd = resolve("micro", "student.opd_only.rl_teacher", 0, {"stages": {"opd": {"batch": 128, "micro_batch": 128}}})
+    of_opd = {"stages": {"opd": {"batch": 128, "micro_batch": 128}}}
+    run, opd = (resolve("micro", f"student.{name}.rl_teacher", 0, of_opd) for name in ("tip", "opd_only"))
     assert run.params == opd.params | {"share": 0.5}
     assert run.samples_itself
-    own = resolve(
-        "micro", "student.tip.rl_teacher", 0, {"stages": {"tip": {"share": 0.2, "batch": 64, "micro_batch": 64}}}
-    )
-    assert (own.params["share"], own.params["batch"], own.params["learning_rate"]) == (
-        0.2,
-        64,
-        opd.params["learning_rate"],
-    )
+    own = {"share": 0.2, "batch": 64, "micro_batch": 64}
+    found = resolve("micro", "student.tip.rl_teacher", 0, {"stages": {"tip": own}})
+    assert found.params == opd.params | own
     paced = resolve("micro", "student.warm.paced", 0)
     assert STAGES["paced"].graded
     assert not paced.samples_itself  # before its steps, not in them
@@ -70,25 +65,14 @@ def test_a_file_of_ones_own_is_part_of_the_hash(said):
 @pytest.mark.parametrize(
     ("content", "name", "sentence"),
     [
-        (
-            GOOD.replace("STAGE =", "STAGES ="),
-            "mine",
-            "mine.py lacks `STAGE`, a Stage: docs/how_to_add_a_method.md shows one.",
-        ),
-        (GOOD.replace("def train", "def learn"), "mine", "mine.py lacks `train`, a function"),
-        (GOOD.replace("CHECKPOINTS", "NODES"), "mine", "mine.py lacks `CHECKPOINTS`, a dict"),
-        (GOOD + "1 / 0", "mine", "mine.py can't be read: ZeroDivisionError: division by zero."),
+        (GOOD.replace("STAGE =", "S ="), "mine", "lacks `STAGE`, a Stage: docs/how_to_add_a_method.md shows one."),
         (GOOD.replace('like("opd"', 'like("odp"'), "mine", "mine.py can't be read: KeyError: 'odp'"),
         (GOOD, "opd", "opd.py has the name of a stage that is there"),
         (GOOD.replace("student.mine", "student.grpo"), "mine", "mine.py declares 'student.grpo', which is there"),
-        (
-            GOOD.replace('"labels": "full"', '"pool": "full"'),
-            "mine",
-            "unknown parameter 'checkpoints.student.mine.pool'",
-        ),
+        (GOOD.replace('"labels": "full"', '"pool": "full"'), "mine", "parameter 'checkpoints.student.mine.pool'"),
         (GOOD.replace("share: float = 0.5", "share: float"), "mine", "parameter 'share' is missing"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_method_is_said_in_one_sentence(said, content, name, sentence):
     answer = said(content, name)
     assert sentence in answer

@@ -1,12 +1,14 @@
 """Loading, resolution and hashing: a changed parameter makes exactly the runs below it stale."""
 
+from itertools import product
+
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
-from s2d_lib.study import Resolved, derive_seed, load_profile, load_study, needed, resolve
+from s2d_lib.problems.sources import load_problems
+from s2d_lib.study import derive_seed, load_profile, load_study, needed, points, resolve
+from tests.conftest import TINY
 
 
 def headline() -> list[str]:
@@ -19,10 +21,6 @@ def headline() -> list[str]:
 
 
 CHECKPOINTS = headline()
-
-
-def test_shared_ancestors_are_one():
-    assert len(CHECKPOINTS) == len(set(CHECKPOINTS)) == 13
 
 
 def stale_after(overrides: dict, checkpoints: list[str] = CHECKPOINTS) -> set[str]:
@@ -43,7 +41,8 @@ def test_a_parameter_makes_exactly_what_reads_it_and_what_is_below_that_stale():
     assert not stale & {only, "student.grpo", "teacher.rl", "student", "teacher"}
     names = [*CHECKPOINTS, "teacher.sft", "student.warm.sft_teacher", "student.bridge.sft_teacher"]
     assert stale_after({"stages": {"teacher_sft": {"learning_rate": 1e-4}}}, names) == set(names) - set(CHECKPOINTS)
-    assert stale_after({"about": "other words", "seeds": [5, 6]}) == set()
+    cluster = {"rules": [{"match": {"stage": "opd"}, "set": {"cluster": {"hours": 2}}}]}
+    assert stale_after({"about": "other words", "seeds": [5, 6]} | cluster) == set()
     assert resolve("micro", "student", 0).hash != resolve("micro", "student", 1).hash
 
 
@@ -67,24 +66,12 @@ def test_steps_of_keeps_a_one_stage_control_at_the_bridges_updates():
     assert steps("student.opd_only.rl_teacher", seven) == 7 + steps("student.bridge.rl_teacher")
 
 
-@given(st.lists(st.one_of(st.integers(), st.text(max_size=5)), min_size=1, max_size=4))
-def test_derived_seeds_fit_every_generator(parts):
-    assert 0 <= derive_seed(*parts) < 2**31
-
-
-def test_derived_seeds_do_not_collide_over_a_study():
-    several = ("micro", "qwen3"), CHECKPOINTS, range(20), ("order", "training")
-    names = [(p, c, s, u) for p in several[0] for c in several[1] for s in several[2] for u in several[3]]
-    assert len({derive_seed(*name) for name in names}) == len(names)
+def test_derived_seeds_fit_every_generator_and_do_not_collide_over_a_study():
+    names = list(product(("micro", "qwen3"), CHECKPOINTS, range(20), ("order", "training")))
+    found = {derive_seed(*name) for name in names}
+    assert len(found) == len(names)
+    assert 0 <= min(found) < max(found) < 2**31
     assert derive_seed("a", "bc") != derive_seed("ab", "c")
-
-
-@pytest.mark.parametrize("name", ["student.bridge.rl_teacher", "student.bridge.rl_teacher_1H.grpo_2H"])
-@pytest.mark.parametrize("seed", [0, 3])
-def test_the_resolved_form_survives_json_and_is_the_same_each_time(seed, name):
-    resolved = resolve("micro", name, seed)
-    assert Resolved.model_validate_json(resolved.model_dump_json()).hash == resolved.hash
-    assert resolve("micro", name, seed).hash == resolved.hash
 
 
 @pytest.mark.parametrize("labels", ["full", "1H"])
@@ -105,6 +92,31 @@ def test_a_teachers_rollouts_and_those_who_train_on_them_see_the_same_pool(label
 )
 def test_as_few_and_as_many_problems_as_can_be_at_hand(checkpoint, problems):
     resolve("map", checkpoint, 0, {"problems": problems})
+
+
+def test_a_dial_of_the_map_turns_what_its_name_says_and_no_run_that_it_does_not_touch():
+    dials = {"labels": "labels", "prompts": "prompts", "labeled": "labeled_prompts"}  # part -> dial
+    teachers, alone = set(), set()
+    for point in (point for point in points("map") if point.part in {*dials, "opening"}):
+        run = resolve("map", point.route, 0, point.overrides)
+        pool, dial = run.problems.pool, dials.get(point.part)
+        if dial and (dial != "labels" or point.route == "student.grpo"):  # others' labels are their teacher's
+            assert (pool.count if hasattr(pool, "count") else pool.labels) == int(point.cell[dial])
+        if point.part == "opening" and run.stage == "opd":
+            teachers.add(run.parent_hashes["teacher.rl"])
+            alone |= {run.hash} if point.route == "student.opd_only.rl_teacher" else set()
+    assert len(teachers) == 1
+    assert len(alone) == len(load_profile("map").map.parts["opening"].across["opening"])  # at every share of warmup
+
+
+def test_halves_are_of_the_labeled_problems():
+    names = ("teacher.rl", "teacher.rl_1H", "student.grpo_2H", "student.bridge.rl_teacher_1H")
+    pool = {"labels": 32, "prompts": 64, "pools": {"full": {"count": 80, "lengths": [2], "seed": 1}}}
+    runs = [resolve("micro", name, 0, TINY | {"problems": TINY["problems"] | pool}) for name in names]
+    labeled, first, second, bridge = ({p.id for p in load_problems(run.problems).pool} for run in runs)
+    assert (len(labeled), len(first), len(second)) == (32, 16, 16)
+    assert first | second == labeled
+    assert bridge == first  # what the teacher has learned from, whatever prompts there are beside it
 
 
 @pytest.fixture

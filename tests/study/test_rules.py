@@ -47,21 +47,6 @@ def test_overrides_of_a_stage_stand_above_the_profiles_rules_and_below_their_own
         assert [of(name, "steps", over) for name in names] == steps
 
 
-def test_only_the_runs_that_are_refined_have_another_hash():
-    own, cluster = rule({"hardware": {"threads": 2}}, role="teacher"), rule({"cluster": {"hours": 2}}, stage="opd")
-    changed = {"rules": own["rules"] + cluster["rules"]}
-    for name, same in (("student.grpo", True), ("teacher", False), ("teacher.rl", False)):
-        assert (resolve("micro", name, 0).hash == resolve("micro", name, 0, changed).hash) == same
-
-
-def test_sparse_rl_that_goes_on_from_a_trained_checkpoint_can_have_settings_of_its_own():
-    over = rule({"learning_rate": 1.0e-5}, stage="sparse_rl", goes_on=True)
-    for name in ("student.bridge.rl_teacher_1H.grpo_2H", "student.bridge.rl_teacher.grpo"):
-        assert of(name, "learning_rate", over) == 1.0e-5
-    for name in ("student.grpo", "student.grpo_2H", "student.bridge.rl_teacher"):
-        assert of(name, "learning_rate", over) != 1.0e-5
-
-
 def test_it_is_said_where_every_hyperparameter_comes_from():
     said = origins(resolve("micro", "teacher.rl_1H", 0, {"stages": {"sparse_rl": {"learning_rate": 1e-4}}}))
     teacher = "rule 1 (stage sparse_rl, role ['teacher', 'large_teacher', 'split_teacher'])"
