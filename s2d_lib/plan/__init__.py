@@ -12,7 +12,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.plan.cost import assumed_lengths, counts, disk_of, gpu_named, gpus_of, shape_of, teacher_of, work_of
 from s2d_lib.plan.memory import GPU, held, host_bytes, shortage
 from s2d_lib.study import Resolved, lineage, load_profile, needed, points, resolve
-from s2d_lib.study.settings import Lengths
+from s2d_lib.study.settings import Lengths, RoleModel
 
 UTILISATION = 0.4
 AROUND = 0.5  # hours of a run for what is not counted: loading, grading, saving
@@ -62,13 +62,16 @@ def plan(profile: str, gpu: str | None = None, utilisation: float = UTILISATION,
     gpu, lengths = gpu or settings.cluster.gpu or GPU, assumed_lengths(settings)
     for name, run, line in study_runs(profile, root):
         teacher = teacher_of(run, line)
-        row = {"checkpoint": name, "stage": run.stage, "model": run.model.model, "taught by": teacher or ""}
-        rows.append(row | {"seeds": len(settings.seeds)} | needs(run, teacher, lengths, gpu, utilisation))
+        row = {"checkpoint": name, "stage": run.stage, "model": run.model.model}
+        row |= {"taught by": teacher.model if teacher else "", "seeds": len(settings.seeds)}
+        rows.append(row | needs(run, teacher, lengths, gpu, utilisation))
     published = 2 * sum(shape_of(model).parameters for model in {row["model"] for row in rows})
     return Plan(profile, gpu, utilisation, lengths, settings.sampling.max_new_tokens, pd.DataFrame(rows), published)
 
 
-def needs(run: Resolved, teacher: str | None, lengths: Lengths, gpu: str, utilisation: float = UTILISATION) -> dict:
+def needs(
+    run: Resolved, teacher: RoleModel | None, lengths: Lengths, gpu: str, utilisation: float = UTILISATION
+) -> dict:
     """The numbers of one run, on a GPU; a StudyError for an unknown GPU, a model of unknown shape, a set of unknown size.
 
     Sequences and tokens (`sampled` and `trained`; `tested`, in evaluation and validation), `flops`; `hours` of one GPU that
@@ -77,8 +80,8 @@ def needs(run: Resolved, teacher: str | None, lengths: Lengths, gpu: str, utilis
     phase that takes most, their `total`, and whether all phases `fit`; bytes of the `machine`'s memory; bytes of disk `kept`
     and for a while (`scratch`).
     """
-    model, beside, device = shape_of(run.model.model), shape_of(teacher) if teacher else None, gpu_named(gpu)
-    count, gpus, phases = counts(run), gpus_of(run), held(run, model, beside, lengths)
+    model, beside = (role and shape_of(role.model, role.layers) for role in (run.model, teacher))
+    device, count, gpus, phases = gpu_named(gpu), counts(run), gpus_of(run), held(run, model, beside, lengths)
     longest = lengths.model_copy(update={"completion": run.sampling.max_new_tokens})
     work, most = (list(work_of(run, model, beside, of).values()) for of in (lengths, longest))
     alone, together = (sum(one.hours(device, utilisation) for one in parts) for parts in (work, most))

@@ -8,7 +8,7 @@ et al. 2022, arXiv 2211.05102); transformers' batches end with their longest com
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from s2d_lib.study import Resolved, project_root
 from s2d_lib.study.problem_sets import AnySet, Half, LabelBudget, at_most
 from s2d_lib.study.profile import Profile
 from s2d_lib.study.resolve import RELEASED
-from s2d_lib.study.settings import Lengths, Lora
+from s2d_lib.study.settings import Lengths, Lora, RoleModel
 from s2d_lib.study.stage_params import DENSE, SELF_TAUGHT
 from s2d_lib.study.strict import did_you_mean, read_yaml
 
@@ -62,8 +62,8 @@ class Shape:
         return 2 * self.layers * self.keys * BYTES[dtype]
 
 
-def shape_of(model: str) -> Shape:
-    """The shape of a role's model: from models.yaml, or the config.json of a folder.
+def shape_of(model: str, layers: Sequence[int] | None = None) -> Shape:
+    """The shape of a role's model: from models.yaml, or the config.json of a folder; `layers`: those that the role keeps.
 
     Raises:
         StudyError: A model of which nothing is known here, or of another architecture.
@@ -72,7 +72,8 @@ def shape_of(model: str) -> Shape:
     folder = RELEASED / model.removeprefix("micro/") if model.startswith("micro/") else Path(model).expanduser()
     config = project_root() / folder / "config.json"
     try:
-        return Shape(known[model] if model in known else json.loads(config.read_text(encoding="utf-8")))
+        found = known[model] if model in known else json.loads(config.read_text(encoding="utf-8"))
+        return Shape(found | ({"num_hidden_layers": len(layers)} if layers else {}))
     except (OSError, KeyError, TypeError) as error:
         raise StudyError(
             f"the planner does not know the shape of model {model!r} ({type(error).__name__}: {error}): let the role's `model` "
@@ -138,9 +139,9 @@ def assumed_lengths(profile: Profile) -> Lengths:
     return own.model_copy(update={"completion": min(own.completion, limit)})
 
 
-def teacher_of(run: Resolved, resolved: Mapping[str, Resolved]) -> str | None:
+def teacher_of(run: Resolved, resolved: Mapping[str, Resolved]) -> RoleModel | None:
     """The model of the teacher whose distributions a run matches, if it does; `resolved` are its ancestors, by their names."""
-    return resolved[run.parents["teacher"]].model.model if run.stage in DENSE else None
+    return resolved[run.parents["teacher"]].model if run.stage in DENSE else None
 
 
 def lora_of(run: Resolved) -> Lora | None:

@@ -179,7 +179,7 @@ def refuse_what_does_not_fit(run: Resolved, certain: bool = True) -> None:
     settings, on_cpu, machine = load_profile(run.profile, run.overrides), run.hardware.device == "cpu", machine_memory()
     teacher = teacher_of(run, lineage(run.profile, run.checkpoint, run.seed, run.overrides))
     try:
-        model, beside = shape_of(run.model.model), shape_of(teacher) if teacher else None
+        model, beside = (role and shape_of(role.model, role.layers) for role in (run.model, teacher))
     except StudyError:
         if certain:
             return

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from s2d_lib.claims import Results, bootstrap
 from s2d_lib.claims.fair import budget, check_together, paired_accuracies
 from s2d_lib.errors import StudyError
-from s2d_lib.plan.cost import DENSE, forward_flops, shape_of
+from s2d_lib.plan.cost import DENSE, Shape, forward_flops, shape_of
 from s2d_lib.report.figures import Mark, forest
 from s2d_lib.report.looks import load_report, route_label, route_look
 from s2d_lib.report.pages import one_line
@@ -149,14 +149,17 @@ def route_flops(bundle: Bundle, checkpoint: str, seed: int) -> float:
         run, trained = record["resolved"], record.get("trained_tokens", 0)
         if run["stage"] == "base":
             continue
-        model, read = shape_of(run["model"]["model"]), record.get("sampled", {}).get("tokens", 0)
+        model, read = _shape(run), record.get("sampled", {}).get("tokens", 0)
         if run["stage"] == "self_distillation":
             read += spent(bundle, name, seed)["scored"].iloc[-1]
         total += 3 * forward_flops(model, trained) + forward_flops(model, read)
         if run["stage"] in DENSE:
-            teacher = bundle.records[run["parents"]["teacher"], seed]["resolved"]["model"]["model"]
-            total += forward_flops(shape_of(teacher), trained)
+            total += forward_flops(_shape(bundle.records[run["parents"]["teacher"], seed]["resolved"]), trained)
     return total
+
+
+def _shape(resolved: dict) -> Shape:
+    return shape_of(resolved["model"]["model"], resolved["model"].get("layers"))
 
 
 def route_costs(bundle: Bundle, sheet: Sheet) -> pd.DataFrame:

@@ -119,6 +119,9 @@ def test_the_recorded_runs_sampled_as_many_sequences_as_planned_and_about_as_man
 
 def test_a_forward_pass_takes_2nd_and_attention_its_products_at_a_rate_bound_by_arithmetic_or_by_memory():
     assert forward_flops(QWEN, 10) == 2 * N * 10
+    assert (
+        shape_of("Qwen/Qwen3-1.7B", [0, 13, 27]).multiplied == N - 25 * QWEN.layer
+    )  # of a role that keeps three layers
     # 28 layers, queries 16 * 128 wide: 2 operations a product, for scores and for the weighted values.
     assert forward_flops(QWEN, 1, context=1000) - forward_flops(QWEN, 1) == 28 * 2 * 2 * (16 * 128) * 1000
     gpu = gpu_named("h100-80gb")
