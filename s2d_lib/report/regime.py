@@ -2,7 +2,7 @@
 study.
 
 Each pair of learning rate and length (of a bridge also each share of warmup) is tried once, on the regime's first seed, and
-counts by the accuracy on validation problems where it ends, or by its mean over training where the profile says so
+counts by the accuracy on validation problems where it ends, or by its best on the way where the profile says so
 (`regime.count_by`). The rate and share are those of the best run; the steps are the fewest that, with these, come within a
 point of the best. The same for every stage; no evaluation set and no comparison of routes has a say.
 """
@@ -104,14 +104,14 @@ def criteria(path: Path, main_sets: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def choose(trials: pd.DataFrame, by: Literal["end", "mean"] = "end", up_to: float | None = None) -> pd.DataFrame:
-    """The choice for every stage and role, by where a run ends or by its mean, at a rate of at most `up_to`: `stage`, `role`,
+def choose(trials: pd.DataFrame, by: Literal["end", "best"] = "end", up_to: float | None = None) -> pd.DataFrame:
+    """The choice for every stage and role, by where a run ends or by its best, at a rate of at most `up_to`: `stage`, `role`,
     `learning_rate`, `steps`, `warmup` (0 but of a bridge), `accuracy`, what was `tried`. Where a stage is tried on several
     checkpoints or profiles, a trial counts by its mean over them."""
     rows = []
     for (stage, role), tried in trials.groupby(["stage", "role"], sort=False):
         runs = tried.groupby(["profile", "checkpoint", *TRIED])["accuracy"]
-        every = runs.agg("last" if by == "end" else "mean").groupby(TRIED).mean()
+        every = runs.agg("last" if by == "end" else "max").groupby(TRIED).mean()
         worth = every.loc[:up_to] if up_to else every
         rate, share, _ = worth.idxmax()
         steps = int((worth[rate, share] >= worth.max() - WITHIN).idxmax())  # the index is sorted, so it is the fewest

@@ -38,7 +38,7 @@ class Validation(TrainerCallback):
 
     def __init__(self, run: Run, inputs: Inputs):
         self.run, self.inputs, self.path = run, inputs, run.path("validation.csv")
-        own = run.resolved.validation.model_dump(include={"batch", "max_new_tokens"})
+        own = run.resolved.validation.model_dump(include={"batch", "max_new_tokens", "temperature", "top_p"})
         self.sampling = run.resolved.sampling.model_copy(update=own)
         compared = run.resolved.stage in DENSE and run.resolved.params["estimator"] != "gold"
         self.teacher = inputs.teacher if compared else None

@@ -155,9 +155,9 @@ class Regime(Strict):
     checkpoints: list[str] = Field(default_factory=list)
     parts: list[str] = Field(default_factory=list)  # of the profile's map, made on these seeds as well
     trials: list[Trials] = Field(default_factory=list)
-    # By what of its validation curve a trial counts: where it ends, or the mean of the whole. Where what a method does late
-    # is a question of the study, and one ends at nothing at every rate, its end can't choose between them.
-    count_by: Literal["end", "mean"] = "end"
+    # By what of its validation curve a trial counts: where it ends, or its best. Where what a method does late is a question of
+    # the study, and one ends at nothing at every rate, its end can't choose between them.
+    count_by: Literal["end", "best"] = "end"
     # Higher rates are tried and shown but not chosen, where what they cost is not in the validation problems.
     rates_up_to: PositiveFloat | None = None
     # Other profiles on which the same trials are made, where one rate has to serve all of them; a pair counts by its mean.

@@ -136,6 +136,9 @@ class Validation(Strict):
 
     every: PositiveInt  # optimiser steps
     samples: PositiveInt = 4  # of every validation problem
+    # Null: sampling's, as in training.
+    temperature: PositiveFloat | None = unless(None)
+    top_p: float | None = Field(None, gt=0, le=1, exclude_if=lambda value: value is None)
     # Where a completion is cut off, which then counts as any other; null: sampling.max_new_tokens.
     max_new_tokens: PositiveInt | None = unless(None)
     # Sequences at a time, sampled by transformers in every process beside the state of its training; null: sampling.batch.
