@@ -167,7 +167,6 @@ def _draw_courses(profile: str | None) -> Iterator[str]:
     for place, (group, spec) in enumerate(load_claims(root).courses.items()):
         if complete(spec, root) and (profile is None or profile in spec.profiles):
             yield _drawn(name, f"{group}/{name}" if place else "", group=group)
-            yield _drawn(name, f"{group}/{name}_seconds", group=group, seconds=True)
 
 
 def _drawn(name: str, to: str = "", **parameters: object) -> str:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -32,9 +31,9 @@ COLUMNS = {
     "student_entropy": "self_teacher/student_entropy",
     "routed": "routed/sdpo",
     "clipped": "completions/clipped_ratio",
+    "formed": "formed",
     "scored": "self_teacher/tokens",
 }
-Axis = Literal["compute", "seconds"]  # of a budget: counted compute or measured seconds
 
 
 @dataclass(frozen=True)
@@ -186,8 +185,8 @@ class Course:
     runs are missing or do not belong together, when benchmarks do not have the same seeds, and when a run was not validated while
     training, or by fewer than two samples a problem."""
 
-    def __init__(self, benchmarks: Mapping[str, Bundle], checkpoints: Sequence[str], axis: Axis = "compute"):
-        self.checkpoints, self.axis = list(checkpoints), axis
+    def __init__(self, benchmarks: Mapping[str, Bundle], checkpoints: Sequence[str]):
+        self.checkpoints = list(checkpoints)
         seeds = {name: fair.seeds_of(bundle, self.checkpoints[0]) for name, bundle in benchmarks.items()}
         self.seeds = next(iter(seeds.values()))
         if any(own != self.seeds for own in seeds.values()):
@@ -199,7 +198,7 @@ class Course:
                 fair.check_seeds(bundle, self.checkpoints[0], checkpoint)
                 fair.check_settings(bundle, checkpoint)
             runs = [(checkpoint, seed) for checkpoint in self.checkpoints for seed in self.seeds]
-            costs = {run: spent(bundle, *run).set_index("step")[axis] for run in runs}
+            costs = {run: spent(bundle, *run).set_index("step")["compute"] for run in runs}
             self.budgets[name] = min(cost.iloc[-1] for cost in costs.values())
             self.runs |= {(name, *run): progress(bundle, *run, costs[run] / self.budgets[name]) for run in runs}
 

@@ -21,6 +21,7 @@ from s2d_lib.study.resolve import released_weights
 from s2d_lib.study.strict import did_you_mean
 
 GIVEN = ("alone", "own solution", "another's solution")
+ENDS, FORGOTTEN = "After all steps, on evaluation problems", "What is forgotten: longer problems, the first word given"
 PAIRS = {"own - alone": ("own solution", "alone"), "own - another's": ("own solution", "another's solution")}
 
 
@@ -36,15 +37,15 @@ def complete(spec: Courses, root: Path | None = None) -> bool:
     return all((root or project_root()).joinpath("figures", name, "results").is_dir() for name in spec.profiles)
 
 
-def open_course(spec: Courses, axis: str = "compute", root: Path | None = None) -> Course:
-    """The committed results of the methods, which the group's table trains, on budgets of counted compute or measured seconds; a
-    StudyError where results are missing or do not belong together."""
+def open_course(spec: Courses, root: Path | None = None) -> Course:
+    """The committed results of the methods, which the group's table trains, on budgets of counted compute; a StudyError where
+    results are missing or do not belong together."""
     study = load_study(root)
     methods = [name for name in study.tables[spec.table].rows if study.checkpoints[name].stage != "base"]
-    return Course({name: open_results(name, root).bundle for name in spec.profiles}, methods, axis)
+    return Course({name: open_results(name, root).bundle for name in spec.profiles}, methods)
 
 
-def budgets_sheet(course: Course, budgets: Sequence[float], name: str) -> Sheet:
+def budgets_sheet(course: Course, budgets: Sequence[float]) -> Sheet:
     """What every method reaches within shares of the budget, over all benchmarks and on each: `best <share>` (the cross-fitted
     best until then) and, of the whole budget, `final` (shares)."""
     rows, tables = [], {}
@@ -63,32 +64,42 @@ def budgets_sheet(course: Course, budgets: Sequence[float], name: str) -> Sheet:
         title = "Over all benchmarks" if benchmark == "all" else str(benchmark)
         tables[title] = pd.DataFrame({"method": own["checkpoint"].map(route_label)}).assign(**cells)
     seeds = len(course.seeds)
-    note = f"Budgets of {course.axis}; validation problems; best is cross-fitted; {seeds} seeds."
-    return Sheet(name, numbers, tables, note)
+    note = f"Budgets of compute; validation problems; best is cross-fitted; {seeds} seeds."
+    return Sheet("budgets", numbers, tables, note)
 
 
 def ends_sheet(spec: Courses, root: Path | None = None) -> Sheet:
     """avg@k on the benchmarks' evaluation sets, on which nothing was chosen: untrained (also at the best temperature on each
     benchmark, where all results know it) and after all steps; a row a checkpoint and benchmark, `all` (the mean over problems)
-    first. A StudyError where results are missing or do not belong together."""
-    bundles = {name: with_best(open_results(name, root).bundle) for name in spec.profiles}
-    listed, rows = load_study(root).tables[spec.table].rows, []
+    first. Sets whose solutions' first word is given ask what is forgotten; they are rows and a table of their own. A StudyError
+    where results are missing or do not belong together."""
+    found = {name: open_results(name, root) for name in spec.profiles}
+    bundles = {name: with_best(results.bundle) for name, results in found.items()}
+    listed = load_study(root).tables[spec.table].rows
     checkpoints = min((beside_untrained(bundle, listed) for bundle in bundles.values()), key=len)
-    for bundle in bundles.values():
+    asked, forgotten, rows = {}, {}, []
+    for name, bundle in bundles.items():
         check_together(bundle, checkpoints)
+        given = {s for s, one in found[name].profile.problems.evaluations.items() if getattr(one, "opened", False)}
+        asked[name] = (bundle, [s for s in bundle.sets if s not in given])
+        forgotten |= {s: (bundle, [s]) for s in bundle.sets if s in given}
     for checkpoint in checkpoints:
-        each = {
-            name: np.concatenate([accuracies(bundle, checkpoint, s).to_numpy() for s in bundle.sets], axis=1)
-            for name, bundle in bundles.items()
+        values = {
+            title: np.concatenate([accuracies(bundle, checkpoint, s).to_numpy() for s in sets], axis=1)
+            for title, (bundle, sets) in (asked | forgotten).items()
         }
-        for name, values in {"all": np.concatenate(list(each.values()), axis=1), **each}.items():
-            rows.append({"checkpoint": checkpoint, "benchmark": name} | columns("accuracy", bootstrap(values)))
+        values = {"all": np.concatenate([values[name] for name in asked], axis=1)} | values
+        for title, own in values.items():
+            rows.append({"checkpoint": checkpoint, "benchmark": title} | columns("accuracy", bootstrap(own)))
     numbers = pd.DataFrame(rows)
-    methods = numbers.assign(method=numbers["checkpoint"].map(route_label))
-    table = pivoted(methods, "method", "benchmark", intervals(numbers, "accuracy"))
-    note = f"avg@k of the final weights, {len(values)} seeds, 95% intervals over seeds and problems."
+    methods = numbers.assign(method=numbers["checkpoint"].map(route_label), value=intervals(numbers, "accuracy"))
+    late, tables = methods["benchmark"].isin(forgotten), {}
+    for title, part in ((ENDS, methods[~late]), (FORGOTTEN, methods[late])):
+        if len(part):
+            tables[title] = pivoted(part, "method", "benchmark", part["value"])
+    note = f"avg@k of the final weights, {len(own)} seeds, 95% intervals over seeds and problems."
     numbers = numbers.rename(columns=lambda name: name.removeprefix("accuracy "))  # low and high
-    return Sheet("ends", numbers, {"After all steps, on evaluation problems": table}, note)
+    return Sheet("ends", numbers, tables, note)
 
 
 def given_sheet(spec: Courses, folder: Path, measure: Callable[[str], pd.DataFrame], root: Path | None = None) -> Sheet:

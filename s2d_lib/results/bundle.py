@@ -23,7 +23,7 @@ from s2d_lib.study.settings import MAIN, Evaluation
 TEXTS = ["set", "problem", "level", "decoding", "correct", "prompt", "answer", "completion"]
 TEXTS += ["part", "cell", "route", "trial", "run", "right"]  # of a map
 CURVES = ["step", "loss", "reward", "accuracy", "formed", "entropy", "completions/mean_length"]
-CURVES += ["completions/clipped_ratio", "frac_reward_zero_std", "num_tokens", "seconds/step", "routed/sdpo"]
+CURVES += ["completions/clipped_ratio", "frac_reward_zero_std", "num_tokens", "routed/sdpo"]
 CURVES += [f"self_teacher/{name}" for name in ("entropy", "student_entropy", "tokens", "prompt_tokens")]
 SAMPLES = ["seed", "checkpoint", "set", "problem", "prompt", "answer", "completion", "correct"]
 CONSTANT = ["set", "level", "problems", "answer", "share"]
@@ -267,8 +267,8 @@ def spent_by(records: Sequence[dict]) -> dict[str, int]:
 
 
 def spent(bundle: Bundle, checkpoint: str, seed: int) -> pd.DataFrame:
-    """What a run's own training had spent at every `step`, from 0 on: `compute`, `scored` (the self-teacher's part of it) and
-    measured `seconds` of the steps, beside whatever else ran there. Methods of unequal cost are compared on these axes.
+    """What a run's own training had spent at every `step`, from 0 on: `compute` and, of it, the self-teacher's part, `scored`.
+    Methods of unequal cost are compared on this axis.
 
     Compute is counted in forward passes of the trained model over one token: each token of a prompt or rollout once for
     sampling and three times for its update, each that a self-teacher reads or scores once more. So model size cancels.
@@ -276,7 +276,7 @@ def spent(bundle: Bundle, checkpoint: str, seed: int) -> pd.DataFrame:
     rows = steps_of(bundle.curves, checkpoint, seed)
     scored = rows.reindex(columns=["self_teacher/tokens", "self_teacher/prompt_tokens"]).sum(axis=1)
     compute = (1 + TRAINING) * np.diff(rows["num_tokens"], prepend=0.0) + scored
-    each = pd.DataFrame({"compute": compute, "scored": scored, "seconds": rows["seconds/step"]}, dtype=float)
+    each = pd.DataFrame({"compute": compute, "scored": scored}, dtype=float)
     table = pd.concat([pd.DataFrame(0.0, [0], each.columns), each.cumsum()], ignore_index=True)
     return table.assign(step=[0, *rows["step"]])
 

@@ -35,7 +35,7 @@ def made_up(courses: dict, seeds=(0, 1, 2), tokens=100, rng=None, **columns) -> 
     for checkpoint, accuracies in courses.items():
         for seed in seeds:
             each = tokens[checkpoint] if isinstance(tokens, dict) else tokens
-            rows = pd.DataFrame({"step": range(1, STEPS + 1), "seconds/step": 0.5})
+            rows = pd.DataFrame({"step": range(1, STEPS + 1)})
             rows["num_tokens"] = each * rows["step"]
             for name, values in columns.items():
                 rows[name.replace("__", "/")] = values.get(checkpoint, np.nan)
@@ -53,7 +53,7 @@ def claim(*pairs, **more) -> CurveClaim:
 def test_compute_counts_sampling_training_and_the_self_teacher_and_the_cheapest_run_sets_the_budget():
     bundle = made_up({"a": [0, 0, 0]}, (0,), self_teacher__tokens={"a": 7.0}, self_teacher__prompt_tokens={"a": 3.0})
     table, steps = spent(bundle, "a", 0), np.arange(11)
-    np.testing.assert_array_equal(table[["step", "compute", "scored", "seconds"]], np.outer(steps, [1, 410, 10, 0.5]))
+    np.testing.assert_array_equal(table[["step", "compute", "scored"]], np.outer(steps, [1, 410, 10]))
     course = Course({"one": made_up({"a": [0, 0, 0], "b": [0, 0, 0]}, tokens={"a": 100, "b": 50})}, ["a", "b"])
     assert course.budgets == {"one": 4 * 50 * STEPS}
     assert course.runs["one", "a", 0].shares.tolist() == [0, 1, 2]  # in the middle it has spent what b spends in all

@@ -82,14 +82,9 @@ def test_committed_courses_are_those_of_the_committed_results(root, tmp_path, gr
     spec = spec_of(group, load_claims(root))
     if not complete(spec, root):
         pytest.skip(f"the benchmarks of {group} have no committed results")
-    course = open_course(spec, root=root)
+    course = open_course(spec, root)
     outcomes = evaluate_curves(spec.claims, course)
     comparisons = comparisons_table(outcomes, load_published(root), spec)
-    budgets = budgets_sheet(course, spec.budgets, "budgets")
-    found = [
-        budgets,
-        budgets_sheet(open_course(spec, "seconds", root), spec.budgets, "budgets_seconds"),
-        claims_sheet(outcomes, spec.claims, comparisons, budgets.note),
-        ends_sheet(spec, root),
-    ]
-    assert check(group, found, root, tmp_path) == 4
+    budgets = budgets_sheet(course, spec.budgets)
+    found = [budgets, claims_sheet(outcomes, spec.claims, comparisons, budgets.note), ends_sheet(spec, root)]
+    assert check(group, found, root, tmp_path) == 3

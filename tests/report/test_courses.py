@@ -39,7 +39,7 @@ def course():
 
 
 def test_budgets_show_a_method_that_has_fallen_back(course):
-    sheet = courses.budgets_sheet(course, [0.5, 1.0], "budgets")
+    sheet = courses.budgets_sheet(course, [0.5, 1.0])
     numbers = sheet.numbers
     assert list(numbers["benchmark"].unique()) == ["all", "sums", "tools"]
     fallen = numbers[(numbers["checkpoint"] == "student.sdpo.correct_only") & (numbers["benchmark"] == "all")].iloc[0]

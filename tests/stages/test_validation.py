@@ -1,6 +1,7 @@
 """Validation while training: what it measures, that it leaves no trace, and that an interruption costs no row."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from s2d_lib.losses import kl_divergence
 from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.results.bundle import read_table
+from s2d_lib.runs import Run
 from s2d_lib.sampling import sample, undisturbed
-from s2d_lib.stages.validation import pair_measures, token_measures
+from s2d_lib.stages.validation import Validation, pair_measures, token_measures
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 
@@ -88,6 +90,18 @@ def test_a_stage_is_measured_before_between_and_after_beside_its_teacher_and_tra
     without = make("student.bridge.raw_teacher", overrides=deep_merge(tiny, nothing))
     assert without.record["files"]["model/model.safetensors"] == run.record["files"]["model/model.safetensors"]
     assert not without.path("validation.csv").exists()
+
+
+def test_validation_may_be_decoded_as_evaluation_is_and_not_as_training():
+    run = Run(resolve("micro-arithmetic", "student.grpo", 0))
+    own, training = Validation(run, SimpleNamespace(teacher=None)).sampling, run.resolved.sampling
+    assert (
+        (own.temperature, own.top_p)
+        == (0.6, 0.95)
+        == (run.resolved.evaluation.temperature, run.resolved.evaluation.top_p)
+    )
+    assert own == training.model_copy(update={"temperature": 0.6, "top_p": 0.95})
+    assert (training.temperature, training.top_p) == (1.0, 1.0)
 
 
 def test_validation_without_problems_is_refused(tiny):
