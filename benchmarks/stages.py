@@ -19,7 +19,7 @@ from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 
 from benchmarks.timing import compared, seconds_of
 from s2d_lib.errors import StudyError
-from s2d_lib.grading import make_reward
+from s2d_lib.grading import CorrectnessReward
 from s2d_lib.models.policy import Policy, load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.runs import Run
@@ -102,7 +102,7 @@ def build(name: str, side: str, folder: Path, rollouts: list[Rollout], overrides
     if issubclass(trls, DistillationTrainer):
         more["teacher_model"] = teacher.model
     if trls in (GRPOTrainer, SDPOTrainer):
-        more["reward_funcs"] = make_reward(problems.grading)
+        more["reward_funcs"] = CorrectnessReward(problems.grading)
     given = {"args": args, "train_dataset": made.train_dataset, "processing_class": policy.tokenizer}
     return trls(model=policy.model, **given, **more)
 

@@ -14,13 +14,13 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from s2d_lib.grading import make_reward
+from s2d_lib.grading import CorrectnessReward
 
 model, problems, folder, *more = sys.argv[1:]
 mode, steps = (*more, *("math", "100")[len(more) :])
 trainer = GRPOTrainer(
     model=model,
-    reward_funcs=make_reward(mode),
+    reward_funcs=CorrectnessReward(mode),
     train_dataset=Dataset.from_list([json.loads(line) for line in Path(problems).read_text().splitlines()]),
     args=GRPOConfig(
         folder, max_steps=int(steps), learning_rate=1e-3, per_device_train_batch_size=32, num_generations=8, logging_steps=1,

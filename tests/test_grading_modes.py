@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trl.trainer.utils import get_callable_name
 
 from s2d_lib.errors import StudyError
-from s2d_lib.grading import Grade, grade, make_reward
+from s2d_lib.grading import CorrectnessReward, Grade, grade
 from s2d_lib.grading.extract import extract_answer, extract_short
 
 EXTRACTED = {
@@ -144,7 +144,7 @@ def test_no_text_breaks_the_grader(text, mode):
 
 
 def test_the_reward_of_texts_and_of_conversations_as_trl_calls_it():
-    reward, logged = make_reward("exact"), {}
+    reward, logged = CorrectnessReward("exact"), {}
     assert get_callable_name(reward) == "correctness"
     columns = {"completion_ids": [[1], [2]], "trainer_state": None, "id": ["a", "b"], "log_extra": None}
     call = {"prompts": ["", ""], "completions": ["# v1", "v1"], "answer": ["v1", "v1"]} | columns
@@ -160,6 +160,6 @@ def test_the_reward_of_texts_and_of_conversations_as_trl_calls_it():
 
 def test_a_reward_refuses_an_unknown_mode_and_a_missing_column():
     with pytest.raises(StudyError, match="fuzzy"):
-        make_reward("fuzzy")
+        CorrectnessReward("fuzzy")
     with pytest.raises(StudyError, match="'answer'"):
-        make_reward("math")(prompts=[""], completions=[""], gold=["1"])
+        CorrectnessReward("math")(prompts=[""], completions=[""], gold=["1"])

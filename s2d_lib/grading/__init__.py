@@ -1,6 +1,6 @@
 """Grading: is a completion's final answer right?
 
-`grade` judges one completion, `grade_many` a batch; `make_reward` makes the TRL reward function of it. Rooms inside: `extract`
+`grade` judges one completion, `grade_many` a batch; `CorrectnessReward` is the TRL reward function of it. Rooms inside: `extract`
 (which part counts), `compare` (is it the gold answer), `graders` (verifiers that a limit may end).
 """
 
@@ -145,9 +145,6 @@ class CorrectnessReward:
         if log_metric is not None and grades:
             log_metric("formed", sum(g.formed for g in grades) / len(grades))
         return [float(g.correct) for g in grades]
-
-
-make_reward = CorrectnessReward
 
 
 def _text(completion: Any) -> str:

@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
-from s2d_lib.grading import make_reward
+from s2d_lib.grading import CorrectnessReward
 from s2d_lib.models.sharing import before_sharding, from_first, in_shards, stand_ins
 from s2d_lib.runs import Run
 from s2d_lib.stages import Inputs
@@ -138,7 +138,7 @@ def group_arguments(run: Run, inputs: Inputs) -> dict:
 
 def group_data(run: Run, inputs: Inputs, rows: list[dict]) -> dict:
     """What is trained, on which rows in which order, and by which reward."""
-    params, reward = run.resolved.stage_params, make_reward(inputs.problems.grading)
+    params, reward = run.resolved.stage_params, CorrectnessReward(inputs.problems.grading)
     recorded = RecordedReward(reward, run.path("gradings.jsonl"), resumed_step(run))
     data = trained(run, inputs, rows, params.per_sampling // params.group_size, params.samplings)
     return {"reward_funcs": recorded, **data}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
-from s2d_lib.grading import grade, make_reward
+from s2d_lib.grading import CorrectnessReward, grade
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.files import load_rows
 from s2d_lib.problems.sources import cut, load_problems
@@ -221,7 +221,7 @@ def test_gym_sets_are_generated_in_turns_disjoint_and_graded_by_their_own_verifi
     texts = [f"so <answer>{answer}</answer>", f"Answer: {answer}", f"<answer>{answer}1</answer>", "no\nanswer"]
     assert [grade(text, gold, mode=problems.grading).correct for text in texts] == [True, True, False, False]
     assert grade(f"<answer>{listed}</answer>", both[1].answer, mode=problems.grading).correct
-    assert make_reward(problems.grading)([None], texts[:1], answer=[gold]) == [1.0]
+    assert CorrectnessReward(problems.grading)([None], texts[:1], answer=[gold]) == [1.0]
     with pytest.raises(StudyError, match="generates other problems in another process"):
         grade(texts[0], json.dumps(json.loads(gold) | {"question_sha256": "0"}), mode=problems.grading)
 
