@@ -21,7 +21,8 @@ PAIRS = {
     "micro-llama": ("llama-student", "llama-teacher"),
     "micro-crossing": ("selection-student", "selection-teacher"),
 }
-BENCHMARKS = {f"micro-{b}": (f"{b}-student",) for b in ("arithmetic", "conversion", "table-lookup", "tool-calls")}
+BENCHMARKS = {f"micro-{b}": (f"{b}-student",) for b in ("arithmetic", "conversion")}
+BENCHMARKS |= {f"micro-{b}": (f"{b}-student", f"{b}-teacher") for b in ("table-lookup", "tool-calls")}
 RELEASES = [(profile, name) for profile, names in (PAIRS | BENCHMARKS).items() for name in names]
 
 
