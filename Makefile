@@ -91,6 +91,7 @@ $(BIN)/.site: $(BIN)/.installed
 	touch $@
 
 site: $(BIN)/.site  ## notebooks, run pages and a reference as a website, build/site/index.html, without running anything
+	@$(BIN)/python site/functions.py
 	@$(BIN)/python -m sphinx -q -c site -d build/site-pages . build/site
 
 house: $(BIN)/.installed  ## how large the package is, and how much of it a stage imports

@@ -77,7 +77,7 @@ rule results:
         [job.marker for job in JOBS.values()],
         PARAMS,
     output:
-        f"{folder}/results/{'points.csv' if SETTINGS.map else 'evaluation.csv.xz'}",
+        f"{folder}/results/{'points.csv' if SETTINGS.map else 'evaluation.parquet'}",
     shell:
         f"{s2d} results {named}"
 

@@ -18,11 +18,7 @@ contents = {
     **{caption: [f"notebooks/{name}" for name in names.split()] for caption, names in _NOTEBOOKS.items()},
     "Use it": ["docs/guide", "docs/scale", "docs/how_opd_works", "docs/how_to_add_a_method", "CONTRIBUTING"],
     "Look it up": [
-        "site/results",
-        "figures/map/methods",
-        "docs/cards/problems",
-        "docs/cards/models",
-        "docs/cards/functions",
+        *("site/results", "figures/map/methods", "docs/cards/problems", "docs/cards/models", "docs/functions"),
         "site/reference",
     ],
 }

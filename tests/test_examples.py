@@ -59,3 +59,8 @@ def test_trls_trainer_takes_the_grader_as_its_reward(example, tmp_path, pool):
     steps = [row for row in trainer.state.log_history if "rewards/correctness/mean" in row]
     assert len(steps) == 2
     assert all(0 <= row["rewards/correctness/mean"] <= 1 and "formed" in row for row in steps)
+
+
+def test_the_page_of_public_functions_has_their_signatures(root):
+    page = runpy.run_path(str(root / "site" / "functions.py"))["page"]()
+    assert page == (root / "docs" / "functions.md").read_text(), "write it anew: `python site/functions.py`"

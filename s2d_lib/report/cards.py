@@ -1,9 +1,7 @@
-"""docs/cards/: cards of generated problems, released base models and public functions, from params, code and records."""
+"""docs/cards/: cards of generated problems and released base models, from params, code and records."""
 
-import importlib
 import inspect
 import json
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -23,20 +21,6 @@ SPECIAL = {
     "withheld": "needs a withheld fact",
     "opened": "the solution's first word given",
 }
-
-PUBLIC = {
-    "losses": "linear_divergence estimator divergence kl_divergence token_log_probs Pair Head TokenLoss",
-    "losses.srpo": """srpo_objective route entropy_weights weight_sums mixed_advantages clipped_policy_loss clamped_ratio
-        self_distillation next_correct Routes WeightSums""",
-    "stages.dense": "DenseTrainer",
-    "stages.states": "head_of completion_hidden padded",
-    "models.policy": "load_policy save_policy Policy",
-    "sampling": "sample Rollout",
-    "grading": "grade grade_many CorrectnessReward Grade",
-    "problems.sources": "load_problems",
-    "problems.base": "Problem Problems",
-}
-"""Room -> what works outside the study too."""
 
 
 def filled(template: str, **what: object) -> str:
@@ -103,24 +87,10 @@ def model_cards(root: Path) -> list[dict]:
     return cards
 
 
-def function_cards() -> list[dict]:
-    """Of every room with something PUBLIC: signatures, types without where they are from, and first sentences."""
-    cards = []
-    for room, names in PUBLIC.items():
-        module, found = importlib.import_module(f"s2d_lib.{room}"), []
-        for name in names.split():
-            signature = str(inspect.signature(getattr(module, name), eval_str=True)).removesuffix(" -> None")
-            says = inspect.getdoc(getattr(module, name)).split("\n\n")[0].replace("\n", " ")
-            found.append((name, re.sub(r"\b(?:\w+\.)+(?=[A-Z])", "", signature), re.split(r"(?<=\.) ", says)[0]))
-        cards.append({"room": f"s2d_lib.{room}", "functions": found})
-    return cards
-
-
 def write_cards(root: Path, folder: Path) -> list[Path]:
-    """Write all cards into a folder, docs/cards/ of the project: a page each for problems, models and functions."""
+    """Write all cards into a folder, docs/cards/ of the project: a page for the problems, one for the models."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {folder / "problems.md": problem_cards(root), folder / "models.md": model_cards(root)}
-    texts[folder / "functions.md"] = function_cards()
     for page, cards in texts.items():
         page.write_text(filled(page.name, cards=cards), encoding="utf-8")
     return list(texts)

@@ -64,7 +64,7 @@ def page_text(bundle: Bundle, profile: str, checkpoint: str, seeds: list[int], c
         f"Made by `s2d run --profile {named} --checkpoint {checkpoint} --seed {seeds[0]}`, after the runs it is made from; "
         f"`make study PROFILE={profile}` makes all.",
         f'Recorded in [results/records.json.xz](../results/records.json.xz) under `"{checkpoint}@<seed>"`; every evaluated '
-        "problem is in results/evaluation.csv.xz, every optimiser step in results/curves.csv.xz.",
+        "problem is in results/evaluation.parquet, every optimiser step in results/curves.csv.xz.",
         _samples(bundle, checkpoint),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"

@@ -1,9 +1,8 @@
 """The compact results that a study commits, what every table and figure is drawn from; and what its routes cost.
 
-`figures/<profile>/results/` of a study holds evaluation.csv.xz (every problem's samples, graded; see `pack`), curves.csv.xz
-(metrics of every optimiser step), validation.csv.xz (accuracies and divergences while training), records.json.xz (parameters,
-label use, tokens, versions of every run), samples.csv (some completions as text) and constant.csv (what always the same answer
-scores).
+`figures/<profile>/results/` of a study holds evaluation.parquet (every problem's samples, graded), curves.csv.xz (metrics of
+every optimiser step), validation.csv.xz (accuracies and divergences while training), records.json.xz (parameters, label use,
+tokens, versions of every run), samples.csv (some completions as text) and constant.csv (what always the same answer scores).
 """
 
 import csv
@@ -12,7 +11,6 @@ import lzma
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,6 @@ CURVES += [f"self_teacher/{name}" for name in ("entropy", "student_entropy", "to
 SAMPLES = ["seed", "checkpoint", "set", "problem", "prompt", "answer", "completion", "correct"]
 CONSTANT = ["set", "level", "problems", "answer", "share"]
 KEPT = 6  # problems of every evaluation set, whose samples are kept as text
-EACH = ("tokens", "cut_off", "formed")  # numbers of every problem
 TRAINING = 3  # forward passes that a forward and a backward pass cost
 BEST = "@best"
 """Ends the name under which a base model stands once more, on each set at its best decoding (`with_best`)."""
@@ -95,31 +92,6 @@ def read_table(path: Path) -> pd.DataFrame:
     return table.assign(correct=table["correct"] == "True") if "completion" in table else table
 
 
-def pack(evaluation: pd.DataFrame) -> pd.DataFrame:
-    """Results of many runs as they are committed, a fifth as large: a row a run, set and decoding. Of what every problem has,
-    grades and numbers are joined by `/`, names and levels a JSON list, left out where the row above of that set has the same."""
-    place = [name for name in ("seed", "checkpoint", "set", "decoding") if name in evaluation]
-    numbers = [name for name in EACH if name in evaluation]
-    text = evaluation.assign(**{name: evaluation[name].map("{:.6g}".format) for name in numbers})
-    joined = dict.fromkeys(("correct", *numbers), "/".join)
-    lists = dict.fromkeys(("problem", "level"), lambda values: json.dumps(list(values)))
-    table = text.groupby(place, sort=False, dropna=False).agg(lists | joined).reset_index()
-    return table.assign(**{n: table[n].where(table[n] != table.groupby("set")[n].shift(), "") for n in lists})
-
-
-def unpack(table: pd.DataFrame) -> pd.DataFrame:
-    """What was packed, a row a problem; of a table read as text."""
-    numbers = [name for name in EACH if name in table]
-    each = {}
-    for name in ("problem", "level"):
-        text = table[name].replace("", None).groupby(table["set"]).ffill()
-        each[name] = text.map({one: json.loads(one) for one in text.unique()})
-    each |= {name: table[name].str.split("/") for name in ("correct", *numbers)}
-    rows = table.drop(columns=list(each)).loc[table.index.repeat(each["correct"].map(len))].reset_index(drop=True)
-    rows = rows.assign(**{name: list(chain.from_iterable(lists)) for name, lists in each.items()})
-    return rows.astype({"seed": int} | dict.fromkeys(numbers, float))
-
-
 def read_evaluation(path: Path, decoding: str | None = MAIN) -> pd.DataFrame:
     """Per-problem results of a decoding, or of all (None), then with a column `decoding` where there are several; a StudyError
     where there is nothing of that decoding."""
@@ -139,6 +111,13 @@ def write_csv(table: pd.DataFrame, path: Path, digits: int = 6) -> None:
     beside.replace(path)
 
 
+def write_evaluation(table: pd.DataFrame, folder: Path) -> None:
+    """Write the evaluations of many runs: a fifth of what they take as a packed CSV, and read in half the time."""
+    beside = folder / ".evaluation.parquet"
+    table.fillna({"decoding": ""}).to_parquet(beside, compression="zstd", compression_level=19, index=False)
+    beside.replace(folder / "evaluation.parquet")
+
+
 def write_samples(table: pd.DataFrame, path: Path) -> None:
     """Write samples with all text quoted: Python's csv before 3.13 leaves a carriage return bare, which ends a row."""
     table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)
@@ -154,7 +133,7 @@ def write_records(records: Mapping[str, dict], path: Path) -> None:
 def collect(runs: Sequence[FinishedRun], folder: Path) -> None:
     """Write the bundle of all runs of a profile into figures/<profile>/results."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(pack(_stacked(runs, "evaluation.csv")), folder / "evaluation.csv.xz")
+    write_evaluation(_stacked(runs, "evaluation.csv"), folder)
     write_csv(_stacked(runs, "metrics.csv", CURVES), folder / "curves.csv.xz", digits=5)
     write_csv(_stacked(runs, "validation.csv"), folder / "validation.csv.xz", digits=5)
     records = {f"{run.name}@{seed_of(run)}": {k: v for k, v in run.record.items() if k != "files"} for run in runs}
@@ -213,7 +192,7 @@ def shown_answer(answer: str) -> str:
 def read_bundle(folder: Path) -> Bundle:
     """The bundle of a profile, its evaluation at the main decoding; a StudyError when it is not there or broken."""
     try:
-        evaluation = unpack(pd.read_csv(folder / "evaluation.csv.xz", dtype=str, keep_default_na=False))
+        evaluation = pd.read_parquet(folder / "evaluation.parquet")
         names = ("curves.csv.xz", "validation.csv.xz", "samples.csv", "constant.csv")
         tables = {name.split(".")[0]: read_table(folder / name) for name in names}
         raw = json.loads(lzma.decompress((folder / "records.json.xz").read_bytes()))

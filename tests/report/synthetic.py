@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from s2d_lib.results.bundle import Bundle, pack, write_csv, write_records, write_samples
+from s2d_lib.results.bundle import Bundle, write_csv, write_evaluation, write_records, write_samples
 from s2d_lib.study import all_nodes, load_profile, load_study, parents_of, resolve
 from s2d_lib.study.graph import table_in
 from tests.claims.synthetic import SAMPLES, evaluation, sampled
@@ -47,7 +47,7 @@ def bundle_of_profile(profile: str, sets: tuple[str, str] = SETS, tables=TABLES)
 def write_bundle(bundle: Bundle, folder: Path) -> None:
     """Write it as s2d_lib.results.bundle.collect does."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(pack(bundle.evaluation), folder / "evaluation.csv.xz")
+    write_evaluation(bundle.evaluation, folder)
     for name in ("curves.csv.xz", "validation.csv.xz", "constant.csv"):
         write_csv(getattr(bundle, name.split(".")[0]), folder / name)
     write_samples(bundle.samples, folder / "samples.csv")
