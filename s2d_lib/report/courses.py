@@ -93,10 +93,9 @@ def ends_sheet(spec: Courses, root: Path | None = None) -> Sheet:
             rows.append({"checkpoint": checkpoint, "benchmark": title} | columns("accuracy", bootstrap(own)))
     numbers = pd.DataFrame(rows)
     methods = numbers.assign(method=numbers["checkpoint"].map(route_label), value=intervals(numbers, "accuracy"))
-    late, tables = methods["benchmark"].isin(forgotten), {}
-    for title, part in ((ENDS, methods[~late]), (FORGOTTEN, methods[late])):
-        if len(part):
-            tables[title] = pivoted(part, "method", "benchmark", part["value"])
+    late = methods["benchmark"].isin(forgotten)
+    parts = {ENDS: methods[~late], FORGOTTEN: methods[late]}
+    tables = {title: pivoted(part, "method", "benchmark", part["value"]) for title, part in parts.items() if len(part)}
     note = f"avg@k of the final weights, {len(own)} seeds, 95% intervals over seeds and problems."
     numbers = numbers.rename(columns=lambda name: name.removeprefix("accuracy "))  # low and high
     return Sheet("ends", numbers, tables, note)
