@@ -187,6 +187,8 @@ def test_a_profiles_sets_are_disjoint_and_as_large_as_declared(name):
         "pool": declared.labels or declared.pools["full"].count,
         "validation": declared.validation.count,
     }
-    prompts = [world.same(problem.prompt) for found in sets.values() for problem in found]
+    prompts = [
+        world.same(p.prompt.partition("?")[0] + "?") for found in sets.values() for p in found
+    ]  # without an opening
     assert len(set(prompts)) == len(prompts)
     assert loaded.grading == "exact"

@@ -105,7 +105,7 @@ def test_a_question_that_leaves_no_room_is_refused_beforehand(policy):
 @pytest.mark.slow
 def test_a_solution_helps_the_base_model():
     table = given_to_base("micro-table-lookup", samples=4)
-    assert len(table) >= 50  # of 200 problems are solved now and then
+    assert len(table) >= 30  # of 200 problems are solved now and then
     mean = table.mean(numeric_only=True)
     assert mean["own solution"] > 1.5 * mean["alone"]
     assert mean["own solution"] > mean["another's solution"] + 0.02
