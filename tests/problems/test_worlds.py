@@ -187,8 +187,6 @@ def test_a_profiles_sets_are_disjoint_and_as_large_as_declared(name):
         "pool": declared.labels or declared.pools["full"].count,
         "validation": declared.validation.count,
     }
-    prompts = [
-        world.same(p.prompt.partition("?")[0] + "?") for found in sets.values() for p in found
-    ]  # without an opening
+    prompts = [world.same(p.prompt.partition("?")[0] + "?") for own in sets.values() for p in own]  # no opening
     assert len(set(prompts)) == len(prompts)
     assert loaded.grading == "exact"
