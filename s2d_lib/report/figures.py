@@ -215,7 +215,8 @@ def step_curves(bundle: Bundle, stages: Sequence[str], routes: Sequence[str], me
     """A metric over the optimiser steps of these stages, of routes and what they are made from: means of five steps each."""
     needed = {run for name, seed in bundle.records if name in routes for run in ancestry(bundle, name, seed)}
     chosen = {n for (n, _), r in bundle.records.items() if n in needed and r["resolved"]["stage"] in stages}
-    rows = bundle.curves[bundle.curves["checkpoint"].isin(chosen)].dropna(subset=metric)
+    curves = bundle.curves.reindex(columns=["checkpoint", "seed", "step", metric])  # of no run at all it has no metric
+    rows = curves[curves["checkpoint"].isin(chosen)].dropna(subset=metric)
     tables = {name: own.pivot(index="step", columns="seed", values=metric) for name, own in rows.groupby("checkpoint")}
     labels = route_labels([name for name in load_report().routes if name in tables])
     smooth = {name: tables[name].rolling(5, 1).mean().iloc[::-5][::-1] for name in labels}
