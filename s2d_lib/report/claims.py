@@ -338,7 +338,7 @@ def claims_figure(sheet: Sheet, title: str) -> Figure:
     first.patch.set_visible(False)
     look = {"transform": first.get_yaxis_transform(), "va": "center", "fontsize": 7.5}
     for claim, row in claims.items():
-        chance = f"(chance to hold: {row['chance to hold'] or 'unknown'})"
-        sentence = textwrap.shorten(f"{chance} {row['the paper']}", 122, placeholder=" ...")  # what the panels have room for
+        said = f"(chance to hold: {row['chance to hold'] or 'unknown'}) {row['the paper']}"
+        sentence = textwrap.shorten(said, 122, placeholder=" ...")  # what the panels have room for
         first.text(0.01, heads[claim], sentence, **look).set_in_layout(False)
     return figure
