@@ -10,7 +10,7 @@ MOST = {  # files, lines
     "the package": (103, 16_776),
     "reached from OPD (stages.dense)": (35, 5_060),
     "reached from SRPO (stages.self_distillation)": (40, 6_460),
-    "tests": (107, 13_164),
+    "tests": (107, 13_166),
 }
 
 
