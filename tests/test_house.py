@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import ROOT
 
 MOST = {  # files, lines
-    "the package": (103, 16_776),
+    "the package": (103, 16_777),
     "reached from OPD (stages.dense)": (35, 5_060),
     "reached from SRPO (stages.self_distillation)": (40, 6_460),
     "tests": (107, 13_166),

@@ -188,7 +188,7 @@ def accuracy_figure(bundle: Bundle, sheet: Sheet) -> Figure:
 
 def differences_figure(sheets: Sheet | Mapping[str, Sheet], title: str = "") -> Figure:
     """The differences of a table to its reference, or of `contrasts`, one panel a set, with 95% intervals and the paper's as
-    hollow diamonds. Tables of several profiles, by name, stand side by side; the first one's pages lie beside the figure."""
+    hollow diamonds. Of several profiles, by name, the sets that stand for the paper's; the first's pages lie beside it."""
     named = {"": sheets} if isinstance(sheets, Sheet) else dict(sheets)
     first, panels, labels = next(iter(named)), {}, []
     for profile, sheet in named.items():
@@ -197,6 +197,9 @@ def differences_figure(sheets: Sheet | Mapping[str, Sheet], title: str = "") -> 
             pairs = zip(rows["first"], rows["second"], strict=True)
             rows = rows.assign(checkpoint=rows["first"], route=[contrast_label(*pair, " minus ") for pair in pairs])
         sets = [column.removesuffix(" difference") for column in rows if column.endswith(" difference")]
+        sets = [
+            name for name in sets if not profile or f"{name} published" in rows
+        ]  # of several, what stands for the paper's
         rows = rows.dropna(subset=[f"{name} difference" for name in sets], how="all")
         labels += [route for route in rows["route"] if route not in labels]
         for name in sets:
