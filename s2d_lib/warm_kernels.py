@@ -76,6 +76,7 @@ def serve() -> None:
     gc.disable()  # as in `batch.KERNEL_ARGUMENTS`
     for name in PRELOADED:
         importlib.import_module(name)
+    sys.modules["pandas"].set_option("display.max_columns", 20)  # what it is where pandas is imported in a kernel
     gc.freeze()
     gc.enable()
     kernels: dict[int, tuple[int, socket.socket]] = {}  # handle of a process -> its number, and who waits for it

@@ -90,7 +90,8 @@ def test_no_kernel_outlives_its_notebook_nor_its_driver(server, tmp_path):
     assert gone(int(number))
 
 
-def test_a_run_has_the_same_bytes_from_a_warm_and_a_cold_kernel(server, tmp_path, monkeypatch):
+def test_runs_and_tables_have_the_same_bytes_from_a_warm_and_a_cold_kernel(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     made = {}
     for kind, address in (("warm", os.environ[ADDRESS]), ("cold", "")):
         monkeypatch.setenv(ADDRESS, address)
@@ -99,5 +100,6 @@ def test_a_run_has_the_same_bytes_from_a_warm_and_a_cold_kernel(server, tmp_path
             run_checkpoint("micro", checkpoint, 0, TINY)
         folder = next((tmp_path / kind).glob("*/seed-0/student.grpo"))
         files = ("evaluation.csv", "validation.csv", "model/model.safetensors")
-        made[kind] = [(folder / name).read_bytes() for name in files]
+        table = printed(tmp_path, "import pandas\nprint(pandas.DataFrame([range(1000, 1019)]))")
+        made[kind] = [table, *((folder / name).read_bytes() for name in files)]
     assert made["warm"] == made["cold"]

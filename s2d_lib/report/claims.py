@@ -327,7 +327,7 @@ def claims_figure(sheet: Sheet, title: str) -> Figure:
     for axes, unit in zip(figure.axes, shown.groupby(["meant", "unit"], sort=False)["unit"].first(), strict=True):
         if unit == "points":  # verdicts are decided within a few points, beside differences of half a hundred
             axes.set_xscale("symlog", linthresh=10, linscale=1.1)
-            axes.set_xticks([-50, -20, -10, -5, 0, 5, 10, 20, 50], minor=False)
+            axes.set_xticks([-50, -20, -5, 0, 5, 20, 50], minor=False)
             axes.xaxis.set_major_formatter("{x:+.0f}")
             axes.tick_params(axis="x", labelsize=7.5)
         axes.title.set_fontsize(8.5)
@@ -338,7 +338,7 @@ def claims_figure(sheet: Sheet, title: str) -> Figure:
     first.patch.set_visible(False)
     look = {"transform": first.get_yaxis_transform(), "va": "center", "fontsize": 7.5}
     for claim, row in claims.items():
-        beside = f"its tables: {row['its tables support']}; chance {row['chance to hold'] or 'unknown'}"
-        sentence = textwrap.shorten(f"({beside}) {row['the paper']}", 150, placeholder=" ...")
+        said = f"(chance to hold: {row['chance to hold'] or 'unknown'}) {row['the paper']}"
+        sentence = textwrap.shorten(said, 122, placeholder=" ...")  # what the panels have room for
         first.text(0.01, heads[claim], sentence, **look).set_in_layout(False)
     return figure

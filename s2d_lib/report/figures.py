@@ -188,7 +188,7 @@ def accuracy_figure(bundle: Bundle, sheet: Sheet) -> Figure:
 
 def differences_figure(sheets: Sheet | Mapping[str, Sheet], title: str = "") -> Figure:
     """The differences of a table to its reference, or of `contrasts`, one panel a set, with 95% intervals and the paper's as
-    hollow diamonds. Tables of several profiles, by name, stand side by side; the first one's pages lie beside the figure."""
+    hollow diamonds. Of several profiles, by name, the sets that stand for the paper's; the first's pages lie beside it."""
     named = {"": sheets} if isinstance(sheets, Sheet) else dict(sheets)
     first, panels, labels = next(iter(named)), {}, []
     for profile, sheet in named.items():
@@ -197,6 +197,9 @@ def differences_figure(sheets: Sheet | Mapping[str, Sheet], title: str = "") -> 
             pairs = zip(rows["first"], rows["second"], strict=True)
             rows = rows.assign(checkpoint=rows["first"], route=[contrast_label(*pair, " minus ") for pair in pairs])
         sets = [column.removesuffix(" difference") for column in rows if column.endswith(" difference")]
+        sets = [
+            name for name in sets if not profile or f"{name} published" in rows
+        ]  # of several, what stands for the paper's
         rows = rows.dropna(subset=[f"{name} difference" for name in sets], how="all")
         labels += [route for route in rows["route"] if route not in labels]
         for name in sets:
@@ -215,7 +218,8 @@ def step_curves(bundle: Bundle, stages: Sequence[str], routes: Sequence[str], me
     """A metric over the optimiser steps of these stages, of routes and what they are made from: means of five steps each."""
     needed = {run for name, seed in bundle.records if name in routes for run in ancestry(bundle, name, seed)}
     chosen = {n for (n, _), r in bundle.records.items() if n in needed and r["resolved"]["stage"] in stages}
-    rows = bundle.curves[bundle.curves["checkpoint"].isin(chosen)].dropna(subset=metric)
+    curves = bundle.curves.reindex(columns=["checkpoint", "seed", "step", metric])  # of no run at all it has no metric
+    rows = curves[curves["checkpoint"].isin(chosen)].dropna(subset=metric)
     tables = {name: own.pivot(index="step", columns="seed", values=metric) for name, own in rows.groupby("checkpoint")}
     labels = route_labels([name for name in load_report().routes if name in tables])
     smooth = {name: tables[name].rolling(5, 1).mean().iloc[::-5][::-1] for name in labels}

@@ -100,6 +100,10 @@ def test_the_curves_of_a_table_are_those_of_its_own_routes(full):
     assert [line.label for line in curves] == ["RL teacher", "direct GRPO"]
     own = full.bundle.curves[full.bundle.curves["checkpoint"] == "student.grpo"].set_index(["seed", "step"])["reward"]
     assert curves[1].mean.loc[5] == pytest.approx(own.loc[[(s, t) for s in (0, 1) for t in range(1, 6)]].mean())
+    untrained = Bundle(
+        full.bundle.evaluation, full.bundle.curves[["checkpoint", "seed", "step"]].head(0), full.bundle.records
+    )
+    assert figures.step_curves(untrained, ("sparse_rl",), ["student"], "reward") == []
 
 
 def test_a_stage_shows_its_validation(tmp_path, capsys):
