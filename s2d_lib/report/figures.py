@@ -197,9 +197,7 @@ def differences_figure(sheets: Sheet | Mapping[str, Sheet], title: str = "") -> 
             pairs = zip(rows["first"], rows["second"], strict=True)
             rows = rows.assign(checkpoint=rows["first"], route=[contrast_label(*pair, " minus ") for pair in pairs])
         sets = [column.removesuffix(" difference") for column in rows if column.endswith(" difference")]
-        sets = [
-            name for name in sets if not profile or f"{name} published" in rows
-        ]  # of several, what stands for the paper's
+        sets = [name for name in sets if not profile or f"{name} published" in rows]
         rows = rows.dropna(subset=[f"{name} difference" for name in sets], how="all")
         labels += [route for route in rows["route"] if route not in labels]
         for name in sets:
