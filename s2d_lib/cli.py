@@ -94,8 +94,10 @@ def parser() -> argparse.ArgumentParser:
     compare("--cores", type=int, default=2, help="jobs side by side")
     check = command(_check, "validate a profile and all that it needs here, without training")
     check("--pair", metavar="CHECKPOINT", help="does OPD pay for this checkpoint's student and teacher?")
+    check("--layers", metavar="CHECKPOINT", help="which layers can a student of this checkpoint's model do without?")
+    check("--count", type=int, default=12, help="of layers, the cheapest of those that are left each time")
     check("--seed", type=int, default=0, help="of the pair's runs")
-    check("--prompts", type=int, default=32, help="of the label pool, for the pair")
+    check("--prompts", type=int, default=32, help="of the label pool, for the pair and the layers")
     plan = command(_plan, "what a profile takes: tokens, FLOPs, GPU hours, memory, disk", "qwen3")
     plan("--gpu", help="a name in s2d_lib/plan/gpus.yaml; without it the profile's `cluster.gpu`")
     plan("--utilisation", type=float, default=0.4, help="share of the GPU's peak that is reached")
@@ -125,7 +127,7 @@ def _run(chosen):
 
 def _study(chosen) -> int:
     from s2d_lib.pipeline import jobs, keep_markers, regime_jobs
-    from s2d_lib.runs import runs_root
+    from s2d_lib.runs import made_elsewhere, runs_root
 
     found = (regime_jobs if chosen.regime else jobs)(chosen.profile)  # bad parameters are said here, in one sentence
     if chosen.dry_run:
@@ -136,6 +138,9 @@ def _study(chosen) -> int:
         keep_markers(found)
         needs = resources(chosen.profile, {key: job.resolved for key, job in found.items()})
         print(markdown(graph_table(found, needs)), graph_summary(found, needs), sep="\n", flush=True)
+    else:
+        for model in {job.resolved.model.model for job in found.values() if job.resolved.stage == "base"}:
+            made_elsewhere(model)
     root, runs, status = project_root(), runs_root(), _make(chosen)
     if status == 0 and not (chosen.dry_run or chosen.regime):
         folder = root / "figures" / chosen.profile
@@ -292,6 +297,15 @@ def _check(chosen) -> int:
 
         pair = read_pair(resolve(chosen.profile, chosen.pair, chosen.seed), chosen.prompts)
         print(markdown(pair.table), pair, sep="\n\n")
+        return 0
+    if chosen.layers:
+        from s2d_lib.check.layers import read_layers
+        from s2d_lib.study import resolve
+
+        print(
+            read_layers(resolve(chosen.profile, chosen.layers, chosen.seed), chosen.count, chosen.prompts).to_csv(),
+            end="",
+        )
         return 0
     os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's client is imported
     from s2d_lib.check import check

@@ -22,6 +22,7 @@ from typing import Any
 from s2d_lib.errors import StudyError
 from s2d_lib.provenance import environment, file_hash, peak_memory_mb
 from s2d_lib.study import STAGES, Resolved, lineage, project_root, resolve
+from s2d_lib.study.resolve import run_of
 
 READ, MODEL = "read", "the model"  # what a record says of content from outside the study, and of models in it
 LOGS = "logs"  # folder of an experiment tracker, unrecorded too: its viewer may write into it
@@ -136,6 +137,18 @@ def state(resolved: Resolved) -> str:
     if run.final.exists():
         return "was made from runs made again since" if _made(resolved) else "was made with other parameters"
     return "is not finished" if run.folder.exists() else "does not exist yet"
+
+
+def made_elsewhere(model: str) -> Path | None:
+    """The folder of a model that a run of another profile has trained (`run:<profile>/<checkpoint>`), None for any other; a
+    StudyError where that run is not there."""
+    if (made := run_of(model)) is None:
+        return None
+    if (run := find_run(made)) is None:
+        raise StudyError(
+            f"the model {model!r} comes from a run that {state(made)}: `s2d study --profile {made.profile}` makes it."
+        )
+    return run.folder / "model"
 
 
 def command_for(resolved: Resolved) -> str:

@@ -23,9 +23,9 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from s2d_lib.errors import StudyError
-from s2d_lib.models.adapters import merge_adapters
+from s2d_lib.models.adapters import is_adapter, merge_adapters
 from s2d_lib.problems.base import Problem
-from s2d_lib.runs import lock, runs_root
+from s2d_lib.runs import lock, made_elsewhere, runs_root
 from s2d_lib.study import project_root
 from s2d_lib.study.resolve import RELEASED
 from s2d_lib.study.settings import Hardware, RoleModel
@@ -204,8 +204,12 @@ def save_policy(policy: Policy, folder: Path, weights: dict[str, torch.Tensor] |
 
 
 def model_place(model: str) -> str:
-    """Where transformers finds a role's model: a directory, or the Hub id itself. A local model or a package that is missing, or
-    a name that could be no Hub id, is a StudyError."""
+    """Where transformers finds a role's model: a directory, or the Hub id itself. A local model, a package or a run that is missing,
+    or a name that could be no Hub id, is a StudyError."""
+    if folder := made_elsewhere(model):
+        if is_adapter(folder):
+            raise StudyError(f"the model {model!r} is stored as an adapter: `s2d export` it, and name the folder.")
+        return str(folder)
     if model.startswith("micro/"):
         return str(RELEASED / model.removeprefix("micro/"))
     if model.startswith("package:"):

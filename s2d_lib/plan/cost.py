@@ -17,7 +17,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.study import Resolved, project_root
 from s2d_lib.study.problem_sets import AnySet, Half, LabelBudget, at_most
 from s2d_lib.study.profile import Profile
-from s2d_lib.study.resolve import RELEASED
+from s2d_lib.study.resolve import RELEASED, run_of
 from s2d_lib.study.settings import Lengths, Lora, RoleModel
 from s2d_lib.study.stage_params import DENSE, SELF_TAUGHT
 from s2d_lib.study.strict import did_you_mean, read_yaml
@@ -68,6 +68,8 @@ def shape_of(model: str, layers: Sequence[int] | None = None) -> Shape:
     Raises:
         StudyError: A model of which nothing is known here, or of another architecture.
     """
+    if made := run_of(model):
+        return shape_of(made.model.model, layers or made.model.layers)
     known = read_yaml(HERE / "models.yaml")
     folder = RELEASED / model.removeprefix("micro/") if model.startswith("micro/") else Path(model).expanduser()
     config = project_root() / folder / "config.json"

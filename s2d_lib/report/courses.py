@@ -17,7 +17,7 @@ from s2d_lib.report.study_table import beside_untrained, open_results
 from s2d_lib.report.tables import Sheet, columns, intervals, pivoted
 from s2d_lib.results.bundle import with_best
 from s2d_lib.study import load_profile, load_study, project_root
-from s2d_lib.study.resolve import released_weights
+from s2d_lib.study.resolve import weights_hash
 from s2d_lib.study.strict import did_you_mean
 
 GIVEN = ("alone", "own solution", "another's solution")
@@ -110,7 +110,7 @@ def given_sheet(spec: Courses, folder: Path, measure: Callable[[str], pd.DataFra
     if path.is_file():
         kept = pd.read_csv(path, keep_default_na=False, dtype={"weights": str})  # 12 hex digits may look like a number
     for name in spec.profiles:
-        weights = (released_weights(load_profile(name, root=root).roles["student"].model) or "")[:12]
+        weights = (weights_hash(load_profile(name, root=root).roles["student"].model) or "")[:12]
         own = kept[(kept["benchmark"] == name) & (kept["weights"] == weights)]
         row = {"benchmark": name, "weights": weights}
         rows.append(own.iloc[0].to_dict() if len(own) else row | _given(measure(name)))

@@ -14,6 +14,7 @@ from s2d_lib.claims import bootstrap
 from s2d_lib.report.looks import route_label
 from s2d_lib.report.tables import PAGES, interval, markdown, run_page
 from s2d_lib.results.bundle import Bundle, ancestry, spent_by
+from s2d_lib.study.resolve import RUN
 
 CELL = 160  # characters of a sample that a page shows
 WORDS = {"from": "the weights of", "teacher": "the teacher", "rollouts": "the stored"}
@@ -170,7 +171,7 @@ def _metadata(bundle: Bundle, profile: str, checkpoint: str, seed: int) -> str:
         what |= {"metric_type": "accuracy", "metric_name": f"avg@{one['samples']}, %"}
         results.append(EvalResult(**what, metric_value=round(100 * one["avg"], 2)))
     # Else it has one of the forms of s2d_lib.models.policy.model_place.
-    on_the_hub = not base.startswith((MICRO, "package:", ".", "/", "~"))
+    on_the_hub = not base.startswith((MICRO, RUN, "package:", ".", "/", "~"))
     return ModelCardData(
         model_name=f"{profile}-{checkpoint}-seed-{seed}",
         library_name="transformers",

@@ -21,6 +21,7 @@ from s2d_lib.study.vllm import WHERE
 
 UNHASHED = {"profile": True, "overrides": True, "logging": True, "sampling": {"vllm": WHERE}}
 RELEASED = Path(__file__).parents[1] / "models" / "micro"
+RUN = "run:"  # what a model's name begins with that a run of another profile has made
 
 
 class Resolved(Strict):
@@ -94,6 +95,10 @@ def lineage(
     settings, nodes = load_profile(profile, overrides, root), all_nodes(load_study(root))
     if checkpoint not in nodes:
         raise StudyError(f"unknown checkpoint {checkpoint!r}; {did_you_mean(str(checkpoint), nodes)}")
+    if loops := [one.model for one in settings.roles.values() if (one.model or "").startswith(f"{RUN}{profile}/")]:
+        raise StudyError(
+            f"profile {profile!r}: the model {loops[0]!r} would be made of itself: name a run of another profile."
+        )
     asked = {"profile": profile, "seed": seed, "overrides": overrides or {}}
     found: dict[str, Resolved] = {}
 
@@ -164,7 +169,7 @@ def _resolved(
         "stage": node.stage,
         "role": role,
         "model": settings.roles[role],
-        "weights": released_weights(settings.roles[role].model) if base else None,
+        "weights": weights_hash(settings.roles[role].model) if base else None,
         "code": STAGES[node.stage].code,
         "labels": node.labels,
         "params": params,
@@ -297,10 +302,21 @@ def origins(run: Resolved, root: Path | None = None) -> dict[str, str]:
     return {name: found[name] for name in run.params}
 
 
-def released_weights(model: str) -> str | None:
-    """Weights hash of a model released inside the package (`micro/<name>`), from its record; none for other models."""
+def weights_hash(model: str) -> str | None:
+    """What tells a model released inside the package (`micro/<name>`) or made by a run (`run:<profile>/<checkpoint>`) from another
+    of its name: the hash of its weights, from its record, or of the run; none for other models."""
+    if made := run_of(model):
+        return made.hash
     name = model.removeprefix("micro/")
     return released_record(RELEASED / name)["weights_sha256"] if name != model else None
+
+
+def run_of(model: str) -> Resolved | None:
+    """The run, with seed 0, that a model named `run:<profile>/<checkpoint>` comes from; none for other models."""
+    if not model.startswith(RUN):
+        return None
+    profile, _, checkpoint = model.removeprefix(RUN).partition("/")
+    return resolve(profile, checkpoint, 0)
 
 
 def released_record(folder: Path) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_the_released_families_are_small_and_hold_no_pickles():
 
 def test_new_base_weights_make_every_run_stale(monkeypatch):
     before = resolve("micro", "student.bridge.rl_teacher", 0).hash
-    monkeypatch.setattr(sys.modules["s2d_lib.study.resolve"], "released_weights", lambda model: "others")
+    monkeypatch.setattr(sys.modules["s2d_lib.study.resolve"], "weights_hash", lambda model: "others")
     assert resolve("micro", "student.bridge.rl_teacher", 0).hash != before
 
 
