@@ -204,8 +204,8 @@ def save_policy(policy: Policy, folder: Path, weights: dict[str, torch.Tensor] |
 
 
 def model_place(model: str) -> str:
-    """Where transformers finds a role's model: a directory, or the Hub id itself. A local model, a package or a run that is missing,
-    or a name that could be no Hub id, is a StudyError."""
+    """Where transformers finds a role's model: a directory, or the Hub id itself. A local model, a package or a run that is
+    missing, or a name that could be no Hub id, is a StudyError."""
     if folder := made_elsewhere(model):
         if is_adapter(folder):
             raise StudyError(f"the model {model!r} is stored as an adapter: `s2d export` it, and name the folder.")

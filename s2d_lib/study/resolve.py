@@ -303,8 +303,8 @@ def origins(run: Resolved, root: Path | None = None) -> dict[str, str]:
 
 
 def weights_hash(model: str) -> str | None:
-    """What tells a model released inside the package (`micro/<name>`) or made by a run (`run:<profile>/<checkpoint>`) from another
-    of its name: the hash of its weights, from its record, or of the run; none for other models."""
+    """What tells a model released inside the package (`micro/<name>`) or made by a run (`run:<profile>/<checkpoint>`) from
+    another of its name: the hash of its weights, from its record, or of the run; none for other models."""
     if made := run_of(model):
         return made.hash
     name = model.removeprefix("micro/")

@@ -13,8 +13,8 @@ Logging = Literal["none", "tensorboard", "trackio"]
 class RoleModel(Strict):
     """Which model plays a role."""
 
-    # Hub id, local directory, `package:<name>`, `micro/<name>` for the models released in the package, or `run:<profile>/<checkpoint>`
-    # for one that a study of another profile has trained with seed 0.
+    # Hub id, local directory, `package:<name>`, `micro/<name>` for the models released in the package, or
+    # `run:<profile>/<checkpoint>` for one that a study of another profile has trained with seed 0.
     model: str | None = None
     # Instead of a model a file of its answers (s2d_lib.sampling), in the folder $S2D_DATA or by its path.
     traces: str | None = unless(None)

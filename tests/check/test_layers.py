@@ -66,9 +66,9 @@ def test_a_student_healed_by_one_study_is_the_base_model_of_another(tmp_path, mo
         StudyError, match=r"comes from a run that does not exist yet: `s2d study --profile healing` makes it"
     ):
         model_place(HEALED)
-    with pytest.raises(StudyError, match="'run:loop/student.grpo' would be made of itself"):
+    with pytest.raises(StudyError, match=r"'run:loop/student\.grpo' would be made of itself"):
         resolve("loop", "student", 0)
-    with pytest.raises(StudyError, match="unknown checkpoint 'student.war'; did you mean"):
+    with pytest.raises(StudyError, match=r"unknown checkpoint 'student\.war'; did you mean"):
         resolve("pair", "student", 0, {"roles": {"student": {"model": "run:healing/student.war"}}})
     assert shape_of(HEALED).layers == 2
     assert main(["check", "--profile", "healing", "--layers", "student.warm.raw_teacher", "--count", "1"]) == 0
