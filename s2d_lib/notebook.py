@@ -94,8 +94,7 @@ def evaluate(run: Run, inputs: Inputs) -> pd.DataFrame:
     """
     path = run.path("evaluation.csv")
     if not path.is_file():
-        with run.phase("evaluation"):
-            _evaluate(run, inputs, path)
+        _evaluate(run, inputs, path)
     return summarise(read_evaluation(path))
 
 

@@ -219,21 +219,6 @@ class Run:
         self._started = now
         write_json(self.path("facts.json"), self.facts)
 
-    def spent(self, **phases: float) -> None:
-        """Add seconds to what phases of the run (loading, sampling, updates, ...) have taken, for the record."""
-        before = self.facts.setdefault("phases", {})
-        for name, seconds in phases.items():
-            before[name] = round(before.get(name, 0.0) + seconds, 2)
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Count the time inside the block as a phase's."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent(**{name: time.perf_counter() - began})
-
     def finish(self) -> dict:
         """Write the record, which is returned, and publish the folder; under `s2d run` the driver publishes."""
         if self.finished:

@@ -29,9 +29,8 @@ class Rollout:
     ids: tuple[int, ...]  # EOS included where the completion ended by itself
     text: str  # without special tokens
     finished: bool  # False where the length limit cut it off
-    log_prob: float | None = field(
-        default=None, compare=False
-    )  # of a stored one: nats, under who made it, at temperature 1
+    # Of a stored one: nats, under who made it, at temperature 1
+    log_prob: float | None = field(default=None, compare=False)
 
 
 def sample(

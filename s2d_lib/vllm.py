@@ -29,8 +29,7 @@ from s2d_lib.problems.base import Problem, Problems
 from s2d_lib.runs import Run
 from s2d_lib.sampling import Rollout, evaluating, sample
 from s2d_lib.study import Resolved, derive_seed
-from s2d_lib.study.settings import Decoding, Hardware, Sampling
-from s2d_lib.study.vllm import CHECK_TOKENS, Use, Vllm
+from s2d_lib.study.settings import CHECK_TOKENS, Decoding, Hardware, Sampling, Use, Vllm
 
 SUPPORTED = SpecifierSet(">=0.22,<0.32")  # as in pyproject.toml: what TRL 1.16 supports
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1", "VLLM_NO_USAGE_STATS": "1"}

@@ -186,10 +186,7 @@ TASKS = draw_tasks(TREE, 2, 0.1, seed=0, n_success=1)
 @pytest.mark.parametrize(
     ("attempt", "sentence"),
     [
-        (lambda: Tree(1, 3), "at least 2 tokens"),
-        (lambda: Tree(3, 0), "a depth of at least 1"),
         (lambda: mismatched_student(TREE, TASKS, 0.9, "first"), "out of reach"),
-        (lambda: mismatched_student(TREE, TASKS, 0.1, "middle"), "unknown place"),
         (lambda: gradient_moments(TREE, TASKS.log_ref[0], TASKS.log_ref[1], "dense"), "unknown estimator"),
         (lambda: sampled_gradient(TREE, TASKS.log_ref, TASKS, "sft", 16, None), "unknown objective"),
     ],

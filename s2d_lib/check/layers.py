@@ -33,9 +33,7 @@ def read_layers(resolved: Resolved, count: int, prompts: int = 32) -> pd.DataFra
 
 
 @torch.no_grad()
-def leave_out(
-    policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], count: int, batch: int
-) -> pd.DataFrame:
+def leave_out(policy: Policy, problems: Sequence[Problem], rollouts: Sequence[Rollout], count: int, batch: int):
     """What it costs to leave out `count` layers, the cheapest of those that are left each time.
 
     Returns:
@@ -45,10 +43,8 @@ def leave_out(
     layers, base = policy.model.base_model.layers, policy.model.base_model
     if not 0 < count < len(layers):
         raise StudyError(f"of {len(layers)} layers, {count} can't be left out: give 1 to {len(layers) - 1}.")
-    prompt_ids, head = (
-        dict(zip((p.id for p in problems), policy.prompt_ids(problems), strict=True)),
-        head_of(policy.model),
-    )
+    prompt_ids = dict(zip((p.id for p in problems), policy.prompt_ids(problems), strict=True))
+    head = head_of(policy.model)
     parts = [rollouts[start : start + batch] for start in range(0, len(rollouts), batch)]
 
     def states(kept: Sequence[int]) -> torch.Tensor:
@@ -63,9 +59,7 @@ def leave_out(
     whole = states(kept)
     for _ in range(count):
         costs = {
-            place: linear_divergence(
-                Pair(states([k for k in kept if k != place]), head, whole, head), beta=0.0
-            ).loss.item()
+            place: linear_divergence(Pair(states([k for k in kept if k != place]), head, whole, head), 0.0).loss.item()
             for place in kept
         }
         cheapest = min(costs, key=costs.get)

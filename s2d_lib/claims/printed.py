@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy.special import ndtri
 
 from s2d_lib.claims.bootstrap import ERROR, POWER, Estimate, Verdict, mean_squares, verdict_of
@@ -120,26 +120,9 @@ class RowsOfB(Strict):
 class Published(Strict):
     """params/published.yaml."""
 
-    samples: int  # of every problem
     problems: dict[Literal["A", "B"], dict[str, int]]  # of every paper's sets
     paper_a: list[RowsOfA]
     paper_b: list[RowsOfB]
-
-    @model_validator(mode="after")
-    def _every_cell_once(self):
-        sets_of_a, sets_of_b = self.problems["A"], self.problems["B"]
-        rows = [(f"{of.family} {route}", cells, sets_of_a) for of in self.paper_a for route, cells in of.rows.items()]
-        for unit in ("percent", "seconds a step"):
-            for model, method, hours, _, cells in self.rows_of_b(unit):
-                whole = [AVERAGE] if unit != "percent" or AVERAGE in cells else sets_of_b
-                rows.append((f"{model} {method} {hours:g} h {unit}", cells, whole))
-        names = [row for row, _, _ in rows]
-        for row, cells, sets in rows:
-            if names.count(row) > 1:
-                raise ValueError(f"the row {row!r} stands twice (one that is printed again belongs to `repeats`)")
-            if set(cells) != set(sets):
-                raise ValueError(f"the row {row!r} needs cells for {', '.join(sets)}, given {', '.join(cells)}")
-        return self
 
     @cached_property
     def accuracies(self) -> dict[tuple[str, str, str, float | None], Cell]:
@@ -179,8 +162,7 @@ class Published(Strict):
 
 
 def load_published(root: Path | None = None) -> Published:
-    """The validated params/published.yaml; a StudyError when it is broken: a missing cell, a set that its paper does not have, a
-    row twice, or a row of paper A that is no checkpoint of the study."""
+    """The validated params/published.yaml; a StudyError when a row of paper A is no checkpoint of the study."""
     path = (root or project_root()) / "params" / "published.yaml"
     published, study = validated(Published, read_yaml(path), path.name), load_study(root)
     for route in (route for block in published.paper_a for route in block.rows):

@@ -186,10 +186,8 @@ def refuse_what_does_not_fit(run: Resolved, certain: bool = True) -> None:
         raise
     room, whose = machine, "the machine"
     if not on_cpu:
-        free, assumed = (
-            [bytes_ for _, bytes_ in visible_gpus()],
-            settings.block("cluster", run.stage, run.role).gpu or GPU,
-        )
+        free = [bytes_ for _, bytes_ in visible_gpus()]
+        assumed = settings.block("cluster", run.stage, run.role).gpu or GPU
         if certain and not free:
             return
         room, whose = (min(free), "a GPU") if free else (gpu_named(assumed)["memory"], assumed)

@@ -29,10 +29,6 @@ class Tree:
     vocabulary_size: int
     depth: int
 
-    def __post_init__(self) -> None:
-        if self.vocabulary_size < 2 or self.depth < 1:
-            raise StudyError("a tree needs at least 2 tokens and a depth of at least 1")
-
     def start(self, level: int) -> int:
         """The first state of a level; `start(depth)` is the number of states."""
         return (self.vocabulary_size**level - 1) // (self.vocabulary_size - 1)

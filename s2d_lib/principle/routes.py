@@ -59,10 +59,8 @@ def mismatched_student(tree: Tree, tasks: Tasks, mass: float | Array, where: str
     The logits of on-path tokens are lowered by one number per task, found by bisection. `where` says at which states:
     "first" token only (one wall at the start), or "every" token (the same total mass lost in small steps).
     """
-    levels = {"first": 1, "every": tree.depth}
-    if where not in levels:
-        raise StudyError(f"unknown place {where!r}; choose one of {tuple(levels)}")
-    mask = on_path(tree, tasks.reward) * (np.arange(tree.n_states) < tree.start(levels[where]))[:, None]
+    levels = {"first": 1, "every": tree.depth}[where]
+    mask = on_path(tree, tasks.reward) * (np.arange(tree.n_states) < tree.start(levels))[:, None]
     low, high = np.full(len(mask), -30.0), np.full(len(mask), 30.0)
     for _ in range(60):
         middle = (low + high) / 2

@@ -73,17 +73,10 @@ def model_cards(root: Path) -> list[dict]:
             plays.setdefault(model, {}).setdefault(role.replace("_", " "), []).append(f"`{name}`")
     for folder in sorted(path.parent for path in RELEASED.glob("*/record.json")):
         name, profile = folder.name, load_profile(made[folder.name], root=root)
-        card = {
-            "name": name,
-            "record": released_record(folder),
-            "config": json.loads((folder / "config.json").read_text()),
-        }
-        card |= {
-            "profile": made[name],
-            "spec": profile.pretraining.pretrained(name),
-            "world": world_of(profile.problems),
-        }
-        cards.append(card | {"source": profile.problems.source, "plays": plays.get(f"micro/{name}", {})})
+        card = {"name": name, "record": released_record(folder), "profile": made[name]}
+        card |= {"config": json.loads((folder / "config.json").read_text()), "world": world_of(profile.problems)}
+        card |= {"spec": profile.pretraining.pretrained(name), "source": profile.problems.source}
+        cards.append(card | {"plays": plays.get(f"micro/{name}", {})})
     return cards
 
 

@@ -12,15 +12,8 @@ from s2d_lib.report.looks import load_report
 from s2d_lib.report.tables import Sheet
 
 KIND = ["stage", "model", "taught by"]
-SUMS = {
-    "sampled": 1e6,
-    "trained": 1e6,
-    "tested": 1e6,
-    "flops": 1e18,
-    "hours": 1,
-    "hours at most": 1,
-    "hours reserved": 1,
-}
+SUMS = dict.fromkeys(("sampled", "trained", "tested"), 1e6) | {"flops": 1e18}
+SUMS |= dict.fromkeys(("hours", "hours at most", "hours reserved"), 1)
 """What is summed over runs -> its unit."""
 HELD = ["state", "activations", "kv_cache", "vLLM's share"]
 

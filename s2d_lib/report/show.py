@@ -1,10 +1,9 @@
 """What stage notebooks show: curves, samples, rollouts, accuracies. For reading along, not for papers."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from s2d_lib.report.figures import Line, finished, lines, panel_grid
+from s2d_lib.report.figures import Line, lines
 from s2d_lib.report.looks import load_report
 from s2d_lib.report.style import PALETTE
 from s2d_lib.results.bundle import read_evaluation
@@ -70,36 +69,13 @@ def rollout_table(rollouts, count: int = 4) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def rollout_lengths(rollouts) -> Figure:
-    """How long the teacher's answers are, and how many hit the length limit."""
-    lengths, cut = np.array([len(r.ids) for r in rollouts]), np.array([not r.finished for r in rollouts])
-    title = f"{len(rollouts)} teacher rollouts, {cut.mean():.1%} cut off"
-    bins = np.linspace(lengths.min() - 0.5, lengths.max() + 0.5, min(40, np.ptp(lengths) + 2))
-    return _histograms({title: {"ended by itself": lengths[~cut], "cut off": lengths[cut]}}, bins, "length, tokens")
-
-
-def accuracy_histogram(run) -> Figure:
-    """Per evaluation set: how many problems are solved in which share of their samples."""
-    panels = {name: {"": own["accuracy"]} for name, own in _evaluation(run).groupby("set", sort=False)}
-    return _histograms(panels, np.linspace(0, 1, 18), "share of correct samples")
-
-
-def _histograms(panels: dict[str, dict], bins: np.ndarray, xlabel: str) -> Figure:
-    figure, drawn = panel_grid(list(panels), (3.4, 2.5), (1, 0))
-    for axes, own in zip(drawn, panels.values(), strict=True):
-        axes.hist(list(own.values()), bins=bins, stacked=True, label=list(own))
-        axes.set(xlabel=xlabel)
-        if len(own) > 1:
-            axes.legend()
-    return finished(figure, "", {})
-
-
 def accuracy_by_level(run) -> pd.DataFrame:
     """Mean accuracy by the problems' level (chain length, or the source's own levels)."""
-    table = _evaluation(run).groupby(["set", "level"], sort=False)["accuracy"].agg(["mean", "size"])
+    table = accuracies(run).groupby(["set", "level"], sort=False)["accuracy"].agg(["mean", "size"])
     return table.rename(columns={"mean": "avg", "size": "problems"}).round(3).reset_index()
 
 
-def _evaluation(run) -> pd.DataFrame:
+def accuracies(run) -> pd.DataFrame:
+    """A run's evaluation with the column `accuracy`, the share of a problem's samples that are right."""
     results = read_evaluation(run.path("evaluation.csv"))
     return results.assign(accuracy=results["correct"].map(lambda bits: bits.count("1") / len(bits)))

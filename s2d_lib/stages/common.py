@@ -239,7 +239,7 @@ def run_trainer(run: Run, inputs: Inputs, trainer: Trainer, cost: Callable[[pd.D
         The metrics, one row an optimiser step.
 
     Raises:
-        StudyError: On a loss that is not finite or has no gradient, or when fewer steps were taken than asked for.
+        StudyError: On a loss that is not finite or has no gradient.
     """
     if hasattr(trainer, "vllm_generation"):
         check_syncs(trainer, run, inputs.policy, inputs.problems.pool)
@@ -257,19 +257,11 @@ def run_trainer(run: Run, inputs: Inputs, trainer: Trainer, cost: Callable[[pd.D
         raise StudyError(
             f"the loss of stage {run.resolved.stage!r} has no gradient: it must depend on the model."
         ) from None
-    asked = run.resolved.params["steps"]
-    if trainer.state.global_step != asked:
-        raise StudyError(
-            f"{run.resolved.checkpoint!r} took {trainer.state.global_step} of {asked} steps: too little data."
-        )
     metrics = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     metrics = metrics[["step", *[c for c in metrics.columns if c not in ("step", "epoch")]]]
     if trainer.is_world_process_zero():
         metrics.to_csv(run.path("metrics.csv"), index=False)
-        named = [name for name in metrics if name.startswith("seconds/") and name != "seconds/step"]
-        phases = {name.removeprefix("seconds/"): metrics[name].sum() for name in named}
-        run.spent(**phases, updates=metrics["seconds/step"].sum() - sum(phases.values()))
-        run.remember(optimizer_steps=int(asked), **cost(metrics))
+        run.remember(optimizer_steps=trainer.state.global_step, **cost(metrics))
     keep_model(run, inputs, trainer)
     return metrics
 

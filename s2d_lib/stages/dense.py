@@ -69,8 +69,7 @@ def dense_trainer(
         asked = inputs.teacher.prompt_ids(inputs.problems.pool)
         kind = partial(GoldTrainer, teacher=inputs.teacher, prompts=asked, span_loss=loss)
     else:
-        with run.phase("loading"):
-            targets = None if params.teacher_targets == "recompute" else kept_targets(run, inputs)
+        targets = None if params.teacher_targets == "recompute" else kept_targets(run, inputs)
         # Whose states, whose top tokens
         options = {"top_k": params.top_k, "top_k_of": params.states} if params.top_k else {}
         divergence = divergence or estimator(params.estimator, beta=params.beta, **options)

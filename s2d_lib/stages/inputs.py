@@ -55,11 +55,6 @@ def prepare(run: Run) -> Inputs:
             sampling by vLLM that can't be; traces that are not there, or not of this pool or tokenizer; a model or problems
             that are not what they were for a run before.
     """
-    with run.phase("loading"):
-        return _load(run)
-
-
-def _load(run: Run) -> Inputs:
     resolved = run.resolved
     refuse_what_is_not_shared(resolved)
     if trains_in_several(resolved):

@@ -23,7 +23,6 @@ from s2d_lib.stages.common import run_seed
 from s2d_lib.stages.self_distillation import reprompts_of
 from s2d_lib.stages.states import completion_hidden, head_of
 from s2d_lib.study import derive_seed, load_profile
-from s2d_lib.study.load import did_you_mean
 from s2d_lib.study.problem_sets import ProblemSets
 from s2d_lib.study.settings import Sampling
 
@@ -78,14 +77,13 @@ def second_look(run: Run, inputs: Inputs, tries: int = 32) -> SecondLook | None:
     return SecondLook(policy.tokenizer.decode(reprompt), table)
 
 
-def given_to_base(profile: str, role: str = "student", samples: int = 8) -> pd.DataFrame:
-    """Accuracy of a profile's base model on the validation problems that it solves now and then: alone, shown one of its own
-    correct answers to the problem as its self-teacher is, and shown its correct answer to another problem, which can't help but
-    by its form.
+def given_to_base(profile: str, samples: int = 8) -> pd.DataFrame:
+    """Accuracy of a profile's untrained student on the validation problems that it solves now and then: alone, shown one of its
+    own correct answers to the problem as its self-teacher is, and shown its correct answer to another problem, which can't help
+    but by its form.
 
     Args:
         profile: With self-distillation and validation problems.
-        role: Whose base model.
         samples: Completions of a problem: first those that a solution is taken from, which count for nothing else (whoever
             is chosen for a success looks better in it than he is), then alone and with each prompt.
 
@@ -94,14 +92,12 @@ def given_to_base(profile: str, role: str = "student", samples: int = 8) -> pd.D
         Problems that no sample solves are left out.
 
     Raises:
-        StudyError: The profile has no self-distillation, no validation problems, or no such role.
+        StudyError: The profile has no self-distillation, or no validation problems.
     """
     settings = load_profile(profile)
     if settings.stages.self_distillation is None or settings.problems.validation is None:
         raise StudyError(f"profile {profile!r} needs `stages.self_distillation` and `problems.validation` for this.")
-    if role not in settings.roles:
-        raise StudyError(f"profile {profile!r} has no role {role!r}; {did_you_mean(role, settings.roles)}")
-    policy = load_policy(settings.roles[role], settings.block("hardware", "base", role))
+    policy = load_policy(settings.roles["student"], settings.block("hardware", "base", "student"))
     read = {"source", "world", "instruction", "overlap", "evaluations", "validation"}
     sets = load_problems(ProblemSets(**settings.problems.model_dump(include=read)))
     problems, template = sets.validation, settings.stages.self_distillation.reprompt

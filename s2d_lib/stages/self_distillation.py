@@ -3,7 +3,6 @@
 The formulas are in s2d_lib.losses.srpo.
 """
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -50,15 +49,8 @@ def self_distill(run: Run, inputs: Inputs) -> pd.DataFrame:
         `self_teacher/mean_weight` (of SRPO, before the weights are normalised). Empty where there was nothing to average. The
         run keeps gradings.jsonl.
     """
-    trainer = self_distillation_trainer(run, inputs)
     account = run.path("gradings.jsonl")
-
-    def cost(metrics: pd.DataFrame) -> dict:
-        kinds = ("tokens", "prompt_tokens") if trainer.self_teacher else ()
-        scored = {f"self_teacher_{kind}": round(metrics[f"self_teacher/{kind}"].sum()) for kind in kinds}
-        return label_cost(account) | scored
-
-    return run_trainer(run, inputs, trainer, cost)
+    return run_trainer(run, inputs, self_distillation_trainer(run, inputs), lambda metrics: label_cost(account))
 
 
 def self_distillation_trainer(run: Run, inputs: Inputs) -> "SelfDistillationTrainer":
@@ -152,7 +144,6 @@ class SelfDistillationTrainer(StepMetrics, GRPOTrainer):
                 self.self_teacher.model.to(self.accelerator.device)
             self.add_callback(self.self_teacher)
         self._tally: dict[str, Tensor] = {}
-        self._scoring = 0.0
 
     # What each rollout learns from: once a generation batch
 
@@ -167,14 +158,12 @@ class SelfDistillationTrainer(StepMetrics, GRPOTrainer):
             batch[name] = getattr(routes, name)[first : first + len(inputs)]
         self._metrics["train"]["accuracy"].append(routes.correct.float().mean().item())
         if self.self_teacher is not None:
-            began = time.perf_counter()
             texts = gather_object(
                 [text if isinstance(text, str) else text[-1]["content"] or "" for text in completions]
             )
             rows = self._reprompts(inputs, texts, feedback, routes, first)
             prompts = padded(rows, self.processing_class.pad_token_id, "left", self.accelerator.device)
             batch["teacher_prompt_ids"], batch["teacher_prompt_mask"] = prompts
-            self._scoring += time.perf_counter() - began
         return batch
 
     def _route(self, rewards: Tensor, feedback: list[str]) -> Routes:
@@ -229,7 +218,6 @@ class SelfDistillationTrainer(StepMetrics, GRPOTrainer):
             self._add("self_teacher/mean_weight", mean, 1)
 
     def _score(self, batch: dict) -> None:
-        began = time.perf_counter()
         with self.accelerator.autocast():
             batch["scores"] = self.self_teacher.score(batch, batch["scored_mask"], self.temperature)
         n = len(batch["scores"].entropy)
@@ -239,7 +227,6 @@ class SelfDistillationTrainer(StepMetrics, GRPOTrainer):
         rows = batch["scored_mask"].any(1)
         self._add("self_teacher/prompt_tokens", batch["teacher_prompt_mask"][rows].sum(), share)
         self._add("self_teacher/entropy", batch["scores"].entropy.sum(), n)
-        self._scoring += time.perf_counter() - began
 
     def loss_of(self, model, inputs: dict) -> Tensor:
         """The routed losses of a micro-batch, over the denominator of the whole optimiser step."""
@@ -307,14 +294,11 @@ class SelfDistillationTrainer(StepMetrics, GRPOTrainer):
         self._tally[name] = self._tally.get(name, 0) + pair
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Add the step's exact means to what TRL logs (NaN where nothing was counted), and the seconds that the self-teacher
-        took."""
+        """Add the step's exact means to what TRL logs (NaN where nothing was counted)."""
         if "loss" in logs:
             names = sorted(self._tally)
             totals = torch.stack([self._tally[name] for name in names]).to(self.accelerator.device)
             totals = self.accelerator.reduce(totals, reduction="sum").cpu()
             logs = logs | {name: (total / count).item() for name, (total, count) in zip(names, totals, strict=True)}
             self._tally = {}
-            if self.self_teacher is not None:
-                logs["seconds/self_teacher"], self._scoring = self._scoring, 0.0
         super().log(logs, *args, **kwargs)

@@ -77,6 +77,5 @@ def inside_forward(wrapper: nn.Module, module: nn.Module, work: Callable[[], Fou
         return work()
 
     module.forward = instead
-    return wrapper(
-        module
-    )  # one argument that no wrapper touches: DDP on GPUs takes the first of those that it has moved
+    # One argument that no wrapper touches: DDP on GPUs takes the first of those that it has moved
+    return wrapper(module)

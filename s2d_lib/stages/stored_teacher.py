@@ -37,7 +37,7 @@ def teacher_rollouts(run: Run, inputs: Inputs) -> list[Rollout]:
         return read_rollouts(path)[0]
     resolved, pool = run.resolved, inputs.problems.pool
     seed, sampling = run_seed(run, "rollouts"), resolved.sampling
-    with run.phase("sampling"), sampler(run, inputs.policy, "rollouts", pool) as sample:
+    with sampler(run, inputs.policy, "rollouts", pool) as sample:
         each = resolved.stage_params.samples_per_problem
         rollouts = sample(pool, samples=each, sampling=sampling, seed=seed, about=resolved.checkpoint)
     log_probs = sequence_log_probs(inputs.policy, pool, rollouts, sampling.batch)

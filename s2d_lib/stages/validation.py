@@ -53,7 +53,7 @@ class Validation(TrainerCallback):
         # Processes measure at the same steps, also after a kill between their writing: they may share the model.
         (self.rows,) = broadcast_object_list([self.rows])
         if self.teacher is not None:
-            with undisturbed(), self.run.phase("validation"):
+            with undisturbed():
                 self.teacher_states = self._samples(self.teacher, 1, "teacher states")
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
@@ -70,7 +70,7 @@ class Validation(TrainerCallback):
             return
         problems = self.inputs.problems.validation
         policy = Policy(plain(model), self.inputs.policy.tokenizer, self.inputs.policy.chat)
-        with undisturbed(), self.run.phase("validation"):
+        with undisturbed():
             rollouts = self._samples(policy, self.run.resolved.validation.samples, f"step {step}")
             answers = {p.id: p.answer for p in problems}
             golds = [answers[r.problem] for r in rollouts]

@@ -13,13 +13,8 @@ from s2d_lib.study.stage_params import STAGES
 from s2d_lib.study.strict import did_you_mean, read_yaml, validated, version_of
 
 RESERVED = {"study", "claims", "published", "report"}  # files in params/ that are no profiles
-OF_PROBLEMS = (
-    "problems",
-    "stands_for",
-    "lengths",
-    "pretraining",
-    "regime",
-)  # keys of a profile that are about its problems
+# Keys of a profile that are about its problems
+OF_PROBLEMS = ("problems", "stands_for", "lengths", "pretraining", "regime")
 
 
 def project_root() -> Path:

@@ -115,9 +115,8 @@ class ProblemSource(Strict):
     pools: dict[str, AnySet]
     evaluations: dict[str, AnySet]
     validation: AnySet | None = None
-    split_seed: NonNegativeInt = (
-        0  # of the random halves of the pool `full`, 1H and 2H, and of its cuts by the following
-    )
+    # Of the random halves of the pool `full`, 1H and 2H, and of its cuts by the following
+    split_seed: NonNegativeInt = 0
     # How many problems of the pool `full` have labels, and of how many the prompts are at hand: what stages that use labels,
     # and all others, get of it. Drawn in one random order, so that fewer lie inside more. null: all of it.
     labels: PositiveInt | None = unless(None)

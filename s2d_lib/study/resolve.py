@@ -14,10 +14,9 @@ from s2d_lib.study.load import load_profile, load_study, project_root
 from s2d_lib.study.page import Checkpoint, Role, StageName, all_nodes, parents_in, traces_of
 from s2d_lib.study.problem_sets import HALVES, WHOLE, FromFiles, Half, LabelBudget, Pool, Problems, ProblemSets, at_most
 from s2d_lib.study.profile import Profile, laid_over
-from s2d_lib.study.settings import Evaluation, Hardware, Logging, RoleModel, Sampling, Validation
+from s2d_lib.study.settings import WHERE, Evaluation, Hardware, Logging, RoleModel, Sampling, Validation
 from s2d_lib.study.stage_params import DENSE, STAGES, TRAINED
 from s2d_lib.study.strict import Strict, did_you_mean, read_yaml, refuse, unless, validated
-from s2d_lib.study.vllm import WHERE
 
 UNHASHED = {"profile": True, "overrides": True, "logging": True, "sampling": {"vllm": WHERE}}
 RELEASED = Path(__file__).parents[1] / "models" / "micro"

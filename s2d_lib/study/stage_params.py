@@ -219,13 +219,11 @@ class Stage:
     stored: bool = False  # it trains on a teacher's stored rollouts, whatever its hyperparameters say
     next_token: bool = False  # it learns sampled tokens and never runs a teacher
     graded: bool = False  # it grades answers against labels; else it uses the prompts of a label pool alone
-    samples: bool = (
-        False  # every optimiser step trains on completions that it samples, whatever its hyperparameters say
-    )
+    # Every optimiser step trains on completions that it samples, whatever its hyperparameters say
+    samples: bool = False
     halved: bool = False  # it takes half of its steps on a half of the labels
-    like: str | None = (
-        None  # the stage whose hyperparameters in a profile are its own too, where that says nothing else
-    )
+    # The stage whose hyperparameters in a profile are its own too, where that says nothing else
+    like: str | None = None
     code: str | None = None  # SHA-256 of its file, where that lies outside of the package: it is part of a run's hash
 
 

@@ -12,7 +12,7 @@ from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.training import train
 from s2d_lib.study.load import deep_merge
-from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
+from s2d_lib.study.settings import CHECK_TOKENS, Vllm
 from s2d_lib.vllm import Engine, SyncCheck, compared
 from tests.vllm.stand_ins import greedy
 

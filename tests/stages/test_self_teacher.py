@@ -114,5 +114,3 @@ def test_a_solution_helps_the_base_model():
 def test_a_profile_without_a_self_teacher_is_refused():
     with pytest.raises(StudyError, match=r"needs `stages\.self_distillation`"):
         given_to_base("micro-full")
-    with pytest.raises(StudyError, match="has no role 'taecher'"):
-        given_to_base("micro-table-lookup", "taecher")

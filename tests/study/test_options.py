@@ -7,8 +7,7 @@ import pytest
 
 from s2d_lib.errors import StudyError
 from s2d_lib.study import Resolved, resolve
-from s2d_lib.study.settings import Evaluation
-from s2d_lib.study.vllm import Vllm
+from s2d_lib.study.settings import Evaluation, Vllm
 from tests.conftest import TINY
 
 LORA = {"rank": 4, "alpha": 8}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from transformers import AutoModelForCausalLM
 
-from s2d_lib.study.vllm import CHECK_TOKENS
+from s2d_lib.study.settings import CHECK_TOKENS
 from s2d_lib.vllm import GREEDY, Answer
 
 

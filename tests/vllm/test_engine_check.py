@@ -5,8 +5,7 @@ import torch
 from stand_ins import answered
 
 from s2d_lib.errors import StudyError
-from s2d_lib.study.settings import Hardware
-from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
+from s2d_lib.study.settings import CHECK_TOKENS, Hardware, Vllm
 from s2d_lib.vllm import PROBLEMS, Answer, Engine, compare, compared, refuse, tolerance_of
 
 TOLERANCE = tolerance_of("float32")

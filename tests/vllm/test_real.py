@@ -13,8 +13,7 @@ from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.rl import sparse_rl
 from s2d_lib.study import load_profile
-from s2d_lib.study.settings import Decoding, Hardware, Sampling
-from s2d_lib.study.vllm import CHECK_TOKENS, Vllm
+from s2d_lib.study.settings import CHECK_TOKENS, Decoding, Hardware, Sampling, Vllm
 from s2d_lib.vllm import Engine, compared
 
 CPU = Hardware()

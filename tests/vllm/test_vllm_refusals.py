@@ -11,7 +11,7 @@ from s2d_lib.check import check_runs
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.sources import Problems
 from s2d_lib.study import resolve
-from s2d_lib.study.vllm import CHECK_TOKENS
+from s2d_lib.study.settings import CHECK_TOKENS
 from s2d_lib.vllm import SUPPORTED, checked_version, context_for, refuse_long_prompts, refuse_what_cannot_be, uses
 
 SERVER = {"mode": "server", "url": "http://127.0.0.1:9"}
