@@ -1,19 +1,28 @@
-"""`s2d check --pair` on pairs whose answer is known: students that are the teacher, but for what their heads make rare."""
+"""`s2d check --pair` on pairs whose answer is known: students that are the teacher, but for what their heads make rare. And
+`--layers`, by which a student is cut from its teacher that one study heals and another starts from."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
 import torch
 
+from s2d_lib.check.layers import leave_out, read_layers
 from s2d_lib.check.pair import SAMPLES, measure, read_pair, reading
 from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
-from s2d_lib.models.policy import Policy, load_policy
+from s2d_lib.models.policy import Policy, load_policy, model_place
+from s2d_lib.plan.cost import shape_of
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.sampling import sample
+from s2d_lib.stages.validation import token_measures
 from s2d_lib.study import resolve
-from s2d_lib.study.settings import RoleModel
+from s2d_lib.study.settings import Hardware, RoleModel
+from tests.conftest import TINY, copy_project
+
+TEACHER = RoleModel(model="micro/chains-teacher")
+HEALED = "run:healing/student.warm.raw_teacher"
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +125,55 @@ def test_the_command_reads_base_models_without_a_run(runs, capsys):
 def test_what_is_no_pair_gets_a_sentence(runs, checkpoint, roles, prompts, sentence):
     with pytest.raises(StudyError, match=sentence):
         read_pair(resolve("micro", checkpoint, 0, {"roles": roles}), prompts)
+
+
+def test_the_cheapest_layer_goes_first_and_then_the_cheapest_beside_it():
+    run, whole = resolve("micro", "student.warm.raw_teacher", 0), load_policy(TEACHER, Hardware())
+    problems = load_problems(run.problems).pool[:12]
+    rollouts = sample(whole, problems, samples=1, sampling=run.sampling, seed=1, show=False)
+
+    def cheapest(*gone: int) -> tuple[float, int]:
+        costs = []
+        for place in {0, 1, 2} - {*gone}:
+            cut = TEACHER.model_copy(update={"layers": sorted({0, 1, 2} - {*gone, place})})
+            kl = token_measures(load_policy(cut, Hardware()), whole, problems, rollouts, 12)["forward_kl"]
+            costs.append((kl.mean().item(), place))
+        return min(costs)
+
+    found, (cost, first) = leave_out(whole, problems, rollouts, 2, batch=5), cheapest()
+    both, second = cheapest(first)
+    assert found["layer"].tolist() == [first, second]
+    assert found["kept"].tolist() == [sorted({0, 1, 2} - {first}), sorted({0, 1, 2} - {first, second})]
+    assert found["forward_kl"].tolist() == pytest.approx([cost, both], rel=1e-4)
+    assert len(whole.model.model.layers) == 3  # as before
+    with pytest.raises(StudyError, match="of 3 layers, 3 can't be left out: give 1 to 2"):
+        leave_out(whole, problems, rollouts, 3, batch=5)
+    with pytest.raises(StudyError, match="'student' has no prompts"):
+        read_layers(resolve("micro", "student", 0), 1)
+
+
+def test_a_student_healed_by_one_study_is_the_base_model_of_another(tmp_path, runs, monkeypatch, capsys):
+    monkeypatch.setenv("S2D_HOME", str(copy_project(tmp_path)))
+    role = lambda model, kept=None: {"roles": {"student": {"model": model, "layers": kept}}}  # noqa: E731
+    for name, own in {
+        "healing": TINY | role("micro/chains-teacher", [0, 2]),
+        "pair": TINY | role(HEALED),
+        "loop": role("run:loop/student.grpo"),
+    }.items():
+        content = {"extends": "micro", "about": name, "map": None, "tables": ["headline"], **own}
+        (tmp_path / "params" / f"{name}.yaml").write_text(json.dumps(content))  # JSON is YAML
+    assert main(["study", "--profile", "pair"]) == 2
+    said = "comes from a run that does not exist yet: `s2d study --profile healing` makes it"
+    assert f"the model '{HEALED}' {said}" in capsys.readouterr().err
+    with pytest.raises(StudyError, match=r"'run:loop/student\.grpo' would be made of itself"):
+        resolve("loop", "student", 0)
+    with pytest.raises(StudyError, match=r"unknown checkpoint 'student\.war'; did you mean"):
+        resolve("pair", "student", 0, role("run:healing/student.war"))
+    assert shape_of(HEALED).layers == 2
+    for name in ("student", "teacher", "teacher.rollouts.full", "student.warm.raw_teacher"):
+        assert main(["run", "--profile", "healing", "--checkpoint", name]) == 0
+    student = resolve("pair", "student", 0)
+    assert student.weights == resolve("healing", "student.warm.raw_teacher", 0).hash
+    assert main(["run", "--profile", "pair", "--checkpoint", "student"]) == 0
+    assert model_place(HEALED).startswith(str(runs))
+    assert load_policy(student.model, Hardware()).model.config.num_hidden_layers == 2
