@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 _NOTEBOOKS = {
     "The story": """02_the_map 03_temperature 10_base_models 90_headline 91_allocation 92_bridge 93_student_rl 94_placement
-        95_families 98_self_distillation 99_crossing 97_claims 70_language_model 80_published_tables""",
+        95_families 98_self_distillation 99_crossing 97_claims 70_language_model 71_real_pair 80_published_tables""",
     "The stages": """00_the_principle 01_the_loss 20_sparse_rl 21_teacher_sft 30_forward_kl_warmup 31_opd
         32_teacher_sample_sft 40_self_distillation 45_any_stage 50_evaluate 60_planner""",
 }

@@ -12,7 +12,6 @@ from tests.claims.synthetic import record
 ROWS = {"bridge": {"MATH": [79.3, 0.7]}, "student.grpo": {"MATH": [75.9, 0.9]}}
 PUBLISHED = Published.model_validate(
     {
-        "samples": 16,
         "problems": {"A": {"MATH": 500}, "B": {}},
         "paper_a": [{"family": "Qwen3", "source": "table 1", "rows": ROWS}],
         "paper_b": [],
