@@ -47,6 +47,7 @@ html_math_renderer = "mathml"  # pages.py's: needs no script from elsewhere
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables too
 nb_code_prompt_show = "Imports"
 nb_code_prompt_hide = "Imports"
 myst_enable_extensions = ["dollarmath"]

@@ -21,6 +21,7 @@ LOOK = """() => ({
     images: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src),
     plots: [...document.querySelectorAll("object")].map(o => o.data),
     errors: [...document.querySelectorAll(".problematic, .system-message, merror")].map(e => e.textContent),
+    tables: [...document.querySelectorAll("p")].map(e => e.textContent).filter(text => text.startsWith("|")),
     text: document.body.innerText.length,
 })"""
 WIDE = """() => document.documentElement.scrollWidth - window.innerWidth"""
@@ -104,7 +105,7 @@ def test_a_browser_shows_every_page_whole(site):
     assert {site / page.relative_to(root).with_suffix(".html") for page in shown(root)} <= set(found)
     for path, content in found.items():
         assert content["text"] > 100, path
-        assert not content["images"] + content["errors"], (path, content)
+        assert not content["images"] + content["errors"] + content["tables"], (path, content)
         for plot in (Path(unquote(urlsplit(address).path)) for address in content["plots"]):
             drawn = re.findall(r'xlink:href="([^"#][^"]*)"', plot.read_text())
             content["links"] += [urljoin(plot.as_uri(), link) for link in drawn if not link.startswith("data:")]
