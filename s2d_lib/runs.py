@@ -100,8 +100,8 @@ def read_finished(folder: Path, verify: bool = True) -> FinishedRun | None:
 
 
 def find_run(resolved: Resolved, verify: bool = True) -> FinishedRun | None:
-    """The finished run with exactly these resolved parameters: its own folder, or the plain profile's. None as well where a
-    run that it was made from has been made again since, with another content. Raises as `read_finished`."""
+    """The finished run with exactly these resolved parameters, made with overrides or without. None as well where a run that it
+    was made from has been made again since, with another content. Raises as `read_finished`."""
     found = _made(resolved)
     if found is None or _outdated(resolved, found):
         return None
@@ -110,7 +110,9 @@ def find_run(resolved: Resolved, verify: bool = True) -> FinishedRun | None:
 
 def _made(resolved: Resolved) -> FinishedRun | None:
     """The run with these parameters, whatever it was made from; its files are not compared."""
-    places = [_place(resolved, overridden) for overridden in dict.fromkeys((bool(resolved.overrides), False))]
+    own = bool(resolved.overrides)
+    # A profile may have taken over since what was tried with overrides.
+    places = [_place(resolved, overridden) for overridden in (own, not own)]
     found = (read_finished(place, verify=False) for place in places)
     return next((run for run in found if run and run.record["hash"] == resolved.hash), None)
 

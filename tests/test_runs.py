@@ -71,6 +71,20 @@ def test_a_changed_parameter_makes_a_run_stale_and_its_replacement_replaces_it(r
     assert [p.name for p in run.final.parent.iterdir() if p.suffix == ".stale"] == []
 
 
+def test_what_was_tried_with_overrides_is_there_once_the_profile_says_the_same(runs):
+    plain = make(content="as the profile said before")
+    record = json.loads((plain.final / "record.json").read_text())
+    write_json(plain.final / "record.json", record | {"hash": "of other parameters"})
+    tried = Run(plain.resolved.model_copy(update={"overrides": {"seeds": [0]}}))
+    assert tried.final != plain.final
+    shutil.copytree(plain.final, tried.final)
+    write_json(tried.final / "record.json", record)
+    assert find_run(plain.resolved).folder == tried.final
+    assert open_run("micro", "student", 0).finished
+    keep_markers({plain.resolved.hash: (job := Job(plain.resolved))})
+    assert job.done
+
+
 @pytest.mark.parametrize("damage", ["changed", "missing", "no record", "half a record"])
 def test_a_broken_folder_is_refused_with_the_remedy(runs, damage):
     path = make().final / ("record.json" if "record" in damage else "evaluation.csv")

@@ -20,17 +20,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from s2d_lib.errors import StudyError
 from s2d_lib.models.adapters import lora_config
-from s2d_lib.models.policy import (
-    Policy,
-    check_pair,
-    check_spelling,
-    check_words,
-    how_to_get,
-    load_policy,
-    model_place,
-    share_vocabulary,
-)
+from s2d_lib.models.policy import Policy, how_to_get, load_policy, model_place
 from s2d_lib.models.sharing import check_sharing
+from s2d_lib.models.vocabularies import check_pair, check_spelling, check_words, share_vocabulary
 from s2d_lib.plan import plan, study_runs
 from s2d_lib.plan.cost import gpus_of, lora_of
 from s2d_lib.plan.memory import refuse_what_does_not_fit, visible_gpus

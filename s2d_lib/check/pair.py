@@ -13,7 +13,8 @@ import pandas as pd
 
 from s2d_lib.claims.bootstrap import bootstrap
 from s2d_lib.errors import StudyError
-from s2d_lib.models.policy import Policy, check_pair, load_policy
+from s2d_lib.models.policy import Policy, load_policy
+from s2d_lib.models.vocabularies import check_pair
 from s2d_lib.notebook import per_problem
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.sources import load_problems

@@ -15,18 +15,9 @@ from huggingface_hub.file_download import repo_folder_name
 
 from s2d_lib.errors import StudyError
 from s2d_lib.models.adapters import is_adapter
-from s2d_lib.models.policy import (
-    Policy,
-    check_pair,
-    check_spelling,
-    check_words,
-    configure_torch,
-    load_policy,
-    model_place,
-    share_vocabulary,
-    unwritable,
-)
+from s2d_lib.models.policy import Policy, configure_torch, load_policy, model_place
 from s2d_lib.models.sharing import check_sharing
+from s2d_lib.models.vocabularies import check_pair, check_spelling, check_words, share_vocabulary, unwritable
 from s2d_lib.problems.base import Problem, Problems
 from s2d_lib.problems.files import load_rows
 from s2d_lib.problems.public import bare_prompt, user_message

@@ -7,7 +7,8 @@ import pytest
 
 from s2d_lib.errors import StudyError
 from s2d_lib.models.micro_family import build_tokenizer, make_base
-from s2d_lib.models.policy import OTHER_TEACHER, check_pair, load_policy
+from s2d_lib.models.policy import load_policy
+from s2d_lib.models.vocabularies import OTHER_TEACHER, check_pair
 from s2d_lib.problems.micro import world_of
 from s2d_lib.problems.world import corpus
 from s2d_lib.study import load_profile, resolve

@@ -15,7 +15,8 @@ from trl.experimental.gold.gold_trainer import ULDLoss
 from s2d_lib.errors import StudyError
 from s2d_lib.losses import Pair, linear_divergence
 from s2d_lib.models.micro_family import build_tokenizer, make_base
-from s2d_lib.models.policy import check_words, load_policy
+from s2d_lib.models.policy import load_policy
+from s2d_lib.models.vocabularies import check_words
 from s2d_lib.problems.base import Problem
 from s2d_lib.problems.micro import world_of
 from s2d_lib.problems.world import corpus
