@@ -55,7 +55,7 @@ def test_labels_upstream_and_downstream_teacher_and_tables(rows):
     half = rows.loc["student.bridge.rl_teacher_1H.grpo_2H"]
     assert half["label"] == route_label("student.bridge.rl_teacher_1H.grpo_2H")
     assert half[["labels upstream", "labels downstream", "teacher", "tables", "numbers"]].tolist() == [
-        "1H", "2H", "teacher.rl_1H", "table4, table6, table7, components", "4, 6, 7",
+        "1H", "2H", "teacher.rl_1H", "table4, table6, table7, components, pair_stage_3", "4, 6, 7",
     ]  # fmt: skip
     labels = {
         "student.grpo": ["", "full"],
