@@ -1,11 +1,12 @@
 """Losses as pure tensor functions of hidden states and heads; this room knows torch only.
 
-`linear_divergence` is exact; `estimator` has what others use in its place; paper B's steps are in `s2d_lib.losses.srpo`.
+`linear_divergence` is exact; `estimator` has what others use in its place, `own_divergence` takes any formula; paper B has
+`s2d_lib.losses.srpo`.
 """
 
 from s2d_lib.losses.divergence import Pair, TokenLoss, divergence, kl_divergence, linear_divergence
 from s2d_lib.losses.head import Head
-from s2d_lib.losses.sampled import estimator, token_log_probs
+from s2d_lib.losses.sampled import estimator, own_divergence, token_log_probs
 
 __all__ = [
     "Head",
@@ -15,5 +16,6 @@ __all__ = [
     "estimator",
     "kl_divergence",
     "linear_divergence",
+    "own_divergence",
     "token_log_probs",
 ]

@@ -1,4 +1,4 @@
-"""What a model says of sampled tokens, and cheaper looks at a divergence: the top tokens, or the sampled one alone.
+"""What a model says of sampled tokens, divergences of one's own, and cheaper looks at one: the top tokens, or the sampled alone.
 
 A reader of Paper A (arXiv 2605.12483) can't settle whether its reverse KL is taken over the vocabulary or from the
 sampled token's log-ratio; so the estimator is a parameter. All here still project to the whole vocabulary, chunk by chunk,
@@ -52,6 +52,20 @@ def token_log_probs(
     return TokenReadings(kept.spread(log_probs), kept.spread(entropy))
 
 
+def own_divergence(pair: Pair, formula: Callable[[Tensor, Tensor], Tensor]) -> TokenLoss:
+    """A divergence of one's own over the whole vocabulary, a chunk of logits at a time; autograd makes its gradient.
+
+    `formula` gets the student's and the teacher's log-probabilities (n, V) and returns one value per token (n,), in nats; a token
+    that a head forbids has -inf there. The loss is the weighted sum over the normalizer, as that of `linear_divergence` is.
+    """
+
+    def of_chunk(log_p: Tensor, log_q: Tensor, _: None) -> tuple[Tensor, Tensor]:
+        value = formula(log_p, log_q)
+        return value, value
+
+    return _estimate(pair, of_chunk)
+
+
 def topk_tail_divergence(pair: Pair, beta: float = 1.0, *, top_k: int, top_k_of: str = "student") -> TokenLoss:
     """Divergence over k + 1 outcomes: one model's k most likely tokens, and all others together as one tail bucket.
 
@@ -67,14 +81,13 @@ def topk_tail_divergence(pair: Pair, beta: float = 1.0, *, top_k: int, top_k_of:
     check(isinstance(top_k, int) and top_k >= 1, f"top_k must be a whole number above 0, got {top_k!r}.")
     check(top_k_of in ("student", "teacher"), f"top_k_of must be 'student' or 'teacher', got {top_k_of!r}.")
 
-    def of_chunk(log_p: Tensor, log_q: Tensor, _: None) -> tuple[Tensor, Tensor]:
+    def merged(log_p: Tensor, log_q: Tensor) -> Tensor:
         top = (log_p if top_k_of == "student" else log_q).detach().topk(min(top_k, log_p.shape[-1])).indices
         value = divergence_of_log_probs(_with_tail(log_p, top), _with_tail(log_q, top), beta)
         # Rounding may leave equal distributions a hair below zero
-        value = torch.where(value < 0, value - value.detach(), value)
-        return value, value
+        return torch.where(value < 0, value - value.detach(), value)
 
-    return _estimate(pair, of_chunk)
+    return own_divergence(pair, merged)
 
 
 def sampled_token_reverse_kl(pair: Pair, beta: float = 1.0, *, tokens: Tensor) -> TokenLoss:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from trl import DistillationConfig, DistillationTrainer
 
+from s2d_lib.errors import StudyError
 from s2d_lib.losses import Head, Pair, TokenLoss, estimator
 from s2d_lib.models.adapters import plain
 from s2d_lib.models.sharing import in_shards
@@ -58,9 +59,14 @@ def dense_trainer(
 
     A method may bring its own `divergence`, from a Pair and the `tokens` (B, T) of its completions to a TokenLoss, in place of
     the estimator that the run's parameters name; or `weights`, by which all tokens of a problem's rollouts count, by its id.
-    Raises a StudyError where the disk has no room for kept targets.
+    Raises a StudyError where the disk has no room for kept targets, or a method's divergence would not be asked.
     """
     params, temperature = run.resolved.stage_params, run.resolved.sampling.temperature
+    if divergence and params.estimator != "full":
+        raise StudyError(
+            f"{run.resolved.checkpoint!r} brings a divergence of its own, and the profile says estimator {params.estimator!r}: "
+            "leave it at full."
+        )
     common = trainer_arguments(run)
     if params.estimator == "gold":
         from s2d_lib.stages.gold import GoldTrainer, span_loss  # TRL's experimental loss: imported where it is used

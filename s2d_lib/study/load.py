@@ -67,13 +67,15 @@ def _study(path: Path, *version: int) -> Study:
         if method.file.parent != OWN or above <= there | own.keys():  # a study may lack what the package's are made of
             content = deep_merge(content, {"checkpoints": own})
     study = validated(Study, content, path.name)
-    named = {f"checkpoint {name!r} needs": (node.from_, node.teacher) for name, node in study.checkpoints.items()}
-    named |= {f"table {name!r} lists": table.rows for name, table in study.tables.items()}
+    files = {name: method.file for method in methods().values() for name in method.checkpoints}
+    where = {name: f"{files.get(name, path.name)}: checkpoint {name!r} needs" for name in study.checkpoints}
+    named = {where[name]: (node.from_, node.teacher) for name, node in study.checkpoints.items()}
+    named |= {f"{path.name}: table {name!r} lists": table.rows for name, table in study.tables.items()}
     for who, names in named.items():
         for name in filter(None, names):
             if name not in study.checkpoints:
                 hint = did_you_mean(name, study.checkpoints)
-                raise StudyError(f"{path.name}: {who} {name!r}, which is not declared; {hint}")
+                raise StudyError(f"{who} {name!r}, which is not declared; {hint}")
     try:
         graphlib.TopologicalSorter({n: parents_of(node).values() for n, node in all_nodes(study).items()}).prepare()
     except graphlib.CycleError as error:
