@@ -131,7 +131,7 @@ def test_copies_made_from_real_problems_are_found(real):
 
     mathematics = re.compile(r"\$[^$]*\$|\\\[.*?\\\]|\[asy\].*?\[/asy\]|\\[A-Za-z]+|([A-Za-z]{2,})", re.DOTALL)
     copies = [Problem(f"copy/{p.id}", mathematics.sub(change, p.prompt), p.answer) for p in chosen]
-    _, report = decontaminate([*pool[:2000], *copies], {"math-500": chosen})
+    _, report = decontaminate([*pool[:6000], *copies], {"math-500": chosen})
     pairs = {(entry["pool"], entry["problem"]) for entry in report["overlaps"]}
     assert sum((f"copy/{p.id}", p.id) in pairs for p in chosen) / len(chosen) >= 0.9
     # no copy is taken for one of another problem, except of the two that are each other's variants
