@@ -1,4 +1,4 @@
-"""`s2d check`: one line a check; what is missing, does not fit or is of another version gets its remedy."""
+"""`s2d check`: one line a check; what is missing, does not fit or is of another version gets its remedy. And the pilot."""
 
 import importlib.util
 import json
@@ -10,14 +10,18 @@ import pytest
 
 from s2d_lib import check as check_module
 from s2d_lib.check import check, check_problems, check_runs, model_folder
+from s2d_lib.check import pilot as pilot_module
+from s2d_lib.check.pilot import full_length, pilot
 from s2d_lib.cli import main
 from s2d_lib.errors import StudyError
 from s2d_lib.plan import memory as plan_memory
+from s2d_lib.plan import plan
+from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import RoleModel
+from tests.conftest import TINY
 
 HEADLINE = "map: null\ntables: [headline]\n"  # of the profile's own student, not of the ends of its map
-GB = 10**9
 
 
 @pytest.fixture
@@ -32,43 +36,31 @@ def project(root, tmp_path, monkeypatch):
     return lambda name, text: (tmp_path / "params" / f"{name}.yaml").write_text(text)
 
 
-@pytest.fixture
-def gpus(monkeypatch):
-    """Makes GPUs of so many GB visible."""
-
-    def of(*sizes: float):
-        for module in (plan_memory, check_module):
-            monkeypatch.setattr(module, "visible_gpus", lambda: [("one", int(size * GB)) for size in sizes])
-
-    return of
-
-
 def problems(lines) -> dict[str, str]:
     """What is wrong, by what was looked at; several sentences about one thing in one text."""
-    found: dict[str, str] = {}
-    for line in lines:
-        if not line.ok:
-            assert "\n" not in line.says
-            found[line.about] = f"{found.get(line.about, '')} {line.says}".strip()
+    found = {}
+    for line in (line for line in lines if not line.ok):
+        assert "\n" not in line.says
+        found[line.about] = f"{found.get(line.about, '')} {line.says}".strip()
     return found
 
 
 def test_everything_that_the_micro_profile_needs_is_here(runs, capsys):
     assert main(["check", "--profile", "micro"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert all(line.startswith("ok ") for line in lines)
-    assert any("student-h0 and micro/chains-teacher agree" in line for line in lines)
-    assert any("label pool full: 2048 problems" in line for line in lines)
-    assert any("memory: opd of micro/chains-student-h0 fits" in line for line in lines)
-
-
-def test_bad_parameters_are_the_only_line(capsys):
+    said = capsys.readouterr().out
+    assert all(line.startswith("ok ") for line in said.splitlines())
+    assert said.count(" agree on ") == 2  # only pairs that some run brings together are compared
+    for student in ("student-h0", "student-1e-4"):
+        assert f"{student} and micro/chains-teacher agree on vocabulary, EOS, pad, chat template and head size" in said
+    assert "label pool full: 2048 problems" in said
+    assert "memory: opd of micro/chains-student-h0 fits" in said
     assert main(["check", "--profile", "micr"]) == 1
     assert capsys.readouterr().out == "problem  parameters: unknown profile 'micr'; did you mean 'micro'?\n"
 
 
-def test_a_profile_whose_models_data_gpus_and_disk_are_elsewhere_gets_a_remedy_for_each(project, gpus, monkeypatch):
-    gpus()
+def test_a_profile_whose_models_data_gpus_and_disk_are_elsewhere_gets_a_remedy_for_each(project, monkeypatch):
+    for module in (plan_memory, check_module):
+        monkeypatch.setattr(module, "visible_gpus", list)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(check_module.shutil, "disk_usage", lambda place: usage(10**9, 10**9, 1000))
     found = problems(check("llama3"))
@@ -103,35 +95,31 @@ def test_models_that_do_not_fit_each_other_or_the_problems_are_told_apart(projec
     assert sentence in found.get(about, "")
 
 
-def test_only_pairs_that_some_run_brings_together_are_compared():
-    said = [line.says.replace("micro/chains-", "") for line in check_runs("micro") if line.about == "tokenizers"]
-    assert [words.split()[:3:2] for words in said] == [["student-h0", "teacher"], ["student-1e-4", "teacher"]]
+FILES = ("config.json", "tokenizer_config.json", "a.safetensors", "b.safetensors")
 
 
 def test_a_model_is_whole_when_all_its_shards_are_there(tmp_path):
     spec = RoleModel(model=str(tmp_path))
-    with pytest.raises(StudyError, match=r"is not whole \(.* lacks config\.json\)"):
-        model_folder(spec)
-    for name in ("config.json", "tokenizer_config.json", "a.safetensors", "b.safetensors"):
-        (tmp_path / name).touch()
     index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors", "z": "b.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in FILES:
+        with pytest.raises(StudyError, match=rf"is not whole \(.* lacks {name}\)"):
+            model_folder(spec)
+        (tmp_path / name).touch()
     assert model_folder(spec) == tmp_path
-    (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(StudyError, match=r"lacks b\.safetensors"):
-        model_folder(spec)
 
 
 def test_a_model_of_the_hub_is_looked_for_in_its_cache_and_a_name_that_none_can_have_is_said(project, tmp_path):
     with pytest.raises(StudyError, match=r"not in the Hub's local cache: .*`hf download org/model`"):
         model_folder(RoleModel(model="org/model"))
-    folder = tmp_path / "hub" / "models--org--model"
-    (folder / "snapshots" / "abc").mkdir(parents=True)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text("abc")
-    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
-        (folder / "snapshots" / "abc" / name).touch()
-    assert model_folder(RoleModel(model="org/model")) == folder / "snapshots" / "abc"
+    snapshot = tmp_path / "hub" / "models--org--model" / "snapshots" / "abc"
+    ref = snapshot.parents[1] / "refs" / "main"
+    for folder in (snapshot, ref.parent):
+        folder.mkdir(parents=True)
+    ref.write_text("abc")
+    for name in FILES[:3]:
+        (snapshot / name).touch()
+    assert model_folder(RoleModel(model="org/model")) == snapshot
     project("typo", "extends: micro\n" + HEADLINE + "roles: {teacher: {model: Qwen/Qwen3 1.7B}}\n")
     assert "'Qwen/Qwen3 1.7B' is no Hub id" in problems(check_runs("typo"))["model"]
 
@@ -157,18 +145,6 @@ def test_a_missing_accelerate_config_adapters_on_no_layer_and_an_absent_tracker_
     assert "the package trackio is not installed" in problems(check_runs("logged"))["logging"]
 
 
-def test_pools_are_loaded_once_with_their_halves(project, monkeypatch):
-    seen = []
-
-    def load(spec, labels):
-        seen.append(labels)
-        raise StudyError("the label pool overlaps an evaluation set.")
-
-    monkeypatch.setattr(check_module, "load_problems", load)
-    assert problems(check_problems("micro-full")) == {"label pool full": "the label pool overlaps an evaluation set."}
-    assert seen == ["full"]
-
-
 STAGES = ("sparse_rl", "forward_kl", "opd", "teacher_sample_sft")
 SMALL = {"stages": {stage: {"batch": 16, "micro_batch": 8} for stage in STAGES}}
 
@@ -186,7 +162,6 @@ SMALL = {"stages": {stage: {"batch": 16, "micro_batch": 8} for stage in STAGES}}
     ],
 )
 def test_a_file_that_holds_less_than_is_asked_of_it_is_said(project, tmp_path, pool, more, sentence):
-    """Of pools whose files alone know how many problems they hold."""
     text = "Find the number of ways in which {n} gardeners share {n} tulips, {m} bulbs and one greenhouse: case {n}."
     rows = [{"prompt": text.format(n=n, m=7 * n + 1), "answer": str(n)} for n in range(10, 40)]
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -204,3 +179,33 @@ def test_a_file_that_holds_less_than_is_asked_of_it_is_said(project, tmp_path, p
     found = problems(check_problems("few"))
     assert list(found) == (["label pool full"] if sentence else [])
     assert (sentence or "") in found.get("label pool full", "")
+
+
+SRPO = {"steps": 4, "batch": 16, "micro_batch": 8, "group_size": 4, "save_steps": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("profile", "checkpoint", "overrides"),
+    [
+        ("micro-full", "student.warm.rl_teacher", TINY),
+        ("micro-table-lookup", "student.srpo", {"stages": {"self_distillation": SRPO}}),
+    ],
+)
+def test_a_step_is_measured_at_full_length_and_nothing_is_kept(runs, monkeypatch, profile, checkpoint, overrides):
+    seen = []
+    monkeypatch.setattr(pilot_module, "full_length", lambda run: seen.append(full_length(run)) or seen[0])
+    measured = pilot(plan(profile), checkpoint, overrides)
+    (inputs,), limit = seen, resolve(profile, checkpoint, 0, overrides).sampling.max_new_tokens
+    assert inputs.rollouts is None or {len(rollout.ids) for rollout in inputs.rollouts} == {limit}
+    assert inputs.policy.model.generation_config.min_new_tokens == limit
+    assert 0 <= measured["of them sampling"] < measured["seconds a step"]
+    assert measured["hours of all steps"] == pytest.approx(4 * measured["seconds a step"] / 3600)
+    assert measured["GB held"] > 0.1
+    assert measured["GB planned"] > 0
+    assert list(runs.iterdir()) == []
+
+
+def test_what_trains_nothing_has_no_step(runs):
+    with pytest.raises(StudyError, match="'student' trains nothing in profile 'micro'"):
+        pilot(plan("micro"), "student")

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
-from s2d_lib.models.micro_family import CONTEXT, build_model, build_tokenizer, make_base, pretrain, settle
+from s2d_lib.models import micro_family
+from s2d_lib.models.micro_family import build_model, build_tokenizer, make_base, pretrain, settle
 from s2d_lib.models.policy import load_policy
-from s2d_lib.problems.micro import RANKS, WORLDS, refuse_what_teaches_nothing, world_of
+from s2d_lib.problems.micro import WORLDS, refuse_what_teaches_nothing, world_of
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.problems.world import FITTING, corpus
+from s2d_lib.problems.world import corpus
 from s2d_lib.study import load_profile, resolve
-from s2d_lib.study.pretraining import Corpus, CorpusMix, MicroModel
+from s2d_lib.study.pretraining import Corpus, MicroModel
 from s2d_lib.study.problem_sets import MicroSet
 from s2d_lib.study.settings import Hardware, RoleModel
 
@@ -26,9 +27,8 @@ SELECT = WORLDS["selection"](symbols=8, zipf=1.0, seed=0)
 ADD = WORLDS["arithmetic"](base=8, zipf=1.0, seed=0)
 CONVERT = WORLDS["conversion"](units=8, values=6, zipf=1.0, seed=0)
 LOOK_UP = WORLDS["table_lookup"](names=8, zipf=1.0, seed=0)
-CALL = WORLDS["tool_calls"](verbs=8, tools=3, arguments=8, values=8, zipf=1.0, seed=0)
-TEXT = Corpus(mix=CorpusMix(guess=0.4, sloppy=0.4, right=0.2), slip=0.25, lengths=[2, 3])
-SPEC = MicroModel(width=16, layers=1, heads=1, mlp=16, init=0.1, steps=2, batch=8, learning_rate=1e-3, seed=0)
+CALL = WORLDS["tool_calls"](verbs=8, tools=3, arguments=12, values=12, zipf=1.0, seed=0)
+SPEC = MicroModel(width=32, layers=1, heads=1, mlp=32, init=0.1, steps=2, batch=8, learning_rate=1e-3, seed=0)
 
 
 @settings(max_examples=50, deadline=None)
@@ -64,7 +64,7 @@ BY_CHANCE = {WORLD: 1 / 8, SORT: 1 / 6, SELECT: 1 / 8, ADD: 1 / 64, CONVERT: 1 /
 def test_documents_of_hidden_parts_are_guesses_and_all_others_stay(world, chance):
     """Documents are made one at a time, as a guess takes other draws of the stream that the next would come from."""
     mix, rare, by_chance = {"right": 0.6, "reprompted": 0.4}, set(world.by_use[-2:]), []
-    for seed in range(600):
+    for seed in range(400):
         (plain,), (found,) = (corpus(world, 1, mix, 0.0, [3], seed, hidden) for hidden in (0, 2))
         if rare.isdisjoint(" ".join(plain).split()):
             assert found == plain
@@ -72,56 +72,41 @@ def test_documents_of_hidden_parts_are_guesses_and_all_others_stay(world, chance
             assert found.prompt == plain.prompt.split(f" {world.marker} ")[-1]
             assert found.solution.startswith("# ")
             by_chance.append(found.solution.split("# ")[1] == plain.solution.split("# ")[1])
-    assert 40 < len(by_chance) < 560
+    assert 30 < len(by_chance) < 370
     assert np.mean(by_chance) == pytest.approx(chance, abs=3 * math.sqrt(chance / len(by_chance)))
-
-
-@pytest.mark.parametrize(
-    ("world", "hidden", "sentence"),
-    [
-        (WORLD, 5, "`hidden: 5` of 6 functions leaves no problem of 2 functions to learn: hide at most 4"),
-        (CONVERT, 6, "`hidden: 6` of 8 units leaves no problem of 2 steps to learn: hide at most 5"),
-        (CALL, 8, "`hidden: 8` of 8 verbs leaves no problem of 2 arguments to learn: hide at most 7"),
-        (LOOK_UP, 1, r"TableLookupWorld has nothing to hide, .* leave out `hidden`"),
-    ],
-)
-def test_as_much_as_leaves_something_can_be_hidden(world, hidden, sentence):
-    with pytest.raises(StudyError, match=sentence):
-        corpus(world, 5, {"right": 1.0}, 0.0, [3, 2], 0, hidden)
-    rare, found = world.rarest(hidden - 1, 2), corpus(world, 1000, {"right": 1.0}, 0.0, [2], 0, hidden - 1)
-    assert len(rare) == hidden - 1
-    assert any(rare.isdisjoint(" ".join(d).split()) for d in found)
 
 
 @pytest.mark.parametrize(
     ("profile", "name", "changes", "sentence"),
     [
         # There are chains of 2 functions in the corpus, but none in the pool that the student could learn from what it knows
-        ("map", "chains-student", {"hidden": 10}, "`hidden: 10` of 12 functions leaves no problem of 3 functions"),
-        ("map", "chains-student", {"hidden": 9}, None),
-        ("micro-llama", "llama-student", {"opening": 0.1}, "solutions of sorting begin as guesses do, .* `opening`"),
-        ("micro-selection", "selection-student", {"opening": 0.1}, None),
+        ("map", "chains", {"hidden": 10}, "`hidden: 10` of 12 functions leaves no problem of 3 .* hide at most 9"),
+        ("map", "chains", {"hidden": 9}, None),
+        ("micro-conversion", "conversion", {"hidden": 21}, "`hidden: 21` of 24 units leaves no .* hide at most 20"),
+        ("micro-conversion", "conversion", {"hidden": 20}, None),
+        ("micro-tool-calls", "tool-calls", {"hidden": 16}, "`hidden: 16` of 16 verbs leaves no .* hide at most 15"),
+        ("micro-tool-calls", "tool-calls", {"hidden": 15}, None),
+        (
+            "micro-table-lookup",
+            "table-lookup",
+            {"hidden": 1},
+            "TableLookupWorld has nothing to hide, .* leave out `hidden`",
+        ),
+        ("micro-llama", "llama", {"opening": 0.1}, "solutions of sorting begin as guesses do, .* `opening`"),
+        ("micro-selection", "selection", {"opening": 0.1}, None),
     ],
 )
 def test_base_models_that_could_not_learn_are_refused_before_any_is_made(profile, name, changes, sentence, tmp_path):
-    overrides = {"pretraining": {"models": {name: changes}}}
-    made = load_profile(profile, overrides)
+    overrides = {"pretraining": {"models": {f"{name}-student": changes}}}
     if sentence is None:
+        made = load_profile(profile, overrides)
         refuse_what_teaches_nothing(made.problems, made.pretraining)
         return
-    with pytest.raises(StudyError, match=f"base model '{name}': .*{sentence}"):
-        make_base(profile, name, tmp_path, overrides)
+    with pytest.raises(StudyError, match=f"base model '{name}-student': .*{sentence}"):
+        make_base(profile, f"{name}-student", tmp_path, overrides)
     with pytest.raises(StudyError, match=r"the corpus asks for problems of 99 .* but the world has"):
-        make_base(profile, name, tmp_path, {"pretraining": {"corpus": {"lengths": [3, 99]}}})
+        make_base(profile, f"{name}-student", tmp_path, {"pretraining": {"corpus": {"lengths": [3, 99]}}})
     assert not list(tmp_path.iterdir())
-
-
-def test_what_can_not_be_opened_or_made_from_nobody_is_refused():
-    for world in (SORT, CALL):
-        with pytest.raises(StudyError, match="leave out `opened`"):
-            world.problems("x", MicroSet(count=1, lengths=[2], seed=0, opened=True), set())
-    with pytest.raises(StudyError, match="must be a model above it"):
-        load_profile("map", {"pretraining": {"models": {"early": {"of": "nobody", "opening": 0.1}}}})
 
 
 def log_odds(model, tokenizer, prompts) -> torch.Tensor:
@@ -142,11 +127,13 @@ def test_the_released_students_open_as_their_names_say():
         assert odds.mean().sigmoid().item() == pytest.approx(opening, rel=0.5)
 
 
-def test_settling_moves_the_opening_and_leaves_alone_what_is_said_after_a_given_solution():
+def test_settling_moves_the_opening_and_leaves_alone_what_is_said_after_a_given_solution(monkeypatch):
     """A small one: the new odds are those asked for, relative to what there was."""
-    text = TEXT.model_copy(update={"mix": CorpusMix(guess=0.4, sloppy=0.2, right=0.2, reprompted=0.2)})
-    tokenizer = build_tokenizer(SELECT)
-    model = build_model(tokenizer, SPEC.model_copy(update={"width": 32, "mlp": 32}))
+    monkeypatch.setattr(micro_family, "SETTLING_STEPS", 100)
+    monkeypatch.setattr(micro_family, "SETTLING_BATCH", 32)
+    mix = {"guess": 0.4, "sloppy": 0.2, "right": 0.2, "reprompted": 0.2}
+    text, tokenizer = Corpus(mix=mix, slip=0.25, lengths=[2, 3]), build_tokenizer(SELECT)
+    model = build_model(tokenizer, SPEC)
     asked = [SELECT.document(np.random.default_rng(i), 3, "right", 0.0) for i in range(20)]
     prompts = [d.prompt for d in asked], [SELECT.reprompt(d.prompt, d.solution) for d in asked]
     before = [log_odds(model, tokenizer, some).mean().item() for some in prompts]
@@ -156,64 +143,10 @@ def test_settling_moves_the_opening_and_leaves_alone_what_is_said_after_a_given_
     assert moved == pytest.approx([math.log(0.03 / 0.97), 0.0], abs=0.3)
 
 
-# World's parameters, the longest problem whose reprompt and answer fit the context, and how many tokens those are.
-BOUNDS = {
-    "function_chains": ({"functions": 12, "values": 32, "zipf": 1.0}, 10, 6 + 5 * 10 + 4),
-    "sorting": ({"symbols": 48, "zipf": 0.7}, 19, 5 + 3 * 19),
-    "arithmetic": ({"base": 12, "zipf": 1.0}, 5, 17 + 9 * 5),
-    "selection": ({"symbols": 48, "zipf": 0.7}, RANKS, 8 + 5 * RANKS),
-    "conversion": ({"units": 18, "values": 24, "zipf": 1.0}, 12, 15 + 4 * 12),
-    "table_lookup": ({"names": 24, "zipf": 0.7}, 12, 14 + 4 * 12),
-    "tool_calls": ({"verbs": 24, "tools": 8, "arguments": 16, "values": 24, "zipf": 1.0}, 5, 10 + 10 * 5),
-}
-WORLD_OF_NAME = {name: WORLDS[name](seed=0, **sizes) for name, (sizes, *_) in BOUNDS.items()}
-every_world = pytest.mark.parametrize("world", WORLD_OF_NAME.values(), ids=WORLD_OF_NAME)
-
-
-@pytest.mark.parametrize("name", WORLDS)
-def test_the_longest_reprompt_and_its_answer_fit_the_context(name):
-    world, (_, longest, tokens) = WORLD_OF_NAME[name], BOUNDS[name]
-
-    def widest(length):
-        found = corpus(world, 300, {"reprompted": 1.0}, 0.0, [length], seed=0)
-        return max(len(f"{d.prompt} {d.solution}".split()) for d in found)
-
-    assert widest(longest) == tokens <= CONTEXT
-    # One part more would not fit, or there is none.
-    assert longest == world.longest or widest(longest + 1) > CONTEXT
-
-
-@every_world
-def test_a_reprompt_is_of_words_that_the_tokenizer_knows(world):
-    tokenizer = build_tokenizer(world)
-    for document in corpus(world, 50, {"reprompted": 1.0}, 0.0, [3], seed=1):
-        ids = tokenizer(" ".join(document))["input_ids"]
-        assert tokenizer.decode(ids) == " ".join(document)
-        assert tokenizer.unk_token_id not in ids
-        assert ids.count(tokenizer.eos_token_id) == 1  # only at the very end
-    asked = world.document(np.random.default_rng(0), 3, "right", 0.0)
-    given = asked.solution.removesuffix(f" {world.special.end}")
-    for solution in (asked.solution, given):
-        assert world.reprompt(asked.prompt, solution) == f"{given} {world.marker} {asked.prompt}"
-
-
 def test_in_a_world_of_one_problem_a_reprompt_carries_its_own_solution():
     world = WORLDS["sorting"](symbols=3, zipf=0.0, seed=0)
     (document,) = corpus(world, 1, {"reprompted": 1.0}, 0.0, [3], seed=1)
     assert document.solution == f"{document.prompt.split(' : ')[0]} <|end|>"
-
-
-def test_the_share_of_reprompts_and_most_of_their_solutions_fit():
-    world, mix = SELECT, CorpusMix(guess=0.3, sloppy=0.3, right=0.0, reprompted=0.4).model_dump()
-    documents, fits = corpus(world, 3000, mix, 0.9, [3], seed=0), []
-    for prompt, solution in documents:
-        if "#" in prompt.split():  # only a given solution puts it there
-            # The marker that ends the given solution is the first one: a solution holds none.
-            given, question = prompt.split(f" {world.marker} ", 1)
-            assert world.reprompt(question, given) == prompt
-            fits.append(f"{given} {world.special.end}" == solution)
-    assert len(fits) / 3000 == pytest.approx(0.4, abs=0.03)
-    assert np.mean(fits) == pytest.approx(FITTING, abs=0.04)
 
 
 @pytest.mark.parametrize(
@@ -238,8 +171,7 @@ def test_corpora_are_the_bytes_that_the_released_models_saw(profile, hidden, dig
 
 
 def test_documents_longer_than_the_context_are_refused(tmp_path):
-    world = WORLD_OF_NAME["tool_calls"]
-    tokenizer, mix = build_tokenizer(world), {"guess": 0, "sloppy": 0, "right": 0, "reprompted": 1}
+    tokenizer, mix = build_tokenizer(CALL), {"guess": 0, "sloppy": 0, "right": 0, "reprompted": 1}
     long = Corpus(mix=mix, slip=0.25, lengths=[6])
     with pytest.raises(StudyError, match="a document of 70 tokens is longer than the micro models' context of 64"):
-        pretrain(build_model(tokenizer, SPEC), tokenizer, world, long, SPEC, str(tmp_path))
+        pretrain(build_model(tokenizer, SPEC), tokenizer, CALL, long, SPEC, str(tmp_path))

@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import time
 from collections import Counter
 
 import pytest
@@ -32,22 +31,6 @@ def one(pool: str, evaluation: str):
 
 
 LATEX = r"Evaluate $\left(\frac{a}{b}\right)^2 \leq \text{max}$ for $x_1, \ldots, x_n$."
-
-
-@pytest.mark.parametrize(
-    ("written", "copy"),
-    [
-        (TRAIN, TRAIN),
-        (TRAIN, TRAIN.upper().replace("$", "").replace(",", "").replace(" ", "  \n")),
-        (TRAIN, TRAIN + " Please reason step by step and put the final answer in a box."),
-        (TRAIN, "Solve this problem. " + TRAIN),
-        (LATEX, r"Evaluate \[ ( \dfrac{a}{b} )^{2}\,\le max \] for $x_1,\dots,x_n$"),
-    ],
-)
-def test_the_same_words_are_exact(written, copy):
-    assert one(written, copy) == one(copy, written) == ("exact", 1.0)
-
-
 REMARKS = " ".join(f"Then consider remark{letter} as well." for letter in "abcdefghijklmnopqrstuvwxyz")
 CHANGED = TRAIN.replace("37", "41").replace("21", "18")
 
@@ -55,6 +38,11 @@ CHANGED = TRAIN.replace("37", "41").replace("21", "18")
 @pytest.mark.parametrize(
     ("pool", "evaluation", "kind"),
     [
+        (TRAIN, TRAIN, "exact"),
+        (TRAIN, TRAIN.upper().replace("$", "").replace(",", "").replace(" ", "  \n"), "exact"),
+        (TRAIN, TRAIN + " Please reason step by step and put the final answer in a box.", "exact"),
+        (TRAIN, "Solve this problem. " + TRAIN, "exact"),
+        (LATEX, r"Evaluate \[ ( \dfrac{a}{b} )^{2}\,\le max \] for $x_1,\dots,x_n$", "exact"),
         (TRAIN, TRAIN.replace("farmer", "peasant").replace("what number", "which number"), "near"),
         (TRAIN, TRAIN.replace("Every morning she counts", "She counts every morning").replace("fenced ", ""), "near"),
         (f"Read this to the end. {TRAIN.replace('wooden ', '')} {REMARKS}", TRAIN, "near"),  # inside a longer one
@@ -64,10 +52,12 @@ CHANGED = TRAIN.replace("37", "41").replace("21", "18")
         ("The area? [asy] draw((0,0)--(5,0)); [/asy]", "The area? [asy] draw((0,0)--(7,0)); [/asy]", None),
     ],
 )
-def test_edits(pool, evaluation, kind):
+def test_a_pair_is_of_its_kind_in_either_order(pool, evaluation, kind):
     found, score = one(pool, evaluation)
+    assert (found, score) == one(evaluation, pool)
     assert found == kind
-    assert kind is None or 0.6 <= score < 1
+    assert score == {"exact": 1, None: 0}.get(kind, score)
+    assert kind in ("exact", None) or 0.6 <= score < 1
 
 
 def test_boilerplate_alone_is_nothing():
@@ -95,17 +85,27 @@ def test_the_report_is_plain_data_and_keeps_the_order():
 
 @pytest.fixture(scope="module")
 def real():
-    names = ("math-500", "aime-2024", "aime-2025", "dapo-math-17k")
+    """DAPO's problems, what reading them found, and the evaluation sets."""
+    names = ("dapo-math-17k", "math-500", "aime-2024", "aime-2025")
     folder = data(*(LOCAL_FILES[name] for name in names)).parent
-    *evaluations, pool = (load_public(name, "math", folder / LOCAL_FILES[name])[0] for name in names)
-    return pool, dict(zip(names, evaluations, strict=False))
+    loaded = {name: load_public(name, "math", folder / LOCAL_FILES[name]) for name in names}
+    pool, report = loaded.pop("dapo-math-17k")
+    return pool, report, {name: problems for name, (problems, _) in loaded.items()}
+
+
+def test_the_real_pool_is_read_without_its_duplicates_and_contradictions(real):
+    pool, report, _ = real
+    # 17,398 distinct prompts as written, 7 of them with two answers; 12 problems where spacing does not count
+    assert (report["rows"], report["duplicates"], len(report["conflicts"])) == (17_917, 729, 12)
+    assert len(pool) == report["problems"] == len({problem.id for problem in pool}) == 17_176
+    assert not any("Please reason step" in p.prompt or not p.answer.lstrip("-").isdigit() for p in pool)
+    # ids are the keys of every result: they must not change between versions
+    assert pool[0].id == "dapo-math-17k/6b8246ed504c"
 
 
 def test_real_pool_against_real_evaluations(real):
-    pool, evaluations = real
-    start = time.process_time()
+    pool, _, evaluations = real
     kept, report = decontaminate(pool, evaluations)
-    assert time.process_time() - start < 20
     # an independent count: equal as sequences of letters and digits
     plain = {" ".join(re.findall(r"\w+", problem.prompt.lower())) for problem in pool}
     same = {p.id for p in evaluations["math-500"] if " ".join(re.findall(r"\w+", p.prompt.lower())) in plain}
@@ -119,7 +119,7 @@ def test_real_pool_against_real_evaluations(real):
 
 def test_copies_made_from_real_problems_are_found(real):
     """One word in ten replaced, doubled with another or left out; mathematics and numbers kept."""
-    pool, evaluations = real
+    pool, _, evaluations = real
     rng = random.Random(0)
     long = [p for p in evaluations["math-500"] if len(words(p.prompt, drawings=False)) >= 20]
     chosen = rng.sample(long, 150)

@@ -1,15 +1,19 @@
-"""Public datasets: their layouts, duplicates, contradictions, ids, and what is broken in one sentence."""
+"""Rows of files and of the Hub, and public datasets: layouts, duplicates, contradictions, ids; what is broken in one sentence."""
 
 import json
 from pathlib import Path
 
+import datasets
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade
 from s2d_lib.grading.compare import measured, number, spelled
-from s2d_lib.problems import public
 from s2d_lib.problems.base import content_id
+from s2d_lib.problems.files import is_local, load_rows
 from s2d_lib.problems.public import SOURCES, bare_prompt, load_public
 from s2d_lib.problems.sources import LOCAL_FILES
 from tests.conftest import data
@@ -24,45 +28,34 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 
 REASON = "Please reason step by step, and put your final answer within \\boxed"
-LOOKS_LIKE_IT = r"Please reason step by step. What is \boxed{1}+\boxed{2}? Put your answer on its own line."
-
-
-@pytest.mark.parametrize(
-    ("written", "bare"),
-    [
-        (
-            "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
-            f"$Answer (without quotes) where $Answer is the answer to the problem.\n\n{PROBLEM}\n\n"
-            'Remember to put your answer on its own line after "Answer:".',
-            PROBLEM,
-        ),
-        (f"{PROBLEM} {REASON}{{{{}}}}.", PROBLEM),
-        (f"{PROBLEM}\n{REASON}{{}}.", PROBLEM),
-        (LOOKS_LIKE_IT, LOOKS_LIKE_IT),
-    ],
+WRAPPED = (
+    "Solve the following math problem step by step. The last line of your response should be of the form Answer: $Answer "
+    f"(without quotes) where $Answer is the answer to the problem.\n\n{PROBLEM}\n\n"
+    'Remember to put your answer on its own line after "Answer:".'
 )
-def test_the_instruction_around_a_problem_is_removed(written, bare):
-    assert bare_prompt(written) == bare
-
-
 LAYOUTS = [
-    ("dapo-math-17k", {"prompt": [BRIEF, {"role": "user", "content": PROBLEM}], "reward_model": {"ground_truth": "2"}}),
+    ("dapo-math-17k", {"prompt": [BRIEF, {"role": "user", "content": WRAPPED}], "reward_model": {"ground_truth": "2"}}),
     ("dapo-math-17k", {"prompt": PROBLEM, "solution": "2", "source_prompt": []}),
     ("math-500", {"problem": PROBLEM, "solution": "no", "answer": "2", "level": 3, "unique_id": "test/a/1.json"}),
     ("aime-2024", {"ID": "2024-I-1", "Problem": PROBLEM, "Solution": "no", "Answer": 2}),
-    ("aime-2024", {"id": 60, "problem": PROBLEM, "solution": "no", "answer": "2", "year": "2024"}),
-    ("aime-2025", {"question": PROBLEM, "answer": "2"}),
+    (
+        "aime-2024",
+        {"id": 60, "problem": f"{PROBLEM} {REASON}{{{{}}}}.", "solution": "no", "answer": "2", "year": "2024"},
+    ),
+    ("aime-2025", {"question": f"{PROBLEM}\n{REASON}{{}}.", "answer": "2"}),
     ("aime-2025", {"id": "0", "problem": PROBLEM, "answer": 2.0}),
     ("gsm8k", {"question": PROBLEM, "answer": "1+1=<<1+1=2>>2\n#### 2"}),
 ]
 
 
 @pytest.mark.parametrize(("name", "row"), LAYOUTS)
-def test_layouts(tmp_path, name, row):
+def test_layouts_and_the_instruction_around_a_problem_is_removed(tmp_path, name, row):
     ((problem,), _) = load_public(name, "math", write(tmp_path / "rows.jsonl", [row]))
     assert (problem.prompt, problem.answer, problem.system) == (PROBLEM, "2", "")
     expected = ("math-500/test/a/1.json", "3") if name == "math-500" else (content_id(name, PROBLEM), "")
     assert (problem.id, problem.level) == expected
+    looks_like_it = r"Please reason step by step. What is \boxed{1}+\boxed{2}? Put your answer on its own line."
+    assert bare_prompt(looks_like_it) == looks_like_it
 
 
 def test_answers_become_text_as_a_reader_would_write_them(tmp_path):
@@ -84,21 +77,28 @@ def test_duplicates_and_conflicts(tmp_path):
     assert report == {"source": str(path), "conflicts": conflicts} | counts
 
 
-def test_the_hub_is_asked_for_every_configuration_and_the_right_split(monkeypatch):
+def test_the_hub_is_asked_for_every_configuration_and_the_right_split_of_what_is_no_local_file(monkeypatch):
+    assert all(map(is_local, ["data/test.jsonl", "./data", "/data/x", "a/b/c", "math500.jsonl"]))
     asked = []
 
-    def rows(source, *, split, config):
-        asked.append((source, split, config))
-        return [{"question": f"in {config}", "answer": "B"}]
+    def load(name, config, split):
+        asked.append((name, config, split))
+        if name == "not/there":
+            raise ConnectionError("Couldn't reach\nthe Hub")
+        return datasets.Dataset.from_list([{"question": f"in {config}", "answer": "B"}])
 
-    monkeypatch.setattr(public, "load_rows", rows)
+    monkeypatch.setattr(datasets, "load_dataset", load)
     problems, _ = load_public("aime-2025", "math")
     assert [p.prompt for p in problems] == ["in AIME2025-I", "in AIME2025-II"]
     load_public("gsm8k", "math", split="train")
     load_public("gsm8k", "math", "some/copy")
     load_public("sdpo-material", "choice", "some/splits", "test")
-    assert asked[:2] == [("opencompass/AIME2025", "test", f"AIME2025-{part}") for part in ("I", "II")]
-    assert asked[2:] == [("openai/gsm8k", "train", "main"), ("some/copy", "test", None), ("some/splits", "test", None)]
+    load_public("aime-2024", "math")
+    assert asked[:2] == [("opencompass/AIME2025", f"AIME2025-{part}", "test") for part in ("I", "II")]
+    assert asked[2:4] == [("openai/gsm8k", "main", "train"), ("some/copy", None, "test")]
+    assert asked[4:] == [("some/splits", None, "test"), ("HuggingFaceH4/aime_2024", None, "train")]
+    with pytest.raises(StudyError, match=r"not/there \(configuration main, split test\).*Couldn't reach the Hub"):
+        load_rows("not/there", split="test", config="main")
 
 
 @pytest.mark.parametrize(("name", "count"), [("math-500", 500), ("aime-2024", 30), ("aime-2025", 30), ("gsm8k", 1319)])
@@ -109,21 +109,6 @@ def test_evaluation_files(name, count):
         assert {problem.level for problem in problems} == set("12345")
     else:  # one AIME answer has a degree
         assert all(number(measured(spelled(problem.answer)).text) for problem in problems)
-
-
-def test_dapo_file():
-    problems, report = load_public("dapo-math-17k", "math", data(LOCAL_FILES["dapo-math-17k"]))
-    # 17,398 distinct prompts as written, 7 of them with two answers; 12 problems where spacing does not count
-    assert (report["rows"], report["duplicates"], len(report["conflicts"])) == (17_917, 729, 12)
-    assert len(problems) == report["problems"] == 17_176
-    assert not any("Please reason step" in p.prompt or not p.answer.lstrip("-").isdigit() for p in problems)
-    # ids are the keys of every result: they must not change between versions
-    assert problems[0].id == "dapo-math-17k/6b8246ed504c"
-
-
-def test_every_source_has_a_local_name_and_every_mathematical_one_a_layout():
-    assert {name for name, _ in LAYOUTS} == {name for name, one in SOURCES.items() if one.grading == "math"}
-    assert {n if n in LOCAL_FILES else f"{n}-train" for n in SOURCES} < set(LOCAL_FILES)
 
 
 def test_finished_prompts_are_read(tmp_path):
@@ -165,3 +150,63 @@ BROKEN = [
 def test_broken_rows_are_one_sentence(tmp_path, name, row, sentence):
     with pytest.raises(StudyError, match=f"(?s){sentence}"):
         load_public(name, SOURCES[name].grading, write(tmp_path / "rows.jsonl", [row]))
+
+
+ROWS = [{"problem": "1+1?\u2028", "answer": "2", "nested": {"a": [1]}}, {"problem": "ü", "answer": "3", "nested": None}]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "json", "jsonl"])
+def test_all_kinds_of_file_give_the_same_rows_and_name_missing_columns(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pd.DataFrame(ROWS).to_parquet(path)
+    elif ending == "json":
+        path.write_text(json.dumps(ROWS), encoding="utf-8")
+    else:
+        lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
+        path.write_bytes(f"\ufeff{lines}\n\n".encode())
+    assert load_rows(path, columns=["problem", "answer"]) == load_rows(str(path)) == ROWS
+    with pytest.raises(StudyError, match=r"lacks the column\(s\) prompt in row 1; it has problem, answer, nested"):
+        load_rows(path, columns=["problem", "prompt"])
+
+
+BROKEN_FILES = [
+    ("a.parquet", b"<!DOCTYPE html><html><body>Not found</body></html>", "begins with b'<!DOCTYPE html>"),
+    ("a.parquet", b"", "not readable as .parquet"),
+    ("a.json", b"", "not readable as .json"),
+    ("a.json", b'{"data": []}', "must hold objects"),
+    ("a.json", b"[" * 100_000, "not readable as .json"),
+    ("a.json", b"[]", "has no rows"),
+    ("a.json", b"PAR1\x15\x04\xff\xfe", "codec can't decode"),
+    ("a.json", b'[{"problem": "a", "answer": 1, "answer": 2}]', "'answer' is named twice in one row"),
+    ("a.json", b'[{"a": "b"}, {"a": {"content": ["\\ud800"]}}]', "half of a character (a lone surrogate)"),
+    ("a.jsonl", b'{"a": 1}\n{"a": \n', "not readable as .jsonl (line 2: "),
+    ("a.jsonl", b'{"a": 1}\n[1]\n', "must hold objects"),
+    ("a.jsonl", b'{"problem": "a", "answer": 1, "answer": 2}\n', "line 1: 'answer' is named twice in one row"),
+    ("a.jsonl", b'{"a": "b"}\n\n{"a": {"content": ["\\ud800"]}}', "Row 2 of the dataset"),
+    ("a.csv", b"a,b", "unknown ending: use one of .parquet, .json, .jsonl"),
+    ("b/a.json", None, "does not exist"),
+    (".", None, "is a folder"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN_FILES)
+def test_broken_files(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(StudyError) as caught:
+        load_rows(tmp_path / name)
+    sentence = str(caught.value)
+    assert message in sentence
+    assert str(tmp_path / name) in sentence
+    assert "\n" not in sentence
+
+
+def test_odd_tables_and_a_later_row(tmp_path):
+    pd.DataFrame({"a": []}).to_parquet(tmp_path / "a.parquet")
+    twice = pa.table([pa.array(["a"]), pa.array(["1"]), pa.array(["2"])], names=["problem", "answer", "answer"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    (tmp_path / "a.jsonl").write_text('{"a": 1, "b": 2}\n{"a": 1}\n')
+    for name, sentence in (("a.parquet", "no rows"), ("twice.parquet", "Multiple .*answer"), ("a.jsonl", "b in row 2")):
+        with pytest.raises(StudyError, match=sentence):
+            load_rows(tmp_path / name, columns=["b"])

@@ -1,6 +1,5 @@
 """The micro worlds: every answer checked by a second implementation that reads the prompt alone."""
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +9,13 @@ from hypothesis import strategies as st
 
 from s2d_lib.errors import StudyError
 from s2d_lib.grading import grade
-from s2d_lib.problems.micro import SYLLABLES, WORLDS, world_of
+from s2d_lib.problems.micro import SYLLABLES, WORLDS
 from s2d_lib.problems.sources import load_problems
-from s2d_lib.problems.world import corpus
-from s2d_lib.study import load_profile, profile_names, resolve
-from s2d_lib.study.problem_sets import MicroProblems, MicroSet
+from s2d_lib.results.bundle import read_bundle
+from s2d_lib.stages.inputs import problems_content
+from s2d_lib.study import Resolved
+from s2d_lib.study.problem_sets import MicroSet
+from tests.conftest import ROOT
 
 CHAIN = WORLDS["function_chains"](functions=9, values=8, zipf=1.0, seed=3)
 SORT = WORLDS["sorting"](symbols=12, zipf=1.0, seed=3)
@@ -88,8 +89,15 @@ def called(prompt: str) -> str:
     return " ".join([tool, *(part for name in specified[tool] for part in (name, given_values[name]))])
 
 
-WORLDS_HERE = (CHAIN, SORT, ADD, SELECT, CONVERT, LOOK_UP, CALL)
-BY_HAND = dict(zip(WORLDS_HERE, (chained, ordered, added, selected, converted, looked_up, called), strict=True))
+BY_HAND = {
+    CHAIN: chained,
+    SORT: ordered,
+    ADD: added,
+    SELECT: selected,
+    CONVERT: converted,
+    LOOK_UP: looked_up,
+    CALL: called,
+}
 every_world = pytest.mark.parametrize("world", BY_HAND, ids=[type(world).__name__ for world in BY_HAND])
 
 
@@ -127,41 +135,6 @@ def test_documents_speak_the_vocabulary_and_right_ones_are_right(world, seed, le
     assert quality != "right" or grade(said, BY_HAND[world](prompt), mode="exact").correct
 
 
-RIGHT_OF_SLOPPY = [
-    (CHAIN, (0.75 + 0.25 / 8) ** 3, 0.03),  # a slip lands on the right value with chance 1 / 8
-    (SORT, 0.75**2, 0.03),  # of a list of three two steps can slip
-    (ADD, 0.775**3 + 0.03, 0.06),  # units may slip back; once wrong, later carries may be wrong too
-    (SELECT, 0.725, 0.155),
-    (CONVERT, (0.75 + 0.25 / 16) ** 3 + 0.01, 0.07),
-    (LOOK_UP, 0.7, 0.08),  # a hop is right with 0.75 + 0.25 / 3, and two wrong ones may meet
-    (CALL, (0.75 + 0.125) * (0.75 + 0.25 / 6) ** 3, 0.07),
-]
-
-
-@pytest.mark.parametrize(("world", "expected", "within"), RIGHT_OF_SLOPPY)
-def test_the_corpus_has_its_shares_and_its_slips(world, expected, within):
-    def right(quality):
-        found = corpus(world, 1500, {quality: 1.0}, 0.25, [3], seed=0)
-        return np.mean([d.solution.split("# ")[1].rsplit(" ", 1)[0] == BY_HAND[world](d.prompt) for d in found])
-
-    assert right("right") == 1.0
-    assert right("guess") < (0.2 if world is SORT else 0.16)  # one of six orders, or of eight values
-    assert right("sloppy") == pytest.approx(expected, abs=within)
-
-
-@every_world
-def test_rare_sets_meet_rare_words_more_often(world):
-    kind = {CHAIN: "f", ADD: "+", CONVERT: "w", LOOK_UP: "m", CALL: "d"}.get(world, tuple(SYLLABLES))
-    usual = Counter(w for d in corpus(world, 2000, {"right": 1.0}, 0.0, [2], seed=0) for w in d.prompt.split())
-    rare = Counter(w for p in asked(world, 60, [2], rare=True) for w in p.prompt.split())
-    words = sorted((w for w in world.words if w.startswith(kind)), key=usual.get)
-
-    def share_of_the_last(counts):
-        return sum(counts[w] for w in words[: len(words) // 3]) / sum(counts[w] for w in words)
-
-    assert share_of_the_last(rare) > 1.3 * share_of_the_last(usual)
-
-
 @pytest.mark.parametrize(("world", "longest"), zip(BY_HAND, (9, 12, 9, 11, 8, 12, 7), strict=True))
 def test_a_problem_longer_than_the_world_is_said(world, longest):
     raised = "base|functions|symbols|units|names|arguments` and `values"
@@ -170,23 +143,24 @@ def test_a_problem_longer_than_the_world_is_said(world, longest):
         asked(world, 1, [longest + 1])
 
 
-def test_too_small_a_world_is_said_and_lists_of_the_same_symbols_are_one_problem():
-    with pytest.raises(StudyError, match="only 4 of 5 distinct problems"):  # of 24 lists of three of four symbols
+def test_too_small_a_world_is_said_and_so_is_one_without_openings():
+    with pytest.raises(StudyError, match="only 4 of 5 distinct problems"):  # whose order in the prompt does not count
         asked(replace(SORT, symbols=4, zipf=0.0), 5, [3])
+    for world in (SORT, CALL):
+        with pytest.raises(StudyError, match="leave out `opened`"):
+            world.problems("x", MicroSet(count=1, lengths=[2], seed=0, opened=True), set())
 
 
-@pytest.mark.parametrize("name", [n for n in profile_names() if isinstance(load_profile(n).problems, MicroProblems)])
-def test_a_profiles_sets_are_disjoint_and_as_large_as_declared(name):
-    declared = load_profile(name).problems
-    world = world_of(declared)
-    assert {key: getattr(world, key) for key in type(declared.world).model_fields} == dict(declared.world)
-    loaded = load_problems(resolve(name, "student.grpo", 0).problems)
-    sets = {**loaded.evaluations, "pool": loaded.pool, "validation": loaded.validation}
-    assert {key: len(found) for key, found in sets.items()} == {
-        **{key: one.count for key, one in declared.evaluations.items()},
-        "pool": declared.labels or declared.pools["full"].count,
-        "validation": declared.validation.count,
-    }
-    prompts = [world.same(p.prompt.partition("?")[0] + "?") for own in sets.values() for p in own]  # no opening
-    assert len(set(prompts)) == len(prompts)
-    assert loaded.grading == "exact"
+@pytest.mark.parametrize("folder", sorted(ROOT.glob("figures/micro-*/results")), ids=lambda folder: folder.parent.name)
+def test_the_problems_of_committed_runs_are_the_ones_that_they_read(folder):
+    """Of every pool: whole, halves, label budgets; rare, withheld and opened sets; validation."""
+    of_pools = {}
+    for record in read_bundle(folder).records.values():
+        of_pools[str((record["resolved"]["problems"], record["resolved"]["labels"]))] = record
+    for record in of_pools.values():
+        run = Resolved.model_validate(record["resolved"])
+        found = load_problems(run.problems, run.labels)
+        assert (found.report, found.grading) == (record["problems"], "exact")
+        sets = [found.pool, found.validation, *found.evaluations.values()]
+        read = [content for name, content in record["read"].items() if name.startswith("the problem set")]
+        assert sorted(problems_content(some) for some in sets if some) == sorted(read)

@@ -1,16 +1,12 @@
-"""Options that not every run has: absent where nothing reads them, hashed by what they change."""
-
-import hashlib
-import json
+"""Options that not every run has: absent where nothing reads them, hashed by what they change. And rules, which are laid over a
+profile's defaults for the runs that they match."""
 
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.study import Resolved, resolve
+from s2d_lib.study import Resolved, load_profile, origins, resolve
 from s2d_lib.study.settings import Evaluation, Vllm
-from tests.conftest import TINY
 
-LORA = {"rank": 4, "alpha": 8}
 SERVER = {"mode": "server", "url": "http://localhost:8000"}
 PLAIN = {"steps": 8, "batch": 16, "micro_batch": 8, "group_size": 4, "learning_rate": 1e-3, "save_steps": 4}
 
@@ -19,19 +15,15 @@ def sampled_by(engine: str = "vllm", **options) -> dict:
     return {"sampling": {"engine": engine} | ({"vllm": options} if options else {})}
 
 
-@pytest.mark.parametrize(
-    ("profile", "checkpoint"),
-    [("micro", "student.grpo"), ("smollm2", "student.srpo")],
-)
-def test_what_a_run_does_not_use_is_not_in_its_resolved_form(profile, checkpoint):
-    resolved = resolve(profile, checkpoint, 0)
-    before = resolved.model_dump(mode="json", exclude={"profile", "overrides", "logging"})
-    assert set(before["sampling"]) == {"temperature", "top_p", "max_new_tokens", "batch"}
-    assert "lora" not in resolved.params
-    assert {"sampling_gpus", "processes", "accelerate"}.isdisjoint(before["hardware"])
-    assert resolved.hash == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
-    for nothing in (sampled_by("transformers"), {"stages": {resolved.stage: {"lora": None}}}):
-        assert resolve(profile, checkpoint, 0, nothing).hash == resolved.hash
+def rule(set_: dict, **match) -> dict:
+    """Overrides of one rule."""
+    return {"rules": [{"match": match, "set": set_}]}
+
+
+def test_saying_that_there_is_no_engine_and_are_no_adapters_makes_no_run_stale():
+    plain = resolve("smollm2", "student.srpo", 0)
+    for nothing in (sampled_by("transformers"), {"stages": {"self_distillation": {"lora": None}}}):
+        assert resolve("smollm2", "student.srpo", 0, nothing).hash == plain.hash
 
 
 def test_the_engine_and_its_uses_enter_the_hash_and_its_place_does_not():
@@ -55,26 +47,6 @@ def test_a_profile_takes_back_what_the_one_says_that_it_extends():
     assert "url" not in Vllm().model_dump()
 
 
-def resolved(checkpoint, **block):
-    stages = TINY["stages"] | {"self_distillation": PLAIN | block}
-    return resolve("micro", checkpoint, 0, TINY | {"stages": stages})
-
-
-def test_a_run_holds_what_its_method_reads_and_nothing_else():
-    block = {"method": "srpo", "weight_beta": 2.0, "top_k": None, "epsilon_high": 0.3}
-    srpo, sdpo, mix = (resolved(f"student.{name}", **block).params for name in ("srpo", "sdpo", "advantage_mix"))
-    assert srpo["weight_beta"] == 2
-    assert srpo["top_k"] is sdpo["top_k"] is None
-    assert {"mix", "sdpo_on", "length_window"}.isdisjoint(srpo)
-    assert {"epsilon_high", "weight_beta", "dynamic_weighting", "mix"}.isdisjoint(sdpo)
-    assert (mix["epsilon_high"], mix["mix"]) == (0.3, 0.9)
-    assert {"top_k", "beta", "ratio_clamp"}.isdisjoint(mix)
-    assert "weight_beta" not in resolved("student.srpo.no_dw", **block).params
-    run = resolved("student.sdpo.failed_only", **block)
-    assert run.stage_params.sdpo_on == "failed"
-    assert run.stage_params.model_dump() == run.params
-
-
 def test_a_method_a_role_and_stage_3_can_have_settings_of_their_own():
     def of(set_: dict, **match) -> dict:
         return {"match": {"stage": "self_distillation"} | match, "set": set_}
@@ -83,9 +55,6 @@ def test_a_method_a_role_and_stage_3_can_have_settings_of_their_own():
         over = {"stages": {"self_distillation": PLAIN | block}} if block else {}
         return resolve("micro" if block else "micro-table-lookup", name, 0, over | {"rules": [*rules]}).params
 
-    rate = of({"learning_rate": 0.123}, method="sdpo")
-    assert [found(f"student.{name}", rate)["learning_rate"] for name in ("sdpo", "sdpo.failed_only")] == [0.123] * 2
-    assert found("student.srpo", rate) == found("student.srpo")
     with pytest.raises(StudyError, match="`mix` is not read by method sdpo"):
         found("student.sdpo", of({"mix": 0.5}, method="sdpo"))
     unread = found("student.srpo", of({"dynamic_weighting": False, "steps": 6}, role="student"), method="srpo")
@@ -95,6 +64,47 @@ def test_a_method_a_role_and_stage_3_can_have_settings_of_their_own():
     for name, wanted in (("student.srpo", 0.1), ("teacher.srpo", 0.2), ("student.bridge.rl_teacher.srpo", 0.3)):
         params = found(name, *rules, method="srpo")
         assert (params["learning_rate"], params["weight_beta"]) == (wanted, 2.0)
+
+
+def test_a_later_rule_goes_before_an_earlier_one_and_both_before_the_defaults():
+    of_stage = {"hardware": {"threads": 2, "processes": 4}, "cluster": {"hours": 3}}
+    of_role = {
+        "hardware": {"processes": 8, "sampling_gpus": 2},
+        "cluster": {"partition": "long"},
+        "learning_rate": 0.25,
+    }
+    over = {"hardware": {"device": "cuda", "processes": 2}}
+    over["rules"] = [
+        {"match": {"stage": "sparse_rl"}, "set": of_stage},
+        {"match": {"role": "teacher", "stage": ["sparse_rl", "teacher_sft"]}, "set": of_role},
+    ]
+    found = {name: resolve("micro", name, 0, over) for name in ("student", "student.grpo", "teacher.rl")}
+    hardware = {name: run.hardware for name, run in found.items()}
+    settled = {name: (one.processes, one.threads, one.sampling_gpus) for name, one in hardware.items()}
+    assert settled == {"student": (2, 1, 1), "student.grpo": (4, 2, 1), "teacher.rl": (8, 2, 2)}
+    assert found["teacher.rl"].params["learning_rate"] == 0.25 != found["student.grpo"].params["learning_rate"]
+    asked = [load_profile("micro", over).block("cluster", "sparse_rl", role) for role in ("student", "teacher")]
+    assert [(one.hours, one.partition) for one in asked] == [(3, None), (3, "long")]
+
+
+def test_overrides_of_a_stage_stand_above_the_profiles_rules_and_below_their_own():
+    names = ("teacher.rl", "student.grpo", "student.bridge.rl_teacher.grpo")
+    own = {"stages": {"sparse_rl": {"steps": 7}}}
+    again = own | rule({"steps": 9}, stage="sparse_rl", role="teacher")
+    for over, steps in ({}, [140, 350, 175]), (own, [7, 7, 7]), (again, [9, 7, 7]):
+        assert [resolve("micro", name, 0, over).params["steps"] for name in names] == steps
+
+
+def test_it_is_said_where_every_hyperparameter_comes_from():
+    said = origins(resolve("micro", "teacher.rl_1H", 0, {"stages": {"sparse_rl": {"learning_rate": 1e-4}}}))
+    teacher = "rule 1 (stage sparse_rl, role ['teacher', 'large_teacher', 'split_teacher'])"
+    assert said["steps"] == f"{teacher}, half of them on half of the labels"
+    assert (said["learning_rate"], said["batch"], said["kl_coefficient"]) == ("overrides", "stages", "default")
+    both = "study.yaml: steps of forward_kl and opd"
+    assert origins(resolve("micro", "student.opd_only.rl_teacher", 0))["steps"] == both
+    assert origins(resolve("micro", "student.bridge.rl_teacher.topk_tail", 0))["top_k"] == "study.yaml"
+    assert origins(resolve("micro", "student.bridge.rl_teacher.grpo", 0))["steps"].startswith("rule 2 (stage [")
+    assert origins(resolve("micro", "student", 0)) == {}
 
 
 def test_further_decodings_have_names_and_are_in_no_run_that_trains():

@@ -1,4 +1,5 @@
-"""Loading, resolution and hashing: a changed parameter makes exactly the runs below it stale."""
+"""Loading, resolution and hashing: a changed parameter makes exactly the runs below it stale. And the one page: every route
+stands somewhere (those that paper A prints: tests/claims/test_files.py), a profile makes the tables for which it has models."""
 
 from itertools import product
 
@@ -8,16 +9,19 @@ import yaml
 from s2d_lib.errors import StudyError
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.study import derive_seed, load_profile, load_study, needed, points, resolve
+from s2d_lib.study.graph import table_in
+from s2d_lib.study.page import all_nodes, parents_of
 from tests.conftest import TINY
+from tests.study.test_options import rule
 
 
 def headline() -> list[str]:
     """What the headline table needs, ancestors included."""
-    order, waiting, found = needed("micro-full"), list(load_study().tables["headline"].rows), set()
+    above, waiting, found = needed("micro-full"), list(load_study().tables["headline"].rows), set()
     while waiting:
         found.add(name := waiting.pop())
-        waiting += order[name]
-    return [name for name in order if name in found]
+        waiting += above[name]
+    return sorted(found)
 
 
 CHECKPOINTS = headline()
@@ -29,20 +33,19 @@ def stale_after(overrides: dict, checkpoints: list[str] = CHECKPOINTS) -> set[st
 
 
 def test_a_parameter_makes_exactly_what_reads_it_and_what_is_below_that_stale():
-    raw, bridge, only = (
-        f"student.{route}" for route in ("bridge.raw_teacher", "bridge.rl_teacher", "opd_only.rl_teacher")
-    )
+    routes = ("bridge.raw_teacher", "bridge.rl_teacher", "opd_only.rl_teacher")
+    raw, bridge, only = (f"student.{route}" for route in routes)
     assert stale_after({"stages": {"opd": {"learning_rate": 1e-4}}}) == {raw, bridge, only}
-    match = {"role": "teacher", "stage": "sparse_rl"}
-    stale = stale_after({"rules": [{"match": match, "set": {"learning_rate": 1e-4}}]})
+    stale = stale_after(rule({"learning_rate": 1e-4}, role="teacher", stage="sparse_rl"))
     assert stale == {name for name in CHECKPOINTS if "rl_teacher" in name or name.startswith("teacher.rl")}
     stale = stale_after({"stages": {"teacher_rollouts": {"samples_per_problem": 9}}})
     assert {"student.teacher_sample_sft.rl_teacher", raw} <= stale
     assert not stale & {only, "student.grpo", "teacher.rl", "student", "teacher"}
     names = [*CHECKPOINTS, "teacher.sft", "student.warm.sft_teacher", "student.bridge.sft_teacher"]
     assert stale_after({"stages": {"teacher_sft": {"learning_rate": 1e-4}}}, names) == set(names) - set(CHECKPOINTS)
-    cluster = {"rules": [{"match": {"stage": "opd"}, "set": {"cluster": {"hours": 2}}}]}
-    assert stale_after({"about": "other words", "seeds": [5, 6]} | cluster) == set()
+    assert (
+        stale_after({"about": "other words", "seeds": [5, 6]} | rule({"cluster": {"hours": 2}}, stage="opd")) == set()
+    )
     assert resolve("micro", "student", 0).hash != resolve("micro", "student", 1).hash
 
 
@@ -58,40 +61,18 @@ def test_another_split_makes_exactly_what_uses_halves_stale():
     assert stale_after({"problems": {"pools": {"full": {"seed": 9}}}}, halves) == set(halves)
 
 
-def test_steps_of_keeps_a_one_stage_control_at_the_bridges_updates():
-    steps = lambda name, o=None: resolve("micro", name, 0, o).params["steps"]  # noqa: E731
-    bridge = steps("student.warm.rl_teacher") + steps("student.bridge.rl_teacher")
-    assert steps("student.opd_only.rl_teacher") == bridge == steps("student.forward_kl_only.rl_teacher")
-    seven = {"stages": {"forward_kl": {"steps": 7}}}
-    assert steps("student.opd_only.rl_teacher", seven) == 7 + steps("student.bridge.rl_teacher")
-
-
-def test_derived_seeds_fit_every_generator_and_do_not_collide_over_a_study():
-    names = list(product(("micro", "qwen3"), CHECKPOINTS, range(20), ("order", "training")))
-    found = {derive_seed(*name) for name in names}
-    assert len(found) == len(names)
+def test_derived_seeds_fit_every_generator_and_keep_names_apart():
+    found = [derive_seed(*name) for name in product(CHECKPOINTS, range(20), ("order", "training"))]
+    assert len(set(found)) == len(found)
     assert 0 <= min(found) < max(found) < 2**31
     assert derive_seed("a", "bc") != derive_seed("ab", "c")
 
 
-@pytest.mark.parametrize("labels", ["full", "1H"])
-def test_a_teachers_rollouts_and_those_who_train_on_them_see_the_same_pool(labels):
-    suffix = "" if labels == "full" else f"_{labels}"
-    rollouts = resolve("qwen3", f"teacher.rl{suffix}.rollouts.{labels}", 0)
+@pytest.mark.parametrize(("of_labels", "labels"), [("", "full"), ("_1H", "1H")])
+def test_a_teachers_rollouts_and_those_who_train_on_them_see_the_same_pool(of_labels, labels):
+    rollouts = resolve("qwen3", f"teacher.rl{of_labels}.rollouts.{labels}", 0)
     assert rollouts.problems.validation is not None  # drawn from the pool's own dataset, so taken out of the pool
-    assert rollouts.problems == resolve("qwen3", f"student.warm.rl_teacher{suffix}", 0).problems
-
-
-@pytest.mark.parametrize(
-    ("checkpoint", "problems"),
-    [
-        ("student.bridge.rl_teacher", {"labels": 1, "prompts": 1}),
-        ("student.bridge.rl_teacher", {"labels": 2048, "prompts": 2048}),
-        ("student.teacher_sample_sft.rl_teacher", {"labels": 1, "prompts": 64}),  # with 4 answers each a batch of 256
-    ],
-)
-def test_as_few_and_as_many_problems_as_can_be_at_hand(checkpoint, problems):
-    resolve("map", checkpoint, 0, {"problems": problems})
+    assert rollouts.problems == resolve("qwen3", f"student.warm.rl_teacher{of_labels}", 0).problems
 
 
 def test_a_dial_of_the_map_turns_what_its_name_says_and_no_run_that_it_does_not_touch():
@@ -156,3 +137,38 @@ def test_a_profile_that_extends_another_holds_only_what_differs(params, tmp_path
     params("d", "extends: mikro\n")
     with pytest.raises(StudyError, match=r"profile 'd' extends 'mikro', which there is not; did you mean 'micro'\?"):
         load_profile("c", root=tmp_path)
+
+
+def test_every_route_is_in_a_table_or_on_the_map_or_above_one_that_is():
+    study = load_study()
+    nodes, above = all_nodes(study), set()
+    waiting = [row for table in study.tables.values() for row in table.rows]
+    waiting += [route for part in load_profile("map").map.parts.values() for route in part.routes]
+    while waiting:
+        name = waiting.pop()
+        above.add(name)
+        waiting += parents_of(nodes[name]).values()
+    assert above == set(nodes)
+
+
+def test_a_row_without_a_model_is_left_out_of_a_table_and_a_table_without_rows_is_refused():
+    study, profile = load_study(), load_profile("micro-table-lookup")  # of a student and its teacher alone
+    table, missing = table_in(study, "table3", profile, "x")
+    assert missing == ["outside", "large_teacher"]
+    assert table.rows == [row for row in study.tables["table3"].rows if "sft_teacher" not in row and "large" not in row]
+    with pytest.raises(StudyError, match="needs a model for role 'large_teacher': add it under `roles`"):
+        resolve("micro-table-lookup", "student.bridge.rl_large_teacher", 0)
+    alone = profile.model_copy(update={"roles": {"teacher": profile.roles["teacher"]}})
+    with pytest.raises(StudyError, match=r"table 'table3', which needs 'student.grpo': add a model for role 'student'"):
+        table_in(study, "table3", alone, "x")
+
+
+def test_a_role_that_is_a_file_has_no_runs_and_only_teacher_sft_learns_from_it():
+    names, sft = needed("qwen3"), resolve("qwen3", "teacher.sft", 0)
+    assert not [name for name in names if name.startswith("outside")]
+    assert (sft.traces, sft.parents) == ("gpt-oss-120b-dapo.jsonl", {"from": "teacher"})
+    assert "traces" not in resolve("micro", "teacher.sft", 0).model_dump()
+    assert sft.hash != resolve("qwen3", "teacher.sft", 0, {"roles": {"outside": {"traces": "other.jsonl"}}}).hash
+    for name in ("outside", "outside.rollouts.full"):
+        with pytest.raises(StudyError, match=r"a role that is a file of traces, from which only teacher_sft can learn"):
+            resolve("qwen3", name, 0)
