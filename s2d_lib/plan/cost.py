@@ -132,7 +132,7 @@ def size(one: AnySet | Half | LabelBudget) -> int:
             f"the planner does not know how many problems dataset {whole.dataset!r} has: give its set a `limit`, or add its "
             "size to PROBLEMS in s2d_lib/plan/cost.py."
         )
-    return min(known) // 2 if isinstance(one, Half) else min(known)
+    return (min(known) + (one.half == "1H")) // 2 if isinstance(one, Half) else min(known)
 
 
 def assumed_lengths(profile: Profile) -> Lengths:

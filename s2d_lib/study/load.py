@@ -59,12 +59,13 @@ def load_study(root: Path | None = None) -> Study:
 @functools.lru_cache
 def _study(path: Path, *version: int) -> Study:
     content = read_yaml(path)
-    for method in methods().values():
-        there, own = (content.get("checkpoints") or {}).keys(), method.checkpoints
-        if taken := own.keys() & there:
+    there = content.get("checkpoints")
+    for method in methods().values() if isinstance(there, dict) else ():
+        own = method.checkpoints
+        if taken := own.keys() & there.keys():
             raise StudyError(f"the method in {method.file} declares {min(taken)!r}, which is there: name it otherwise.")
         above = {node.get(kind) for node in own.values() for kind in ("from", "teacher")} - {None}
-        if method.file.parent != OWN or above <= there | own.keys():  # a study may lack what the package's are made of
+        if method.file.parent != OWN or above <= there.keys() | own.keys():  # a study may lack what the package's are made of
             content = deep_merge(content, {"checkpoints": own})
     study = validated(Study, content, path.name)
     files = {name: method.file for method in methods().values() for name in method.checkpoints}
@@ -129,7 +130,7 @@ def _extended(name: str, root: Path, path: tuple[str, ...] = ()) -> dict:
     if below is None:
         return content
     base = _extended(below, root, (*path, name))
-    source = base["problems"]["source"]
-    if content.get("problems", {}).get("source", source) != source:
+    problems = [own for own in (base.get("problems"), content.get("problems")) if isinstance(own, dict)]
+    if len({own["source"] for own in problems if "source" in own}) > 1:
         base = {key: value for key, value in base.items() if key not in OF_PROBLEMS}
     return deep_merge(base, content)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from s2d_lib.errors import StudyError
-from s2d_lib.study import load_study, resolve
+from s2d_lib.study import load_profile, load_study, resolve
 from s2d_lib.study.resolve import refuse_what_is_not_shared
 from tests.conftest import TINY
 from tests.study.test_options import PLAIN, SERVER, rule, sampled_by
@@ -145,6 +145,7 @@ BASE = "checkpoints: {a: {stage: base, role: student"
         ("[1, 2]", "must hold a mapping"),
         (BASE, "not valid YAML"),
         ("checkpoints: {a: {stage: base, stage: opd}}\ntables: {}", "'stage' is given twice"),
+        ("checkpoints: [a]\ntables: {}", "checkpoints: Input should be a valid dictionary"),
         ("checkpoints: {a: {stage: base}}\ntables: {}", "needs exactly role, given nothing"),
         ("checkpoints: {a: {stage: sparse_rl, from: b, labels: full}}\ntables: {}", "'b', which is not declared"),
         ("checkpoints: {a: {stage: teacher_sft, teacher: a, labels: b}}\ntables: {}", "needs exactly from, labels"),
@@ -161,6 +162,23 @@ def test_broken_study_files_get_one_sentence(tmp_path, study, sentence):
     (tmp_path / "params" / "study.yaml").write_text(study)
     with pytest.raises(StudyError, match=sentence):
         load_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("below", "own", "sentence"),
+    [
+        ("{}", "seeds: [0]", "parameter 'problems' is missing"),
+        ("problems: {source: micro}", "problems: 3", "problems: Input should be a valid dictionary"),
+        ("extends: own", "about: x", "profile 'own' extends itself: own extends below extends own."),
+    ],
+)
+def test_broken_extensions_get_one_sentence(tmp_path, below, own, sentence):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "study.yaml").write_text("checkpoints: {}\ntables: {}")
+    (tmp_path / "params" / "below.yaml").write_text(below)
+    (tmp_path / "params" / "own.yaml").write_text(f"extends: below\n{own}")
+    with pytest.raises(StudyError, match=sentence):
+        load_profile("own", root=tmp_path)
 
 
 @pytest.mark.parametrize(
