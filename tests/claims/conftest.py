@@ -23,6 +23,9 @@ ACCURACIES = {
     "student.grpo_2H": {"micro-math": 0.5, "micro-aime": 0.2},
     "bridge": {"micro-math": 0.8, "micro-aime": 0.5},
     "bridge.raw": {"micro-math": 0.3, "micro-aime": 0.1},
+    "student": {"micro-math": 0.2, "micro-aime": 0.1},
+    "teacher": {"micro-math": 0.2, "micro-aime": 0.1},
+    "teacher.rl": {"micro-math": 0.95, "micro-aime": 0.7},
 }
 
 
@@ -33,10 +36,8 @@ def bundle():
 
 @pytest.fixture
 def study() -> Study:
-    names = [*RUNS, "bridge.large"]
-    return Study.model_validate(
-        {"checkpoints": {name: {"stage": "base", "role": "student"} for name in names}, "tables": {}}
-    )
+    checkpoints = {name: {"stage": "base", "role": "student"} for name in (*RUNS, "bridge.large")}
+    return Study.model_validate({"checkpoints": checkpoints, "tables": {}})
 
 
 @pytest.fixture
@@ -44,8 +45,9 @@ def claims() -> Claims:
     both = ["MATH", "AIME 2024"]
     raw = {"unequal_labels": "raw uses none", "unequal_gradings": "raw uses none"}
 
-    def claim(family, *comparisons):
-        return {"sentence": "A sentence.", "source": "table 1", "family": family, "comparisons": comparisons}
+    def claim(family, *better_first, sets=("MATH",), **more):
+        comparison = {"better_first": better_first, "sets": sets, **more}
+        return {"sentence": "A sentence.", "source": "table 1", "family": family, "comparisons": [comparison]}
 
     return Claims.model_validate(
         {
@@ -53,13 +55,11 @@ def claims() -> Claims:
             "gradings_tolerance": 0.05,
             "families": {"micro": {"Qwen3": "micro", "Llama": "micro-llama"}},
             "claims": {
-                "C1": claim("Qwen3", {"better_first": ["bridge", "student.grpo"], "sets": both}),
-                "C2": claim("Qwen3", {"better_first": ["bridge.raw", "student.grpo"], "sets": ["MATH"], **raw}),
-                "C3": claim(
-                    "Qwen3", {"better_first": ["bridge", "student.grpo", "bridge.raw"], "sets": ["MATH"], **raw}
-                ),
-                "C4": claim("Llama", {"better_first": ["bridge", "student.grpo"], "sets": ["MATH"]}),
-                "C5": claim("Qwen3", {"better_first": ["bridge.large", "student.grpo"], "sets": ["MATH"]}),
+                "C1": claim("Qwen3", "bridge", "student.grpo", sets=both),
+                "C2": claim("Qwen3", "bridge.raw", "student.grpo", **raw),
+                "C3": claim("Qwen3", "bridge", "student.grpo", "bridge.raw", **raw),
+                "C4": claim("Llama", "bridge", "student.grpo"),
+                "C5": claim("Qwen3", "bridge.large", "student.grpo"),
             },
         }
     )

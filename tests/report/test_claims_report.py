@@ -1,4 +1,4 @@
-"""Claims as tables and picture, premises as measured, and what a route's models consumed of the labels."""
+"""Claims as tables and picture: what is missing or not printed is said, and a label counts once for each that consumed it."""
 
 import pytest
 
@@ -25,49 +25,33 @@ def outcomes(claims, study, results):  # noqa: F811
 
 
 @pytest.fixture
-def comparisons(outcomes):
-    return report.comparisons_table(outcomes, PUBLISHED)
-
-
-@pytest.fixture
-def sheet(claims, outcomes, comparisons):  # noqa: F811
-    asked = report.asked_table(outcomes, claims)
+def sheet(claims, outcomes):  # noqa: F811
+    comparisons, asked = report.comparisons_table(outcomes, PUBLISHED), report.asked_table(outcomes, claims)
     return report.claims_sheet(outcomes, claims.claims, comparisons, "Made up.", asked, "micro")
 
 
-def test_numbers_of_every_comparison(comparisons):
-    first = comparisons.iloc[0]
-    assert (first["seeds"], first["problems"], first["labels better"], first["labels than"]) == (3, 80, 16, 16)
-    assert first["low"] < first["difference"] < first["high"]
-    assert first["published"] == pytest.approx(3.4)
-    assert first["published low"] < 0 < first["published high"]  # one error is about two points
-    assert comparisons["published verdict"].tolist()[:2] == ["undecided", "not printed"]
-    assert comparisons["verdict"].tolist() == ["holds", "holds", "contradicted", "holds", "holds", "not run", "not run"]
-    made = comparisons["difference"].notna()
-    assert comparisons.loc[made, "chance"].between(0, 100).all()
-    assert comparisons.loc[~made, "chance"].isna().all()
-
-
-def test_one_row_a_claim_or_link_with_its_chance_and_what_is_missing(outcomes, comparisons, sheet):
-    of = report.judged(outcomes, comparisons, ["claim"]).set_index("claim")
-    assert of["verdict"].tolist() == ["holds", "contradicted", "holds", "not run", "not run"]
+def test_one_row_a_comparison_link_and_claim_with_its_chance_and_what_is_missing(outcomes, sheet):
+    numbers, links = sheet.numbers, sheet.show(1)
+    assert numbers["verdict"].tolist() == ["holds", "holds", "contradicted", "holds", "holds", "not run", "not run"]
+    assert numbers["link verdict"].tolist() == numbers["verdict"].tolist()
+    assert numbers["claim verdict"].tolist()[:3] == ["holds", "holds", "contradicted"]
+    assert numbers["published verdict"].tolist()[:2] == ["undecided", "not printed"]  # one error is about two points
+    assert numbers.loc[numbers["difference"].isna(), "chance"].isna().all()
+    assert links.loc[links["claim"] == "C3", "here"].tolist() == ["holds", "holds"]
+    of = report.judged(outcomes, numbers, ["claim"]).set_index("claim")
     assert of["comparisons"].tolist() == [2, 1, 2, 1, 1]
     assert of.loc["C5", "missing"] == "no run of bridge.large in the results of profile micro"
-    assert of.loc["C1", "chance"] == comparisons["chance"].iloc[:2].min()
+    assert of.loc["C1", "chance"] == numbers["chance"].iloc[:2].min()
     assert of.loc[["C1", "C2"], "published verdict"].tolist() == ["undecided", "not printed"]  # of C1, what is printed
-    numbers, links = sheet.numbers, sheet.show(1)
-    assert links.loc[links["claim"] == "C3", "here"].tolist() == ["holds", "holds"]
-    assert numbers["link verdict"].tolist() == [*["holds"] * 2, "contradicted", *["holds"] * 2, *["not run"] * 2]
-    assert numbers["claim verdict"].tolist()[:3] == ["holds", "holds", "contradicted"]
     assert report.verdict_words("undecided", -4.2, 1.0) == "undecided within 4.2 points"
     assert report.verdict_words("undecided", -0.5, 1.1) == "level within 1.1 points"
 
 
-def test_the_dashboard_shows_every_comparison_with_its_verdicts_marker(sheet, comparisons, tmp_path):
+def test_the_dashboard_shows_every_comparison_with_its_verdicts_marker(sheet, tmp_path):
     figure = report.claims_figure(sheet, "Claims")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["micro-math\nfor MATH", "micro-aime\nfor AIME 2024"]
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert len(labels) == len(comparisons.drop_duplicates(["claim", "better", "than"])) + comparisons["claim"].nunique()
+    assert len(labels) == 6 + 5  # pairs, and a heading for each claim
     assert [label for label in labels if ": " in label][:2] == ["C1: holds", "C2: contradicted"]
     markers = [line.get_marker() for axes in figure.axes for line in axes.get_lines()]
     assert (markers.count("o"), markers.count("X"), markers.count("D")) == (4, 1, 2)
@@ -77,9 +61,8 @@ def test_the_dashboard_shows_every_comparison_with_its_verdicts_marker(sheet, co
 
 
 def test_the_ledger_says_which_model_consumed_which_labels(bundle):  # noqa: F811
-    bundle.records["bridge.grpo_2H", 0] = record(
-        0, {"from": "bridge"}, labels=[f"p{n}" for n in range(8, 16)], gradings=40, pool="2H"
-    )
+    half = [f"p{n}" for n in range(8, 16)]
+    bundle.records["bridge.grpo_2H", 0] = record(0, {"from": "bridge"}, labels=half, gradings=40, pool="2H")
     ledger = label_ledger(bundle, "bridge.grpo_2H", 0)
     ledger = ledger.set_index("checkpoint").loc[["teacher.rl", "bridge", "bridge.grpo_2H", "total"]]
     assert ledger["model"].tolist() == ["teacher (teacher)", "student (student)", "student (student)", ""]
