@@ -94,14 +94,6 @@ def equal() -> list[list[np.ndarray]]:
     return [[graded(rng, 0.4, 3, own, seed_sd=0.3) / SAMPLES for _ in range(2)] for own in difficulties]
 
 
-def test_without_a_difference_few_verdicts_are_wrong(equal):
-    results = [compare(*pair) for pair in equal]
-    assert sum(result.verdict != "undecided" for result in results) / len(results) <= 0.08
-    claims = [claim_verdict(results[start : start + 5]) for start in range(0, len(results), 5)]
-    assert claims.count("contradicted") <= 4
-    assert claims.count("holds") == 0
-
-
 def test_power_grows_with_the_difference_and_is_as_promised(equal):
     found = [compare(*pair) for pair in equal[:120]]
     detectable = np.median([result.detectable for result in found])
@@ -110,6 +102,7 @@ def test_power_grows_with_the_difference_and_is_as_promised(equal):
     assert quarter < half < whole < double
     assert 0.68 <= whole <= 0.9
     assert double > 0.95
+    assert held(0, equal) <= 0.05
     for points in (0.05, 0.15):
         assert np.mean([one.chance(points) for one in found[:20]]) == pytest.approx(held(points, equal[:120]), abs=0.12)
     for one in (found[0], compare(np.zeros((3, 80)), np.zeros((3, 80)))):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,24 +9,17 @@ from s2d_lib.errors import StudyError
 from s2d_lib.plan.cost import shape_of
 from s2d_lib.report import contrasts as extra
 from s2d_lib.report.contrasts import CONSTANT
-from s2d_lib.report.looks import load_report
 from s2d_lib.report.study_table import study_table
 from s2d_lib.results.bundle import Bundle
 from tests.claims.synthetic import COLUMNS
 
 
-def test_a_difference_is_that_of_the_pairs_means(full):
-    numbers = extra.contrasts(full, "stage_3").numbers
-    assert list(map(tuple, numbers[["first", "second"]].to_numpy())) == load_report().contrasts["stage_3"].pairs
-    for row in numbers.to_dict("records"):
+def test_a_difference_is_that_of_the_pairs_means_and_a_missing_run_is_named(full):
+    for row in extra.contrasts(full, "stage_3").numbers.to_dict("records"):
         first, second = (full.bundle.accuracy(row[end], "micro-math").to_numpy().mean() for end in ("first", "second"))
         assert row["micro-math difference"] == pytest.approx(first - second)
-        assert row["micro-math difference low"] < row["micro-math difference"] < row["micro-math difference high"]
-
-
-def test_a_missing_run_is_named(full):
     records = {key: r for key, r in full.bundle.records.items() if key[0] != "student.bridge.rl_large_teacher"}
-    partial = dataclasses.replace(full, bundle=Bundle(full.bundle.evaluation, full.bundle.curves, records))
+    partial = dataclasses.replace(full, bundle=dataclasses.replace(full.bundle, records=records))
     with pytest.raises(StudyError, match=r"hold no run of 'student\.bridge\.rl_large_teacher'"):
         extra.contrasts(partial, "placement")
 
@@ -56,12 +48,8 @@ def leveled() -> Bundle:
 
 def test_accuracies_by_level_with_the_constant_answer_last(leveled):
     sheet = extra.by_level(leveled, ROUTES, "tasks", "By task")
-    numbers = sheet.numbers
-    assert numbers[["level", "checkpoint"]].to_numpy().tolist() == [
-        ["count", "student"], ["count", "student.grpo"], ["count", ""], ["lcm", "student"], ["lcm", "student.grpo"],
-    ]  # fmt: skip
-    assert numbers["accuracy"].tolist() == [0.25, 1.0, 0.5, 0.25, 0.5]
-    assert np.isnan(numbers.loc[2, "low"])
+    assert sheet.numbers["checkpoint"].tolist() == [*ROUTES, "", *ROUTES]
+    assert sheet.numbers["accuracy"].tolist() == [0.25, 1.0, 0.5, 0.25, 0.5]
     shown = sheet.show()
     assert shown["route"].tolist() == ["base student", "direct GRPO", CONSTANT]
     assert list(shown) == ["route", "count (2), %", "lcm (2), %"]
@@ -85,7 +73,6 @@ def test_a_routes_flops_are_those_of_all_that_it_is_made_from(full):
     own, teacher = (shape_of(model).multiplied for model in models)
     grpo = lambda n: 6 * n * 900 + 2 * n * 1200  # noqa: E731  tokens trained on and sampled, of every run that trains
     assert extra.route_flops(full.bundle, "student", 0) == 0
-    assert extra.route_flops(full.bundle, "student.grpo", 0) == grpo(own)
     stored = {n for n, s in full.bundle.records if s == 0 and n.startswith("teacher.rl.rollouts")}
     warm, rollouts = (extra.route_flops(full.bundle, n, 0) for n in ("student.warm.rl_teacher", stored.pop()))
     assert warm - rollouts == grpo(own) + 2 * teacher * 900  # the teacher scored what was trained on

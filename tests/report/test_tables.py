@@ -2,6 +2,7 @@
 
 import re
 import string
+from copy import deepcopy
 
 import pandas as pd
 import pytest
@@ -23,27 +24,26 @@ NAN = float("nan")
 def record(parents=None, **facts):
     """A record as far as tables read it."""
     resolved = {"parents": parents or {}, "stage": "x", "evaluation": {"samples": 2}, "sampling": {}}
-    resolved |= {"params": {}, "model": {"model": "m"}}
-    return {"resolved": resolved, **facts}
+    return {"resolved": resolved | {"params": {}, "model": {"model": "m"}}, **facts}
 
 
 @pytest.fixture
 def bundle() -> Bundle:
     """base -> grpo; teacher -> teacher.rl -> bridge, which starts from base. Two seeds, two problems, two samples."""
     rl = {"optimizer_steps": 10, "sampled": {"sequences": 9, "tokens": 100}, "trained_tokens": 90}
-    records = {}
-    for seed in (0, 1):
-        records |= {
-            ("base", seed): record(),
-            ("teacher", seed): record(),
-            ("grpo", seed): record({"from": "base"}, label_use={"problems": {"p": 4, "q": 4}, "gradings": 8}, **rl),
-            ("teacher.rl", seed): record(
-                {"from": "teacher"}, label_use={"problems": {"q": 8, "r": 8}, "gradings": 16}, **rl
-            ),
-            ("bridge", seed): record({"from": "base", "teacher": "teacher.rl"}, optimizer_steps=5, trained_tokens=7),
-        }
+    used = {
+        name: {"problems": dict.fromkeys(of, n), "gradings": 2 * n} for name, of, n in (("g", "pq", 4), ("t", "qr", 8))
+    }
+    runs = {
+        "base": record(),
+        "teacher": record(),
+        "grpo": record({"from": "base"}, label_use=used["g"], **rl),
+        "teacher.rl": record({"from": "teacher"}, label_use=used["t"], **rl),
+        "bridge": record({"from": "base", "teacher": "teacher.rl"}, optimizer_steps=5, trained_tokens=7),
+    }
     bits = {"base": ["00", "10"], "grpo": ["10", "10"], "bridge": ["11", "10"]}
     grades = {(seed, name, "easy"): dict(zip("pq", own, strict=True)) for seed in (0, 1) for name, own in bits.items()}
+    records = {(name, seed): deepcopy(run) for name, run in runs.items() for seed in (0, 1)}
     return Bundle(evaluation(grades), pd.DataFrame(), records)
 
 
@@ -61,15 +61,10 @@ def test_accuracies_and_paired_differences(bundle):
 
 
 def test_what_does_not_belong_together_is_refused_and_named(bundle):
-    table = Table(title="t", rows=["bridge", "grpo"])
-    rows = bundle.evaluation
-    partial = rows[~((rows["checkpoint"] == "grpo") & (rows["seed"] == 1))]
-    with pytest.raises(StudyError, match="'grpo' was not evaluated on the same problems of 'easy' with every seed"):
-        table_of(Bundle(partial, bundle.curves, bundle.records), table)
     bundle.records["bridge", 0]["resolved"]["parent_hashes"] = {"teacher.rl": "old"}
     bundle.records["teacher.rl", 0]["hash"] = "new"
     with pytest.raises(StudyError, match=r"'bridge', seed 0, was made from a run 'teacher.rl' with hash old.*with new"):
-        table_of(bundle, table)
+        table_of(bundle, Table(title="t", rows=["bridge", "grpo"]))
     with pytest.raises(StudyError, match="no run of 'sft'"):
         table_of(bundle, Table(title="t", rows=["sft"]))
 
@@ -119,9 +114,7 @@ def test_the_forms_of_a_table(tmp_path, monkeypatch):
 
 @given(st.text(string.printable))
 def test_latex_shows_every_text_as_it_is(text):
-    said = {f"\\{character}": character for character in "%_&#${}"} | {
-        f"${character}$": character for character in "<>|"
-    }
+    said = {f"\\{one}": one for one in "%_&#${}"} | {f"${one}$": one for one in "<>|"}
     said |= {r"\textbackslash{}": "\\", r"\textasciicircum{}": "^", r"\textasciitilde{}": "~"}
     read = re.compile("|".join([*map(re.escape, said), r"[^%_&#${}\\^~<>|]"]))
     words = [match[0] for match in read.finditer(latex(text))]
