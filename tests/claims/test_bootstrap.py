@@ -8,7 +8,7 @@ import pytest
 from s2d_lib.claims import bootstrap, claim_verdict, compare
 from s2d_lib.claims.bootstrap import mean_squares
 from s2d_lib.errors import StudyError
-from tests.claims.synthetic import SAMPLES, graded
+from tests.claims.conftest import SAMPLES, graded
 
 
 def ends(accuracy, against=None, **more):

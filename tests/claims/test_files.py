@@ -24,17 +24,16 @@ def test_the_committed_claims_are_all_there_about_the_study_and_printed():
 
 
 def test_paper_bs_claims_are_about_methods_of_their_table_and_predictions_about_the_study():
-    study, courses = load_study(), load_claims().courses
-    assert list(courses["micro-srpo"].claims) == [f"B{n}" for n in range(1, 9)]
-    for spec in courses.values():
+    study, claims, published = load_study(), load_claims(), load_published()
+    assert list(claims.courses["micro-srpo"].claims) == [f"B{n}" for n in range(1, 9)]
+    for spec in claims.courses.values():
         moments = [m for claim in spec.claims.values() for c in claim.comparisons for m in c.better_first]
-        assert set(spec.stands_for) <= set(spec.profiles)
-        assert set(spec.stands_for.values()) <= set(load_published().problems["B"])
         assert {name for m in moments for name in (m.checkpoint, m.minus) if name} <= set(study.tables[spec.table].rows)
+        assert set(spec.stands_for) <= set(spec.profiles)
+        assert set(spec.stands_for.values()) <= set(published.problems["B"])
         assert all(spec.table in load_profile(name).tables for name in spec.profiles)
-    predictions = load_claims().map
-    assert {p.part for p in predictions.values()} == set("ABCDEFG")
-    assert {name for p in predictions.values() for name in p.compares} <= set(study.checkpoints)
+    assert {prediction.part for prediction in claims.map.values()} == set("ABCDEFG")
+    assert {name for prediction in claims.map.values() for name in prediction.compares} <= set(study.checkpoints)
 
 
 CLAIM = """sets: [MATH]

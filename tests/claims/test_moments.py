@@ -82,29 +82,6 @@ def test_an_entropy_is_the_mean_of_a_windows_tokens_and_outlives_the_last_scored
         ended.values(Moment(checkpoint="a"), "length")
 
 
-def test_verdicts_on_courses_with_known_truth():
-    # a rises and stays, b rises and falls back, c is slow
-    courses = {"a": [0.1, 0.6, 0.6], "b": [0.1, 0.6, 0.2], "c": [0.1, 0.2, 0.4]}
-    benchmarks = {name: made_up(courses, rng=np.random.default_rng(n)) for n, name in enumerate(["one", "two"])}
-    half = {"within": 0.5}
-    claims = {
-        "first": claim(["a", "c"], ["c", "b"]),
-        "early": claim([{"checkpoint": "b", **half}, {"checkpoint": "c", **half}]),
-        "best": claim([{"checkpoint": "b", "best": True}, {"checkpoint": "c", "best": True}]),
-        "falls": claim([{"checkpoint": "b", "best": True, **half}, "b"]),
-        "wrong": claim(["b", "a"]),
-        # c's arrears to a are smaller late than early
-        "late": claim([{"checkpoint": "c", "minus": "a"}, {"checkpoint": "c", "minus": "a", **half}]),
-    }
-    course = Course(benchmarks, list(courses))
-    found = evaluate_curves(claims, course)
-    names = ["first", "first", "early", "best", "falls", "wrong", "late"]
-    assert [(o.claim, o.verdict) for o in found] == [(n, "contradicted" if n == "wrong" else "holds") for n in names]
-    assert found[-1].result.difference.mean == pytest.approx(0.2, abs=0.1)
-    apart = evaluate_curves({"B": claim(["a", "c"], each=True)}, course)
-    assert [(o.benchmark, o.result.problems) for o in apart] == [(None, 80), ("one", 40), ("two", 40)]
-
-
 def test_what_does_not_belong_together_is_refused():
     whole = made_up({"a": [0, 0, 0]})
     unmeasured = dataclasses.replace(whole, validation=whole.validation.iloc[:0])

@@ -10,7 +10,15 @@ import pytest
 from s2d_lib.claims import evaluate, load_claims, load_published
 from s2d_lib.claims.claims import evaluate_curves
 from s2d_lib.claims.printed import CORRELATION, RHO, RHO_RANGE, RUN_SPREAD
-from s2d_lib.report.claims import asked_table, claims_sheet, comparisons_table, judged_at, premises_sheet
+from s2d_lib.report.claims import (
+    LOOKS,
+    asked_table,
+    claims_figure,
+    claims_sheet,
+    comparisons_table,
+    judged_at,
+    premises_sheet,
+)
 from s2d_lib.report.contrasts import by_level, contrasts, study_cost
 from s2d_lib.report.courses import budgets_sheet, complete, ends_sheet, open_course, spec_of
 from s2d_lib.report.looks import analyses_of
@@ -44,13 +52,27 @@ def sheets(profile: str, root: Path) -> Iterator[Sheet]:
         played = results_of(profile, claims, root)
         outcomes = evaluate(claims, study, played)
         comparisons = comparisons_table(outcomes, load_published(root))
-        yield claims_sheet(
-            outcomes, claims.claims, comparisons, judged_at(played), asked_table(outcomes, claims), profile
-        )
+        asked = asked_table(outcomes, claims)
+        yield (sheet := claims_sheet(outcomes, claims.claims, comparisons, judged_at(played), asked, profile))
+        check_dashboard(sheet)
         yield premises_sheet(played, claims, study)
         yield study_cost(results.bundle, profile)
     if "70_language_model" in chosen:
         yield by_level(results.bundle, study.tables["same_size"].rows, results.bundle.sets[0], "Accuracy by task")
+
+
+def check_dashboard(sheet: Sheet) -> None:
+    """Every comparison has its verdict's marker, or is said not to be made, under its claim's verdict."""
+    shown, figure = sheet.numbers[sheet.numbers["verdict"] != "no set"], claims_figure(sheet, "Claims")
+    markers = [line.get_marker() for axes in figure.axes for line in axes.get_lines()]
+    for verdict, (_, marker) in LOOKS.items():
+        assert markers.count(marker) == (shown["verdict"] == verdict).sum()
+    assert [text.get_text() for axes in figure.axes for text in axes.texts].count("not run") == shown[
+        "low"
+    ].isna().sum()
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    claims = sheet.show().set_index("claim")["here"]
+    assert [label for label in labels if ": " in label] == [f"{claim}: {here}" for claim, here in claims.items()]
 
 
 def words(folder: Path, name: str) -> str:

@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import yaml
 
 from s2d_lib.batch import draw
 from s2d_lib.report import figures
 from s2d_lib.report.figures import Line, Mark
 from s2d_lib.report.show import validation_curves
-from s2d_lib.report.study_table import study_table
 from s2d_lib.report.style import save_figure
-from tests.report.synthetic import bundle_of_profile, project_with_results
+from s2d_lib.study import needed
+from tests.conftest import ROOT
+from tests.report.conftest import write_bundle
 
 HALF = "student.bridge.rl_teacher_1H.grpo_2H"
 
@@ -52,17 +54,6 @@ def test_lines_have_bands_or_bars_and_one_entry_a_label_in_the_legend():
     assert [text.get_text() for text in bars.axes[0].get_xticklabels()] == ["first", "second"]
     (ends,) = bars.axes[0].collections
     assert [segment[:, 1].tolist() for segment in ends.get_segments()] == [[0.5, 1.5], [1.5, 2.5]]
-
-
-def test_the_references_own_row_is_no_difference_and_the_papers_stand_beside(full, tmp_path):
-    table = study_table(full, "table4")
-    figure = figures.differences_figure(table)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["micro-math", "micro-aime"]
-    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert labels == table.numbers["route"].tolist()[1:]
-    printed = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"]
-    assert printed == pytest.approx(table.numbers["micro-math published"].tolist()[1:], nan_ok=True)
-    assert f'xlink:href="runs/{HALF}.md"' in svg_of(figure, tmp_path)
 
 
 def test_stages_of_a_route_follow_each_other_on_one_axis(full):
@@ -111,16 +102,20 @@ def test_a_stage_shows_its_validation(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_committed_notebook_is_drawn_from_results_alone_and_again_byte_for_byte(tmp_path, monkeypatch):
-    """Of two tables one needs the generic notebook, of which tests/test_pipeline.py makes a copy in figures/ twice."""
-    tables = ("table2", "table7")
-    project = project_with_results(tmp_path, bundle_of_profile("micro-full", tables=tables), "micro-full", tables)
-    claims, profile = (project / "params" / f"{name}.yaml" for name in ("claims", "micro-full"))
+def test_a_committed_notebook_is_drawn_from_results_alone_and_again_byte_for_byte(full, tmp_path, monkeypatch):
+    """Of the generic notebook tests/test_pipeline.py makes a copy in figures/ twice."""
+    for name in ("params", "notebooks"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    claims, profile = (tmp_path / "params" / f"{name}.yaml" for name in ("claims", "micro-full"))
     claims.write_text(claims.read_text().replace("micro-full: {Qwen3", "micro: {Qwen3"))
-    monkeypatch.setenv("S2D_HOME", str(project))
-    figures, notebook = project / "figures" / "micro-full", project / "notebooks" / "94_placement.ipynb"
-    assert list(draw("micro-full"))[1:] == ["notebooks/94_placement.ipynb", "figures/micro-full/table2.ipynb"]
-    assert {"table2.csv", "table7.csv", "placement.csv", "placement.svg"} <= {path.name for path in figures.iterdir()}
+    profile.write_text(yaml.safe_dump(yaml.safe_load(profile.read_text()) | {"tables": ["table7"]}))
+    figures, notebook = tmp_path / "figures" / "micro-full", tmp_path / "notebooks" / "94_placement.ipynb"
+    made = needed("micro-full", tmp_path)
+    records = {key: record for key, record in full.bundle.records.items() if key[0] in made}
+    write_bundle(replace(full.bundle, records=records), figures / "results")
+    monkeypatch.setenv("S2D_HOME", str(tmp_path))
+    assert list(draw("micro-full"))[1:] == ["notebooks/94_placement.ipynb"]
+    assert {"table7.csv", "placement.csv", "placement.svg"} <= {path.name for path in figures.iterdir()}
     assert not [path for path in figures.iterdir() if path.suffix in (".pdf", ".tex")]
     cells = json.loads(notebook.read_text())["cells"]
     assert any(cell.get("outputs") for cell in cells)
@@ -128,6 +123,5 @@ def test_a_committed_notebook_is_drawn_from_results_alone_and_again_byte_for_byt
     files = lambda: {path: path.read_bytes() for path in [notebook, *figures.rglob("*")] if path.is_file()}  # noqa: E731
     drawn = files()
     shutil.rmtree(figures / "runs")
-    profile.write_text(profile.read_text().replace("- table2\n", ""))
     assert list(draw("micro-full"))[1:] == ["notebooks/94_placement.ipynb"]
     assert files() == drawn

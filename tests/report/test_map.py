@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from s2d_lib.errors import StudyError
 from s2d_lib.report import map as charts
 from s2d_lib.report.map import BEST, BRIDGE, FORWARD, GREEDY, GRPO, OPD, T1, Chart
 from s2d_lib.results.map import DIGITS, MapResults, read_map
@@ -56,13 +55,6 @@ def chart() -> Chart:
     return chart_of(map_of(DIALS, opening=PART), right)
 
 
-def test_the_trial_that_ends_best_on_validation_problems_counts(chart):
-    trial, runs = chart.runs("opening", {"opening": "wide", "warmup": "1/4"}, BRIDGE)
-    assert (trial, [seed for _, seed in runs]) == ("rate=high", [0, 1])
-    with pytest.raises(StudyError, match=r"no 'student\.grpo' in the cell"):
-        chart.runs("opening", {"opening": "wide", "warmup": "1/4"}, GRPO)
-
-
 def test_a_warmup_is_compared_with_opd_alone_and_cells_lead_to_their_runs(chart, tmp_path):
     rows = charts.surface(chart, "opening", "micro-math")
     found = {(row.opening, row.warmup): round(row.difference, 6) for row in rows.itertuples()}
@@ -94,9 +86,6 @@ def test_an_untrained_model_stands_at_its_best_decoding_too(chart):
     titles = [f"opening {cell['opening']}, warmup {cell['warmup']}" for cell in cells]
     assert [axes.get_title(loc="left") for axes in figure.axes] == titles
     assert len(figure.axes[0].get_yticks()) == len(ROUTES)
-
-
-def test_lines_along_a_dial(chart):
     figure = charts.dial_figure(chart, "opening", ["student", OPD], "Routes", "opening", {"warmup": "1/4"})
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["wide", "narrow"]
     student, opd = charts.dial_lines(chart, "opening", ["student", OPD], "micro-math", {"warmup": "1/4"})

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.routes import line_of, lines_of, route_map, routes_of, story
+from s2d_lib.report.routes import line_of, lines_of, route_map, routes_of
 from s2d_lib.study import load_study
 from s2d_lib.study.methods import methods
 
@@ -26,19 +26,7 @@ def test_every_row_of_a_table_and_whatever_else_ends_in_nothing_is_a_route(study
     assert made_from == set(study.checkpoints) - brought  # so every checkpoint of study.yaml is in the map
 
 
-def test_the_story_of_a_route(study):
-    stories = {
-        "student": "student: as published",
-        "large_teacher.sft": "outside: as published -> large teacher: SFT (full)",
-        "student.bridge.rl_same_size": "student: GRPO on full -> fresh student: forward KL (full), OPD (full)",
-        "student.forward_kl_only.rl_teacher": (
-            "teacher: GRPO on full -> student: forward KL (full) for as many steps as forward KL and OPD"
-        ),
-    }
-    assert {route: story(study, route) for route in stories} == stories
-
-
-def test_a_route_has_its_labels_teacher_and_tables_and_a_new_entry_appears_by_itself(study, tmp_path, root):
+def test_a_new_entry_appears_by_itself(study, tmp_path, root):
     page = yaml.safe_load((root / "params" / "study.yaml").read_text())
     page["checkpoints"][NEW] = ENTRY | {"overrides": {"beta": 0.5}}
     page["tables"]["table99"] = {"title": "New?", "rows": [NEW, "student.grpo"]}
@@ -50,17 +38,12 @@ def test_a_route_has_its_labels_teacher_and_tables_and_a_new_entry_appears_by_it
     assert row["stages"] == (
         "teacher: GRPO on 1H -> large teacher: GRPO on full -> student: forward KL (1H), OPD (1H), OPD (2H) with beta 0.5"
     )
-    assert row[["labels upstream", "teacher", "tables", "numbers"]].tolist() == [
-        "1H and full", "teacher.rl_1H, large_teacher.rl", "table99", "99",
-    ]  # fmt: skip
-    labels = {
-        "student.grpo": ["", "full"],
-        "student.bridge.raw_teacher": ["", ""],
-        "student.bridge.rl_teacher_1H.grpo_2H": ["1H", "2H"],
-        "teacher.rl": ["full", ""],
-    }
-    for route, pools in labels.items():
-        assert rows.loc[route, ["labels upstream", "labels downstream"]].tolist() == pools
-    assert rows.loc["teacher.rl", "ends in"] == "teacher"
+    assert row[["labels upstream", "labels downstream", "tables", "numbers"]].tolist() == [
+        "1H and full",
+        "",
+        "table99",
+        "99",
+    ]
+    assert row["teacher"] == "teacher.rl_1H, large_teacher.rl"
     with pytest.raises(StudyError, match=r"no checkpoint 'student.gpro'; did you mean 'student.grpo'\?"):
         line_of(study, "student.gpro")

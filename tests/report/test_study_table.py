@@ -15,32 +15,27 @@ from s2d_lib.report.figures import accuracy_figure, differences_figure
 from s2d_lib.report.tables import Sheet
 from s2d_lib.results.bundle import Bundle, read_bundle
 from s2d_lib.study.page import Table
-from tests.report.synthetic import bundle_of_profile, write_bundle
+from tests.claims.conftest import evaluation
+from tests.report.conftest import few_of, write_bundle
 
 
 def test_labels_are_counted_for_the_model_that_was_trained_on_them(full):
     consumers = {
-        "student.grpo": [32, 0, 0, 0, 0],
+        "student.grpo": [512, 0, 0, 0, 0],
         "student.bridge.raw_teacher": [0, 0, 0, 0, 0],
-        "student.bridge.rl_same_size": [0, 32, 0, 0, 0],
-        "student.bridge.rl_large_teacher_1H.grpo_2H": [16, 0, 0, 0, 16],
+        "student.bridge.rl_same_size": [0, 512, 0, 0, 0],
+        "student.bridge.rl_large_teacher_1H.grpo_2H": [256, 0, 0, 0, 256],
     }
     assert {name: list(tables.labels_by_consumer(full.bundle, name).values()) for name in consumers} == consumers
 
 
-def test_a_row_has_accuracy_difference_published_figure_and_costs(full):
+def test_a_row_has_what_the_paper_prints_and_costs(full):
     table = tables.study_table(full, "table3")
-    bridge = table.numbers.set_index("checkpoint").loc["student.bridge.rl_teacher"]
-    assert (bridge["AIME 2025 published"], bridge["AIME 2025 published error"]) == (pytest.approx(3.1), 1.3)
-    assert bridge["micro-math published source"] == "v1 table 3; v4 table 6"
-    shown = table.show().set_index("route")
+    shown, costs = table.show().set_index("route"), table.show(-1).set_index("route")
     assert "AIME 2025, %" not in shown
-    cells = shown.loc["bridge, RL teacher"].filter(like="published")
-    assert cells.to_dict() == {
-        "MATH, published": "79.3 (+3.4)", "AIME 2024, published": "25.2 (+5.4)", "AIME 2025, published": "20.2 (+3.1)",
-    }  # fmt: skip
+    cells = shown.loc["bridge, RL teacher"].filter(like="published").tolist()
+    assert cells == ["79.3 (+3.4)", "25.2 (+5.4)", "20.2 (+3.1)"]
     assert shown.loc["direct GRPO", ["MATH, published", "micro-math, difference"]].tolist() == ["75.9", "reference"]
-    costs = table.show(-1).set_index("route")
     assert costs.loc["bridge, SFT teacher", "labels: teacher"] == "0"  # an outside model's answers
     assert "labels: small teacher" not in costs  # none was trained
     played = [dataclasses.replace(full, name=name) for name in ("micro-full", "micro-llama", "smollm2-smoke")]
@@ -63,16 +58,14 @@ BOTH = Table(title="t", rows=["student", "student.grpo"], reference="student.grp
 
 def bundle_of(folder, names=("main", "t0", COLD)) -> Bundle:
     """GRADES at these decodings, as read from files."""
-    rows = [
-        {"seed": seed, "checkpoint": checkpoint, "set": place, "problem": f"{place}/{p}", "level": "", "correct": bits,
-         "tokens": 3.0, "cut_off": 0.0, "decoding": name}
-        for seed in (0, 1)
-        for (checkpoint, name), sets in GRADES.items() if name in names
-        for place, samples in sets.items()
-        for p, bits in enumerate(samples)
-    ]  # fmt: skip
+    tables = []
+    for (checkpoint, name), sets in GRADES.items():
+        graded = {place: {f"{place}/{p}": bits for p, bits in enumerate(samples)} for place, samples in sets.items()}
+        rows = evaluation({(seed, checkpoint, place): own for seed in (0, 1) for place, own in graded.items()})
+        tables += [rows.assign(decoding=name)] if name in names else []
+    table = pd.concat(tables, ignore_index=True)
     several = len(names) > 1
-    table = pd.DataFrame(rows) if several else pd.DataFrame(rows).drop(columns="decoding")
+    table = table if several else table.drop(columns="decoding")
     how = HOW | ({"also": {"t0": {"samples": 1, "temperature": 0}}} if several else {})
     student = {"parents": {}, "stage": "base", "evaluation": how | {"untrained": [0.25]}}
     grpo = {"parents": {"from": "student"}, "stage": "sparse_rl", "evaluation": how}
@@ -106,6 +99,14 @@ def test_an_untrained_model_is_a_row_at_the_decoding_that_is_best_on_each_set(bu
     easy, hard = accuracy_figure(bundle, Sheet("t", numbers, {"t": numbers})).axes
     dotted = [line.get_xdata()[0] for axes in (easy, hard) for line in axes.lines if line.get_linestyle() == ":"]
     assert dotted == [100.0, 25.0]
+    with pytest.raises(StudyError, match="no run of 'sft'"):
+        tables.table_of(bundle, Table(title="t", rows=["sft"]))
+    bundle.records["student.grpo", 0]["resolved"]["parent_hashes"] = {"student": "old"}
+    bundle.records["student", 0]["hash"] = "new"
+    with pytest.raises(
+        StudyError, match=r"'student.grpo', seed 0, was made from a run 'student' with hash old.*with new"
+    ):
+        tables.table_of(bundle, BOTH)
 
 
 def test_a_table_without_the_untrained_student_gets_its_row_if_the_seeds_are_the_same(bundle):
@@ -153,23 +154,18 @@ def test_results_are_read_as_far_as_they_go(full, tmp_path, root):
 
 def test_both_families_stand_side_by_side_each_with_its_own_pages(full, tmp_path, root):
     (tmp_path / "params").symlink_to(root / "params")
-    llama = bundle_of_profile("micro-llama", sets=("sorting-math", "sorting-aime"), tables=("table8",))
-    for name, bundle in {"micro-full": full.bundle, "micro-llama": llama}.items():
+    for name, bundle in {"micro-full": full.bundle, "micro-llama": few_of("micro-llama")}.items():
         write_bundle(bundle, tmp_path / "figures" / name / "results")
     found, together, missing = tables.families("micro-full", load_claims(), tmp_path)
     assert (list(found), missing) == (["micro-full", "micro-llama"], [])
     assert together.numbers["family"].tolist() == ["Qwen3"] * 6 + ["Llama"] * 6
-    bridge = found["micro-llama"].numbers.set_index("checkpoint").loc["student.bridge.rl_teacher"]
-    assert bridge["sorting-math published"] == pytest.approx(62.1 - 59.8)
     figure = differences_figure(found, "Families")
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[::2] == ["micro-full: micro-math", "micro-llama: sorting-math"]
-    labels = [label for label in together.numbers["route"].tolist()[:6] if label != "direct GRPO"]  # the reference
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == labels
+    rows = found["micro-full"].numbers.query("route != 'direct GRPO'")  # the reference
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == rows["route"].tolist()
+    printed = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert printed == pytest.approx(rows["micro-math published"].tolist(), nan_ok=True)
     urls = [{line.get_url() for line in axes.lines} for axes in figure.axes]
     assert "runs/student.bridge.rl_teacher.md" in urls[0]
     assert "../micro-llama/runs/student.bridge.rl_teacher.md" in urls[2]
-    together.write(tmp_path)
-    text = (tmp_path / "families.md").read_text()
-    assert "](runs/student.grpo.md)" in text
-    assert "](../micro-llama/runs/student.grpo.md)" in text

@@ -1,8 +1,7 @@
-"""Numbers of a table from a small hand-made bundle with known answers, and the one writer of all tables."""
+"""What a route costs, how numbers and pairs are said, and the one writer of all tables."""
 
 import re
 import string
-from copy import deepcopy
 
 import pandas as pd
 import pytest
@@ -11,62 +10,27 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.study_table import table_of
 from s2d_lib.report.style import ASKED, save_figure
 from s2d_lib.report.tables import Sheet, contrast_label, interval, latex, link, markdown
 from s2d_lib.results.bundle import Bundle, route_cost
-from s2d_lib.study.page import Table
-from tests.claims.synthetic import evaluation
 
 NAN = float("nan")
 
 
-def record(parents=None, **facts):
-    """A record as far as tables read it."""
-    resolved = {"parents": parents or {}, "stage": "x", "evaluation": {"samples": 2}, "sampling": {}}
-    return {"resolved": resolved | {"params": {}, "model": {"model": "m"}}, **facts}
-
-
-@pytest.fixture
-def bundle() -> Bundle:
-    """base -> grpo; teacher -> teacher.rl -> bridge, which starts from base. Two seeds, two problems, two samples."""
+def test_a_route_costs_what_its_whole_ancestry_cost():
+    """base -> grpo; teacher -> teacher.rl -> bridge, which starts from base."""
     rl = {"optimizer_steps": 10, "sampled": {"sequences": 9, "tokens": 100}, "trained_tokens": 90}
-    used = {
-        name: {"problems": dict.fromkeys(of, n), "gradings": 2 * n} for name, of, n in (("g", "pq", 4), ("t", "qr", 8))
-    }
+    used = {"label_use": {"problems": {"q": 8, "r": 8}, "gradings": 16}}
     runs = {
-        "base": record(),
-        "teacher": record(),
-        "grpo": record({"from": "base"}, label_use=used["g"], **rl),
-        "teacher.rl": record({"from": "teacher"}, label_use=used["t"], **rl),
-        "bridge": record({"from": "base", "teacher": "teacher.rl"}, optimizer_steps=5, trained_tokens=7),
+        "base": ({}, {}),
+        "teacher": ({}, {}),
+        "teacher.rl": ({"from": "teacher"}, rl | used),
+        "bridge": ({"from": "base", "teacher": "teacher.rl"}, {"optimizer_steps": 5, "trained_tokens": 7}),
     }
-    bits = {"base": ["00", "10"], "grpo": ["10", "10"], "bridge": ["11", "10"]}
-    grades = {(seed, name, "easy"): dict(zip("pq", own, strict=True)) for seed in (0, 1) for name, own in bits.items()}
-    records = {(name, seed): deepcopy(run) for name, run in runs.items() for seed in (0, 1)}
-    return Bundle(evaluation(grades), pd.DataFrame(), records)
-
-
-def test_a_route_costs_what_its_whole_ancestry_cost(bundle):
+    records = {(name, 0): {"resolved": {"parents": parents}} | facts for name, (parents, facts) in runs.items()}
     costs = {"own_steps": 5, "all_steps": 15, "labels": 2, "gradings": 16, "sampled_sequences": 9}
-    assert route_cost(bundle, "bridge", 0) == costs | {"sampled_tokens": 100, "trained_tokens": 97}
-
-
-def test_accuracies_and_paired_differences(bundle):
-    table = table_of(bundle, Table(title="t", rows=["base", "grpo", "bridge"], reference="grpo"))
-    assert table["easy"].tolist() == [0.25, 0.5, 0.75]
-    assert table["easy difference"].tolist() == pytest.approx([-0.25, NAN, 0.25], nan_ok=True)
-    assert ((table["easy low"] <= table["easy"]) & (table["easy"] <= table["easy high"])).all()
-    assert table["labeled problems"].tolist() == [0, 2, 2]
-
-
-def test_what_does_not_belong_together_is_refused_and_named(bundle):
-    bundle.records["bridge", 0]["resolved"]["parent_hashes"] = {"teacher.rl": "old"}
-    bundle.records["teacher.rl", 0]["hash"] = "new"
-    with pytest.raises(StudyError, match=r"'bridge', seed 0, was made from a run 'teacher.rl' with hash old.*with new"):
-        table_of(bundle, Table(title="t", rows=["bridge", "grpo"]))
-    with pytest.raises(StudyError, match="no run of 'sft'"):
-        table_of(bundle, Table(title="t", rows=["sft"]))
+    costs |= {"sampled_tokens": 100, "trained_tokens": 97}
+    assert route_cost(Bundle(pd.DataFrame(), pd.DataFrame(), records), "bridge", 0) == costs
 
 
 def test_there_is_one_format_of_an_interval():
