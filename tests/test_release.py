@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from contextlib import nullcontext
 
 import pytest
 
@@ -32,7 +33,8 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def taken(project, monkeypatch):
-    """Take a bundle over, without Snakemake; the exit code."""
+    """Take a bundle over, without Snakemake and its kernels; the exit code."""
+    monkeypatch.setattr("s2d_lib.warm_kernels.warm_kernels", nullcontext)
     monkeypatch.setattr("s2d_lib.cli.snakemake_command", lambda chosen, root: ["true"])
     monkeypatch.setattr("s2d_lib.cli._print_first_table", lambda profile, folder: None)
     return lambda name="study.tar": main(["study", "--from", str(project / name)])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2d_lib.claims import load_published, printed
-from s2d_lib.claims.printed import RHO, RUN_SPREAD, Cell, Difference
+from s2d_lib.claims.printed import RUN_SPREAD, Cell, Difference
 
 
 def cell(mean: float, problems: int = 100) -> Cell:
@@ -44,28 +44,13 @@ def test_errors_grow_with_the_spread_of_difficulties_add_up_unpaired_and_narrow_
     assert difference(better, than).interval(one, paired).low >= unpaired.low - 1e-9
 
 
-def test_68_of_72_aime_cells_print_less_than_the_floor_and_so_do_72_of_76_as_printed():
-    published = load_published()
-    below = {
-        (family, route)
-        for (family, route, name, hours), found in published.accuracies.items()
-        if hours is None and name != "MATH" and found.error < found.standard_error(rho=0)
-    }
-    cells = [(block.family, r) for block in published.paper_a for r in (*block.rows, *block.repeats) for _ in range(2)]
-    assert set(cells) - below == {("Llama", f"student.bridge.{teacher}_teacher") for teacher in ("raw", "rl")}
-    assert (len(cells), sum(what in below for what in cells)) == (76, 72)
-    assert not any(f.error >= f.standard_error(RHO) for k, f in published.accuracies.items() if "AIME" in k[2])
-
-
 def test_verdicts_of_the_printed_tables():
     published = load_published()
     said = lambda better, than, name, **more: published.difference("Qwen3", better, than, name).verdict(**more)  # noqa: E731
     rl, raw, opd = "student.bridge.rl_teacher", "student.bridge.raw_teacher", "student.opd_only.rl_teacher"
-    assert said(rl, raw, "MATH") == "holds"
-    assert said(raw, rl, "MATH") == "contradicted"
+    assert (said(rl, raw, "MATH"), said(raw, rl, "MATH")) == ("holds", "contradicted")
     assert said(rl, "student.grpo", "AIME 2024") == said(rl, opd, "MATH") == "undecided"
-    assert said(rl, "student.grpo", "MATH", paired=True) == "holds"
-    assert said(opd, rl, "MATH", margin=6) == "holds"
+    assert said(rl, "student.grpo", "MATH", paired=True) == said(opd, rl, "MATH", margin=6) == "holds"
     assert published.difference("Qwen3", rl, "student.grpo_2H", "MATH") is None
     assert published.difference("Qwen3-8B", "SRPO", "GRPO", "Biology") is None  # without hours
     sets = ("average", *published.problems["B"])

@@ -1,5 +1,7 @@
 """The committed results of the whole study, cut down so that a table takes no time, once for all tests; no test changes them."""
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,17 +11,23 @@ from s2d_lib.results.bundle import Bundle, read_bundle, write_csv, write_evaluat
 from s2d_lib.study import load_profile
 from tests.conftest import ROOT
 
+SEEDS, PROBLEMS = (0, 1), 24
 
-def few_of(profile: str, seeds=2, problems=24) -> Bundle:
+
+def few_of(profile: str) -> Bundle:
     """A profile's committed results with fewer seeds, and problems of its first two sets, at the main decoding alone."""
     whole = read_bundle(ROOT / "figures" / profile / "results")
-    evaluation, curves, validation = (
-        rows[rows["seed"] < seeds] for rows in (whole.evaluation, whole.curves, whole.validation)
-    )
-    evaluation = evaluation[evaluation["set"].isin(whole.sets[:2])]
-    evaluation = evaluation.groupby(["seed", "checkpoint", "set"], sort=False).head(problems)
-    records = {key: record for key, record in whole.records.items() if key[1] < seeds}
-    return Bundle(evaluation, curves, records, validation)
+    rows = whole.evaluation[whole.evaluation["set"].isin(whole.sets[:2])]
+    rows = rows.groupby(["seed", "checkpoint", "set"], sort=False).head(PROBLEMS)
+    return only(Bundle(rows, whole.curves, whole.records, whole.validation), {name for name, _ in whole.records})
+
+
+def only(bundle: Bundle, checkpoints: Collection[str]) -> Bundle:
+    """The results of some checkpoints with SEEDS."""
+    records = {key: r for key, r in bundle.records.items() if key[0] in checkpoints and key[1] in SEEDS}
+    tables = {name: getattr(bundle, name) for name in ("evaluation", "curves", "validation")}
+    kept = {n: t[t["checkpoint"].isin(checkpoints) & t["seed"].isin(SEEDS)] for n, t in tables.items()}
+    return replace(bundle, records=records, **kept)
 
 
 def write_bundle(bundle: Bundle, folder: Path) -> None:

@@ -15,7 +15,7 @@ from s2d_lib.report.show import validation_curves
 from s2d_lib.report.style import save_figure
 from s2d_lib.study import needed
 from tests.conftest import ROOT
-from tests.report.conftest import write_bundle
+from tests.report.conftest import only, write_bundle
 
 HALF = "student.bridge.rl_teacher_1H.grpo_2H"
 
@@ -110,9 +110,7 @@ def test_a_committed_notebook_is_drawn_from_results_alone_and_again_byte_for_byt
     claims.write_text(claims.read_text().replace("micro-full: {Qwen3", "micro: {Qwen3"))
     profile.write_text(yaml.safe_dump(yaml.safe_load(profile.read_text()) | {"tables": ["table7"]}))
     figures, notebook = tmp_path / "figures" / "micro-full", tmp_path / "notebooks" / "94_placement.ipynb"
-    made = needed("micro-full", tmp_path)
-    records = {key: record for key, record in full.bundle.records.items() if key[0] in made}
-    write_bundle(replace(full.bundle, records=records), figures / "results")
+    write_bundle(only(full.bundle, needed("micro-full", tmp_path)), figures / "results")
     monkeypatch.setenv("S2D_HOME", str(tmp_path))
     assert list(draw("micro-full"))[1:] == ["notebooks/94_placement.ipynb"]
     assert {"table7.csv", "placement.csv", "placement.svg"} <= {path.name for path in figures.iterdir()}

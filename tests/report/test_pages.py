@@ -69,11 +69,12 @@ def test_a_model_card_has_a_header_that_the_hub_reads_and_tells_the_whole_ancest
 
 
 def test_the_ledger_says_which_model_consumed_which_labels_and_counts_each_once(full):
-    route = ["teacher.rl", CHECKPOINT, f"{CHECKPOINT}.grpo"]
+    half = "student.bridge.rl_teacher_1H"
+    route = ["teacher.rl_1H", half, f"{half}.replay_1H"]
     ledger = label_ledger(full.bundle, route[-1], SEED).set_index("checkpoint").loc[[*route, "total"]]
     assert ledger["model"].str.extract(r"\((\w+)\)", expand=False).tolist()[:3] == ["teacher", "student", "student"]
     assert ledger["use"].tolist() == ["labels", "prompts", "labels", ""]
-    assert ledger["labeled problems"].tolist() == [512, 0, 512, 512]
+    assert ledger["labeled problems"].tolist() == [256, 0, 256, 256]
     assert ledger["gradings"].iloc[0] + ledger["gradings"].iloc[2] == ledger["gradings"].iloc[3]
 
 

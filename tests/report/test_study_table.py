@@ -14,9 +14,10 @@ from s2d_lib.report.contrasts import by_level
 from s2d_lib.report.figures import accuracy_figure, differences_figure
 from s2d_lib.report.tables import Sheet
 from s2d_lib.results.bundle import Bundle, read_bundle
+from s2d_lib.study import needed
 from s2d_lib.study.page import Table
 from tests.claims.conftest import evaluation
-from tests.report.conftest import few_of, write_bundle
+from tests.report.conftest import few_of, only, write_bundle
 
 
 def test_labels_are_counted_for_the_model_that_was_trained_on_them(full):
@@ -134,8 +135,9 @@ def test_other_results_can_hold_the_base_models_further_decodings(bundle, tmp_pa
 def test_results_are_read_as_far_as_they_go(full, tmp_path, root):
     (tmp_path / "params").symlink_to(root / "params")
     figures, claims = tmp_path / "figures", load_claims()
-    records = {key: r for key, r in full.bundle.records.items() if key != ("student.bridge.sft_teacher", 1)}
-    write_bundle(dataclasses.replace(full.bundle, records=records), figures / "micro-full" / "results")
+    made = only(full.bundle, [name for name in needed("micro-full") if "1H" not in name])
+    del made.records["student.bridge.sft_teacher", 1]
+    write_bundle(made, figures / "micro-full" / "results")
     results = tables.open_results("micro-full", tmp_path)
     assert "table2" in results.profile.tables
     assert "table3" not in results.profile.tables  # lacks a seed of a row
@@ -155,7 +157,7 @@ def test_results_are_read_as_far_as_they_go(full, tmp_path, root):
 def test_both_families_stand_side_by_side_each_with_its_own_pages(full, tmp_path, root):
     (tmp_path / "params").symlink_to(root / "params")
     for name, bundle in {"micro-full": full.bundle, "micro-llama": few_of("micro-llama")}.items():
-        write_bundle(bundle, tmp_path / "figures" / name / "results")
+        write_bundle(only(bundle, needed("micro-llama")), tmp_path / "figures" / name / "results")
     found, together, missing = tables.families("micro-full", load_claims(), tmp_path)
     assert (list(found), missing) == (["micro-full", "micro-llama"], [])
     assert together.numbers["family"].tolist() == ["Qwen3"] * 6 + ["Llama"] * 6
