@@ -18,17 +18,18 @@ NAN = float("nan")
 
 
 def test_a_route_costs_what_its_whole_ancestry_cost():
-    """base -> grpo; teacher -> teacher.rl -> bridge, which starts from base."""
+    """teacher -> teacher.rl -> bridge, which starts from base."""
     rl = {"optimizer_steps": 10, "sampled": {"sequences": 9, "tokens": 100}, "trained_tokens": 90}
     used = {"label_use": {"problems": {"q": 8, "r": 8}, "gradings": 16}}
+    again = {"label_use": {"problems": {"q": 1}, "gradings": 1}}  # of a problem that counts once
     runs = {
         "base": ({}, {}),
         "teacher": ({}, {}),
         "teacher.rl": ({"from": "teacher"}, rl | used),
-        "bridge": ({"from": "base", "teacher": "teacher.rl"}, {"optimizer_steps": 5, "trained_tokens": 7}),
+        "bridge": ({"from": "base", "teacher": "teacher.rl"}, {"optimizer_steps": 5, "trained_tokens": 7} | again),
     }
     records = {(name, 0): {"resolved": {"parents": parents}} | facts for name, (parents, facts) in runs.items()}
-    costs = {"own_steps": 5, "all_steps": 15, "labels": 2, "gradings": 16, "sampled_sequences": 9}
+    costs = {"own_steps": 5, "all_steps": 15, "labels": 2, "gradings": 17, "sampled_sequences": 9}
     costs |= {"sampled_tokens": 100, "trained_tokens": 97}
     assert route_cost(Bundle(pd.DataFrame(), pd.DataFrame(), records), "bridge", 0) == costs
 
