@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from contextlib import nullcontext
 
 import pytest
 
@@ -32,7 +33,8 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def taken(project, monkeypatch):
-    """Take a bundle over, without Snakemake; the exit code."""
+    """Take a bundle over, without Snakemake and its kernels; the exit code."""
+    monkeypatch.setattr("s2d_lib.warm_kernels.warm_kernels", nullcontext)
     monkeypatch.setattr("s2d_lib.cli.snakemake_command", lambda chosen, root: ["true"])
     monkeypatch.setattr("s2d_lib.cli._print_first_table", lambda profile, folder: None)
     return lambda name="study.tar": main(["study", "--from", str(project / name)])
@@ -64,35 +66,36 @@ def test_what_is_finished_stays_and_what_is_missing_is_named(project, taken, cap
     assert "no.tar is no bundle of runs ([Errno 2] No such file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "sentence"),
-    [
-        (f"{TRAINED}/evaluation.csv", b"y", f"holds {TRAINED}/evaluation.csv, not just whole runs of profile 'micro'"),
-        (f"{TRAINED}/evaluation.csv", "a link", f"holds {TRAINED}/model/weights, not just whole runs"),
-        (f"{TRAINED}/record.json", b'{"hash": "h", "files": {}}', f"holds {TRAINED}/evaluation.csv, not just whole"),
-        (f"{TRAINED}/model/more", b"x", f"holds {TRAINED}/model/more, not just whole runs"),
-        ("micro-full/seed-0/student/more", b"x", "holds micro-full/seed-0/student/more, not just whole runs"),
-        ("micro/../../outside", b"x", "is no bundle of runs ("),
-        ("cut off", b"", "is no bundle of runs ("),
-    ],
-)
-def test_a_file_that_is_no_whole_bundle_is_one_sentence(project, taken, capsys, name, content, sentence):
+HOSTILE = [  # what a bundle holds instead or besides, and what is said of it
+    (f"{TRAINED}/evaluation.csv", b"y", f"holds {TRAINED}/evaluation.csv, not just whole runs of profile 'micro'"),
+    (f"{TRAINED}/evaluation.csv", "a link", f"holds {TRAINED}/model/weights, not just whole runs"),
+    (f"{TRAINED}/record.json", b'{"hash": "h", "files": {}}', f"holds {TRAINED}/evaluation.csv, not just whole"),
+    (f"{TRAINED}/model/more", b"x", f"holds {TRAINED}/model/more, not just whole runs"),
+    ("micro-full/seed-0/student/more", b"x", "holds micro-full/seed-0/student/more, not just whole runs"),
+    ("micro/../../outside", b"x", "is no bundle of runs ("),
+    ("cut off", b"", "is no bundle of runs ("),
+]
+
+
+def test_a_file_that_is_no_whole_bundle_is_one_sentence(project, taken, capsys):
     path = project / "other.tar"
-    with tarfile.open(project / "study.tar") as whole, tarfile.open(path, "w") as tar:
+    with tarfile.open(project / "study.tar") as whole:
         contents = {member.name: whole.extractfile(member).read() for member in whole}
-        for one, text in (contents | {name: content}).items():
-            member = tarfile.TarInfo(one)
-            member.size = len(text)
-            if text == "a link":
-                member.type, member.size, member.linkname = tarfile.SYMTYPE, 0, "resolved.json"
-            tar.addfile(member, io.BytesIO(text) if member.size else None)
-    path.write_bytes(path.read_bytes()[: 5000 if name == "cut off" else None])
-    capsys.readouterr()
-    assert taken("other.tar") == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"other.tar {sentence}" in line
-    assert files(project / "elsewhere") == {}
-    assert not (project / "outside").exists()
+    for name, content, sentence in HOSTILE:
+        with tarfile.open(path, "w") as tar:
+            for one, text in (contents | {name: content}).items():
+                member = tarfile.TarInfo(one)
+                member.size = len(text)
+                if text == "a link":
+                    member.type, member.size, member.linkname = tarfile.SYMTYPE, 0, "resolved.json"
+                tar.addfile(member, io.BytesIO(text) if member.size else None)
+        path.write_bytes(path.read_bytes()[: 5000 if name == "cut off" else None])
+        capsys.readouterr()
+        assert taken("other.tar") == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"other.tar {sentence}" in line
+        assert files(project / "elsewhere") == {}
+        assert not (project / "outside").exists()
 
 
 def test_the_first_look_is_of_the_committed_results(root, project, monkeypatch, capsys):

@@ -22,10 +22,8 @@ from s2d_lib.results.map import collect_map, read_map
 from s2d_lib.runs import FinishedRun
 from s2d_lib.study import Point, resolve
 
-PROBLEMS, SAID = (
-    ["NA", "null", "007", *"tuvwxyz"],
-    ["NA", "a\rb", "", "007", *"uvwxyz"],
-)  # text that must stay what it is
+PROBLEMS = ["NA", "null", "007", *"tuvwxyz"]  # text that must stay what it is
+SAID = ["NA", "a\rb", "", "007", *"uvwxyz"]
 
 
 @pytest.fixture
@@ -33,11 +31,9 @@ def made(tmp_path):
     """Makes the folder of a run that was evaluated on problems of a set called NA; not one that only sampled."""
 
     def run(checkpoint: str, seed: int, answers=(), decodings=("main",), **files) -> FinishedRun:
-        folder = tmp_path / f"{checkpoint}-{seed}"
-        folder.mkdir()
-        table = pd.DataFrame(
-            {"set": "NA", "problem": PROBLEMS, "level": ["", "1"] * 5, "correct": "0110", "tokens": 1.5}
-        )
+        (folder := tmp_path / f"{checkpoint}-{seed}").mkdir()
+        levels = ["", "1"] * 5
+        table = pd.DataFrame({"set": "NA", "problem": PROBLEMS, "level": levels, "correct": "0110", "tokens": 1.5})
         if answers:
             several = [table.assign(decoding=name) for name in decodings]
             (pd.concat(several) if len(several) > 1 else table).to_csv(folder / "evaluation.csv", index=False)
@@ -56,11 +52,11 @@ def made(tmp_path):
 def test_a_bundle_holds_what_the_runs_say(made, tmp_path):
     answers, curve = [*"12"] * 5, {"step": [1, 2], "loss": [0.5, 0.25], "of no use": 1}
     validation = {"step": [0], "accuracy": 0.5, "correct": ["0110/1111"]}
-    runs = [made("student", 1, answers, ("main", "greedy")), made("b", 0, answers), made("student.rollouts", 0)]
-    runs.insert(0, made("b", 1, answers, metrics=curve, validation=validation))
-    collect(runs, tmp_path / "results")
-    once = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
-    found = read_bundle(tmp_path / "results")
+    runs = [made("b", 1, answers, metrics=curve, validation=validation)]
+    runs += [made("student", 1, answers, ("main", "greedy")), made("b", 0, answers), made("student.rollouts", 0)]
+    collect(runs, results := tmp_path / "results")
+    once = {path.name: path.read_bytes() for path in results.iterdir()}
+    found = read_bundle(results)
     assert (found.sets, len(found.evaluation), set(found.evaluation["correct"])) == (["NA"], 30, {"0110"})
     assert found.decoded.groupby("decoding").size()["greedy"] == 10
     assert found.at("greedy").accuracy("student", "NA").loc[1].to_dict() == dict.fromkeys(PROBLEMS, 0.5)
@@ -70,31 +66,27 @@ def test_a_bundle_holds_what_the_runs_say(made, tmp_path):
     assert set(found.samples.loc[found.samples["checkpoint"] == "b", "seed"]) == {0}  # the first one's
     assert found.samples["completion"].tolist() == SAID[::-1][:KEPT] * 2
     assert not found.samples["correct"].any()
-    collect(runs, tmp_path / "results")
-    assert once == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    collect(runs, results)
+    assert once == {path.name: path.read_bytes() for path in results.iterdir()}
     with pytest.raises(StudyError, match="no results of 'c' on 'NA'"):
         found.accuracy("c", "NA")
     with pytest.raises(StudyError, match=r"no results of decoding 'cold'; it has main, greedy"):
         read_evaluation(runs[1].path("evaluation.csv"), "cold")
-    (tmp_path / "results" / "records.json.xz").unlink()
+    (results / "records.json.xz").unlink()
     with pytest.raises(StudyError, match="no readable results in"):
-        read_bundle(tmp_path / "results")
+        read_bundle(results)
 
 
 def test_a_map_counts_right_samples_and_knows_the_best_trial(made, tmp_path):
-    ends = {"0.1": 0.4, "0.2": 0.6}
-    tried = [
-        made(f"b{rate}", 0, [*"12"] * 5, validation={"step": [0, 9], "accuracy": [0, end]})
-        for rate, end in ends.items()
-    ]
+    answers, ends = [*"12"] * 5, {"0.1": 0.4, "0.2": 0.6}
+    tried = [made(f"b{rate}", 0, answers, validation={"step": [0, 9], "accuracy": [0, e]}) for rate, e in ends.items()]
     points = [(Point("A", {"x": "1"}, {"rate": rate}, "b", {}), 0, run) for rate, run in zip(ends, tried, strict=True)]
     collect_map(points, [*tried, made("teacher.rollouts", 0)]).write(tmp_path / "map")
     found = read_map(tmp_path / "map")
     assert found.joined(found).cells.equals(found.cells)
     other = collect_map([(Point("A", {"x": "1"}, {}, "c", {}), 0, tried[0])], tried[:1])
     assert found.joined(other).best_trial("A", "x=1", "c") == ("", [("b0.1@01234567", 0)])
-    assert len(found.joined(other).runs) == 3
-    assert len(found.runs) == 3
+    assert len(found.joined(other).runs) == len(found.runs) == 3
     trial, runs = found.best_trial("A", "x=1", "b")
     assert (trial, runs) == ("rate=0.2", [("b0.2@01234567", 0)])
     np.testing.assert_array_equal(found.accuracy(runs, "NA"), np.full((1, 10), 0.5))

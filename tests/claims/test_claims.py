@@ -3,16 +3,13 @@
 import dataclasses
 from math import nan
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from s2d_lib.claims import Claims, Estimate, Results, claim_verdict, evaluate
-from s2d_lib.claims.fair import ONLY, Measured, check_together
+from s2d_lib.claims.fair import ONLY, Measured
 from s2d_lib.claims.schema import Condition
 from s2d_lib.errors import StudyError
-from tests.claims.conftest import ACCURACIES, RUNS
-from tests.claims.synthetic import bundle_of
 
 
 def verdict(outcomes, claim):
@@ -32,8 +29,7 @@ def test_known_truths_get_their_verdicts_and_what_was_not_run_says_why(claims, s
 
 
 def test_a_set_that_nothing_stands_for_is_said_and_not_in_the_verdict(claims, study, results):
-    profile = results["Qwen3"].profile.model_copy(update={"stands_for": {"MATH": "micro-math"}})
-    partly = {"Qwen3": dataclasses.replace(results["Qwen3"], profile=profile)}
+    partly = standing_for(results, {"MATH": "micro-math"})
     outcomes = evaluate(claims, study, partly)
     assert [o.verdict for o in outcomes[:2]] == ["holds", "no set"]
     assert outcomes[1].missing == "no set stands for AIME 2024 in profile micro"
@@ -47,6 +43,11 @@ def edited(claims, name, **changes):
     comparison = claim.comparisons[0].model_copy(update=changes)
     changed = claims.claims | {name: claim.model_copy(update={"comparisons": [comparison]})}
     return claims.model_copy(update={"claims": changed})
+
+
+def standing_for(results, sets: dict[str, str]) -> dict[str, Results]:
+    profile = results["Qwen3"].profile.model_copy(update={"stands_for": sets})
+    return {"Qwen3": dataclasses.replace(results["Qwen3"], profile=profile)}
 
 
 @pytest.mark.parametrize(
@@ -75,70 +76,50 @@ def test_unequal_budgets_have_a_reason_and_gradings_a_tolerance(claims, study, r
 
 
 def test_names_that_are_unknown_are_refused(claims, asking, study, results):
-    profile = results["Qwen3"].profile.model_copy(update={"stands_for": {"MAHT": "micro-math"}})
     with pytest.raises(StudyError, match=r"`stands_for` has 'MAHT', unknown in claims.yaml; did you mean 'MATH'"):
-        evaluate(claims, study, {"Qwen3": Results("micro", profile, results["Qwen3"].bundle)})
+        evaluate(claims, study, standing_for(results, {"MAHT": "micro-math"}))
     room = asking.premises["room"].model_copy(update={"of": ["studnet"]})
     with pytest.raises(StudyError, match=r"premise 'room' is about 'studnet'.*did you mean 'student'"):
         evaluate(asking.model_copy(update={"premises": {"room": room}}), study, results)
 
 
+def without(bundle, **where):
+    """Results that lack the rows of these values."""
+    gone = bundle.evaluation[list(where)].eq(list(where.values())).all(axis=1)
+    bundle.evaluation.drop(bundle.evaluation.index[gone], inplace=True)
+
+
+def change(bundle, **settings):
+    for seed in range(3):
+        bundle.records["bridge", seed]["resolved"].update(settings)
+
+
+PAIR = "claim 'C1', bridge against student.grpo on micro-math: "
+
+
 @pytest.mark.parametrize(
-    ("where", "sentence"),
+    ("spoil", "sentence"),
     [
-        ({"checkpoint": "bridge", "seed": 2}, r"'bridge' was run with seeds \[0, 1\] and 'student.grpo' with \[0, 1, 2\]"),
-        ({"checkpoint": "bridge", "problem": "micro-math/7"}, "with the same seeds on the same problems of 'micro-math'"),
-        ({"checkpoint": "bridge", "problem": "micro-math/7", "seed": 1}, "'bridge' was not evaluated on the same problems"),
-        ({"checkpoint": "bridge", "set": "micro-math"}, "no results of 'bridge' on 'micro-math'"),
+        (lambda b: b.records.pop(("bridge", 2)), r"'bridge' was run with seeds \[0, 1\] and 'student.grpo' with \[0, 1, 2\]"),
+        (lambda b: without(b, checkpoint="bridge", problem="micro-math/7"), "the same problems of 'micro-math'"),
+        (lambda b: without(b, checkpoint="bridge", problem="micro-math/7", seed=1), "'bridge' was not evaluated"),
+        (lambda b: without(b, checkpoint="bridge", set="micro-math"), "no results of 'bridge' on 'micro-math'"),
+        (lambda b: b.records["student.grpo", 2]["resolved"].update(params=7), "'student.grpo' have .*params differs"),
+        (lambda b: b.records["teacher.rl", 1]["resolved"].update(params=7), "'teacher.rl' have .*params differs"),
+        (lambda b: b.records["teacher.rl", 0].update(hash="another"), "'bridge', seed 0, was made from a run 'teacher.rl'"),
+        (lambda b: b.records.pop(("teacher.rl", 0)), "lack the run 'teacher.rl', seed 0"),
+        (lambda b: change(b, sampling={"temperature": 1.0, "max_new_tokens": 9}), "evaluated with different sampling"),
+        # of two vocabularies limits may differ, as they count tokens, and the table `vocabularies` needs it; nothing else may
+        (lambda b: change(b, sampling={}, model={}), "evaluated with different sampling"),
     ],
 )  # fmt: skip
-def test_missing_seeds_and_problems_are_refused(claims, study, results, where, sentence):
-    whole = results["Qwen3"].bundle
-    gone = whole.evaluation[list(where)].eq(list(where.values())).all(axis=1)
-    lost = ("bridge", 2) if set(where) == {"checkpoint", "seed"} else None
-    records = {key: record for key, record in whole.records.items() if key != lost}
-    partial = with_bundle(results, evaluation=whole.evaluation[~gone], records=records)
-    with pytest.raises(StudyError, match=f"claim 'C1', bridge against student.grpo on micro-math: .*{sentence}"):
-        evaluate(claims, study, partial)
-
-
-@pytest.mark.parametrize("run", [("student.grpo", 2), ("teacher.rl", 1)])  # one that is compared, one above it
-def test_runs_of_different_parameters_under_one_name_are_refused(claims, study, results, run):
-    results["Qwen3"].bundle.records[run]["resolved"]["params"]["learning_rate"] = 0.5
-    with pytest.raises(StudyError, match=f"'{run[0]}' have different parameters.*params differs"):
-        evaluate(claims, study, results)
-
-
-def test_models_of_two_vocabularies_may_have_two_limits(results):
-    """A limit counts tokens, and so says something of one vocabulary only."""
-    bundle, sides = results["Qwen3"].bundle, ("bridge", "student.grpo")
-    for seed in range(3):
-        bundle.records["bridge", seed]["resolved"]["sampling"] = {"temperature": 1.0, "max_new_tokens": 56}
-    with pytest.raises(StudyError, match="evaluated with different sampling"):
-        check_together(bundle, sides)
-    for seed in range(3):
-        bundle.records["bridge", seed]["resolved"]["model"] = {"model": "of words spelt by characters"}
-    check_together(bundle, sides)
-    for changed in ({"sampling": {"temperature": 0.5, "max_new_tokens": 56}}, {"evaluation": {"samples": 4}}):
-        for seed in range(3):
-            bundle.records["bridge", seed]["resolved"] |= {"sampling": {"temperature": 1.0}} | changed
-        with pytest.raises(StudyError, match="evaluated with different sampling"):
-            check_together(bundle, sides)
-
-
-def test_what_has_other_ancestors_is_refused(claims, study, results):
-    records = results["Qwen3"].bundle.records
-    records["teacher.rl", 0]["hash"] = "another"
-    with pytest.raises(StudyError, match=r"'bridge', seed 0, was made from a run 'teacher.rl' with hash teacher.rl-0"):
-        evaluate(claims, study, results)
-    del records["teacher.rl", 0]
-    with pytest.raises(StudyError, match=r"lack the run 'teacher.rl', seed 0"):
+def test_runs_that_do_not_belong_together_are_refused(claims, study, results, spoil, sentence):
+    spoil(results["Qwen3"].bundle)
+    with pytest.raises(StudyError, match=f"{PAIR}.*{sentence}"):
         evaluate(claims, study, results)
 
 
 COLUMN = "forward_kl/teacher_states"
-UNTRAINED = {"micro-math": 0.2, "micro-aime": 0.1}
-TRAINED = {"teacher.rl": {"micro-math": 0.95, "micro-aime": 0.7}}
 PREMISES = {
     "good": {"of": ["teacher.rl"], "conditions": [{"set": "MATH", "at_least": 0.8}, {"minus": "base", "at_least": 0.1}]},
     "room": {"of": ["student"], "conditions": [{"minus": "teacher.rl", "at_most": -0.2}]},
@@ -146,20 +127,12 @@ PREMISES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("bound", "value", "state"),
-    [
-        ({"at_least": 0.8}, (0.9, 0.8, 0.95), "present"),
-        ({"at_least": 0.8}, (0.85, 0.79, 0.9), "unclear"),
-        ({"at_least": 0.8}, (0.7, 0.6, 0.79), "absent"),
-        ({"at_most": -0.2}, (-0.1, -0.15, -0.05), "absent"),
-        ({"at_most": -0.2}, (-0.3, -0.4, -0.2), "present"),
-        ({"at_least": 0.8}, (0.1, nan, nan), "unclear"),
-        ({"at_least": 0.8}, None, "not measured"),
-    ],
-)
-def test_a_premise_is_absent_only_with_its_whole_interval(bound, value, state):
-    assert Measured("x", Condition(**bound), "a", estimate=value and Estimate(*value)).state == state
+def test_a_premise_is_absent_only_with_its_whole_interval():
+    at_least, at_most = Condition(at_least=0.8), Condition(at_most=-0.2)
+    state = lambda bound, *estimate: Measured("x", bound, "a", estimate=Estimate(*estimate)).state  # noqa: E731
+    assert state(at_least, 0.9, 0.8, 0.95) == state(at_most, -0.3, -0.4, -0.2) == "present"
+    assert state(at_least, 0.85, 0.79, 0.9) == state(at_least, 0.1, nan, nan) == "unclear"
+    assert state(at_least, 0.7, 0.6, 0.79) == state(at_most, -0.1, -0.15, -0.05) == "absent"
 
 
 @pytest.fixture
@@ -172,14 +145,6 @@ def asking(claims):
     return Claims.model_validate(content)
 
 
-@pytest.fixture
-def measured(results):
-    """Results in which base models and the teacher are evaluated too."""
-    accuracies = ACCURACIES | {"student": UNTRAINED, "teacher": UNTRAINED} | TRAINED
-    made = bundle_of(accuracies, RUNS, 3, {"micro-math": 80, "micro-aime": 40}, np.random.default_rng(0))
-    return {"Qwen3": dataclasses.replace(results["Qwen3"], bundle=made)}
-
-
 def with_bundle(results: dict[str, Results], **changes) -> dict[str, Results]:
     bundle = dataclasses.replace(results["Qwen3"].bundle, **changes)
     return {"Qwen3": dataclasses.replace(results["Qwen3"], bundle=bundle)}
@@ -189,44 +154,43 @@ def states(outcome) -> list[tuple[str, str]]:
     return [(m.premise, m.state) for m in outcome.premises]
 
 
-def test_a_premise_that_is_there_or_not_measured_changes_no_verdict(asking, study, measured, results):
-    outcomes = evaluate(asking, study, measured)
+def test_a_premise_that_is_there_or_not_measured_changes_no_verdict(asking, study, results):
+    outcomes = evaluate(asking, study, results)
     assert states(outcomes[0]) == [("good", "present")] * 2 + [("room", "present"), ("far", "not measured")]
     assert outcomes[0].premises[2].decodings == {"student": ONLY}
     assert (outcomes[0].verdict, outcomes[0].by_numbers) == ("holds", "holds")
     # asked only of what the routes were made from: the raw teacher's bridge has no RL teacher
     assert [len(link.premises) for link in outcomes if link.claim == "C3"] == [4, 1]
-    assert not any(o.premises for o in evaluate(edited(asking, "C1", premises=[]), study, measured)[:2])
-    unknown = evaluate(asking, study, results)[0]  # nothing but the routes themselves was evaluated
+    assert not any(o.premises for o in evaluate(edited(asking, "C1", premises=[]), study, results)[:2])
+    rows = results["Qwen3"].bundle.evaluation
+    routes = rows[rows["checkpoint"].isin(["bridge", "student.grpo", "bridge.raw"])]
+    unknown = evaluate(asking, study, with_bundle(results, evaluation=routes))[0]
     assert {state for _, state in states(unknown)} == {"not measured"}
     assert unknown.verdict == "holds"
 
 
-def test_base_models_count_at_their_best_decoding(asking, study, measured):
-    rows = measured["Qwen3"].bundle.evaluation
+def test_base_models_count_at_their_best_decoding(asking, study, results):
+    rows = results["Qwen3"].bundle.evaluation
     greedy = rows[rows["checkpoint"] == "student"].assign(correct="1")
     decoded = pd.concat([rows.assign(decoding="T 1"), greedy.assign(decoding="greedy")])
-    outcome = evaluate(asking, study, with_bundle(measured, decoded=decoded))[0]
+    outcome = evaluate(asking, study, with_bundle(results, decoded=decoded))[0]
     room = outcome.premises[2]
     assert (room.state, room.decodings) == ("absent", {"student": "greedy"})
     assert 0 < room.estimate.mean < 0.2  # all right greedily, where the teacher has a few wrong
     assert (outcome.verdict, outcome.by_numbers) == ("premise absent", "holds")
 
 
-def test_what_is_measured_while_training_is_that_before_the_first_step(asking, study, measured):
-    rows = [
-        {"seed": seed, "checkpoint": "teacher.rl", "step": step, COLUMN: value + seed / 1000}
-        for seed in range(3)
-        for step, value in ((50, 9.0), (0, 0.1))
-    ]
-    far = evaluate(asking, study, with_bundle(measured, validation=pd.DataFrame(rows)))[0].premises[-1]
+def test_what_is_measured_while_training_is_that_before_the_first_step(asking, study, results):
+    rows = [("teacher.rl", seed, *at) for seed in range(3) for at in ((50, 9.0), (0, 0.1 + seed / 1000))]
+    validation = pd.DataFrame(rows, columns=["checkpoint", "seed", "step", COLUMN])
+    far = evaluate(asking, study, with_bundle(results, validation=validation))[0].premises[-1]
     assert (far.estimate.mean, far.state) == (pytest.approx(0.101), "absent")
 
 
-def test_one_seed_misses_nothing(asking, study, measured):
-    bundle = measured["Qwen3"].bundle
+def test_one_seed_misses_nothing(asking, study, results):
+    bundle = results["Qwen3"].bundle
     rows = bundle.evaluation[bundle.evaluation["seed"] == 0]
     rows = rows.assign(correct=rows["correct"].where(rows["checkpoint"] != "student", "1"))
     records = {key: record for key, record in bundle.records.items() if key[1] == 0}
-    outcome = evaluate(asking, study, with_bundle(measured, evaluation=rows, records=records))[0]
+    outcome = evaluate(asking, study, with_bundle(results, evaluation=rows, records=records))[0]
     assert ("room", "unclear") in states(outcome)

@@ -1,6 +1,7 @@
 """Paper B's claims about the course of training: budgets, cross-fitted bests and verdicts on made-up runs."""
 
 import dataclasses
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -21,28 +22,17 @@ def grades(rng, accuracies, problems=40, samples=4) -> list[str]:
 
 
 def made_up(courses: dict, seeds=(0, 1, 2), tokens=100, rng=None, **columns) -> Bundle:
-    """A bundle of runs of 10 steps, validated at 0, 5 and 10.
-
-    Args:
-        courses: Checkpoint -> expected accuracies at the measurements.
-        seeds: Of the runs.
-        tokens: Sampled and trained on, a step; or checkpoint -> so many.
-        rng: Of the grades.
-        columns: More metrics of every step: name -> checkpoint -> values.
-    """
+    """A bundle of runs of 10 steps, validated at 0, 5 and 10, from checkpoint -> expected accuracies there; `tokens` are sampled
+    and trained on each step (of all, or by checkpoint), `columns` more metrics of every step: name -> checkpoint -> values."""
     rng = rng or np.random.default_rng(0)
-    curves, validations, records = [], [], {}
-    for checkpoint, accuracies in courses.items():
-        for seed in seeds:
-            each = tokens[checkpoint] if isinstance(tokens, dict) else tokens
-            rows = pd.DataFrame({"step": range(1, STEPS + 1)})
-            rows["num_tokens"] = each * rows["step"]
-            for name, values in columns.items():
-                rows[name.replace("__", "/")] = values.get(checkpoint, np.nan)
-            curves.append(rows.assign(checkpoint=checkpoint, seed=seed))
-            table = pd.DataFrame({"step": [0, 5, 10], "correct": grades(rng, accuracies)})
-            validations.append(table.assign(checkpoint=checkpoint, seed=seed))
-            records[checkpoint, seed] = {"resolved": {"parents": {}, "params": {}}}
+    curves, validations, records, steps = [], [], {}, np.arange(1, STEPS + 1)
+    for (checkpoint, accuracies), seed in product(courses.items(), seeds):
+        run = {"checkpoint": checkpoint, "seed": seed}
+        each = tokens[checkpoint] if isinstance(tokens, dict) else tokens
+        more = {name.replace("__", "/"): values.get(checkpoint, np.nan) for name, values in columns.items()}
+        curves.append(pd.DataFrame(run | {"step": steps, "num_tokens": each * steps} | more))
+        validations.append(pd.DataFrame(run | {"step": [0, 5, 10], "correct": grades(rng, accuracies)}))
+        records[checkpoint, seed] = {"resolved": {"parents": {}, "params": {}}}
     return Bundle(pd.DataFrame(), pd.concat(curves), records, pd.concat(validations))
 
 
@@ -71,7 +61,7 @@ def test_the_cross_fitted_best_of_noise_is_not_above_its_mean():
     rng = np.random.default_rng(0)
     flat = rng.random((400, 12, 20, 4)) < 0.5  # 400 runs of 12 measurements that are all the same
     best = [Progress(np.arange(12) / 11, run, pd.DataFrame()).accuracy(1.0, best=True).mean() for run in flat]
-    assert flat.mean(axis=(2, 3)).max(axis=1).mean() > 0.56
+    assert flat.mean(axis=(2, 3)).max(axis=1).mean() > 0.56  # as the maximum has it
     assert np.mean(best) == pytest.approx(0.5, abs=3 * np.std(best) / 20)
 
 
@@ -90,29 +80,6 @@ def test_an_entropy_is_the_mean_of_a_windows_tokens_and_outlives_the_last_scored
         assert ended.values(Moment(checkpoint="a", within=within), "entropy").tolist() == [[4.5]] * 3
     with pytest.raises(StudyError, match="no length was measured within 100% of the budget"):
         ended.values(Moment(checkpoint="a"), "length")
-
-
-def test_verdicts_on_courses_with_known_truth():
-    # a rises and stays, b rises and falls back, c is slow
-    courses = {"a": [0.1, 0.6, 0.6], "b": [0.1, 0.6, 0.2], "c": [0.1, 0.2, 0.4]}
-    benchmarks = {name: made_up(courses, rng=np.random.default_rng(n)) for n, name in enumerate(["one", "two"])}
-    half = {"within": 0.5}
-    claims = {
-        "first": claim(["a", "c"], ["c", "b"]),
-        "early": claim([{"checkpoint": "b", **half}, {"checkpoint": "c", **half}]),
-        "best": claim([{"checkpoint": "b", "best": True}, {"checkpoint": "c", "best": True}]),
-        "falls": claim([{"checkpoint": "b", "best": True, **half}, "b"]),
-        "wrong": claim(["b", "a"]),
-        # c's arrears to a are smaller late than early
-        "late": claim([{"checkpoint": "c", "minus": "a"}, {"checkpoint": "c", "minus": "a", **half}]),
-    }
-    course = Course(benchmarks, list(courses))
-    found = evaluate_curves(claims, course)
-    names = ["first", "first", "early", "best", "falls", "wrong", "late"]
-    assert [(o.claim, o.verdict) for o in found] == [(n, "contradicted" if n == "wrong" else "holds") for n in names]
-    assert found[-1].result.difference.mean == pytest.approx(0.2, abs=0.1)
-    apart = evaluate_curves({"B": claim(["a", "c"], each=True)}, course)
-    assert [(o.benchmark, o.result.problems) for o in apart] == [(None, 80), ("one", 40), ("two", 40)]
 
 
 def test_what_does_not_belong_together_is_refused():

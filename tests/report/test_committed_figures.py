@@ -9,11 +9,21 @@ import pytest
 
 from s2d_lib.claims import evaluate, load_claims, load_published
 from s2d_lib.claims.claims import evaluate_curves
-from s2d_lib.report.claims import asked_table, claims_sheet, comparisons_table, judged_at, premises_sheet
+from s2d_lib.claims.printed import CORRELATION, RHO, RHO_RANGE, RUN_SPREAD
+from s2d_lib.report.claims import (
+    LOOKS,
+    asked_table,
+    claims_figure,
+    claims_sheet,
+    comparisons_table,
+    judged_at,
+    premises_sheet,
+)
 from s2d_lib.report.contrasts import by_level, contrasts, study_cost
 from s2d_lib.report.courses import budgets_sheet, complete, ends_sheet, open_course, spec_of
 from s2d_lib.report.looks import analyses_of
 from s2d_lib.report.map import Chart, cells_table
+from s2d_lib.report.published import cells_sheet, differences_sheet, measured_table, printed_figure
 from s2d_lib.report.routes import route_map
 from s2d_lib.report.study_table import families, open_results, results_of, study_table
 from s2d_lib.report.tables import Sheet
@@ -42,13 +52,27 @@ def sheets(profile: str, root: Path) -> Iterator[Sheet]:
         played = results_of(profile, claims, root)
         outcomes = evaluate(claims, study, played)
         comparisons = comparisons_table(outcomes, load_published(root))
-        yield claims_sheet(
-            outcomes, claims.claims, comparisons, judged_at(played), asked_table(outcomes, claims), profile
-        )
+        asked = asked_table(outcomes, claims)
+        yield (sheet := claims_sheet(outcomes, claims.claims, comparisons, judged_at(played), asked, profile))
+        check_dashboard(sheet)
         yield premises_sheet(played, claims, study)
         yield study_cost(results.bundle, profile)
     if "70_language_model" in chosen:
         yield by_level(results.bundle, study.tables["same_size"].rows, results.bundle.sets[0], "Accuracy by task")
+
+
+def check_dashboard(sheet: Sheet) -> None:
+    """Every comparison has its verdict's marker, or is said not to be made, under its claim's verdict."""
+    shown, figure = sheet.numbers[sheet.numbers["verdict"] != "no set"], claims_figure(sheet, "Claims")
+    markers = [line.get_marker() for axes in figure.axes for line in axes.get_lines()]
+    for verdict, (_, marker) in LOOKS.items():
+        assert markers.count(marker) == (shown["verdict"] == verdict).sum()
+    assert [text.get_text() for axes in figure.axes for text in axes.texts].count("not run") == shown[
+        "low"
+    ].isna().sum()
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    claims = sheet.show().set_index("claim")["here"]
+    assert [label for label in labels if ": " in label] == [f"{claim}: {here}" for claim, here in claims.items()]
 
 
 def words(folder: Path, name: str) -> str:
@@ -88,3 +112,24 @@ def test_committed_courses_are_those_of_the_committed_results(root, tmp_path, gr
     budgets = budgets_sheet(course, spec.budgets)
     found = [budgets, claims_sheet(outcomes, spec.claims, comparisons, budgets.note), ends_sheet(spec, root)]
     assert check(group, found, root, tmp_path) == 3
+
+
+def test_the_papers_cells_and_differences_are_committed_as_printed(root, tmp_path):
+    sheets = (
+        cells_sheet(load_published(root)),
+        differences_sheet(load_published(root), load_study(root), load_claims(root)),
+    )
+    assert check("published", iter(sheets), root, tmp_path) == 2
+    cells, differences = (sheet.numbers for sheet in sheets)
+    assert (cells["floor"] < cells["honest low"]).all()
+    drawn = [text.get_text() for text in printed_figure(differences, "t").axes[0].get_yticklabels()]
+    assert drawn == [where for where in differences["where"].unique() if where[1:].isdigit()]
+
+
+def test_the_papers_model_of_errors_has_quantities_that_our_results_have(root):
+    folders = [root / "figures" / name / "results" for name in ("smollm2", "micro-full")]
+    measured = measured_table(folders, [name for name in load_study().checkpoints if name.startswith("student.")])
+    assert measured["rho"].between(*RHO_RANGE).all()
+    assert measured["rho"].min() > RHO
+    assert measured["correlation"].min() > CORRELATION
+    assert measured["spread"].min() < RUN_SPREAD < measured["spread"].max()

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,24 +9,14 @@ from s2d_lib.errors import StudyError
 from s2d_lib.plan.cost import shape_of
 from s2d_lib.report import contrasts as extra
 from s2d_lib.report.contrasts import CONSTANT
-from s2d_lib.report.looks import load_report
 from s2d_lib.report.study_table import study_table
 from s2d_lib.results.bundle import Bundle
-from tests.claims.synthetic import COLUMNS
+from tests.claims.conftest import evaluation
 
 
-def test_a_difference_is_that_of_the_pairs_means(full):
-    numbers = extra.contrasts(full, "stage_3").numbers
-    assert list(map(tuple, numbers[["first", "second"]].to_numpy())) == load_report().contrasts["stage_3"].pairs
-    for row in numbers.to_dict("records"):
-        first, second = (full.bundle.accuracy(row[end], "micro-math").to_numpy().mean() for end in ("first", "second"))
-        assert row["micro-math difference"] == pytest.approx(first - second)
-        assert row["micro-math difference low"] < row["micro-math difference"] < row["micro-math difference high"]
-
-
-def test_a_missing_run_is_named(full):
+def test_a_missing_run_of_a_contrast_is_named(full):
     records = {key: r for key, r in full.bundle.records.items() if key[0] != "student.bridge.rl_large_teacher"}
-    partial = dataclasses.replace(full, bundle=Bundle(full.bundle.evaluation, full.bundle.curves, records))
+    partial = dataclasses.replace(full, bundle=dataclasses.replace(full.bundle, records=records))
     with pytest.raises(StudyError, match=r"hold no run of 'student\.bridge\.rl_large_teacher'"):
         extra.contrasts(partial, "placement")
 
@@ -39,29 +28,21 @@ ROUTES = ["student", "student.grpo"]
 def leveled() -> Bundle:
     """Two seeds, two levels of two problems: the student right in 1 of 4 samples, after GRPO always on `count`."""
     right = {"student": {"count": "0100", "lcm": "0001"}, "student.grpo": {"count": "1111", "lcm": "0101"}}
-    rows = [
-        (seed, checkpoint, "tasks", f"{level}/{i}", level, bits, 2.0, 0.0)
-        for seed in (0, 1)
-        for checkpoint, of_level in right.items()
-        for level, bits in of_level.items()
-        for i in range(2)
-    ]
+    of = {name: {f"{level}/{i}": own[level] for level in own for i in range(2)} for name, own in right.items()}
+    rows = evaluation({(seed, name, "tasks"): own for seed in (0, 1) for name, own in of.items()})
+    rows = rows.assign(level=rows["problem"].str.partition("/")[0])
     constant = pd.DataFrame({"set": ["tasks"], "level": ["count"], "problems": [2], "answer": ["1"], "share": [0.5]})
     samples = pd.DataFrame(
         {"seed": 0, "checkpoint": ROUTES, "set": "tasks", "problem": "count/0", "prompt": "How many l in `all`?",
          "answer": "2", "completion": ["two\nor so", " 2"], "correct": [False, True]}
     )  # fmt: skip
-    return Bundle(pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(), {}, constant=constant, samples=samples)
+    return Bundle(rows, pd.DataFrame(), {}, constant=constant, samples=samples)
 
 
 def test_accuracies_by_level_with_the_constant_answer_last(leveled):
     sheet = extra.by_level(leveled, ROUTES, "tasks", "By task")
-    numbers = sheet.numbers
-    assert numbers[["level", "checkpoint"]].to_numpy().tolist() == [
-        ["count", "student"], ["count", "student.grpo"], ["count", ""], ["lcm", "student"], ["lcm", "student.grpo"],
-    ]  # fmt: skip
-    assert numbers["accuracy"].tolist() == [0.25, 1.0, 0.5, 0.25, 0.5]
-    assert np.isnan(numbers.loc[2, "low"])
+    assert sheet.numbers["checkpoint"].tolist() == [*ROUTES, "", *ROUTES]
+    assert sheet.numbers["accuracy"].tolist() == [0.25, 1.0, 0.5, 0.25, 0.5]
     shown = sheet.show()
     assert shown["route"].tolist() == ["base student", "direct GRPO", CONSTANT]
     assert list(shown) == ["route", "count (2), %", "lcm (2), %"]
@@ -81,13 +62,15 @@ def test_completions_stand_side_by_side_with_the_right_ones_marked(leveled):
 
 
 def test_a_routes_flops_are_those_of_all_that_it_is_made_from(full):
-    models = (full.bundle.records[role, 0]["resolved"]["model"]["model"] for role in ("student", "teacher"))
-    own, teacher = (shape_of(model).multiplied for model in models)
-    grpo = lambda n: 6 * n * 900 + 2 * n * 1200  # noqa: E731  tokens trained on and sampled, of every run that trains
-    assert extra.route_flops(full.bundle, "student", 0) == 0
-    assert extra.route_flops(full.bundle, "student.grpo", 0) == grpo(own)
-    stored = {n for n, s in full.bundle.records if s == 0 and n.startswith("teacher.rl.rollouts")}
-    warm, rollouts = (extra.route_flops(full.bundle, n, 0) for n in ("student.warm.rl_teacher", stored.pop()))
-    assert warm - rollouts == grpo(own) + 2 * teacher * 900  # the teacher scored what was trained on
+    base, grpo, teacher, rollouts, warm = names = (
+        "student", "student.grpo", "teacher", "teacher.rl.rollouts.full", "student.warm.rl_teacher",
+    )  # fmt: skip
+    records = {name: full.bundle.records[name, 0] for name in names}
+    size = {name: shape_of(records[name]["resolved"]["model"]["model"]).multiplied for name in (base, teacher)}
+    flops = {name: extra.route_flops(full.bundle, name, 0) for name in (base, grpo, rollouts, warm)}
+    trained, sampled = records[grpo]["trained_tokens"], records[grpo]["sampled"]["tokens"]
+    assert (flops[base], flops[grpo]) == (0, 6 * size[base] * trained + 2 * size[base] * sampled)
+    scored = records[warm]["trained_tokens"]  # by the teacher, what the student was trained on
+    assert flops[warm] - flops[rollouts] == 6 * size[base] * scored + 2 * size[teacher] * scored
     costs = extra.route_costs(full.bundle, study_table(full, "headline")).set_index("route")["training FLOPs"]
-    assert costs["direct GRPO"] == f"{grpo(own):.2g}"
+    assert costs["direct GRPO"] == f"{(flops[grpo] + extra.route_flops(full.bundle, grpo, 1)) / 2:.2g}"

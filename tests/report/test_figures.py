@@ -2,18 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+import yaml
 
 from s2d_lib.batch import draw
 from s2d_lib.report import figures
 from s2d_lib.report.figures import Line, Mark
 from s2d_lib.report.show import validation_curves
-from s2d_lib.report.study_table import study_table
 from s2d_lib.report.style import save_figure
-from s2d_lib.results.bundle import Bundle
-from tests.report.synthetic import bundle_of_profile, project_with_results
+from s2d_lib.study import needed
+from tests.conftest import ROOT
+from tests.report.conftest import only, write_bundle
 
 HALF = "student.bridge.rl_teacher_1H.grpo_2H"
 
@@ -54,28 +56,14 @@ def test_lines_have_bands_or_bars_and_one_entry_a_label_in_the_legend():
     assert [segment[:, 1].tolist() for segment in ends.get_segments()] == [[0.5, 1.5], [1.5, 2.5]]
 
 
-def test_the_references_own_row_is_no_difference_and_the_papers_stand_beside(full, tmp_path):
-    table = study_table(full, "table4")
-    figure = figures.differences_figure(table)
-    compared = table.numbers["route"].tolist()[1:]
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["micro-math", "micro-aime"]
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == compared
-    hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"]
-    printed = [line.get_xdata()[0] for line in hollow]
-    assert printed == pytest.approx(table.numbers["micro-math published"].tolist()[1:], nan_ok=True)
-    assert f'xlink:href="runs/{HALF}.md"' in svg_of(figure, tmp_path)
-
-
 def test_stages_of_a_route_follow_each_other_on_one_axis(full):
+    stages = ["student.warm.rl_teacher_1H", "student.bridge.rl_teacher_1H", HALF]
     rows = figures.path_of(full.bundle, HALF, "accuracy")
-    assert list(dict.fromkeys(rows["stage"])) == ["student.warm.rl_teacher_1H", "student.bridge.rl_teacher_1H", HALF]
-    steps = {name: full.bundle.records[name, 0]["optimizer_steps"] for name in set(rows["stage"])}
-    starts = rows.groupby("stage")["step"].min()
-    assert starts["student.warm.rl_teacher_1H"] == 0
-    assert starts[HALF] == steps["student.warm.rl_teacher_1H"] + steps["student.bridge.rl_teacher_1H"]
+    assert list(dict.fromkeys(rows["stage"])) == stages
+    first, second = (full.bundle.records[name, 0]["optimizer_steps"] for name in stages[:2])
+    assert rows.groupby("stage")["step"].min().loc[stages].tolist() == [0, first, first + second]
     assert set(rows["seed"]) == {0, 1}
-    dense = figures.path_of(full.bundle, HALF, "forward_kl/teacher_states")
-    assert set(dense["stage"]) == {"student.warm.rl_teacher_1H", "student.bridge.rl_teacher_1H"}
+    assert set(figures.path_of(full.bundle, HALF, "forward_kl/teacher_states")["stage"]) == set(stages[:2])
 
 
 def test_labels_look_the_same_in_every_panel_and_have_the_range_of_seeds(full, tmp_path):
@@ -90,8 +78,6 @@ def test_labels_look_the_same_in_every_panel_and_have_the_range_of_seeds(full, t
     assert len({color for color, _ in one}) == len({dashes for _, dashes in one}) == 3
     assert len(figure.axes[0].collections) == 3 + 3 + 2  # a band a stage
     assert f'xlink:href="runs/{HALF}.md"' in svg_of(figure, tmp_path)
-    bare = Bundle(full.bundle.evaluation, full.bundle.curves, full.bundle.records)
-    assert figures.paths_figure(bare, panels, "t", "accuracy").axes[0].texts[0].get_text() == "not measured"
 
 
 def test_the_curves_of_a_table_are_those_of_its_own_routes(full):
@@ -100,9 +86,7 @@ def test_the_curves_of_a_table_are_those_of_its_own_routes(full):
     assert [line.label for line in curves] == ["RL teacher", "direct GRPO"]
     own = full.bundle.curves[full.bundle.curves["checkpoint"] == "student.grpo"].set_index(["seed", "step"])["reward"]
     assert curves[1].mean.loc[5] == pytest.approx(own.loc[[(s, t) for s in (0, 1) for t in range(1, 6)]].mean())
-    untrained = Bundle(
-        full.bundle.evaluation, full.bundle.curves[["checkpoint", "seed", "step"]].head(0), full.bundle.records
-    )
+    untrained = replace(full.bundle, curves=full.bundle.curves[["checkpoint", "seed", "step"]].head(0))
     assert figures.step_curves(untrained, ("sparse_rl",), ["student"], "reward") == []
 
 
@@ -118,22 +102,24 @@ def test_a_stage_shows_its_validation(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_committed_notebook_is_drawn_from_results_alone_and_again_byte_for_byte(tmp_path, monkeypatch):
-    """Of two tables one needs the generic notebook, of which tests/test_pipeline.py makes a copy in figures/ twice."""
-    tables = ("table2", "table7")
-    project = project_with_results(tmp_path, bundle_of_profile("micro-full", tables=tables), "micro-full", tables)
-    claims, profile = (project / "params" / f"{name}.yaml" for name in ("claims", "micro-full"))
+def test_a_committed_notebook_is_drawn_from_results_alone_and_again_byte_for_byte(full, tmp_path, monkeypatch):
+    """Of the generic notebook tests/test_pipeline.py makes a copy in figures/ twice."""
+    for name in ("params", "notebooks"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    claims, profile = (tmp_path / "params" / f"{name}.yaml" for name in ("claims", "micro-full"))
     claims.write_text(claims.read_text().replace("micro-full: {Qwen3", "micro: {Qwen3"))
-    monkeypatch.setenv("S2D_HOME", str(project))
-    figures, notebook = project / "figures" / "micro-full", project / "notebooks" / "94_placement.ipynb"
-    assert list(draw("micro-full"))[1:] == ["notebooks/94_placement.ipynb", "figures/micro-full/table2.ipynb"]
-    assert {"table2.csv", "table7.csv", "placement.csv", "placement.svg"} <= {path.name for path in figures.iterdir()}
+    profile.write_text(yaml.safe_dump(yaml.safe_load(profile.read_text()) | {"tables": ["table7"]}))
+    figures, notebook = tmp_path / "figures" / "micro-full", tmp_path / "notebooks" / "94_placement.ipynb"
+    write_bundle(only(full.bundle, needed("micro-full", tmp_path)), figures / "results")
+    monkeypatch.setenv("S2D_HOME", str(tmp_path))
+    assert list(draw("micro-full"))[1:] == ["notebooks/94_placement.ipynb"]
+    assert {"table7.csv", "placement.csv", "placement.svg"} <= {path.name for path in figures.iterdir()}
     assert not [path for path in figures.iterdir() if path.suffix in (".pdf", ".tex")]
     cells = json.loads(notebook.read_text())["cells"]
     assert any(cell.get("outputs") for cell in cells)
     assert not any("injected-parameters" in cell["metadata"].get("tags", []) for cell in cells)
-    drawn = {path: path.read_bytes() for path in [notebook, *figures.rglob("*")] if path.is_file()}
+    files = lambda: {path: path.read_bytes() for path in [notebook, *figures.rglob("*")] if path.is_file()}  # noqa: E731
+    drawn = files()
     shutil.rmtree(figures / "runs")
-    profile.write_text(profile.read_text().replace("- table2\n", ""))
     assert list(draw("micro-full"))[1:] == ["notebooks/94_placement.ipynb"]
-    assert {path: path.read_bytes() for path in [notebook, *figures.rglob("*")] if path.is_file()} == drawn
+    assert files() == drawn

@@ -10,17 +10,17 @@ from s2d_lib.errors import StudyError
 from s2d_lib.report import style
 from s2d_lib.report.looks import analyses_of, load_report, route_label, route_labels, route_look
 from s2d_lib.study import load_profile, load_study, profile_names
-from tests.report.synthetic import TABLES
 
 
 def test_no_two_routes_look_the_same_or_are_called_the_same():
     names = list(load_study().checkpoints)
     assert set(names) == set(load_report().routes)
-    assert not [look for look, times in Counter(map(route_look, names)).items() if times > 1]
-    assert not [label for label, times in Counter(map(route_label, names)).items() if times > 1]
+    for what in (route_look, route_label):
+        assert not [found for found, times in Counter(map(what, names)).items() if times > 1]
+    assert set(load_report().colors.values()) <= {value for value in vars(style).values() if isinstance(value, str)}
 
 
-def test_labels_also_of_what_nobody_foresaw():
+def test_labels_also_of_what_nobody_foresaw_and_short_where_no_row_needs_to_say_who_taught_it():
     labels = {
         "student.grpo_2H": "cold GRPO on 2H",
         "student@best": "base student, at its best temperature",
@@ -29,12 +29,8 @@ def test_labels_also_of_what_nobody_foresaw():
     }
     assert {name: route_label(name) for name in labels} == labels
     assert route_look("student.bridge.rl_teacher.jsd")[0] == route_look("student.bridge.rl_teacher")[0]
-    assert set(load_report().colors.values()) <= {value for value in vars(style).values() if isinstance(value, str)}
-
-
-def test_labels_are_short_where_no_row_needs_to_say_who_taught_it():
     opd = "student.opd_only.rl_teacher"
-    assert route_labels([opd, "student@best"]) == {opd: "OPD only", "student@best": route_label("student@best")}
+    assert route_labels([opd, "student@best"]) == {opd: "OPD only", "student@best": labels["student@best"]}
     assert route_labels([opd, "student.bridge.rl_same_size"])[opd] == "OPD only, RL teacher"
 
 
@@ -55,18 +51,15 @@ def test_what_is_wrong_in_the_file_is_said_in_a_sentence(root, tmp_path, change,
         load_report(tmp_path)
 
 
-@pytest.mark.parametrize("name", profile_names())
-def test_every_table_of_a_profile_is_written_by_one_notebook(name):
-    profile = load_profile(name)
-    chosen, rest = analyses_of(name, profile, load_claims())
-    assert sorted([table for one in chosen.values() for table in one.writes] + rest) == sorted(profile.tables)
-
-
-def test_the_whole_study_has_every_analysis_and_a_smaller_one_only_what_it_has_runs_for():
+def test_every_table_of_a_profile_is_written_by_one_notebook_that_has_runs_for_it():
     claims = load_claims()
+    for name in profile_names():
+        profile = load_profile(name)
+        chosen, rest = analyses_of(name, profile, claims)
+        written = [table for one in chosen.values() for table in one.writes]
+        assert sorted(written + rest) == sorted(profile.tables), name
     own = {name: one for name, one in load_report().notebooks.items() if one.committed == "micro-full"}
-    whole = load_profile("micro-full", {"tables": [*TABLES, "vocabularies"]})
-    assert analyses_of("micro-full", whole, claims) == (own, [])
+    assert analyses_of("micro-full", load_profile("micro-full"), claims) == (own, [])
     partial = load_profile("micro", {"tables": ["table2", "table7"]})
     chosen, rest = analyses_of("micro", partial, claims)
     assert (list(chosen), rest) == (["94_placement"], ["table2"])  # 91 lacks table3

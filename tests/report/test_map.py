@@ -1,12 +1,12 @@
 """The map on results made by hand: which trial counts, what a warmup and labels bring, gains and orders by temperature."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from s2d_lib.errors import StudyError
 from s2d_lib.report import map as charts
 from s2d_lib.report.map import BEST, BRIDGE, FORWARD, GREEDY, GRPO, OPD, T1, Chart
 from s2d_lib.results.map import DIGITS, MapResults, read_map
@@ -26,16 +26,14 @@ def chart_of(mapped: Map, right, seeds=(0, 1), problems=4) -> Chart:
     """Results in which `right(part, cell, route, trial)` samples of ten are right of every problem, by decoding; facts of runs
     are `mixed_groups`, half of the share at the main decoding, and where training ended, that share."""
     placed, runs, cells = [], [], []
-    for part, spec in mapped.parts.items():
-        for place, cell in enumerate(spec.cells):
-            for route in spec.routes:
-                for trial in map(settings_text, spec.trials(route)):
-                    run, at = f"{route}@{part}{place}{trial}", right(part, cell, route, trial)
-                    end = at["main"] / 10 if route != "student" else np.nan
-                    for seed in seeds:
-                        placed.append((part, settings_text(cell), route, trial, seed, run))
-                        runs.append((run, seed, 1.0, 200, 0, end, at["main"] / 20))
-                        cells += [(run, seed, "micro-math", d, 10, DIGITS[n] * problems) for d, n in at.items()]
+    for (name, part), seed in product(mapped.parts.items(), seeds):
+        for (place, cell), route in product(enumerate(part.cells), part.routes):
+            for trial in map(settings_text, part.trials(route)):
+                run, at = f"{route}@{name}{place}{trial}", right(name, cell, route, trial)
+                end = at["main"] / 10 if route != "student" else np.nan
+                placed.append((name, settings_text(cell), route, trial, seed, run))
+                runs.append((run, seed, 1.0, 200, 0, end, at["main"] / 20))
+                cells += [(run, seed, "micro-math", d, 10, DIGITS[n] * problems) for d, n in at.items()]
     facts = ["run", "seed", "seconds", "steps", "gradings", "validation", "mixed_groups"]
     results = MapResults(
         pd.DataFrame(placed, columns=["part", "cell", "route", "trial", "seed", "run"]),
@@ -55,16 +53,6 @@ def chart() -> Chart:
         return {"main": main, "t1": 0} | ({"T 0.5": 2} if route == "student" else {})
 
     return chart_of(map_of(DIALS, opening=PART), right)
-
-
-def test_the_trial_that_ends_best_on_validation_problems_counts(chart):
-    trial, runs = chart.runs("opening", {"opening": "wide", "warmup": "1/4"}, BRIDGE)
-    assert trial == "rate=high"
-    assert [seed for _, seed in runs] == [0, 1]
-    with pytest.raises(StudyError, match=r"no 'student\.grpo' in the cell"):
-        chart.runs("opening", {"opening": "wide", "warmup": "1/4"}, GRPO)
-    with pytest.raises(StudyError, match="at decoding 'greedy'"):
-        chart.estimate("opening", {"opening": "wide", "warmup": "1/4"}, OPD, "micro-math", "greedy")
 
 
 def test_a_warmup_is_compared_with_opd_alone_and_cells_lead_to_their_runs(chart, tmp_path):
@@ -88,27 +76,21 @@ def test_a_warmup_is_compared_with_opd_alone_and_cells_lead_to_their_runs(chart,
 
 
 def test_an_untrained_model_stands_at_its_best_decoding_too(chart):
-    table = charts.cells_table(chart)
-    student = table[table["route"] == "student"].drop_duplicates("decoding").set_index("decoding")["accuracy"]
-    assert student.to_dict() == pytest.approx({"main": 0.1, "t1": 0.0, BEST: 0.2})
-    assert BEST not in set(table.loc[table["route"] == OPD, "decoding"])
+    table = charts.cells_table(chart).drop_duplicates(["route", "decoding"]).set_index(["route", "decoding"])
+    assert table.loc["student", "accuracy"].to_dict() == pytest.approx({"main": 0.1, "t1": 0.0, BEST: 0.2})
+    assert BEST not in table.loc[OPD].index
     assert charts.routes_table(chart, "opening").iloc[1]["opening wide, warmup 1/4: micro-math"].startswith("20.0 [")
     figure = charts.cells_figure(chart, "opening", "Ends")
     cells = chart.parts["opening"].cells
     titles = [f"opening {cell['opening']}, warmup {cell['warmup']}" for cell in cells]
     assert [axes.get_title(loc="left") for axes in figure.axes] == titles
     assert len(figure.axes[0].get_yticks()) == len(ROUTES)
-
-
-def test_lines_along_a_dial(chart):
     figure = charts.dial_figure(chart, "opening", ["student", OPD], "Routes", "opening", {"warmup": "1/4"})
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["wide", "narrow"]
     student, opd = charts.dial_lines(chart, "opening", ["student", OPD], "micro-math", {"warmup": "1/4"})
     assert (list(student.mean), student.dashes) == (pytest.approx([20.0, 20.0]), ":")  # at its best
     assert (list(opd.mean), opd.label) == (pytest.approx([20.0, 20.0]), "OPD only, RL teacher")
 
-
-# --- by temperature --------------------------------------------------------------------------------------------------
 
 # Route -> right samples of ten by decoding: all learn to be greedy, and the order turns round
 RIGHT = {
@@ -149,17 +131,15 @@ def test_what_becomes_of_an_order_greedily(warm):
         (BRIDGE, FORWARD): "appears",
     }
     shown = charts.differences_table(rows[rows["greedily"] == "turned round"], "decoding")
-    assert shown[T1][0].startswith("+10.0 [")
-    assert shown[GREEDY][0].startswith("-10.0 [")
+    assert [shown[at][0].split(" [")[0] for at in (T1, GREEDY)] == ["+10.0", "-10.0"]
 
 
-@pytest.mark.parametrize("name", ["micro-math", "micro-aime"])
-def test_the_lesson_is_there_in_the_committed_map(root, name):
+def test_the_lesson_is_there_in_the_committed_map(root):
     """What notebook 03 says in words: at an opening of 0.6 the whole gain is a temperature, at 0.03 it is not."""
     chart = Chart(load_profile("map").map, read_map(root / "figures" / "map" / "results"), load_study())
     for opening in ("0.6", "0.03"):
         where = {"opening": opening, "warmup_of_40": "1/4"}
-        rows = charts.differences(chart, "opening", "student", [name], (T1, BEST), where)
+        rows = charts.differences(chart, "opening", "student", ["micro-math", "micro-aime"], (T1, BEST), where)
         at_t1, at_best = (rows[rows["decoding"] == at] for at in (T1, BEST))
         assert (at_t1["difference low"] > 0.4).all()
         if opening == "0.6":
@@ -168,18 +148,15 @@ def test_the_lesson_is_there_in_the_committed_map(root, name):
             assert (at_best["difference low"] > 0.9).all()
 
 
-# --- labels ----------------------------------------------------------------------------------------------------------
-
-
 def test_labels_that_match_are_interpolated_and_censored():
-    labels, rising = np.array([4.0, 16.0, 64.0]), np.array([0.2, 0.4, 0.8])
-    assert charts.labels_needed(labels, rising, 0.6) == pytest.approx(32)
-    assert charts.labels_needed(labels, rising, 0.2) == pytest.approx(4)
-    assert charts.labels_needed(labels, rising, 0.1) == 0
-    assert charts.labels_needed(labels, rising, 0.81) == math.inf
-    # What falls is pooled, and of a flat stretch the beginning counts, unless one goes on from it
-    assert charts.labels_needed(labels, np.array([0.2, 0.5, 0.3]), 0.4) == pytest.approx(16)
-    assert charts.labels_needed(labels, np.array([0.2, 0.2, 0.4]), 0.3) == pytest.approx(32)
+    rising, falling, flat = [0.2, 0.4, 0.8], [0.2, 0.5, 0.3], [0.2, 0.2, 0.4]
+    needed = {
+        (0.6, *rising): 32, (0.2, *rising): 4, (0.1, *rising): 0, (0.81, *rising): math.inf,
+        # What falls is pooled, and of a flat stretch the beginning counts, unless one goes on from it
+        (0.4, *falling): 16, (0.3, *flat): 32,
+    }  # fmt: skip
+    labels = np.array([4.0, 16.0, 64.0])
+    assert {what: charts.labels_needed(labels, np.array(what[1:]), what[0]) for what in needed} == pytest.approx(needed)
 
 
 def test_a_bridge_is_worth_so_many_labels_of_direct_grpo():

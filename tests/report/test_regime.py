@@ -9,47 +9,32 @@ from s2d_lib.report.regime import choose, criteria, misfits, read_regime, regime
 from s2d_lib.runs import FinishedRun
 from s2d_lib.study import load_profile, profile_names
 
-EVALUATION = """decoding,set,id,correct,tokens,cut_off
-main,hard,a,{main},3,0
-main,hard,b,{main},3,0
-greedy,hard,a,{greedy},3,0
-greedy,hard,b,{greedy},3,0
-"""
-ENDS = {
+ENDS = {  # grades of two problems at the main decoding, and greedily
     "student": ("0000", "1"), "teacher": ("1000", "1"), "teacher.rl": ("1111", "1"), "student.grpo": ("1100", "0"),
     "student.bridge.rl_teacher": ("1110", "1"), "student.opd_only.rl_teacher": ("1100", "1"),
     "student.teacher_sample_sft.rl_teacher": ("1000", "1"),
 }  # fmt: skip
 
 
-def made(tmp_path, checkpoint: str, main: str, greedy: str, seed: int = 7) -> FinishedRun:
-    """A run of that result."""
-    folder = tmp_path / f"{checkpoint}-{seed}"
-    folder.mkdir()
-    (folder / "evaluation.csv").write_text(EVALUATION.format(main=main, greedy=greedy))
-    stage = "sparse_rl" if "." in checkpoint else "base"
-    return FinishedRun(folder, {"resolved": {"checkpoint": checkpoint, "seed": seed, "stage": stage}})
-
-
 @pytest.fixture
 def path(tmp_path):
     """A check of one cell whose untrained student is right greedily."""
-    runs = [("end=hard", made(tmp_path, name, *right)) for name, right in ENDS.items()]
+    runs = []
+    for checkpoint, grades in ENDS.items():
+        (folder := tmp_path / checkpoint).mkdir()
+        at = dict(zip(("main", "greedy"), grades, strict=True))
+        rows = [(decoding, "hard", problem, bits, 3, 0) for decoding, bits in at.items() for problem in "ab"]
+        names = ["decoding", "set", "id", "correct", "tokens", "cut_off"]
+        pd.DataFrame(rows, columns=names).to_csv(folder / "evaluation.csv", index=False)
+        stage = "sparse_rl" if "." in checkpoint else "base"
+        run = FinishedRun(folder, {"resolved": {"checkpoint": checkpoint, "seed": 7, "stage": stage}})
+        runs.append(("end=hard", run))
     write_regime(runs, tmp_path / "regime.csv")
     return tmp_path / "regime.csv"
 
 
-def test_base_models_stand_at_their_best_decoding_too(path):
-    rows = pd.read_csv(path).set_index(["checkpoint", "decoding"])["hard"]
-    assert rows.to_dict() == {
-        ("student", "main"): 0.0, ("student", "best"): 1.0, ("teacher", "main"): 0.25, ("teacher", "best"): 1.0,
-        ("teacher.rl", "main"): 1.0, ("student.grpo", "main"): 0.5, ("student.bridge.rl_teacher", "main"): 0.75,
-        ("student.opd_only.rl_teacher", "main"): 0.5, ("student.teacher_sample_sft.rl_teacher", "main"): 0.25,
-    }  # fmt: skip
-    assert regime_table(path).loc[("end=hard", "student", "best"), "hard"] == "1.000"
-
-
 def test_what_a_temperature_gives_is_no_room_to_learn(path):
+    assert regime_table(path).loc[("end=hard", "student", "best"), "hard"] == "1.000"
     found = criteria(path, ["hard"]).set_index("criterion")
     assert found["points"].tolist() == [0.0, -25.0, 0.0, 0.0, -50.0]
     assert not found["met"].any()
@@ -60,28 +45,24 @@ def test_what_a_temperature_gives_is_no_room_to_learn(path):
     assert found["points"].tolist() == pytest.approx([90.0, 65.0, 30.0, 60.0, 40.0, 0.0])
     assert found["met"].all()
     assert found.index[-1] == "the bridge keeps what was known outside the pool, known"
-
-
-def test_a_check_that_was_not_made_is_said(tmp_path):
+    path.unlink()
     with pytest.raises(StudyError, match="make it with `make regime`"):
-        regime_table(tmp_path / "regime.csv")
+        regime_table(path)
 
 
-def curves(tmp_path, *rows, warmup=0.0, stage="opd") -> pd.DataFrame:
+def curves(*rows, profile="one", warmup=0.0, stage="opd") -> pd.DataFrame:
     """Trials from (checkpoint, learning_rate, accuracies at the ends of runs of 25, 50, ... steps)."""
-    table = [
-        {"checkpoint": c, "stage": stage, "role": "student", "learning_rate": rate, "steps": 25 * i, "step": step,
-         "accuracy": a, "warmup": warmup}
-        for c, rate, ends in rows
+    of = {"profile": profile, "stage": stage, "role": "student", "warmup": warmup}
+    return pd.DataFrame(
+        of | {"checkpoint": checkpoint, "learning_rate": rate, "steps": 25 * i, "step": step, "accuracy": accuracy}
+        for checkpoint, rate, ends in rows
         for i, end in enumerate(ends, start=1)
-        for step, a in [(0, 0.1), (10, 0.99), (25 * i, end)]
-    ]  # fmt: skip
-    pd.DataFrame(table).to_csv(tmp_path / "trials.csv", index=False)
-    return read_regime(tmp_path / "trials.csv")
+        for step, accuracy in [(0, 0.1), (10, 0.99), (25 * i, end)]
+    )
 
 
-def test_the_rate_of_the_best_end_and_the_fewest_steps_within_a_point_of_it(tmp_path):
-    trials = curves(tmp_path, ("a", 1e-3, [0.3, 0.695, 0.70, 0.69]), ("a", 2e-3, [0.695] * 4))
+def test_the_rate_of_the_best_end_and_the_fewest_steps_within_a_point_of_it():
+    trials = curves(("a", 1e-3, [0.3, 0.695, 0.70, 0.69]), ("a", 2e-3, [0.695] * 4))
     row = choose(trials).iloc[0]  # and not the 0.99 that every curve has at step 10
     assert (row["learning_rate"], row["steps"], row["accuracy"]) == (1e-3, 50, 0.695)
     assert row["tried"] == "rates 0.001 or 0.002; 25 or 50 or 75 or 100 steps"
@@ -89,35 +70,29 @@ def test_the_rate_of_the_best_end_and_the_fewest_steps_within_a_point_of_it(tmp_
     assert choose(trials, by="best")["accuracy"].item() == 0.99
 
 
-def test_a_stage_tried_on_several_checkpoints_or_profiles_counts_by_their_mean(tmp_path):
-    trials = curves(
-        tmp_path, ("a", 1e-3, [0.8, 0.8]), ("b", 1e-3, [0.1, 0.1]), ("a", 2e-3, [0.6, 0.7]), ("b", 2e-3, [0.5, 0.7])
-    )
-    row = choose(trials).iloc[0]
+def test_a_stage_tried_on_several_checkpoints_or_profiles_counts_by_their_mean():
+    ends = {("a", 1e-3): [0.8, 0.8], ("b", 1e-3): [0.1, 0.1], ("a", 2e-3): [0.6, 0.7], ("b", 2e-3): [0.5, 0.7]}
+    row = choose(curves(*((*what, end) for what, end in ends.items()))).iloc[0]
     assert (row["learning_rate"], row["steps"]) == (2e-3, 50)
-    first = curves(tmp_path, ("a", 1e-3, [0.9]), ("a", 2e-3, [0.5])).assign(profile="one")
-    second = curves(tmp_path, ("a", 1e-3, [0.1]), ("a", 2e-3, [0.6])).assign(profile="two")
+    first = curves(("a", 1e-3, [0.9]), ("a", 2e-3, [0.5]))
+    both = pd.concat([first, curves(("a", 1e-3, [0.1]), ("a", 2e-3, [0.6]), profile="two")])
     assert choose(first)["learning_rate"].item() == 1e-3
-    both = pd.concat([first, second])
     row = choose(both).iloc[0]
     assert (row["learning_rate"], row["accuracy"]) == (2e-3, 0.55)
     titles = [axes.get_title(loc="left").split("\n")[0] for axes in trials_figure(both, choose(both)).axes]
     assert titles == ["one, a", "two, a"]
 
 
-def test_a_bridge_is_chosen_with_its_share_of_warmup(tmp_path):
+def test_a_bridge_is_chosen_with_its_share_of_warmup():
     ends = {0.25: 0.5, 0.5: 0.7, 0.75: 0.6}
-    parts = [
-        curves(tmp_path, ("b", 1e-3, [0.0] * 7 + [end]), warmup=share, stage="bridge").query("steps == 200")
-        for share, end in ends.items()
-    ]
-    choice = choose(pd.concat(parts))
+    trials = pd.concat(curves(("b", 1e-3, [end] * 8), warmup=share, stage="bridge") for share, end in ends.items())
+    choice = choose(trials[trials["steps"] == 200])
     row = choice.iloc[0]
     assert (row["warmup"], row["steps"], row["accuracy"]) == (0.5, 200, 0.7)
     assert row["tried"] == "rates 0.001; 200 steps; 0.25 or 0.5 or 0.75 of them warmup"
     (found,) = misfits(choice, load_profile("map", {"stages": {"forward_kl": {"steps": 50}, "opd": {"steps": 150}}}))
     assert found == "bridge of student: warmup is 0.25, chosen was 0.5"
-    labels = [text.get_text() for text in trials_figure(pd.concat(parts), choice).legends[0].get_texts()]
+    labels = [text.get_text() for text in trials_figure(trials, choice).legends[0].get_texts()]
     assert labels == ["warmup 0.25", "warmup 0.5", "warmup 0.75"]
 
 

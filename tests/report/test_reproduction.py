@@ -12,7 +12,6 @@ from s2d_lib.report import reproduction
 from s2d_lib.report.cards import write_cards
 from s2d_lib.report.tables import interval
 from s2d_lib.study.resolve import RELEASED
-from tests.conftest import ROOT
 
 
 def test_the_committed_cards_are_those_of_params_code_and_records(root, tmp_path):
@@ -25,25 +24,17 @@ def test_the_committed_cards_are_those_of_params_code_and_records(root, tmp_path
     assert sections[1] == sorted(path.parent.name for path in RELEASED.glob("*/record.json"))
 
 
-@pytest.fixture(scope="module")
-def text():
-    return reproduction.report_text(ROOT)
-
-
-def test_the_report_says_what_the_committed_tables_say(root, text):
+def test_the_report_says_what_the_committed_tables_say_and_leads_to_what_is_there(root):
+    text = reproduction.report_text(root)
     plain = text.replace("\N{NO-BREAK SPACE}", " ")
-    headline = pd.read_csv(root / "figures" / "micro-full" / "headline.csv")
+    headline, claims = (pd.read_csv(root / "figures" / "micro-full" / f"{name}.csv") for name in ("headline", "claims"))
     for row in headline.to_dict("records"):
         assert interval(*(row[f"micro-math{end}"] for end in ("", " low", " high"))) in plain, row["checkpoint"]
-    claims = pd.read_csv(root / "figures" / "micro-full" / "claims.csv")
     for claim, own in claims.groupby("claim"):
         said = re.findall(rf"^\| {claim} +\| (holds|contradicted|undecided|premise absent)", plain, re.MULTILINE)
         assert said == [own["claim verdict"].iloc[0]], claim
     assert len(re.findall(r"^\| [PA]\d+ +\| .*points +\|$", plain, re.MULTILINE)) == claims["difference"].notna().sum()
     assert not re.search(r"\bnan\b|\bNone\b(?!\.)|\{\{", text)
-
-
-def test_every_link_and_figure_of_the_report_is_there(root, text):
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert len(links) > 10
     for link in links:

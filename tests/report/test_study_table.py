@@ -14,66 +14,40 @@ from s2d_lib.report.contrasts import by_level
 from s2d_lib.report.figures import accuracy_figure, differences_figure
 from s2d_lib.report.tables import Sheet
 from s2d_lib.results.bundle import Bundle, read_bundle
+from s2d_lib.study import needed
 from s2d_lib.study.page import Table
-from tests.report.synthetic import bundle_of_profile, write_bundle
+from tests.claims.conftest import evaluation
+from tests.report.conftest import few_of, only, write_bundle
 
 
 def test_labels_are_counted_for_the_model_that_was_trained_on_them(full):
     consumers = {
-        "student.grpo": [32, 0, 0, 0, 0],
+        "student.grpo": [512, 0, 0, 0, 0],
         "student.bridge.raw_teacher": [0, 0, 0, 0, 0],
-        "student.bridge.rl_same_size": [0, 32, 0, 0, 0],
-        "student.bridge.rl_large_teacher_1H.grpo_2H": [16, 0, 0, 0, 16],
+        "student.bridge.rl_same_size": [0, 512, 0, 0, 0],
+        "student.bridge.rl_large_teacher_1H.grpo_2H": [256, 0, 0, 0, 256],
     }
     assert {name: list(tables.labels_by_consumer(full.bundle, name).values()) for name in consumers} == consumers
 
 
-def test_a_row_has_accuracy_difference_published_figure_and_costs(full):
+def test_a_row_has_what_the_paper_prints_and_costs(full):
     table = tables.study_table(full, "table3")
-    bridge = table.numbers.set_index("checkpoint").loc["student.bridge.rl_teacher"]
-    assert bridge["micro-aime published"] == pytest.approx(5.4)
-    assert (bridge["AIME 2025 published"], bridge["AIME 2025 published error"]) == (pytest.approx(3.1), 1.3)
-    assert bridge["micro-math published source"] == "v1 table 3; v4 table 6"
-    shown = table.show().set_index("route")
-    assert list(shown.filter(like="published")) == ["MATH, published", "AIME 2024, published", "AIME 2025, published"]
+    shown, costs = table.show().set_index("route"), table.show(-1).set_index("route")
     assert "AIME 2025, %" not in shown
     cells = shown.loc["bridge, RL teacher"].filter(like="published").tolist()
     assert cells == ["79.3 (+3.4)", "25.2 (+5.4)", "20.2 (+3.1)"]
     assert shown.loc["direct GRPO", ["MATH, published", "micro-math, difference"]].tolist() == ["75.9", "reference"]
-    own = "bridge, teacher after SFT on its own right answers"  # a row of ours
-    assert "not printed" not in shown.drop(index=own).to_string()
-    costs = table.show(-1).set_index("route")
     assert costs.loc["bridge, SFT teacher", "labels: teacher"] == "0"  # an outside model's answers
     assert "labels: small teacher" not in costs  # none was trained
-
-
-def test_a_profile_that_plays_no_family_has_nothing_published(full):
     played = [dataclasses.replace(full, name=name) for name in ("micro-full", "micro-llama", "smollm2-smoke")]
     assert [tables.published_sets(one)[1] for one in played] == ["Qwen3", "Llama", ""]
-    table = tables.study_table(dataclasses.replace(full, name="smollm2-smoke"), "table3")
-    assert table.show().filter(like="published").empty
-    assert "Published" not in table.note
+    assert tables.study_table(played[-1], "table2").show().filter(like="published").empty
 
 
-def test_results_are_read_as_far_as_they_go(full, tmp_path, root):
-    (tmp_path / "params").symlink_to(root / "params")
-    records = {key: r for key, r in full.bundle.records.items() if key != ("student.bridge.rl_teacher", 1)}
-    write_bundle(dataclasses.replace(full.bundle, records=records), tmp_path / "figures" / "micro-full" / "results")
-    results = tables.open_results("micro-full", tmp_path)
-    assert "table2" in results.profile.tables
-    assert "table3" not in results.profile.tables  # lacks a seed of a row
-    with pytest.raises(StudyError, match="no readable results"):
-        tables.open_results("micro-llama", tmp_path)
-    assert set(tables.results_of("micro-full", load_claims(), tmp_path)) == {"Qwen3"}
-    with pytest.raises(StudyError, match=r"'micro-ful' is not in `families`.*did you mean 'micro-full'"):
-        tables.results_of("micro-ful", load_claims(), tmp_path)
-
-
-# --- untrained models at their best temperature ----------------------------------------------------------------------
-
+# Untrained models at their best temperature: checkpoint, name of the decoding in evaluation.csv -> set -> samples of two problems
 MAIN, GREEDY, COLD = "T 0.7, top-p 0.8, top-k 20", "greedy", "T 0.25"
-HOW = {"samples": 2, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "also": {"t0": {"samples": 1, "temperature": 0}}}
-GRADES = {  # checkpoint, name of the decoding in evaluation.csv -> set -> samples of two problems
+HOW = {"samples": 2, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+GRADES = {
     ("student", "main"): {"easy": ["10", "00"], "hard": ["00", "00"]},
     ("student", "t0"): {"easy": ["1", "1"], "hard": ["0", "0"]},
     ("student", COLD): {"easy": ["11", "10"], "hard": ["10", "00"]},
@@ -85,22 +59,20 @@ BOTH = Table(title="t", rows=["student", "student.grpo"], reference="student.grp
 
 def bundle_of(folder, names=("main", "t0", COLD)) -> Bundle:
     """GRADES at these decodings, as read from files."""
-    rows = [
-        {"seed": seed, "checkpoint": checkpoint, "set": place, "problem": f"{place}/{p}", "level": "", "correct": bits,
-         "tokens": 3.0, "cut_off": 0.0, "decoding": name}
-        for seed in (0, 1)
-        for (checkpoint, name), sets in GRADES.items() if name in names
-        for place, samples in sets.items()
-        for p, bits in enumerate(samples)
-    ]  # fmt: skip
-    table = pd.DataFrame(rows) if len(names) > 1 else pd.DataFrame(rows).drop(columns="decoding")
-    how = HOW if len(names) > 1 else {key: value for key, value in HOW.items() if key != "also"}
+    tables = []
+    for (checkpoint, name), sets in GRADES.items():
+        graded = {place: {f"{place}/{p}": bits for p, bits in enumerate(samples)} for place, samples in sets.items()}
+        rows = evaluation({(seed, checkpoint, place): own for seed in (0, 1) for place, own in graded.items()})
+        tables += [rows.assign(decoding=name)] if name in names else []
+    table = pd.concat(tables, ignore_index=True)
+    several = len(names) > 1
+    table = table if several else table.drop(columns="decoding")
+    how = HOW | ({"also": {"t0": {"samples": 1, "temperature": 0}}} if several else {})
+    student = {"parents": {}, "stage": "base", "evaluation": how | {"untrained": [0.25]}}
+    grpo = {"parents": {"from": "student"}, "stage": "sparse_rl", "evaluation": how}
     records = {}
-    for name, seed in itertools.product(("student", "student.grpo"), (0, 1)):
-        base = name == "student"
-        resolved = {"parents": {} if base else {"from": "student"}, "stage": "base" if base else "sparse_rl"}
-        resolved |= {"evaluation": how | ({"untrained": [0.25]} if base else {})}
-        records[name, seed] = {"resolved": resolved | {"sampling": {}, "params": {}, "model": {"model": "m"}}}
+    for (name, own), seed in itertools.product({"student": student, "student.grpo": grpo}.items(), (0, 1)):
+        records[name, seed] = {"resolved": own | {"sampling": {}, "params": {}, "model": {"model": "m"}}}
     write_bundle(Bundle(table, pd.DataFrame(columns=["step"]), records), folder)
     return read_bundle(folder)
 
@@ -116,22 +88,26 @@ def test_an_untrained_model_is_a_row_at_the_decoding_that_is_best_on_each_set(bu
     assert tables.best_decodings(two, "student")["hard"] == MAIN  # the first of equal ones
     numbers = tables.table_of(bundle, BOTH)
     assert numbers["checkpoint"].tolist() == ["student", "student@best", "student.grpo"]
-    assert numbers["route"].tolist() == ["base student", "base student, at its best temperature", "direct GRPO"]
     assert numbers["easy"].tolist() == [0.25, 1.0, 0.75]
     assert numbers["hard"].tolist() == [0.0, 0.25, 0.5]
     assert numbers["easy difference"].tolist()[:2] == [-0.5, 0.25]
+    at = numbers.set_index("checkpoint").filter(like=" at ")
+    assert at[f"easy at {GREEDY}"].dropna().to_dict() == {"student": 1.0, "student.grpo": 0.5}
+    assert at[f"hard at {MAIN}"].dropna().to_dict() == {"student": 0.0, "student.grpo": 0.5}
+    assert at.filter(like=COLD).empty  # which not all rows have
     levels = by_level(bundle, BOTH.rows, "hard", "t").numbers.set_index("checkpoint")["accuracy"]
     assert levels.to_dict() == {"student": 0.0, "student@best": 0.25, "student.grpo": 0.5}
     easy, hard = accuracy_figure(bundle, Sheet("t", numbers, {"t": numbers})).axes
     dotted = [line.get_xdata()[0] for axes in (easy, hard) for line in axes.lines if line.get_linestyle() == ":"]
     assert dotted == [100.0, 25.0]
-
-
-def test_every_row_has_its_accuracy_at_every_decoding_that_all_rows_have(bundle):
-    numbers = tables.table_of(bundle, BOTH).set_index("checkpoint")
-    assert numbers[f"easy at {GREEDY}"].dropna().to_dict() == {"student": 1.0, "student.grpo": 0.5}
-    assert numbers[f"hard at {MAIN}"].dropna().to_dict() == {"student": 0.0, "student.grpo": 0.5}
-    assert not any(COLD in column for column in numbers)
+    with pytest.raises(StudyError, match="no run of 'sft'"):
+        tables.table_of(bundle, Table(title="t", rows=["sft"]))
+    bundle.records["student.grpo", 0]["resolved"]["parent_hashes"] = {"student": "old"}
+    bundle.records["student", 0]["hash"] = "new"
+    with pytest.raises(
+        StudyError, match=r"'student.grpo', seed 0, was made from a run 'student' with hash old.*with new"
+    ):
+        tables.table_of(bundle, BOTH)
 
 
 def test_a_table_without_the_untrained_student_gets_its_row_if_the_seeds_are_the_same(bundle):
@@ -156,46 +132,42 @@ def test_other_results_can_hold_the_base_models_further_decodings(bundle, tmp_pa
         tables.with_untrained(alone, other)
 
 
-# --- families --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def project(full, tmp_path, root):
-    """A project in which only the first family has results."""
-    shutil.copytree(root / "params", tmp_path / "params")
-    write_bundle(full.bundle, tmp_path / "figures" / "micro-full" / "results")
-    return tmp_path
-
-
-def test_a_family_without_results_is_named_and_the_other_shown(project):
-    found, together, missing = tables.families("micro-full", load_claims(), project)
+def test_results_are_read_as_far_as_they_go(full, tmp_path, root):
+    (tmp_path / "params").symlink_to(root / "params")
+    figures, claims = tmp_path / "figures", load_claims()
+    made = only(full.bundle, [name for name in needed("micro-full") if "1H" not in name])
+    del made.records["student.bridge.sft_teacher", 1]
+    write_bundle(made, figures / "micro-full" / "results")
+    results = tables.open_results("micro-full", tmp_path)
+    assert "table2" in results.profile.tables
+    assert "table3" not in results.profile.tables  # lacks a seed of a row
+    with pytest.raises(StudyError, match="no readable results"):
+        tables.open_results("micro-llama", tmp_path)
+    with pytest.raises(StudyError, match=r"'micro-ful' is not in `families`.*did you mean 'micro-full'"):
+        tables.results_of("micro-ful", claims, tmp_path)
+    found, together, missing = tables.families("micro-full", claims, tmp_path)
     assert list(found) == ["micro-full"]
     assert missing == ["The Llama family is played by profile micro-llama, which has no results of table8 yet."]
     assert missing[0] in together.note
-    shutil.rmtree(project / "figures")
+    shutil.rmtree(figures)
     with pytest.raises(StudyError, match="no family has results of table8: make them with `make study"):
-        tables.families("micro-full", load_claims(), project)
+        tables.families("micro-full", claims, tmp_path)
 
 
-def test_both_families_stand_side_by_side_each_with_its_own_pages(project):
-    llama = bundle_of_profile("micro-llama", sets=("sorting-math", "sorting-aime"), tables=("table8",))
-    write_bundle(llama, project / "figures" / "micro-llama" / "results")
-    found, together, missing = tables.families("micro-full", load_claims(), project)
+def test_both_families_stand_side_by_side_each_with_its_own_pages(full, tmp_path, root):
+    (tmp_path / "params").symlink_to(root / "params")
+    for name, bundle in {"micro-full": full.bundle, "micro-llama": few_of("micro-llama")}.items():
+        write_bundle(only(bundle, needed("micro-llama")), tmp_path / "figures" / name / "results")
+    found, together, missing = tables.families("micro-full", load_claims(), tmp_path)
     assert (list(found), missing) == (["micro-full", "micro-llama"], [])
     assert together.numbers["family"].tolist() == ["Qwen3"] * 6 + ["Llama"] * 6
-    bridge = found["micro-llama"].numbers.set_index("checkpoint").loc["student.bridge.rl_teacher"]
-    assert bridge["sorting-math published"] == pytest.approx(62.1 - 59.8)
     figure = differences_figure(found, "Families")
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles[0] == "micro-full: micro-math"
-    assert titles[2] == "micro-llama: sorting-math"
-    labels = [label for label in together.numbers["route"].tolist()[:6] if label != "direct GRPO"]  # the reference
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == labels
+    assert titles[::2] == ["micro-full: micro-math", "micro-llama: sorting-math"]
+    rows = found["micro-full"].numbers.query("route != 'direct GRPO'")  # the reference
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == rows["route"].tolist()
+    printed = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert printed == pytest.approx(rows["micro-math published"].tolist(), nan_ok=True)
     urls = [{line.get_url() for line in axes.lines} for axes in figure.axes]
     assert "runs/student.bridge.rl_teacher.md" in urls[0]
     assert "../micro-llama/runs/student.bridge.rl_teacher.md" in urls[2]
-    folder = project / "figures" / "micro-full"
-    together.write(folder)
-    text = (folder / "families.md").read_text()
-    assert "](runs/student.grpo.md)" in text
-    assert "](../micro-llama/runs/student.grpo.md)" in text

@@ -1,4 +1,4 @@
-"""Numbers of a table from a small hand-made bundle with known answers, and the one writer of all tables."""
+"""What a route costs, how numbers and pairs are said, and the one writer of all tables."""
 
 import re
 import string
@@ -10,68 +10,28 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from s2d_lib.errors import StudyError
-from s2d_lib.report.study_table import table_of
 from s2d_lib.report.style import ASKED, save_figure
 from s2d_lib.report.tables import Sheet, contrast_label, interval, latex, link, markdown
 from s2d_lib.results.bundle import Bundle, route_cost
-from s2d_lib.study.page import Table
-from tests.claims.synthetic import evaluation
 
 NAN = float("nan")
 
 
-def record(parents=None, **facts):
-    """A record as far as tables read it."""
-    resolved = {"parents": parents or {}, "stage": "x", "evaluation": {"samples": 2}, "sampling": {}}
-    resolved |= {"params": {}, "model": {"model": "m"}}
-    return {"resolved": resolved, **facts}
-
-
-@pytest.fixture
-def bundle() -> Bundle:
-    """base -> grpo; teacher -> teacher.rl -> bridge, which starts from base. Two seeds, two problems, two samples."""
+def test_a_route_costs_what_its_whole_ancestry_cost():
+    """teacher -> teacher.rl -> bridge, which starts from base."""
     rl = {"optimizer_steps": 10, "sampled": {"sequences": 9, "tokens": 100}, "trained_tokens": 90}
-    records = {}
-    for seed in (0, 1):
-        records |= {
-            ("base", seed): record(),
-            ("teacher", seed): record(),
-            ("grpo", seed): record({"from": "base"}, label_use={"problems": {"p": 4, "q": 4}, "gradings": 8}, **rl),
-            ("teacher.rl", seed): record(
-                {"from": "teacher"}, label_use={"problems": {"q": 8, "r": 8}, "gradings": 16}, **rl
-            ),
-            ("bridge", seed): record({"from": "base", "teacher": "teacher.rl"}, optimizer_steps=5, trained_tokens=7),
-        }
-    bits = {"base": ["00", "10"], "grpo": ["10", "10"], "bridge": ["11", "10"]}
-    grades = {(seed, name, "easy"): dict(zip("pq", own, strict=True)) for seed in (0, 1) for name, own in bits.items()}
-    return Bundle(evaluation(grades), pd.DataFrame(), records)
-
-
-def test_a_route_costs_what_its_whole_ancestry_cost(bundle):
-    costs = {"own_steps": 5, "all_steps": 15, "labels": 2, "gradings": 16, "sampled_sequences": 9}
-    assert route_cost(bundle, "bridge", 0) == costs | {"sampled_tokens": 100, "trained_tokens": 97}
-
-
-def test_accuracies_and_paired_differences(bundle):
-    table = table_of(bundle, Table(title="t", rows=["base", "grpo", "bridge"], reference="grpo"))
-    assert table["easy"].tolist() == [0.25, 0.5, 0.75]
-    assert table["easy difference"].tolist() == pytest.approx([-0.25, NAN, 0.25], nan_ok=True)
-    assert ((table["easy low"] <= table["easy"]) & (table["easy"] <= table["easy high"])).all()
-    assert table["labeled problems"].tolist() == [0, 2, 2]
-
-
-def test_what_does_not_belong_together_is_refused_and_named(bundle):
-    table = Table(title="t", rows=["bridge", "grpo"])
-    rows = bundle.evaluation
-    partial = rows[~((rows["checkpoint"] == "grpo") & (rows["seed"] == 1))]
-    with pytest.raises(StudyError, match="'grpo' was not evaluated on the same problems of 'easy' with every seed"):
-        table_of(Bundle(partial, bundle.curves, bundle.records), table)
-    bundle.records["bridge", 0]["resolved"]["parent_hashes"] = {"teacher.rl": "old"}
-    bundle.records["teacher.rl", 0]["hash"] = "new"
-    with pytest.raises(StudyError, match=r"'bridge', seed 0, was made from a run 'teacher.rl' with hash old.*with new"):
-        table_of(bundle, table)
-    with pytest.raises(StudyError, match="no run of 'sft'"):
-        table_of(bundle, Table(title="t", rows=["sft"]))
+    used = {"label_use": {"problems": {"q": 8, "r": 8}, "gradings": 16}}
+    again = {"label_use": {"problems": {"q": 1}, "gradings": 1}}  # of a problem that counts once
+    runs = {
+        "base": ({}, {}),
+        "teacher": ({}, {}),
+        "teacher.rl": ({"from": "teacher"}, rl | used),
+        "bridge": ({"from": "base", "teacher": "teacher.rl"}, {"optimizer_steps": 5, "trained_tokens": 7} | again),
+    }
+    records = {(name, 0): {"resolved": {"parents": parents}} | facts for name, (parents, facts) in runs.items()}
+    costs = {"own_steps": 5, "all_steps": 15, "labels": 2, "gradings": 17, "sampled_sequences": 9}
+    costs |= {"sampled_tokens": 100, "trained_tokens": 97}
+    assert route_cost(Bundle(pd.DataFrame(), pd.DataFrame(), records), "bridge", 0) == costs
 
 
 def test_there_is_one_format_of_an_interval():
@@ -119,9 +79,7 @@ def test_the_forms_of_a_table(tmp_path, monkeypatch):
 
 @given(st.text(string.printable))
 def test_latex_shows_every_text_as_it_is(text):
-    said = {f"\\{character}": character for character in "%_&#${}"} | {
-        f"${character}$": character for character in "<>|"
-    }
+    said = {f"\\{one}": one for one in "%_&#${}"} | {f"${one}$": one for one in "<>|"}
     said |= {r"\textbackslash{}": "\\", r"\textasciicircum{}": "^", r"\textasciitilde{}": "~"}
     read = re.compile("|".join([*map(re.escape, said), r"[^%_&#${}\\^~<>|]"]))
     words = [match[0] for match in read.finditer(latex(text))]
