@@ -52,49 +52,39 @@ def overrides(tiny: dict, dtype: str) -> dict:
     return deep_merge(tiny, {"stages": stages, "hardware": {"device": DEVICE, "dtype": dtype}})
 
 
-class Replayed:
-    """Keeps what trainers and teachers of one run sample and, on request, gives it to another, so that both take their steps on
-    the same text."""
+@contextlib.contextmanager
+def sampling(kept: list, replay: bool):
+    """While the block runs, trainers and teachers sample as ever and it is kept, or they are given what was kept, in order: so
+    that two runs take their steps on the same text."""
+    given, as_ever = iter(kept), stored_teacher.sampler
 
-    def __init__(self):
-        self.kept: list = []
+    def keeping(sampled):
+        def generate(*args, **kwargs):
+            if not replay:
+                kept.append(sampled(*args, **kwargs))
+            return next(given)
+
+        return generate
 
     @contextlib.contextmanager
-    def __call__(self, replay: bool):
-        """While the block runs, all sample as ever and it is kept, or they are given what was kept, in order."""
-        given = iter(list(self.kept))
+    def sampler(*args):
+        with as_ever(*args) as sample:
+            yield keeping(sample)
 
-        def kept(sampled):
-            def generate(*args, **kwargs):
-                if replay:
-                    return next(given)
-                self.kept.append(sampled(*args, **kwargs))
-                return self.kept[-1]
-
-            return generate
-
-        as_ever = stored_teacher.sampler
-
-        @contextlib.contextmanager
-        def sampler(*args):
-            with as_ever(*args) as sample:
-                yield kept(sample)
-
-        with pytest.MonkeyPatch.context() as patch:
-            for trainer in (GRPOTrainer, DistillationTrainer):
-                patch.setattr(trainer, "_generate_single_turn", kept(trainer._generate_single_turn))
-            patch.setattr(stored_teacher, "sampler", sampler)
-            yield
+    with pytest.MonkeyPatch.context() as patch:
+        for trainer in (GRPOTrainer, DistillationTrainer):
+            patch.setattr(trainer, "_generate_single_turn", keeping(trainer._generate_single_turn))
+        patch.setattr(stored_teacher, "sampler", sampler)
+        yield
 
 
 @pytest.mark.parametrize("stage", CHECKPOINTS)
 def test_two_steps_in_bfloat16_lose_what_they_lose_in_float32(make, tiny, stage):  # noqa: F811
     """Weights stay float32, so a step's loss differs by the rounding of one forward pass, some tenths of a percent of a
     logit; 5% of the loss and 0.02 are well over that and well under what a wrong cast or mask does."""
-    replayed = Replayed()
-    losses = {}
+    kept, losses = [], {}
     for dtype in DTYPES:
-        with replayed(replay=dtype == "bfloat16"):
+        with sampling(kept, replay=dtype == "bfloat16"):
             run = make(CHECKPOINTS[stage], overrides=overrides(tiny, dtype))
         metrics = pd.read_csv(run.path("metrics.csv"))
         assert metrics["step"].tolist() == [1, 2]

@@ -12,9 +12,7 @@ from s2d_lib.runs import open_run
 from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.training import train
 from s2d_lib.study.load import deep_merge
-from s2d_lib.study.settings import CHECK_TOKENS, Vllm
-from s2d_lib.vllm import Engine, SyncCheck, compared
-from tests.vllm.stand_ins import greedy
+from s2d_lib.vllm import SyncCheck
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,16 +39,9 @@ def left_as_it_was():
     cleanup_dist_env_and_memory()
 
 
-@pytest.fixture
-def overrides(tiny):
+def test_two_grpo_steps_by_an_engine_that_is_updated_in_place_and_an_evaluation_by_a_fresh_one(runs, tiny, monkeypatch):
     own = {"stages": {"sparse_rl": TWO_STEPS}, "sampling": {"engine": "vllm", "batch": 64}}
-    return deep_merge(tiny, own | {"hardware": {"device": "cuda", "dtype": "float32"}})
-
-
-@pytest.fixture
-def checks(monkeypatch):
-    """The steps after which a training's own engine was checked and found in sync: before each and, added here, after the
-    last. There it is also asked about weights that it was not given."""
+    overrides = deep_merge(tiny, own | {"hardware": {"device": "cuda", "dtype": "float32"}})
     steps, check, end = [], SyncCheck.check, SyncCheck.on_train_end
 
     def watched(self):
@@ -58,6 +49,7 @@ def checks(monkeypatch):
         steps.append(self.trainer.state.global_step)
 
     def asked_once_more(self, args, state, control, **kwargs):
+        """After the last step, and there also about weights that the engine was not given."""
         self.sync()
         norm = self.trainer.model.model.norm.weight
         trained = norm.detach().clone()
@@ -71,33 +63,14 @@ def checks(monkeypatch):
 
     monkeypatch.setattr(SyncCheck, "check", watched)
     monkeypatch.setattr(SyncCheck, "on_train_end", asked_once_more)
-    return steps
-
-
-def test_two_grpo_steps_by_an_engine_that_is_updated_in_place(runs, overrides, checks):
     open_run("micro", "student", 0, overrides).finish()
     run = open_run("micro", "student.grpo", 0, overrides)
     inputs = prepare(run)
     before = {name: weights.detach().cpu().clone() for name, weights in inputs.policy.model.named_parameters()}
-    metrics = train(run, inputs)
-    assert metrics["step"].tolist() == [1, 2]
-    assert checks == [0, 1, 2]
+    assert train(run, inputs)["step"].tolist() == [1, 2]
+    assert steps == [0, 1, 2]
     after = dict(inputs.policy.model.named_parameters())
     assert any(not torch.equal(after[name].cpu(), weights) for name, weights in before.items())
-    evaluate(run, inputs)  # by a fresh engine, in the process in which TRL's has ended
+    evaluate(run, inputs)  # in the process in which TRL's engine has ended
     finish(run, inputs)
     assert run.finished.record["vllm"]["evaluation"]["check"]["tokens"] > 10
-
-
-def test_an_evaluation_by_a_fresh_engine_says_transformers_tokens(runs, overrides, tmp_path):
-    run = open_run("micro", "student", 0, overrides)
-    inputs = prepare(run)
-    assert len(evaluate(run, inputs)) == 4
-    policy, problems = inputs.policy, inputs.problems.evaluations["micro-math"]
-    engine = Engine(policy, Vllm(), run.resolved.hardware, batch=16, context=64, place=tmp_path / "weights")
-    try:
-        said = [one.ids for (one,) in engine.answer(policy.prompt_ids(problems), CHECK_TOKENS)]
-        assert said == greedy(policy, problems)
-        assert compared(engine, policy, problems).fault == ""
-    finally:
-        engine.close()

@@ -52,8 +52,8 @@ class Given(SelfDistillationTrainer):
 class KeepGradients(TrainerCallback):
     """All gradients of every optimiser step, as one vector each, after clipping."""
 
-    def __init__(self):
-        self.steps = []
+    def __init__(self, steps: list):
+        self.steps = steps
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.steps.append(torch.cat([p.grad.flatten().clone() for p in model.parameters() if p.requires_grad]))
@@ -61,9 +61,8 @@ class KeepGradients(TrainerCallback):
 
 def params(method: str, **options) -> SelfDistillation:
     fixed = {"steps": 1, "learning_rate": 0.1, "batch": 16, "micro_batch": 4, "group_size": SIZE}
-    return SelfDistillation(
-        method=method, **fixed | ({"reprompt": TEMPLATE} if method in SELF_TAUGHT else {}) | options
-    )
+    shown = {"reprompt": TEMPLATE} if method in SELF_TAUGHT else {}
+    return SelfDistillation(method=method, **fixed | shown | options)
 
 
 def trainer(folder, method, rewards, micro, *, steps=1, per_step=16, config=None, peft=None, **options):
@@ -86,7 +85,6 @@ def trainer(folder, method, rewards, micro, *, steps=1, per_step=16, config=None
         args=GRPOConfig(**arguments | {"scale_rewards": chosen.scale_rewards} | (config or {})),
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
-        callbacks=[KeepGradients()],
         peft_config=peft,
     )
     made.given = given
@@ -95,14 +93,9 @@ def trainer(folder, method, rewards, micro, *, steps=1, per_step=16, config=None
 
 def outcome(made) -> dict:
     """Train; the losses, the gradients, the weights and the metrics."""
-    before = copy.deepcopy(made.model.state_dict())
+    before, gradients = copy.deepcopy(made.model.state_dict()), []
+    made.add_callback(KeepGradients(gradients))
     made.train()
-    kept = next(c for c in made.callback_handler.callbacks if isinstance(c, KeepGradients))
-    rows = [row for row in made.state.log_history if "loss" in row]
-    return {
-        "losses": [row["loss"] for row in rows],
-        "gradients": kept.steps,
-        "weights": {name: value.clone() for name, value in made.model.state_dict().items()},
-        "before": before,
-        "metrics": rows,
-    }
+    rows, weights = [row for row in made.state.log_history if "loss" in row], made.model.state_dict()
+    losses = [row["loss"] for row in rows]
+    return {"losses": losses, "gradients": gradients, "weights": weights, "before": before, "metrics": rows}

@@ -16,18 +16,18 @@ from s2d_lib.stages.self_teacher import Reprompts
 
 TEXT = "What is 2 + 3?\n\nPut the answer in \\boxed{}."
 QWEN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-TURN = "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
-DATED = (  # Llama 3.1's day; 3.2's own would be today
-    "<|start_header_id|>system<|end_header_id|>\n\n"
+LLAMA = (  # 3.1's day; 3.2's own would be today
+    "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
     "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 )
-WANTED = {
-    "qwen3": QWEN,
-    "llama3": "<|begin_of_text|>" + TURN,
-    "llama3_2": "<|begin_of_text|>" + DATED + TURN,
-}
-LLAMA = ("<|begin_of_text|>", "<|eot_id|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>")
-SPECIAL = {"qwen3": (None, "<|im_end|>", "<|endoftext|>", "<|im_start|>", "<think>", "</think>")}
+WANTED = {"qwen3": QWEN, "llama3_2": LLAMA}
+SPECIAL = {
+    "qwen3": (None, "<|im_end|>", "<|endoftext|>", "<|im_start|>", "<think>", "</think>"),
+    "llama3_2": (
+        "<|begin_of_text|>", "<|eot_id|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>",
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(params=WANTED)
@@ -39,7 +39,7 @@ def family(request) -> str:
 def policy(family) -> Policy:
     """A tiny model that chats in bytes, so that every text comes back whole; like Llama's own tokenizer it puts BOS before what
     is not chat, which must not stand there twice."""
-    bos, eos, pad, *rest = SPECIAL.get(family, LLAMA)
+    bos, eos, pad, *rest = SPECIAL[family]
     core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}, merges=[]))
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     core.add_special_tokens([token for token in (bos, eos, pad, *rest) if token])
@@ -61,7 +61,7 @@ def test_a_prompt_is_one_users_turn_and_the_beginning_of_an_answer(policy, famil
     (ids,) = policy.prompt_ids([TEXT])
     wanted = WANTED[family].format(TEXT)
     assert policy.tokenizer.decode(ids) == wanted
-    for mark in filter(None, SPECIAL.get(family, LLAMA)):  # a token each, not spelled out in letters
+    for mark in filter(None, SPECIAL[family]):  # a token each, not spelled out in letters
         assert ids.count(policy.tokenizer.convert_tokens_to_ids(mark)) == wanted.count(mark)
 
 
@@ -77,19 +77,15 @@ def test_a_self_teachers_prompt_is_the_same_turn_also_when_its_solution_is_cut(p
 @pytest.mark.slow
 def test_trl_sees_the_same_tokens(policy, tmp_path):
     texts = [TEXT, "And 4?"]
-    common = {
-        "model": policy.model, "processing_class": policy.tokenizer,
-        "train_dataset": Dataset.from_list([{"prompt": policy.prompt(text)} for text in texts]),
-    }  # fmt: skip
-    arguments = {
-        "output_dir": str(tmp_path), "per_device_train_batch_size": 2, "report_to": "none", "use_cpu": True, "bf16": False,
-        "chat_template_kwargs": CHAT_TEMPLATE_KWARGS,
-    }  # fmt: skip
+    rows = [{"prompt": policy.prompt(text)} for text in texts]
+    common = {"model": policy.model, "processing_class": policy.tokenizer, "train_dataset": Dataset.from_list(rows)}
+    arguments = {"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True, "bf16": False}
+    arguments |= {"per_device_train_batch_size": 2, "chat_template_kwargs": CHAT_TEMPLATE_KWARGS}
     dense = DistillationConfig(**arguments)
     trainers = (
         DenseTrainer(teacher_model=policy.model, args=dense, divergence=estimator("full", beta=1.0), **common),
         GRPOTrainer(reward_funcs=lambda **_: [0.0] * 2, args=GRPOConfig(**arguments, num_generations=2), **common),
     )
     for trainer in trainers:
-        seen = trainer._tokenize_prompts([policy.prompt(text) for text in texts])[0]
+        seen = trainer._tokenize_prompts([row["prompt"] for row in rows])[0]
         assert [list(ids) for ids in seen] == policy.prompt_ids(texts)

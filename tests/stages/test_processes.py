@@ -1,14 +1,9 @@
 """Training in two processes, with real workers: the steps of one, whole accounts, and a model that both share by FSDP2."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
 
 from s2d_lib.errors import StudyError
 from s2d_lib.results.bundle import read_table
@@ -16,10 +11,11 @@ from s2d_lib.stages import training
 from s2d_lib.stages.rl import read_account
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
-from tests.stages.conftest import same_steps
 from tests.stages.worker_on_cpus import SHARED, STEPS, seed_rollouts
 
 pytestmark = pytest.mark.slow
+
+LOGGED = {"loss", "grad_norm", "reward", "completions/mean_length", "routed/sdpo", "self_teacher/tokens"}
 
 
 def in_processes(tiny: dict, number: int, checkpoint: str, **changes) -> dict:
@@ -37,6 +33,19 @@ def seeded(monkeypatch):
     monkeypatch.setattr(training, "MODULE", "tests.stages.worker_on_cpus")
 
 
+def same_steps(one, two) -> None:
+    """What two runs logged of every step, within 1e-5 (or 1e-4 of it), and the weights that they came to, within 1e-4.
+
+    Sums are the same in another order; AdamW makes more of the difference where a gradient is next to nothing.
+    """
+    first, second = (pd.read_csv(run.path("metrics.csv")) for run in (one, two))
+    for name in LOGGED & set(first):
+        assert second[name].tolist() == pytest.approx(first[name].tolist(), rel=1e-4, abs=1e-5), name
+    assert first["grad_norm"].max() > 0
+    weights = [load_file(run.path("model") / "model.safetensors") for run in (two, one)]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-4)
+
+
 def both(make, tiny, checkpoint, **changes) -> tuple:
     """A run in one process and in two, on the same rollouts."""
     return tuple(make(checkpoint, overrides=in_processes(tiny, number, checkpoint, **changes)) for number in (1, 2))
@@ -50,23 +59,9 @@ def test_opd_takes_the_same_steps_in_two_processes(make, tiny, seeded):
     assert not [path for path in two.folder.iterdir() if path.name.startswith(".")]
 
 
-def test_srpo_takes_the_same_steps_in_two_processes_and_they_keep_one_account(make, tiny, seeded):
-    one, two = both(make, tiny, "student.srpo")
-    metrics = pd.read_csv(one.path("metrics.csv"))
-    assert metrics["grad_norm"].max() > 0
-    assert metrics["routed/sdpo"].max() > 0
-    same_steps(one, two)
-    accounts = [read_account(run.path("gradings.jsonl")).sort_values(["step", "problem"]) for run in (one, two)]
-    for column in accounts[0]:
-        assert accounts[1][column].tolist() == accounts[0][column].tolist(), column
-
-
 def test_a_workers_error_is_the_notebooks(make, tiny):
     over = in_processes(tiny, 2, "teacher.sft_own", batch=32)
-    said = (
-        r"'teacher.sft_own' has \d+ answers to learn \(of 32\) but one optimiser step takes 32: lower `batch` or raise"
-    )
-    with pytest.raises(StudyError, match=said):
+    with pytest.raises(StudyError, match=r"^'teacher.sft_own' has \d+ answers to learn \(of 32\) but one"):
         make("teacher.sft_own", overrides=over)
 
 
@@ -88,16 +83,14 @@ def test_processes_that_share_a_model_take_the_steps_of_one(make, tiny, shares, 
     one, two = both(make, tiny, checkpoint, steps=3, warmup_steps=0, **more)
     same_steps(one, two)
     rows = [read_table(run.path("validation.csv")) for run in (one, two)]
-    assert rows[0]["correct"].tolist() == rows[1]["correct"].tolist()
-    numbers = [part.drop(columns="correct") for part in rows]
-    pd.testing.assert_frame_equal(*numbers, rtol=1e-3, atol=1e-4)
+    pd.testing.assert_frame_equal(*rows, rtol=1e-3, atol=1e-4)
     if checkpoint != "student.grpo":  # each held half of the teacher
         assert {round(float(share), 2) for share in shares.read_text().split()} == {0.5}
-    model = AutoModelForCausalLM.from_pretrained(two.path("model"))
-    assert all(torch.isfinite(weights).all() for weights in model.parameters())
 
 
-def test_an_interrupted_run_of_a_shared_model_goes_on(make, tiny, tmp_path, shares, monkeypatch):
+def test_an_interrupted_run_of_a_shared_model_goes_on_and_its_processes_keep_one_account(
+    make, tiny, tmp_path, shares, monkeypatch
+):
     monkeypatch.setenv(STEPS, str(tmp_path / "steps"))
     # A self-teacher that began anew at step 3 would be elsewhere
     one, two = both(make, tiny, "student.srpo", warmup_steps=0, ema_rate=0.5)
@@ -105,15 +98,6 @@ def test_an_interrupted_run_of_a_shared_model_goes_on(make, tiny, tmp_path, shar
     assert pd.read_csv(one.path("metrics.csv"))["routed/sdpo"][2:].max() > 0  # the self-teacher is asked
     same_steps(one, two)
     assert {round(float(share), 2) for share in shares.read_text().split()} == {0.5}
-
-
-def test_what_sampling_leaves_gathered_goes_back_into_shards(runs, tmp_path, root):
-    command = [sys.executable, "-m", "tests.stages.gathered_worker", str(tmp_path)]
-    on_cpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=root, env=on_cpu, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["sharded"] == found["back"] == 0
-    assert found["sampled"] > 0  # else accelerate needs no help any more
-    assert found["synced"] == found["parameters"]
-    assert found["validated"] == 0
+    accounts = [read_account(run.path("gradings.jsonl")).sort_values(["step", "problem"]) for run in (one, two)]
+    for column in accounts[0]:
+        assert accounts[1][column].tolist() == accounts[0][column].tolist(), column

@@ -34,55 +34,41 @@ def theirs(tmp_path):
     )  # fmt: skip
 
 
-def batch_of(made):
-    """The first micro-batch with masks and scores, as it reaches the loss."""
-    kept = {}
-    original = made.loss_of
-    made.loss_of = lambda model, inputs: (kept.update(inputs), original(model, inputs))[1]
-    result = outcome(made)
-    return kept, result
-
-
-def test_the_sdpo_loss_is_trls_but_for_the_denominator(tmp_path, theirs):
+def test_the_sdpo_loss_is_trls_but_for_the_denominator(tmp_path, theirs, monkeypatch):
     made = trainer(tmp_path, "sdpo", MIXED, 16, top_k=8, config={"max_grad_norm": 1e9})
-    start = student().model.train()
-    batch, result = batch_of(made)
+    start, batch, loss_of = student().model.train(), {}, made.loss_of
+    monkeypatch.setattr(made, "loss_of", lambda model, inputs: (batch.update(inputs), loss_of(model, inputs))[1])
+    result = outcome(made)
     completion, mask = batch["completion_ids"], batch["completion_mask"]
     shared = {
         **{name: batch[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")},
         # What is not routed has no reprompt; TRL gives such rows their own prompt, and masks them like we do
         "teacher_input_ids": torch.cat([batch["teacher_prompt_ids"], completion], 1),
         "teacher_attention_mask": torch.cat([batch["teacher_prompt_mask"], mask], 1),
-        "self_distillation_mask": batch["sdpo"].float(),
     }
-    logits = theirs._compute_teacher_student_logits(start, start, shared)
-    assert torch.equal(logits.loss_mask != 0, batch["sdpo_mask"])
-    loss = theirs._compute_self_distillation_loss(start, shared, logits)
-    n, lengths = batch["sdpo"].sum(), batch["sdpo_mask"].sum(1)
-    # TRL: the mean over all 16 rollouts of the means of their tokens, 0 for those without a self-teacher
-    assert 0 < n < 16
-    assert result["losses"][0] != pytest.approx(loss.item(), rel=0.1)
+
+    def loss(routed):
+        """TRL's: the mean over all 16 rollouts of the means of their tokens, 0 for those without a self-teacher."""
+        given = shared | {"self_distillation_mask": routed.float()}
+        logits = theirs._compute_teacher_student_logits(start, start, given)
+        assert torch.equal(logits.loss_mask != 0, batch["sdpo_mask"] & routed[:, None])
+        return theirs._compute_self_distillation_loss(start, given, logits)
+
+    routed, lengths = batch["sdpo"].nonzero().squeeze(1).tolist(), batch["sdpo_mask"].sum(1)
+    assert 0 < len(routed) < 16
+    assert result["losses"][0] != pytest.approx(loss(batch["sdpo"]).item(), rel=0.1)
     # At the same denominator, theirs is ours: weigh each rollout by its share of the routed tokens instead
-    sums = []
-    for i in batch["sdpo"].nonzero().squeeze(1).tolist():
-        only = shared | {"self_distillation_mask": (torch.arange(16) == i).float()}
-        part = theirs._compute_teacher_student_logits(start, start, only)
-        sums.append(theirs._compute_self_distillation_loss(start, only, part) * 16 * lengths[i])
-    total = sum(sums) / lengths.sum()
+    total = sum(loss(torch.arange(16) == i) * 16 * lengths[i] for i in routed) / lengths.sum()
     assert result["losses"][0] == pytest.approx(total.item(), rel=1e-5)
-    means = [s.item() / lengths[i].item() for s, i in zip(sums, batch["sdpo"].nonzero(), strict=True)]
-    assert loss.item() == pytest.approx(sum(means) / 16)
-    start.zero_grad()
     total.backward()
     gradient = torch.cat([p.grad.flatten() for p in start.parameters()])
     assert torch.linalg.norm(result["gradients"][0] - gradient) < 1e-4 * torch.linalg.norm(gradient)
 
 
-def odd_length(completion_ids, **_):
-    return [float(len(ids) % 2) for ids in completion_ids]
-
-
 def test_grpo_is_trls_trainer(tmp_path):
+    def odd_length(completion_ids, **_):
+        return [float(len(ids) % 2) for ids in completion_ids]
+
     histories, weights = [], []
     for cls in (GRPOTrainer, SelfDistillationTrainer):
         policy = student()

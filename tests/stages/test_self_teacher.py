@@ -16,23 +16,19 @@ QUESTION = "v1 f2 f3 ?"
 SOLUTION = "v1 f2 v4 f3 v9 # v9"
 
 
-class Watching(TrainerCallback):
-    """Keeps the trained weights after every step."""
-
-    def __init__(self, seen):
-        self.seen = seen
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.seen.append({name: w.detach().clone() for name, w in plain(model).named_parameters() if w.requires_grad})
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)])
 def test_the_self_teacher_is_the_moving_average_by_hand_of_what_is_trained(tmp_path, lora):
     rate, config, seen = 0.3, lora and lora_config(student().model, lora), []
     made = trainer(tmp_path, "srpo", [*MIXED, *MIXED], 8, steps=2, ema_rate=rate, steps_per_sampling=2, peft=config)
-    Watching(seen).on_step_end(None, None, None, model=made.model)
-    made.add_callback(Watching(seen))
+
+    class Watching(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            seen.append({name: w.detach().clone() for name, w in plain(model).named_parameters() if w.requires_grad})
+
+        on_step_end = on_train_begin
+
+    made.add_callback(Watching())
     made.train()
     teacher, policy = (dict(plain(model).named_parameters()) for model in (made.self_teacher.model, made.model))
     assert len(seen) == 3
@@ -66,18 +62,13 @@ def policy():
 def test_a_short_one_is_the_template_and_a_solutions_braces_are_just_text(policy):
     made = Reprompts(policy, "{solution} {question}")
     ids, cut = made.of("solution", QUESTION, SOLUTION)
-    assert policy.tokenizer.decode(ids) == f"{SOLUTION} {QUESTION}"
-    assert not cut
+    assert (policy.tokenizer.decode(ids), cut) == (f"{SOLUTION} {QUESTION}", False)
     assert len(made.of("solution", "{solution}", "{question}").ids) == 2  # unknown words
 
 
-@pytest.mark.parametrize("limit", [5, 10])
-def test_a_long_one_loses_the_beginning_of_its_solution_and_nothing_else(policy, limit):
-    ids, cut = Reprompts(policy, "# {question} {solution} ?", max_tokens=limit + 2).of("solution", QUESTION, SOLUTION)
-    words = policy.tokenizer.decode(ids).split()
-    assert cut
-    assert len(ids) == limit + 2
-    assert words == ["#", *QUESTION.split(), *SOLUTION.split()[-(limit - 4) :], "?"]
+def test_a_long_one_loses_the_beginning_of_its_solution_and_nothing_else(policy):
+    ids, cut = Reprompts(policy, "# {question} {solution} ?", max_tokens=8).of("solution", QUESTION, SOLUTION)
+    assert (policy.tokenizer.decode(ids), cut, len(ids)) == (f"# {QUESTION} # v9 ?", True, 8)
 
 
 def test_the_limit_is_what_the_context_leaves(policy):

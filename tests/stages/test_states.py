@@ -1,74 +1,90 @@
-"""Work inside a wrapper's forward pass, and parts of like length: nothing is rounded, lost or cut but padding."""
+"""A model in FSDP2's shards: what is not rounded in its forward pass, and what sampling leaves gathered."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, AutoModelForCausalLM
+from trl.generation.vllm_generation import VLLMGeneration
 
-from s2d_lib.stages import states
+from s2d_lib.models.policy import model_place
+from s2d_lib.models.sharing import back_into_shards
+from s2d_lib.runs import open_run
+from s2d_lib.stages.inputs import prepare
 from s2d_lib.stages.states import inside_forward
-
-
-class Doubles(nn.Module):
-    """A model of one weight."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Linear(1, 1, bias=False)
-
-    def forward(self, x):
-        return self.inner(x)
+from s2d_lib.stages.validation import Validation
+from s2d_lib.vllm import SyncCheck
 
 
 @pytest.fixture
 def group(tmp_path):
-    """This process as the only one of a gloo group."""
+    """This process as the only one of a gloo group; its mesh."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    yield
+    yield dist.init_device_mesh("cpu", (1,), mesh_dim_names=("fsdp",))
     dist.destroy_process_group()
 
 
 def test_advantages_are_not_rounded_on_their_way_into_a_sharded_model(group):
-    model = fully_shard(Doubles(), mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32, torch.float32))
+    precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32, torch.float32)
+    model = fully_shard(torch.nn.Linear(1, 1, bias=False), mesh=group, mp_policy=precision)
     advantages, seen = torch.tensor([1.001]), []
 
     def loss():
-        assert model.inner.weight.dtype == torch.bfloat16  # gathered, in the precision of the computation
+        assert model.weight.dtype == torch.bfloat16  # gathered, in the precision of the computation
         seen.append(advantages)
         return advantages.sum() * model(torch.ones(1, 1)).sum()
 
     inside_forward(model, model, loss).backward()
-    assert model.inner.weight.grad is not None
+    assert model.weight.grad is not None
     assert seen[0] is advantages
 
 
-def test_a_wrapper_of_data_parallel_training_joins_gradients(group):
-    model = Doubles()
-    wrapped = DistributedDataParallel(model)
-    for times in (1, 2):  # the model's own forward is back
-        inside_forward(wrapped, model, lambda: model(torch.ones(1, 1)).sum()).backward()
-        assert model.inner.weight.grad.item() == times
+@pytest.fixture
+def sharded(group):
+    """A micro model with a head of its own, sharded by accelerate as the trained one is on GPUs in bfloat16."""
+    config = AutoConfig.from_pretrained(model_place("micro/chains-student"), tie_word_embeddings=False)
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, cpu_ram_efficient_loading=False, reshard_after_forward=True,
+        auto_wrap_policy="transformer_based_wrap", mixed_precision_policy="bf16",
+    )  # fmt: skip
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="bf16", is_main_process=True,
+        torch_device_mesh=group, parallelism_config=SimpleNamespace(fsdp_dim_names=("fsdp",)),
+    )  # fmt: skip
+    return fsdp2_prepare_model(accelerator, AutoModelForCausalLM.from_config(config))
 
 
-def test_parts_hold_every_row_once_and_only_lose_padding(monkeypatch):
-    monkeypatch.setattr(states, "ROWS", 3)
-    lengths, prompts = torch.tensor([5, 1, 4, 1, 2, 5, 3]), torch.tensor([2, 3, 1, 1, 2, 1, 2])
-    place = torch.arange(6)
-    batch = {
-        "completion_mask": (place < lengths[:, None]).long(),
-        "prompt_mask": (place >= 6 - prompts[:, None]).long(),
-        "rollout": torch.arange(7),
-        "num_items_in_batch": lengths.sum(),
-    }
-    batch["completion_ids"] = batch["completion_mask"] * (10 * batch["rollout"][:, None] + place)
-    batch["prompt_ids"] = batch["prompt_mask"] * (100 * (1 + batch["rollout"][:, None]) + place)
-    parts = states.by_length(batch)
-    assert [len(part["rollout"]) for part in parts] == [3, 3, 1]
-    assert [part["completion_ids"].shape[1] for part in parts] == [2, 5, 5]
-    assert torch.cat([part["rollout"] for part in parts]).sort()[0].tolist() == list(range(7))
-    for part in parts:
-        for name in ("prompt", "completion"):
-            whole, mask = batch[f"{name}_ids"][part["rollout"]], batch[f"{name}_mask"][part["rollout"]]
-            assert torch.equal(part[f"{name}_ids"][part[f"{name}_mask"] == 1], whole[mask == 1])
+@pytest.mark.slow
+def test_what_sampling_leaves_gathered_goes_back_into_shards(sharded, runs, tiny):
+    def whole() -> int:
+        return sum(not isinstance(weights, DTensor) for weights in sharded.parameters())
+
+    @torch.no_grad()
+    def sample() -> None:
+        sharded(input_ids=torch.tensor([[5, 6, 7]]))
+        assert whole() > 0  # else accelerate needs no help any more
+
+    sample()
+    back_into_shards(sharded)
+    assert whole() == 0
+    # An engine is handed all parameters, and the trained ones, not what they are rounded to
+    engine, handed = object.__new__(VLLMGeneration), []
+    engine.accelerator = SimpleNamespace(device="cpu")
+    engine.sync_weights = lambda: handed.extend(weights for _, weights in engine._iter_fsdp2_params(sharded))
+    server = {"sampling": {"engine": "vllm", "vllm": {"mode": "server", "url": "http://localhost:8000"}}}
+    run = open_run("micro-full", "student.grpo", 0, tiny | server)
+    sync = SyncCheck(SimpleNamespace(vllm_generation=engine, model_wrapped=sharded), run, None, [])
+    sync.check = lambda: None  # asks an engine, and there is none
+    sample()
+    engine.sync_weights()
+    assert {weights.dtype for weights in handed} == {torch.float32}
+    assert len(handed) == len(list(sharded.parameters()))
+    open_run("micro-full", "student", 0, tiny).finish()
+    run = open_run("micro-full", "student.grpo", 0, tiny)
+    Validation(run, prepare(run))._measure(0, sharded)
+    assert whole() == 0

@@ -1,6 +1,5 @@
 """Validation while training: what it measures, that it leaves no trace, and that an interruption costs no row."""
 
-import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +12,7 @@ from s2d_lib.models.policy import load_policy
 from s2d_lib.problems.sources import load_problems
 from s2d_lib.results.bundle import read_table
 from s2d_lib.runs import Run
-from s2d_lib.sampling import sample, undisturbed
+from s2d_lib.sampling import sample
 from s2d_lib.stages.validation import Validation, pair_measures, token_measures
 from s2d_lib.study import resolve
 from s2d_lib.study.load import deep_merge
@@ -61,16 +60,6 @@ def _mass(p, of):
     best = of.argsort(descending=True)
     needed = 1 + int((of[best].cumsum(0) < 0.99).sum())
     return p[best[: min(needed, 16)]].sum().item()
-
-
-def test_the_random_streams_go_on_as_if_nothing_had_been_drawn():
-    draw = lambda: (random.random(), np.random.rand(), torch.rand(()).item())  # noqa: E731
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    expected = draw()
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    with undisturbed():
-        draw()
-    assert draw() == expected
 
 
 @pytest.mark.slow

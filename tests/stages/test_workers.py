@@ -1,28 +1,20 @@
-"""What a notebook makes of its workers (progress, errors, the line that starts them), what can not share a model, and one folder
-that the first of two processes looks after."""
+"""What a notebook makes of its workers, what processes can not share, and what a resumed run makes of half-written files."""
 
 import json
-import multiprocessing
-import os
-import shutil
-import socket
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from accelerate import PartialState
 from accelerate.commands.launch import launch_command_parser
-from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from s2d_lib.errors import StudyError
+from s2d_lib.grading import CorrectnessReward
 from s2d_lib.models import sharing
 from s2d_lib.models.sharing import before_sharding, check_sharing
 from s2d_lib.runs import Run, open_run, write_json
@@ -34,24 +26,21 @@ from s2d_lib.study import load_profile, profile_names, resolve
 from s2d_lib.study.load import deep_merge
 from s2d_lib.study.settings import Hardware
 
-SHARED = {"hardware": {"device": "cuda", "processes": 2, "accelerate": "fsdp2.yaml"}}
 
-
-def placed(tmp_path, tiny, over=None) -> Run:
-    return Run(resolve("micro-full", "student.grpo", 0, deep_merge(tiny, over or {})), place=tmp_path)
+def placed(tmp_path, over) -> Run:
+    return Run(resolve("micro-full", "student.grpo", 0, over), place=tmp_path)
 
 
 def test_progress_reaches_the_notebook_in_whole_lines_and_what_follows_the_last_look_too(tmp_path, tiny, monkeypatch):
-    seen = []
+    seen, lines, run = [], [], placed(tmp_path, tiny)
     monkeypatch.setattr(training.LiveCurve, "on_log", lambda self, a, state, c: seen.append(state.global_step))
-    run = placed(tmp_path, tiny)
-    program = (
-        f"import json, time; out = open({str(run.path(PROGRESS))!r}, 'w', buffering=1)\n"
-        "for step in (1, 2, 3): out.write(json.dumps({'step': step, 'loss': 0.5}) + '\\n'); time.sleep(0.2)\n"
-        "out.write('{\"step')"
-    )
-    with subprocess.Popen([sys.executable, "-c", program]) as workers:
-        training._watch(run, workers)
+
+    def poll():
+        lines.append(f'{{"step": {len(lines) + 1}, "loss": 0.5}}\n')
+        run.path(PROGRESS).write_text("".join(lines) + '{"step')
+        return 0 if len(lines) == 3 else None
+
+    training._watch(run, SimpleNamespace(poll=poll))
     assert seen == [1, 2, 3]
 
 
@@ -68,8 +57,9 @@ def test_the_first_error_is_said_since_the_others_wait_for_it_or_else_the_end_of
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_on_gpus_accelerate_understands_the_line_that_starts_the_workers(tmp_path, tiny, shared):
-    over = SHARED if shared else deep_merge(SHARED, {"hardware": {"accelerate": None}})
-    executable, dash, module, *arguments = training._command(placed(tmp_path, tiny, over))
+    hardware = {"device": "cuda", "processes": 2, "accelerate": "fsdp2.yaml" if shared else None}
+    run = placed(tmp_path, deep_merge(tiny, {"hardware": hardware}))
+    executable, dash, module, *arguments = training._command(run)
     assert (executable, dash, module) == (sys.executable, "-m", "accelerate.commands.launch")
     parsed = launch_command_parser().parse_args(arguments)
     assert (parsed.num_processes, parsed.module) == (2, True)
@@ -84,25 +74,21 @@ def test_on_gpus_accelerate_understands_the_line_that_starts_the_workers(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "sentence"),
+    ("change", "sentence"),
     [
-        ("fsdp_config.fsdp_verion", 2, "accelerate knows no 'fsdp_verion'"),
-        ("fsdp_config.fsdp_version", 1, "does not share a model by FSDP2 .*fsdp_version to 2"),
-        ("machines", 1, "is no config file of accelerate"),
-        ("distributed_type", "MULTI_GPU", "does not share a model by FSDP2 .*MULTI_GPU"),
-        (None, None, "hardware.accelerate names fsdp2.yaml, which is not in"),
+        ({"fsdp_config": {"fsdp_verion": 2}}, "accelerate knows no 'fsdp_verion'"),
+        ({"fsdp_config": {"fsdp_version": 1}}, "does not share a model by FSDP2 .*fsdp_version to 2"),
+        ({"machines": 1}, "is no config file of accelerate"),
+        ({"distributed_type": "MULTI_GPU"}, "does not share a model by FSDP2 .*MULTI_GPU"),
+        (None, "hardware.accelerate names fsdp2.yaml, which is not in"),
     ],
 )
-def test_a_config_that_does_not_share_a_model_is_refused_in_one_sentence(
-    tmp_path, root, monkeypatch, key, value, sentence
-):
-    folder = tmp_path / "params" / "accelerate"
-    folder.mkdir(parents=True)
-    if key:
-        content = yaml.safe_load((root / "params" / "accelerate" / "fsdp2.yaml").read_text())
-        block, _, name = key.rpartition(".")
-        (content[block] if block else content)[name] = value
-        (folder / "fsdp2.yaml").write_text(yaml.safe_dump(content))
+def test_a_config_that_does_not_share_a_model_is_refused_in_one_sentence(tmp_path, root, monkeypatch, change, sentence):
+    place = "params/accelerate/fsdp2.yaml"
+    (tmp_path / place).parent.mkdir(parents=True)
+    if change:
+        content = deep_merge(yaml.safe_load((root / place).read_text()), change)
+        (tmp_path / place).write_text(yaml.safe_dump(content))
     monkeypatch.setattr(sharing, "project_root", lambda: tmp_path)
     with pytest.raises(StudyError, match=sentence) as error:
         check_sharing(Hardware(device="cuda", processes=2, accelerate="fsdp2.yaml"))
@@ -116,14 +102,11 @@ def test_every_profile_that_shares_a_model_names_a_config_that_accelerate_unders
         check_sharing(hardware)
 
 
-LORA = {"lora": {"rank": 2, "alpha": 4}}
-
-
 @pytest.mark.parametrize(
     ("checkpoint", "file", "stage", "sentence"),
     [
         ("student.grpo", None, {"micro_batch": 16}, "2 processes with micro_batch 16 take 32 sequences at a time"),
-        ("student.grpo", "fsdp2.yaml", LORA, "adapters can't be trained on a model that processes share"),
+        ("student.grpo", "fsdp2.yaml", {"lora": {"rank": 2, "alpha": 4}}, "adapters can't be trained on a model"),
         ("student.srpo", "fsdp2-offload.yaml", {}, "keeps them in the machine's memory: name fsdp2.yaml"),
     ],
 )
@@ -153,55 +136,26 @@ def test_every_micro_batch_is_summed_into_shards_under_fsdp_alone(runs, monkeypa
     assert asked["sync_each_batch"] is True  # what Trainer asks before each micro-batch
 
 
-# One folder
-
-
-def in_two(work, folder: Path) -> None:
-    """`work(rank, folder)` in two processes of one group."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-
-    def main(rank: int) -> None:
-        world = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update(world | {"MASTER_PORT": port})
-        AcceleratorState._reset_state(reset_partial_state=True)
-        PartialState(cpu=True)
-        work(rank, folder)
-
-    ranks = [multiprocessing.get_context("fork").Process(target=main, args=(rank,)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(60)
-    assert [process.exitcode for process in ranks] == [0, 0]
-
-
-def grade(rank: int, folder: Path) -> None:
-    """Resume at step 1, and a step's gradings, each process's own; who is not the first must not touch anything."""
-
-    def correct(prompts, **_):
-        return [float(rank)] * len(prompts)
-
-    if rank == 1:
-        shutil.rmtree = pytest.fail
-    assert last_whole_checkpoint(folder).endswith("checkpoint-1")
-    reward = RecordedReward(correct, folder / "gradings.jsonl", first_step=1)
-    state = SimpleNamespace(global_step=1, is_world_process_zero=rank == 0)
-    ids = [f"p{rank}", f"q{rank}"]
-    assert reward(ids, ids, [[1], [1, 2]], state, id=ids) == [rank, rank]
-
-
-def test_two_processes_resume_from_the_same_checkpoint_and_keep_one_account_of_what_both_grade(tmp_path):
-    """Half-written checkpoints go, gradings after the last whole one are dropped, and the account is whole after every step."""
+def test_a_resumed_run_drops_half_written_checkpoints_and_gradings_after_the_last_whole_one(tmp_path, monkeypatch):
     for step, content in ((1, "{}"), (10, '{"glob'), *((step, None) for step in range(11, 30))):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if content:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(content)
     rows = [{"step": step, "problem": "old", "tokens": 9, "correct": 0} for step in (0, 1)]
-    (tmp_path / "gradings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 0, "prob')
-    in_two(grade, tmp_path)
-    account = read_account(tmp_path / "gradings.jsonl")
-    assert account["problem"].tolist() == ["old", "p0", "q0", "p1", "q1"]
-    assert account["correct"].tolist() == [0, 0, 0, 1, 1]
+    account = tmp_path / "gradings.jsonl"
+    account.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 0, "prob')
+    with monkeypatch.context() as patch:  # as a process that is not the first, which must not touch anything
+        said = {"is_initialized": lambda: True, "get_rank": lambda: 1}
+        said["broadcast_object_list"] = lambda found: found.__setitem__(0, "the first one's")
+        for name, value in said.items():
+            patch.setattr(torch.distributed, name, value)
+        assert last_whole_checkpoint(tmp_path) == "the first one's"
+        RecordedReward(CorrectnessReward("exact"), account, first_step=0)
+        assert (len(list(tmp_path.iterdir())), len(account.read_text().splitlines())) == (22, 3)
+    assert last_whole_checkpoint(tmp_path).endswith("checkpoint-1")
+    reward = RecordedReward(CorrectnessReward("exact"), account, first_step=1)
+    assert read_account(account)["problem"].tolist() == ["old"]
+    state = SimpleNamespace(global_step=1, is_world_process_zero=True)
+    assert reward(["p", "q"], ["# v1", "# v2"], [[1], [1, 2]], state, id=["p", "q"], answer=["v1", "v1"]) == [1, 0]
+    assert read_account(account).to_numpy().tolist() == [[0, "old", 9, 0], [1, "p", 1, 1], [1, "q", 2, 0]]
     assert {path.name for path in tmp_path.iterdir()} == {"gradings.jsonl", "checkpoint-1"}

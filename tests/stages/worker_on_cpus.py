@@ -20,31 +20,28 @@ from s2d_lib.stages import dense, self_teacher, training
 from s2d_lib.stages.common import WriteProgress
 from s2d_lib.study import derive_seed, project_root
 
-SHARED, STEPS = (
-    "S2D_TEST_SHARES",
-    "S2D_TEST_STEPS",
-)  # files: what processes say they hold of a teacher; the steps they took
-AT = 3
+# Variables that name files: what processes say they hold of a teacher; the steps they took
+SHARED, STEPS = "S2D_TEST_SHARES", "S2D_TEST_STEPS"
 
 
 def seed_rollouts(patch=setattr) -> None:
     """Let TRL's trainers sample one prompt at a time; `patch` sets an attribute (monkeypatch's, to take it back)."""
+
+    def one_at_a_time(sampled):
+        def generate(self, prompt_ids, *rest, **named):
+            first, step, parts = self.accelerator.process_index * len(prompt_ids), self.state.global_step, []
+            with torch.random.fork_rng():
+                for place, ids in enumerate(prompt_ids, start=first):
+                    torch.manual_seed(derive_seed("rollout", step, place))
+                    parts.append(sampled(self, [ids], *rest, **named))
+            if isinstance(parts[0], tuple):  # GRPO's, with log-probabilities that only vLLM has
+                return [ids for found, _ in parts for ids in found], None
+            return [ids for found in parts for ids in found]
+
+        return generate
+
     for trainer in (GRPOTrainer, DistillationTrainer):
-        patch(trainer, "_generate_single_turn", _one_at_a_time(trainer._generate_single_turn))
-
-
-def _one_at_a_time(sampled):
-    def generate(self, prompt_ids, *rest, **named):
-        first, step, parts = self.accelerator.process_index * len(prompt_ids), self.state.global_step, []
-        with torch.random.fork_rng():
-            for place, ids in enumerate(prompt_ids, start=first):
-                torch.manual_seed(derive_seed("rollout", step, place))
-                parts.append(sampled(self, [ids], *rest, **named))
-        if isinstance(parts[0], tuple):  # GRPO's, with log-probabilities that only vLLM has
-            return [ids for found, _ in parts for ids in found], None
-        return [ids for found in parts for ids in found]
-
-    return generate
+        patch(trainer, "_generate_single_turn", one_at_a_time(trainer._generate_single_turn))
 
 
 def share(file: str) -> None:
@@ -89,7 +86,7 @@ def interrupted(folder: Path) -> None:
         on_log(self, args, state, control, logs=logs, **kwargs)
         if "loss" in (logs or {}):
             steps.append(state.global_step)
-            if steps == [1, 2, AT]:
+            if steps == [1, 2, 3]:
                 raise InterruptedHereError
 
     WriteProgress.on_log = watched

