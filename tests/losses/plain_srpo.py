@@ -2,6 +2,8 @@
 
 import math
 
+SIZE = 4  # rollouts of one group
+
 
 def plain_siblings(correct, size):
     """Index of the next correct rollout of the same group, going round; -1 without one."""
@@ -75,3 +77,35 @@ def plain_weights(entropies, beta):
     raw = [math.exp(-beta * h) for h in entropies]
     mean = sum(raw) / len(raw)
     return [w / mean for w in raw]
+
+
+def plain_step(batch, method="srpo", beta=1.0, top_k=3, hidden=None, weight=None):
+    """The objective of `test_srpo.make_batch`; `hidden` and `weight` may move the student, whose constants stay."""
+    rewards = batch["rewards"].tolist()
+    correct = [r >= 1 for r in rewards]
+    available = [j >= 0 for j in plain_siblings(correct, SIZE)]
+    frozen = {k: v.tolist() for k, v in batch.items()}
+    hidden, weight = hidden or frozen["hidden"], weight or frozen["weight"]
+    policy_sum, sdpo, count = 0.0, [], 0
+    for i in range(len(rewards)):
+        distilled = available[i] and (method == "sdpo" or (method == "srpo" and not correct[i]))
+        for t, token in enumerate(frozen["tokens"][i]):
+            if not frozen["mask"][i][t] or (method == "sdpo" and not distilled):
+                continue
+            count += 1
+            log_p = plain_log_probs(hidden[i][t], weight)
+            log_q = plain_log_probs(frozen["teacher_hidden"][i][t], frozen["teacher_weight"])
+            sampled = frozen["sampled"][i][t]
+            if distilled:
+                now = plain_log_probs(frozen["hidden"][i][t], frozen["weight"])[token]
+                value = plain_ratio(now, sampled) * plain_divergence(log_p, log_q, 0.5, top_k)
+                sdpo.append((plain_entropy(log_q), value))
+                continue
+            advantage = frozen["advantages"][i]
+            if method == "advantage_mix":
+                opinion = log_q[token] - sampled if available[i] else 0.0
+                advantage = 0.9 * advantage + 0.1 * opinion
+            policy_sum += plain_clipped(log_p[token], sampled, advantage)
+    weights = plain_weights([h for h, _ in sdpo], beta) if sdpo else []
+    sdpo_sum = sum(w * value for w, (_, value) in zip(weights, sdpo, strict=True))
+    return (policy_sum + sdpo_sum) / max(count, 1)

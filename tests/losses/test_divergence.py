@@ -92,18 +92,14 @@ def test_gradcheck(beta, softcap):
     assert torch.autograd.gradcheck(loss, leaves)
 
 
-@given(st.sampled_from(BETAS), st.integers(0, 99))
-@settings(max_examples=30, deadline=None, derandomize=True)
-def test_the_readable_divergence_and_the_agreement_are_those_of_the_logits(beta, seed):
-    case = make_case((5,), 12, 4, 4, dtype=torch.float64, seed=seed)
+@pytest.mark.parametrize("beta", BETAS)
+def test_the_readable_divergence_and_the_agreement_are_those_of_the_logits(beta):
+    case = make_case((200,), 5, 4, 4, dtype=torch.float64)
     logits = [case[f"{who}_hidden"] @ case[f"{who}_weight"].T for who in ("student", "teacher")]
-    out = linear_divergence(pair(case), beta)
-    torch.testing.assert_close(divergence(*logits, beta), out.per_token)
     torch.testing.assert_close(divergence(*logits, beta), exact_loss(case, beta)[1])
-    assert torch.equal(out.agreement, logits[0].argmax(-1) == logits[1].argmax(-1))
-
-
-# In a trainer's hands
+    agreement = linear_divergence(pair(case), beta).agreement
+    assert torch.equal(agreement, logits[0].argmax(-1) == logits[1].argmax(-1))
+    assert 20 < agreement.sum() < 180
 
 
 @pytest.mark.parametrize("beta", BETAS)
@@ -205,9 +201,6 @@ def test_fp16_gradients_do_not_vanish_before_a_loss_scaler_lifts_them():
     assert all(relative_error(grads[name], grad) < 1e-3 for name, grad in exact_loss(case, 1.0)[3].items())
 
 
-# Hostile inputs
-
-
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("forbidding", [-INF, -1e30])
 def test_tokens_that_both_forbid_do_not_exist(beta, forbidding):
@@ -277,9 +270,7 @@ def test_bad_arguments_are_refused_in_a_sentence(change, options, sentence):
 
 @pytest.mark.parametrize("beta", [1.5, -0.1, math.nan, "1"])
 def test_a_beta_out_of_range_is_refused(beta):
-    for refusing in (
-        lambda: linear_divergence(pair(make_case((4,), 10, 5, 6)), beta),
-        lambda: divergence(torch.zeros(2), torch.zeros(2), beta),
-    ):
-        with pytest.raises(ValueError, match="beta must be"):
-            refusing()
+    with pytest.raises(ValueError, match="beta must be"):
+        linear_divergence(pair(make_case((4,), 10, 5, 6)), beta)
+    with pytest.raises(ValueError, match="beta must be"):
+        divergence(torch.zeros(2), torch.zeros(2), beta)
