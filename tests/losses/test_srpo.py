@@ -1,6 +1,5 @@
 """Paper B's steps, from routing to objective: against loops over floats and finite differences, and beside TRL."""
 
-import copy
 import functools
 import itertools
 import math
@@ -11,24 +10,34 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import pytest
 import torch
 from cases import make_case
+from exact import exact_divergence
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_srpo import SIZE, plain_advantages, plain_clipped, plain_ratio, plain_siblings, plain_step, plain_weights
 from trl.experimental.sdpo import loss_utils
 
-from s2d_lib.losses import Head, Pair, token_log_probs
+from s2d_lib.losses import Head, Pair
 from s2d_lib.losses.srpo import (
     WeightSums,
     clamped_ratio,
     clipped_policy_loss,
     entropy_weights,
     merge_weight_sums,
-    mixed_advantages,
     route,
     self_distillation,
     srpo_objective,
     weight_sums,
 )
+from tests.stages.fixed_rollouts import MIXED, outcome, student, trainer
+
+
+def plain_siblings(correct, size):
+    """Index of the next correct rollout of the same group, going round; -1 without one."""
+    siblings = []
+    for i in range(len(correct)):
+        first = i - i % size
+        others = [first + (i - first + step) % size for step in range(1, size)]
+        siblings.append(next((j for j in others if correct[j]), -1))
+    return siblings
 
 
 def test_siblings_go_round_and_are_not_always_the_first():
@@ -81,7 +90,9 @@ def test_weights_average_one_over_the_tokens_of_all_parts(entropies, cuts, beta)
     assert sums.count == len(entropies)
     if entropies:
         assert weights.double().mean().item() == pytest.approx(1, abs=1e-6)
-        assert weights.tolist() == pytest.approx(plain_weights(entropy.tolist(), beta), rel=1e-6, abs=1e-30)
+        raw = [math.exp(-beta * h) for h in entropy.tolist()]
+        expected = [w / sum(raw) * len(raw) for w in raw]
+        assert weights.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-30)
         assert beta or torch.equal(weights, torch.ones(len(entropies)))
 
 
@@ -100,14 +111,11 @@ def test_clipped_loss(per_token):
     normal = functools.partial(torch.randn, generator=generator, dtype=torch.float64, requires_grad=True)
     log_probs, drift, advantages = (normal(*shape) for shape in shapes)
     sampled = log_probs.detach() + 0.4 * drift  # ratios on both sides of both limits
-    out, seen = clipped_policy_loss(log_probs, advantages, sampled), set()
-    for b, t in itertools.product(range(5), range(7)):
-        a = (advantages[b, t] if per_token else advantages[b]).item()
-        now, then = log_probs[b, t].item(), sampled[b, t].item()
-        assert out[b, t].item() == pytest.approx(plain_clipped(now, then, a), rel=1e-12)
-        ratio = math.exp(now - then)
-        seen.add((a > 0, "low" if ratio < 0.8 else "high" if ratio > 1.28 else "within"))
-    assert len(seen) == 6
+    ratio, a = (log_probs - sampled).exp(), advantages if per_token else advantages[:, None].expand(5, 7)
+    out = clipped_policy_loss(log_probs, advantages, sampled)
+    torch.testing.assert_close(out, torch.where(a > 0, -a * ratio.clamp(max=1.28), -a * ratio.clamp(min=0.8)))
+    for side in (a > 0, a < 0):
+        assert all((side & where).any() for where in (ratio < 0.8, (ratio > 0.8) & (ratio < 1.28), ratio > 1.28))
     assert torch.autograd.gradcheck(lambda now: clipped_policy_loss(now, advantages, sampled), [log_probs])
     out.sum().backward()
     assert [leaf.grad is None for leaf in (log_probs, drift, advantages)] == [False, True, True]
@@ -136,8 +144,8 @@ def test_ratio_is_clamped_from_above_only():
     gaps = [-100.0, -20.0, -1.0, 0.0, 0.5, math.log(2), 1.0, 100.0, math.inf]
     now = torch.tensor(gaps, dtype=torch.float64, requires_grad=True)
     out = clamped_ratio(now, torch.zeros_like(now))
-    assert out.tolist() == pytest.approx([plain_ratio(gap, 0.0) for gap in gaps])
-    assert (out.max(), out[0]) == (2, math.exp(-20))
+    least = math.exp(-20)
+    assert out.tolist() == pytest.approx([least, least, math.exp(-1), 1, math.exp(0.5), 2, 2, 2, 2], abs=0)
     assert not out.requires_grad
 
 
@@ -152,76 +160,42 @@ def test_masks_processes_and_nothing_to_learn():
     assert srpo_objective(loss, torch.zeros_like(mask), 0.0, 0) == 0
 
 
-def make_batch(rewards, longest=3, width=3, vocab=6):
-    """Rollouts of different lengths with both models' hidden states, by name."""
-    generator, n = torch.Generator().manual_seed(0), len(rewards)
-    normal = functools.partial(torch.randn, generator=generator, dtype=torch.float64)
-    batch = {
-        "rewards": torch.tensor(rewards, dtype=torch.float64),
-        "advantages": torch.tensor(plain_advantages(rewards, SIZE), dtype=torch.float64),
-        "hidden": normal(n, longest, width),
-        "teacher_hidden": normal(n, longest, width),
-        "tokens": torch.randint(vocab, (n, longest), generator=generator),
-        "mask": torch.arange(longest) < torch.randint(1, longest + 1, (n, 1), generator=generator),
-        "weight": normal(vocab, width),
-        "teacher_weight": normal(vocab, width),
-    }
-    now = token_log_probs(batch["hidden"], Head(batch["weight"]), batch["tokens"]).log_probs
-    # No ratio near a limit by accident: a corner has no derivative
-    return batch | {"sampled": now + 0.5 * normal(n, longest) + 0.01}
+def exact_objective(model, batch, method, top_k):
+    """A batch's objective from the formulas, in fp64 with whole logits: no loss of s2d_lib in here."""
+
+    def probs(prompt):
+        ids, mask = (torch.cat([batch[f"{prompt}_{kind}"], batch[f"completion_{kind}"]], 1) for kind in ("ids", "mask"))
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        return logits[:, batch[f"{prompt}_ids"].shape[1] - 1 : -1].softmax(-1)
+
+    p, q = probs("prompt"), probs("teacher_prompt").detach()
+    now, taught = (x.gather(-1, batch["completion_ids"][..., None]).squeeze(-1).log() for x in (p, q))
+    grpo, sdpo, scored = (batch[f"{name}_mask"] for name in ("grpo", "sdpo", "scored"))
+    advantages = batch["advantages"][:, None].expand_as(now)
+    if method == "advantage_mix":
+        advantages = 0.9 * advantages + 0.1 * torch.where(scored, taught - now.detach(), 0.0)
+    policy = -(now - now.detach()).exp() * advantages
+    p, q = p[sdpo], q[sdpo]
+    weights, order = torch.xlogy(q, q).sum(-1).exp(), p.detach().argsort(-1, descending=True)
+    ordered = (x.gather(-1, order) for x in (p, q))
+    outcomes = (torch.cat([x[:, :top_k], x[:, top_k:].sum(-1, keepdim=True)], -1) for x in ordered)
+    distilled = weights / weights.mean() * exact_divergence(*outcomes, 0.5)
+    return (policy[grpo].sum() + distilled.sum()) / (grpo | sdpo).sum()
 
 
-def step(batch, method, beta, top_k):
-    """The sum of the losses of two micro-batches of unequal size, and its gradients by hidden states and head."""
-    hidden, weight = batch["hidden"].clone().requires_grad_(), batch["weight"].clone().requires_grad_()
-    head, teacher_head = Head(weight), Head(batch["teacher_weight"])
-    routes = route(batch["rewards"], SIZE, threshold=1, method=method)
-    grpo, sdpo, scored = (z[:, None] & batch["mask"] for z in (routes.grpo, routes.sdpo, routes.scored))
-    parts = slice(0, 3), slice(3, len(hidden))  # a group is cut, too: routing came before
-    teacher = token_log_probs(batch["teacher_hidden"], teacher_head, batch["tokens"], mask=scored)
-    sums = merge_weight_sums([weight_sums(teacher.entropy[part][sdpo[part]], beta) for part in parts])
-    denominator, total = int((grpo | sdpo).sum()), 0.0
-    for part in parts:
-        mask, distilled = batch["mask"][part], sdpo[part]
-        student = token_log_probs(hidden[part], head, batch["tokens"][part], mask=mask)
-        sampled, advantages = torch.where(mask, batch["sampled"][part], 0.0), batch["advantages"][part]
-        if method == "advantage_mix":
-            advantages = mixed_advantages(advantages, teacher.log_probs[part], sampled, scored[part])
-        policy = clipped_policy_loss(student.log_probs, advantages, sampled)
-        weights = entropy_weights(teacher.entropy[part][distilled], sums, beta)
-        weights = weights * clamped_ratio(student.log_probs[distilled], sampled[distilled])
-        states = hidden[part][distilled], head, batch["teacher_hidden"][part][distilled], teacher_head
-        of_sdpo = self_distillation(Pair(*states, weights=weights, normalizer=1), top_k=top_k).loss
-        loss = srpo_objective(policy, grpo[part], of_sdpo if distilled.any() else 0.0, denominator)
-        loss.backward()  # a micro-batch's graph ends here, as in a trainer
-        total += loss.item()
-    return total, hidden.grad, weight.grad
-
-
-@pytest.mark.parametrize(
-    ("method", "beta", "top_k"),
-    [("grpo", 1.0, 3), ("sdpo", 0.0, None), ("srpo", 1.0, 3), ("srpo", 2.5, 1), ("advantage_mix", 1.0, 3)],
-)
-def test_the_objective_is_the_formula_and_its_gradients_are_finite_differences(method, beta, top_k):
-    batch, h = make_batch([1, 0, 0, 1] + [0, 0, 0, 0] + [0, 1, 0, 0]), 1e-6  # noqa: RUF005 (groups)
-    loss, of_hidden, of_weight = step(batch, method, beta, top_k)
-    assert loss == pytest.approx(plain_step(batch, method, beta, top_k), rel=1e-10)
-    assert not of_hidden[~batch["mask"]].any()
-
-    def slope(name, *where):
-        values = []
-        for sign in (1, -1):
-            inner = changed = copy.deepcopy(batch[name].tolist())
-            for place in where[:-1]:
-                inner = inner[place]
-            inner[where[-1]] += sign * h
-            values.append(plain_step(batch, method, beta, top_k, **{name: changed}))
-        return (values[0] - values[1]) / (2 * h)
-
-    for b, t in batch["mask"].nonzero().tolist():
-        assert of_hidden[b, t, 1].item() == pytest.approx(slope("hidden", b, t, 1), rel=1e-6, abs=1e-9)
-    for v in range(6):
-        assert of_weight[v, 2].item() == pytest.approx(slope("weight", v, 2), rel=1e-6, abs=1e-9)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["srpo", "advantage_mix"])
+def test_the_trainers_step_is_the_formula(tmp_path, monkeypatch, method):
+    options = {"top_k": 8} if method == "srpo" else {}
+    made, batch = trainer(tmp_path, method, MIXED, 16, config={"max_grad_norm": 1e9}, **options), {}
+    loss_of = made.loss_of
+    monkeypatch.setattr(made, "loss_of", lambda model, inputs: (batch.update(inputs), loss_of(model, inputs))[1])
+    found, model = outcome(made), student().model.double()
+    expected = exact_objective(model, batch, method, 8)
+    expected.backward()
+    gradient = torch.cat([weights.grad.flatten() for weights in model.parameters()])
+    assert found["losses"][0] == pytest.approx(expected.item(), rel=1e-4)
+    assert (found["gradients"][0] - gradient).norm() < 1e-4 * gradient.norm()
 
 
 TOKENS = torch.zeros(5, 7)
