@@ -8,23 +8,27 @@ import torch
 from trl.kernels import chunked_divergence
 
 from benchmarks import __main__ as bench
-from benchmarks import loss, stages
-from benchmarks.loss import contenders, gradient_errors, make_batch
+from benchmarks import gpu, loss, stages
 from benchmarks.timing import compared, peak_of
 
 SHAPE = {"tokens": 40, "hidden": (8, 12), "vocabulary": 96}
 
 
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """No compiled contender, which takes seconds."""
+    monkeypatch.setattr(loss.shutil, "which", lambda name: None)
+
+
 @pytest.mark.parametrize("options", [{"beta": 0.0, "masked": 0.5}, {"beta": 0.5}, {"train_head": False}])
-def test_every_contender_has_the_exact_gradients(monkeypatch, options):
+def test_every_contender_has_the_exact_gradients(monkeypatch, uncompiled, options):
     monkeypatch.setattr(loss, "TRL_TILES", {"cpu": [(16, 32)]})
     monkeypatch.setattr(loss, "LIGER_CHUNKS", {"cpu": [16]})
-    monkeypatch.setattr(loss.shutil, "which", lambda name: None)  # compiling takes seconds
     sizes = chunked_divergence.TOKEN_CHUNK_SIZE, chunked_divergence.VOCAB_CHUNK_SIZE
-    batch = make_batch(**SHAPE, **options)
-    ways = {f"{name} {s}": way for name, found in contenders(batch).items() for s, way in found.items()}
+    batch = loss.make_batch(**SHAPE, **options)
+    ways = {f"{name} {s}": way for name, found in loss.contenders(batch).items() for s, way in found.items()}
     del ways["products alone "]
-    errors = gradient_errors(batch, ways)
+    errors = loss.gradient_errors(batch, ways)
     assert set(errors) >= {"s2d ", "torch ", "TRL ", "TRL, best tile 16 x 32"}
     assert max(errors.values()) < 1e-5
     assert sizes == (chunked_divergence.TOKEN_CHUNK_SIZE, chunked_divergence.VOCAB_CHUNK_SIZE)  # put back
@@ -56,22 +60,59 @@ def test_peak_memory_is_what_a_call_holds_at_once():
 
 
 @pytest.mark.slow
-def test_every_part_runs(tiny, tmp_path):
+def test_every_part_of_make_bench_runs(tiny, tmp_path):
     losses = bench.losses({"one": SHAPE}, rounds=1)
-    assert losses.set_index("contender").loc["TRL", "over_trl"] == 1
-    assert (losses["seconds"] > 0).all()
     assert losses["gradient_error"].max() < 1e-5
     kept = {kind: own for kind, own in tiny["stages"].items() if kind != "teacher_sft"}
     whole = {kind: own | ({"micro_batch": own["batch"]} if "batch" in own else {}) for kind, own in kept.items()}
     steps = stages.stages_cost(rounds=1, steps=1, overrides={"stages": whole})  # refuses first batches that differ
     assert steps["stage"].tolist() == [name for name in stages.STAGES for side in ("s2d", "TRL")]
-    assert (steps["seconds"] > 0).all()
     sampling = stages.sampling_cost(batches=(8, 16), problems=1, rounds=1)
-    assert (sampling["tokens_per_second"] > 0).all()
+    assert all((column > 0).all() for column in (losses["seconds"], steps["seconds"], sampling["tokens_per_second"]))
     bench.write(losses.assign(peak_mib=float("nan")), tmp_path, "loss", "A note.")
     assert pd.read_csv(tmp_path / "loss.csv")["contender"].tolist() == losses["contender"].tolist()
     text = (tmp_path / "loss.md").read_text()
     assert "nan" not in text
-    assert "A note." in text
-    assert "torch " + torch.__version__ in text  # the machine
+    assert all(said in text for said in ("A note.", f"torch {torch.__version__}"))
     assert len(bench.loss_plot(losses).axes) == 2
+
+
+@pytest.mark.slow
+def test_every_part_of_make_gpu_runs_on_a_cpu_and_writes_its_rows(tmp_path, monkeypatch, uncompiled):
+    kinds = ("GRPO", "forward KL", "OPD", "SRPO, beside GRPO")
+    monkeypatch.setattr(gpu, "STAGES", {name: stages.STAGES[name] for name in kinds})
+    gpu.main(["--tiny", "--out", str(tmp_path)])
+    tables = {part: pd.read_csv(tmp_path / f"gpu-tiny-{part}.csv") for part in ("loss", "stages", "full", "study")}
+    losses = tables["loss"].set_index(["case", "contender"])
+    assert losses["share of peak"].gt(0).all()
+    ours = losses.xs("s2d", level="contender")
+    assert (ours["gradient_error"] < 2 * ours["rounding"]).all()
+    assert tables["stages"]["stage"].tolist() == list(kinds)
+    assert tables["stages"][["loss apart", "grad_norm apart"]].lt(0.05).all(axis=None)
+    assert tables["stages"]["loss float32"].abs().gt(0).all()  # groups are mixed, so there is something to learn
+    step = tables["full"].iloc[0]
+    assert step["seconds"] == pytest.approx(step["sampling"] + step["update"], rel=1e-2)
+    assert "dry-run" in tables["study"].loc[0, "ends with"]
+    page = (tmp_path / "gpu-tiny.md").read_text()
+    assert all(f"## {part}" in page for part in tables)
+    assert (tmp_path / "gpu-tiny-loss.png").stat().st_size > 10_000
+
+
+def test_what_a_gpu_does_not_allow_is_said_and_the_other_parts_run(tmp_path, monkeypatch, capsys):
+    def too_large(scale):
+        yield pd.DataFrame([{"case": "small", "seconds": 1.0}])
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40 GiB")
+
+    fitting = pd.DataFrame([{"stage": "OPD"}])
+    monkeypatch.setattr(gpu, "PARTS", {"full": too_large, "stages": lambda scale: iter([fitting])})
+    gpu.main(["--tiny", "--minutes", "0", "--out", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+    gpu.main(["--tiny", "--out", str(tmp_path)])
+    assert "full: this GPU is too small for it (CUDA out of memory" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "gpu-tiny-full.csv")["case"].tolist() == ["small"]
+    assert pd.read_csv(tmp_path / "gpu-tiny-stages.csv")["stage"].tolist() == ["OPD"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for built, remedy in ((None, "built for CPUs only: install one"), ("13.0", "a driver too old for it: install a")):
+        monkeypatch.setattr(torch.version, "cuda", built)
+        with pytest.raises(SystemExit, match=f"no GPU: torch .*{remedy}.*--tiny"):
+            gpu.main([])

@@ -1,7 +1,5 @@
 """Exporting: whole folders of finished runs, and one sentence for everything else."""
 
-import json
-
 import pytest
 import torch
 from peft import get_peft_model
@@ -65,10 +63,9 @@ def test_an_export_is_a_checkpoint_with_its_card(trained, student, tmp_path):
 def test_adapters_are_exported_merged(trained, student, tmp_path):
     def save(policy, folder):
         model = get_peft_model(policy.model, lora_config(policy.model, Lora(rank=2, alpha=4)))
-        with torch.no_grad():
-            for weights in model.parameters():
-                if weights.requires_grad:
-                    weights.fill_(0.1)
+        for weights in model.parameters():
+            if weights.requires_grad:
+                weights.data.fill_(0.1)
         save_adapter(model, policy.tokenizer, folder)
 
     trained(save)
@@ -80,7 +77,7 @@ def test_adapters_are_exported_merged(trained, student, tmp_path):
     assert not (tmp_path / "e" / "adapter_config.json").exists()
 
 
-def test_what_can_not_be_exported_is_said_and_nothing_is_written(trained, tmp_path, capsys, monkeypatch):
+def test_what_can_not_be_exported_is_said_and_nothing_is_written(trained, tmp_path, capsys):
     to = tmp_path / "exported"
 
     def refused(sentence: str, checkpoint: str = "student.grpo") -> None:
@@ -93,10 +90,6 @@ def test_what_can_not_be_exported_is_said_and_nothing_is_written(trained, tmp_pa
     open_run("micro-full", "student.grpo", 0)
     refused("is not finished")
     run = trained()
-    record = json.loads(run.path("record.json").read_text())
-    run.path("record.json").write_text(json.dumps(record | {"hash": "of other parameters"}))
-    refused("was made with other parameters")
-    run.path("record.json").write_text(json.dumps(record))
     run.path("evaluation.csv").write_text(EVALUATION + " ")
     refused("was changed after the run finished")
     run.path("evaluation.csv").write_text(EVALUATION)

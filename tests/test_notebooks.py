@@ -3,14 +3,13 @@
 import json
 
 import nbformat
-import papermill
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from s2d_lib.batch import drop_readings, strip_machine
+from s2d_lib.batch import drop_readings, execute, strip_machine
 from s2d_lib.claims import load_claims
 from s2d_lib.errors import StudyError
 from s2d_lib.notebook import PARAMETERS, refuse_unknown_parameters
@@ -26,7 +25,7 @@ MAX_CELL_LINES = 18
 @pytest.fixture
 def notebooks(root):
     """Every notebook by name."""
-    return {p.name: nbformat.read(p, as_version=4) for p in sorted((root / "notebooks").glob("*.ipynb"))}
+    return {p.stem: nbformat.read(p, as_version=4) for p in sorted((root / "notebooks").glob("*.ipynb"))}
 
 
 def test_every_notebook_opens_with_its_question_and_its_parameters_and_has_short_cells(notebooks):
@@ -39,12 +38,8 @@ def test_every_notebook_opens_with_its_question_and_its_parameters_and_has_short
         assert max(len(cell.source.splitlines()) for cell in code) <= MAX_CELL_LINES, name
         assert "/home/" not in json.dumps(notebook), name
         assert "papermill" not in notebook.metadata, name
-
-
-def test_stage_notebooks_are_committed_without_outputs(notebooks):
-    for name, notebook in notebooks.items():
-        if name[0] in "2345":
-            assert not any(cell.get("outputs") for cell in notebook.cells), name
+        if name[0] in "2345":  # a stage's, committed without outputs
+            assert not any(cell.outputs for cell in code), name
 
 
 def test_analysis_notebooks_are_committed_with_outputs_and_without_errors(root, notebooks):
@@ -58,24 +53,19 @@ def test_analysis_notebooks_are_committed_with_outputs_and_without_errors(root, 
         waiting -= {report.courses}
     assert "90_headline" not in waiting
     for name, notebook in notebooks.items():
-        if name[0] in "01689" and name.removesuffix(".ipynb") not in waiting:
+        if name[0] in "01689" and name not in waiting:
             outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
             assert outputs, name
             assert not [o for o in outputs if o.output_type == "error"], name
 
 
-@pytest.fixture
-def shell():
-    """A kernel's shell."""
-    yield InteractiveShell.instance()
-    InteractiveShell.clear_instance()
-
-
-def test_a_misspelt_parameter_is_refused_and_a_users_own_variables_are_not(shell, root):
+def test_a_misspelt_parameter_is_refused_and_a_users_own_variables_are_not(root, request):
     def injected(**parameters) -> str:
         made = parameterize_notebook(load_notebook_node(str(root / "notebooks/31_opd.ipynb")), parameters)
         return next(cell.source for cell in made.cells if "injected-parameters" in cell.metadata.tags)
 
+    shell = InteractiveShell.instance()
+    request.addfinalizer(InteractiveShell.clear_instance)
     for cell in ["mine, other = 1, 2", "seed = 0", injected(seed=1, overrides={"a": 1}), "sede = 3"]:
         shell.run_cell(cell, store_history=True)
     refuse_unknown_parameters(PARAMETERS)
@@ -88,16 +78,11 @@ def executed(path, name: str, address: str) -> str:
     """A notebook as one execution leaves it, cleaned."""
     said = f"<Model object at {address}> of T_{name}_row"
     html = f'<style>#T_{name}_row0_col0 {{}}</style><table id="T_{name}"><td id="T_{name}_row0_col0">1</td></table>'
-    cells = [
-        new_markdown_cell("at 0x7f00aa"),
-        new_code_cell("print('T_0a1b2_row')"),
-        new_markdown_cell("**Reading.** A."),
-    ]
-    cells[1].outputs = [new_output("execute_result", data={"text/html": html, "text/plain": said}, execution_count=1)]
-    cells[1].metadata = {"papermill": {"start_time": address}, "tags": []}
-    notebook = new_notebook(cells=cells)
-    notebook.metadata["papermill"] = {"output_path": address}
-    nbformat.write(notebook, path)
+    output = new_output("execute_result", data={"text/html": html, "text/plain": said}, execution_count=1)
+    asked = {"papermill": {"start_time": address}, "tags": []}
+    code = new_code_cell("print('T_0a1b2_row')", outputs=[output], metadata=asked)
+    cells = [new_markdown_cell("at 0x7f00aa"), code, new_markdown_cell("**Reading.** A.")]
+    nbformat.write(new_notebook(cells=cells, metadata={"papermill": {"output_path": address}}), path)
     strip_machine(path)
     return path.read_text()
 
@@ -117,13 +102,7 @@ def test_two_executions_leave_the_same_bytes_and_cleaning_touches_outputs_and_me
 def test_notebook_10_makes_base_models(root, tmp_path):
     names = list(load_profile("micro-llama").pretraining.models)
     overrides = {"pretraining": {"models": {name: {"steps": 4, "batch": 8} for name in names}}}
-    papermill.execute_notebook(
-        root / "notebooks" / "10_base_models.ipynb",
-        tmp_path / "out.ipynb",
-        {"profile": "micro-llama", "remake": True, "overrides": overrides, "folder": str(tmp_path / "models")},
-        kernel_name="python3",
-        progress_bar=False,
-        cwd=root / "notebooks",
-    )
+    asked = {"profile": "micro-llama", "remake": True, "overrides": overrides, "folder": str(tmp_path / "models")}
+    execute(root / "notebooks" / "10_base_models.ipynb", tmp_path / "out.ipynb", asked)
     for name in names:
         assert released_record(tmp_path / "models" / name)["model"]["steps"] == 4

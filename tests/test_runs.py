@@ -1,9 +1,7 @@
 """Run folders: whole or not at all, never confused, never lost."""
 
 import contextlib
-import fcntl
 import getpass
-import hashlib
 import json
 import multiprocessing
 import os
@@ -12,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -43,6 +42,13 @@ def remake(run: Run, content: str) -> None:
     make(run.resolved.checkpoint, content=content)
 
 
+def outdate(run: Run) -> dict:
+    """Let a finished run be one of other parameters; the record that it had."""
+    record = json.loads((run.final / "record.json").read_text())
+    write_json(run.final / "record.json", record | {"hash": "of other parameters"})
+    return record
+
+
 def test_a_run_appears_only_when_it_is_whole(runs):
     run = open_run("micro", "student", 0)
     run.path("evaluation.csv").write_text("x")
@@ -60,9 +66,7 @@ def test_a_run_appears_only_when_it_is_whole(runs):
 
 
 def test_a_changed_parameter_makes_a_run_stale_and_its_replacement_replaces_it(runs):
-    run = make(content="old")
-    record = json.loads((run.final / "record.json").read_text())
-    write_json(run.final / "record.json", record | {"hash": "of other parameters"})
+    outdate(run := make(content="old"))
     assert find_run(run.resolved) is None
     with pytest.raises(StudyError, match="was made with other parameters"):
         open_run("micro", "student.grpo", 0).parent("from")
@@ -71,28 +75,28 @@ def test_a_changed_parameter_makes_a_run_stale_and_its_replacement_replaces_it(r
     assert [p.name for p in run.final.parent.iterdir() if p.suffix == ".stale"] == []
 
 
-def test_what_was_tried_with_overrides_is_there_once_the_profile_says_the_same(runs):
-    plain = make(content="as the profile said before")
-    record = json.loads((plain.final / "record.json").read_text())
-    write_json(plain.final / "record.json", record | {"hash": "of other parameters"})
+def test_overrides_get_a_folder_of_their_own_that_counts_like_the_profiles(runs):
+    record = outdate(plain := make(content="as the profile said before"))
     tried = Run(plain.resolved.model_copy(update={"overrides": {"seeds": [0]}}))
-    assert tried.final != plain.final
+    assert "micro@" in str(tried.final)
     shutil.copytree(plain.final, tried.final)
     write_json(tried.final / "record.json", record)
-    assert find_run(plain.resolved).folder == tried.final
-    assert open_run("micro", "student", 0).finished
+    assert find_run(plain.resolved).folder == tried.final  # now that the profile says the same
     keep_markers({plain.resolved.hash: (job := Job(plain.resolved))})
     assert job.done
+    write_json(plain.final / "record.json", record)
+    shutil.rmtree(tried.final)
+    child = open_run("micro", "student.grpo", 0, {"stages": {"sparse_rl": {"steps": 3}}})
+    assert child.parent("from").folder == plain.final  # which does not depend on sparse_rl.steps
 
 
-@pytest.mark.parametrize("damage", ["changed", "missing", "no record", "half a record"])
-def test_a_broken_folder_is_refused_with_the_remedy(runs, damage):
-    path = make().final / ("record.json" if "record" in damage else "evaluation.csv")
-    path.write_text('{"hash": ')
-    if damage in ("missing", "no record"):
-        path.unlink()
-    with pytest.raises(StudyError, match=r"delete .* and run it again"):
-        read_finished(path.parent)
+@pytest.mark.parametrize("file", ["evaluation.csv", "record.json"])
+def test_a_broken_folder_is_refused_with_the_remedy(runs, file):
+    path = make().final / file
+    for damage in (lambda: path.write_text('{"hash": '), path.unlink):
+        damage()
+        with pytest.raises(StudyError, match=r"delete .* and run it again"):
+            read_finished(path.parent)
 
 
 def test_a_missing_parent_names_the_command_and_the_notebook(runs):
@@ -157,13 +161,6 @@ def test_an_unfinished_run_does_not_go_on_with_another_parent_or_other_parameter
     assert not open_run("micro", "student.grpo", 0).path("half").exists()
 
 
-def test_overrides_get_a_folder_of_their_own_and_reuse_equal_parents(runs):
-    parent = make("student")
-    run = open_run("micro", "student.grpo", 0, {"stages": {"sparse_rl": {"steps": 3}}})
-    assert "micro@" in str(run.final)
-    assert run.parent("from").folder == parent.final  # the base run does not depend on sparse_rl.steps
-
-
 def test_the_command_of_a_run_is_quoted_for_a_shell(runs, monkeypatch, capsys):
     overrides = {"problems": {"instruction": """it's "so", she said; $HOME `x`"""}}
     resolved = resolve("micro", "student", 0).model_copy(update={"overrides": overrides})
@@ -182,14 +179,6 @@ def test_runs_lie_in_one_place_wherever_something_is_started(root, tmp_path, mon
     for folder in (root / "notebooks", tmp_path):
         monkeypatch.chdir(folder)
         assert str(runs_root()) == place.format(root=root, home=tmp_path)
-
-
-def test_a_relative_project_is_the_same_for_children(root, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "project").symlink_to(root)
-    monkeypatch.setenv("S2D_HOME", "project")
-    assert cli.main(["run", "--checkpoint", "none"]) == 1
-    assert os.environ["S2D_HOME"] == str(tmp_path / "project")
 
 
 def test_a_place_that_cannot_be_written_into_is_named(runs, monkeypatch, capsys):
@@ -219,12 +208,6 @@ def test_the_revision_is_that_of_this_checkout_or_the_version(tmp_path, monkeypa
     assert provenance.git_revision() == provenance.environment()["packages"]["s2d"]
 
 
-def test_a_file_is_hashed_again_when_it_has_changed(tmp_path):
-    for text in ("x", "yz"):
-        (tmp_path / "weights").write_text(text)
-        assert provenance.file_hash(tmp_path / "weights") == hashlib.sha256(text.encode()).hexdigest()
-
-
 def test_under_the_driver_the_notebook_leaves_publishing_and_a_kill_before_that_loses_no_account(runs, monkeypatch):
     driver = open_run("micro", "student", 0)
     monkeypatch.setenv(DRIVER, "1")
@@ -240,46 +223,38 @@ def test_under_the_driver_the_notebook_leaves_publishing_and_a_kill_before_that_
 
 
 @contextlib.contextmanager
-def held(final, seconds: float):
-    """While another process holds a run's lock, for some seconds."""
-    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(final, seconds))
+def held(final):
+    """While another process holds a run's lock."""
+    fork = multiprocessing.get_context("fork")
+    has_it = fork.Event()
+
+    def hold():
+        with lock(final):
+            has_it.set()
+            time.sleep(100)
+
+    holder = fork.Process(target=hold)
     holder.start()
-    free = True
-    while free:
-        time.sleep(0.02)
-        with final.with_name(f".{final.name}.lock").open("w") as stream, contextlib.suppress(BlockingIOError):
-            free = False
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
+    assert has_it.wait(60)
     yield holder
     holder.kill()
     holder.join()
 
 
-def _hold(path, seconds):
-    with lock(path):
-        time.sleep(seconds)
-
-
 def test_a_finished_run_is_read_without_its_lock(runs, capsys):
-    with held(make().final, 60):
+    with held(make().final):
         assert run_checkpoint("micro", "student", 0) == "student, seed 0: finished before"
         assert open_run("micro", "student", 0).finished
         assert "waiting" not in capsys.readouterr().out
 
 
-def test_a_second_process_waits_for_the_first_or_is_refused_and_a_killed_ones_lock_is_free(tmp_path, capsys):
-    path = tmp_path / "run"
-    with held(path, 1.0):
-        with pytest.raises(StudyError, match="busy"), lock(path, "busy"):
+def test_a_second_process_is_refused_or_waits_for_the_first_whose_lock_is_free_when_it_is_killed(tmp_path, capsys):
+    with held(tmp_path / "run") as holder:
+        with pytest.raises(StudyError, match="busy"), lock(tmp_path / "run", "busy"):
             pass
-        with lock(path):
+        threading.Timer(0.5, holder.kill).start()
+        with lock(tmp_path / "run"):
             assert "waiting" in capsys.readouterr().out
-    with held(path, 60) as holder:
-        holder.kill()
-        holder.join()
-        with lock(path, "busy"):
-            pass
 
 
 def test_text_is_utf8_whatever_the_locale(tmp_path):

@@ -21,7 +21,7 @@ def fused(case, beta, **options):
     return loss_and_grads(functools.partial(linear_divergence, beta=beta), case, **options)
 
 
-def assert_exact(case, beta, options, tolerance, absolute=0.0):
+def assert_exact(case, options, beta, tolerance, absolute=1e-14):
     out, grads = fused(case, beta, **options)
     exact = exact_loss(case, beta, {k: v for k, v in options.items() if k != "chunk_size"})
     loss, per_token, entropy, exact_grads = exact
@@ -38,7 +38,8 @@ def assert_exact(case, beta, options, tolerance, absolute=0.0):
 def problems(draw):
     shape, widths = draw(st.sampled_from([(1,), (7,), (2, 5), (3, 1, 4)])), draw(st.tuples(*[st.integers(1, 9)] * 2))
     seed, coin = draw(st.integers(0, 999)), functools.partial(draw, st.booleans())
-    case = make_case(shape, draw(st.integers(2, 40)), *widths, bias=coin(), seed=seed)
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    case = make_case(shape, draw(st.integers(2, 40)), *widths, bias=coin(), dtype=dtype, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     options = {"temperature": draw(st.sampled_from([0.5, 1.0, 1.7])), "chunk_size": draw(st.sampled_from([None, 1, 3]))}
     if coin():
@@ -57,7 +58,8 @@ def problems(draw):
 @given(problems(), st.sampled_from((*BETAS, 0.1, 0.9)))
 @settings(max_examples=80, deadline=None, derandomize=True)
 def test_equals_its_definition_in_fp64(problem, beta):
-    assert_exact(problem[0], beta, problem[1], tolerance=1e-5, absolute=1e-6)
+    single = problem[0]["student_hidden"].dtype == torch.float32
+    assert_exact(*problem, beta, **({"tolerance": 1e-5, "absolute": 1e-6} if single else {"tolerance": 1e-11}))
 
 
 @pytest.mark.parametrize("beta", BETAS)
@@ -66,44 +68,17 @@ def test_equals_its_definition_in_fp64(problem, beta):
 def test_a_real_width(beta, chunk_size, dtype, tolerance):
     # 3 chunks of which the last is shorter, and a vocabulary of more than one piece and block
     case = make_case((50,), 3000, 64, 96, bias=True, dtype=dtype)
-    assert assert_exact(case, beta, {"chunk_size": chunk_size}, tolerance).loss.dtype == torch.float32
+    assert assert_exact(case, {"chunk_size": chunk_size}, beta, tolerance).loss.dtype == torch.float32
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_bf16_gradient_survives_when_the_models_are_close(beta):
-    # Logits rounded to bf16 would be off by tens of percent here
-    case = make_case((40,), 500, 64, 64, dtype=torch.bfloat16)
-    case["teacher_hidden"] = (case["student_hidden"].float() + 0.02 * torch.randn(40, 64)).bfloat16()
-    case["teacher_weight"] = case["student_weight"]
-    assert_exact(case, beta, {}, tolerance=5e-3)
-
-
-@pytest.mark.parametrize("beta", BETAS)
-@pytest.mark.parametrize("softcap", [None, 2.5])
-def test_gradcheck(beta, softcap):
-    case = make_case((6,), 7, 3, 4, bias=True, dtype=torch.float64)
-    leaves = [case.pop(k).requires_grad_() for k in ("student_hidden", "student_weight", "student_bias")]
-    options = {"mask": torch.tensor([1, 1, 0, 1, 1, 1]), "weights": torch.rand(6), "chunk_size": 2, "temperature": 1.3}
-
-    def loss(hidden, weight, bias):
-        student = {"student_hidden": hidden, "student_weight": weight, "student_bias": bias}
-        return linear_divergence(pair(case | student, student={"softcap": softcap}, **options), beta).loss
-
-    assert torch.autograd.gradcheck(loss, leaves)
-
-
-@given(st.sampled_from(BETAS), st.integers(0, 99))
-@settings(max_examples=30, deadline=None, derandomize=True)
-def test_the_readable_divergence_and_the_agreement_are_those_of_the_logits(beta, seed):
-    case = make_case((5,), 12, 4, 4, dtype=torch.float64, seed=seed)
+def test_the_readable_divergence_and_the_agreement_are_those_of_the_logits(beta):
+    case = make_case((200,), 5, 4, 4, dtype=torch.float64)
     logits = [case[f"{who}_hidden"] @ case[f"{who}_weight"].T for who in ("student", "teacher")]
-    out = linear_divergence(pair(case), beta)
-    torch.testing.assert_close(divergence(*logits, beta), out.per_token)
     torch.testing.assert_close(divergence(*logits, beta), exact_loss(case, beta)[1])
-    assert torch.equal(out.agreement, logits[0].argmax(-1) == logits[1].argmax(-1))
-
-
-# In a trainer's hands
+    agreement = linear_divergence(pair(case), beta).agreement
+    assert torch.equal(agreement, logits[0].argmax(-1) == logits[1].argmax(-1))
+    assert 20 < agreement.sum() < 180
 
 
 @pytest.mark.parametrize("beta", BETAS)
@@ -205,9 +180,6 @@ def test_fp16_gradients_do_not_vanish_before_a_loss_scaler_lifts_them():
     assert all(relative_error(grads[name], grad) < 1e-3 for name, grad in exact_loss(case, 1.0)[3].items())
 
 
-# Hostile inputs
-
-
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("forbidding", [-INF, -1e30])
 def test_tokens_that_both_forbid_do_not_exist(beta, forbidding):
@@ -277,9 +249,7 @@ def test_bad_arguments_are_refused_in_a_sentence(change, options, sentence):
 
 @pytest.mark.parametrize("beta", [1.5, -0.1, math.nan, "1"])
 def test_a_beta_out_of_range_is_refused(beta):
-    for refusing in (
-        lambda: linear_divergence(pair(make_case((4,), 10, 5, 6)), beta),
-        lambda: divergence(torch.zeros(2), torch.zeros(2), beta),
-    ):
-        with pytest.raises(ValueError, match="beta must be"):
-            refusing()
+    with pytest.raises(ValueError, match="beta must be"):
+        linear_divergence(pair(make_case((4,), 10, 5, 6)), beta)
+    with pytest.raises(ValueError, match="beta must be"):
+        divergence(torch.zeros(2), torch.zeros(2), beta)

@@ -16,28 +16,23 @@ from s2d_lib.study.pretraining import MicroModel
 from s2d_lib.study.resolve import RELEASED, released_record
 from s2d_lib.study.settings import Hardware, RoleModel
 
-NAMES = ("chains-student", "chains-teacher")
-PAIRS = {
-    "micro": NAMES,
-    "micro-llama": ("llama-student", "llama-teacher"),
-    "micro-crossing": ("selection-student", "selection-teacher"),
-}
-BENCHMARKS = {f"micro-{b}": (f"{b}-student",) for b in ("arithmetic", "conversion")}
-BENCHMARKS |= {f"micro-{b}": (f"{b}-student", f"{b}-teacher") for b in ("table-lookup", "tool-calls")}
-RELEASES = [(profile, name) for profile, names in (PAIRS | BENCHMARKS).items() for name in names]
+FAMILIES = {"chains": "micro", "llama": "micro-llama", "selection": "micro-crossing"}  # and the profile of each
+FAMILIES |= {name: f"micro-{name}" for name in ("arithmetic", "conversion", "table-lookup", "tool-calls")}
+RELEASES = [(family, role) for family in FAMILIES for role in ("student", "teacher")]
 
 
 def load(*names: str):
     return [load_policy(RoleModel(model=f"micro/{name}"), Hardware()) for name in names]
 
 
-@pytest.mark.parametrize(("profile", "name"), RELEASES)
-def test_what_is_released_is_what_its_record_says_and_speaks_its_world(profile, name):
-    settings, record, (policy,) = load_profile(profile), released_record(RELEASED / name), load(name)
+@pytest.mark.parametrize(("family", "role"), [r for r in RELEASES if (RELEASED / "-".join(r)).is_dir()])
+def test_what_is_released_is_what_its_record_says_and_speaks_its_world(family, role):
+    name, settings = f"{family}-{role}", load_profile(FAMILIES[family])
+    record, (policy,) = released_record(RELEASED / name), load(name)
     declared, world, text = settings.pretraining.models[name], world_of(settings.problems), settings.pretraining.corpus
     config, tokenizer = policy.model.config, policy.tokenizer
     assert policy.size == record["parameters"]
-    assert config.model_type == declared.architecture == ("llama" if profile == "micro-llama" else "qwen3")
+    assert config.model_type == declared.architecture == ("llama" if family == "llama" else "qwen3")
     assert (config.head_dim, config.tie_word_embeddings) == (32, True)
     assert tokenizer.eos_token_id != tokenizer.pad_token_id
     assert MicroModel(**record["model"]) == declared
@@ -49,13 +44,6 @@ def test_what_is_released_is_what_its_record_says_and_speaks_its_world(profile, 
         assert ids[-1] == tokenizer.eos_token_id
         assert tokenizer.unk_token_id not in ids
         assert len(ids) <= tokenizer.model_max_length
-
-
-def test_the_released_families_are_small_and_hold_no_pickles():
-    files = [p for p in RELEASED.rglob("*") if p.is_file()]
-    assert len(files) > 100
-    assert sum(p.stat().st_size for p in files) < 10 * 1024**2
-    assert not [p for p in files if p.suffix in (".bin", ".pt", ".pkl")]
 
 
 def test_new_base_weights_make_every_run_stale(monkeypatch):
@@ -77,36 +65,25 @@ def test_a_base_model_can_be_made_and_a_changed_one_is_refused(tmp_path):
         released_record(tmp_path / "teacher")
 
 
-@pytest.mark.parametrize("names", PAIRS.values())
-def test_released_student_and_teacher_fit_each_other(names):
-    check_pair(*load(*names))
-
-
-def chatting(policy) -> None:
-    policy.chat, policy.tokenizer.chat_template = True, "f2 {{ messages[0].content }}"
+def two_templates(*pair) -> None:
+    for number, policy in enumerate(pair):
+        policy.chat, policy.tokenizer.chat_template = True, f"f{number} {{{{ messages[0].content }}}}"
 
 
 @pytest.mark.parametrize(
     ("change", "sentence", "remedy"),
     [
-        (lambda p: p.tokenizer.add_tokens(["new"]), "their vocabularies", OTHER_TEACHER),
-        (lambda p: setattr(p.tokenizer, "eos_token", "#"), "the EOS token", "set `eos_token` of one role"),
-        (lambda p: setattr(p.tokenizer, "pad_token", "#"), "the pad token", "set `pad_token` of one role"),
-        (lambda p: setattr(p, "chat", True), "chat prompts", "set `chat` the same for both roles"),
-        (chatting, "their chat templates", "set `chat_template` the same for both roles"),
-        (
-            lambda p: p.model.resize_token_embeddings(64),
-            "the size of their output heads",
-            "resize one model's embeddings",
-        ),
+        (lambda s, t: t.tokenizer.add_tokens(["new"]), "their vocabularies", OTHER_TEACHER),
+        (lambda s, t: setattr(t.tokenizer, "eos_token", "#"), "the EOS token", "set `eos_token` of one role"),
+        (lambda s, t: setattr(t.tokenizer, "pad_token", "#"), "the pad token", "set `pad_token` of one role"),
+        (lambda s, t: setattr(t, "chat", True), "chat prompts", "set `chat` the same for both roles"),
+        (two_templates, "their chat templates", "set `chat_template` the same for both roles"),
+        (lambda s, t: t.model.resize_token_embeddings(64), "the size of their output heads", "resize one model's"),
     ],
 )
 def test_a_pair_that_does_not_fit_is_refused_with_the_difference_and_the_remedy(change, sentence, remedy):
-    student, teacher = load(*NAMES)
-    if change is chatting:
-        student.chat, student.tokenizer.chat_template = True, "f1 {{ messages[0].content }}"
-    change(teacher)
+    change(*(pair := load("chains-student", "chains-teacher")))
     with pytest.raises(StudyError, match=f"can't be bridged, they differ in {sentence}") as error:
-        check_pair(student, teacher)
+        check_pair(*pair)
     assert remedy in str(error.value)
     assert "\n" not in str(error.value)
