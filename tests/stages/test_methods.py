@@ -33,13 +33,10 @@ def test_as_many_tokens_are_chosen_as_asked_for(number, seed):
 
 
 def test_weights_take_the_place_of_those_there_were():
-    make = torch.Generator().manual_seed(0)
-    hidden, teacher, weight = (
-        torch.randn(size, generator=make, dtype=torch.float64) for size in ((6, 4), (6, 4), (9, 4))
-    )
-    pair = Pair(
-        hidden, Head(weight), teacher, Head(weight), weights=torch.ones(6), mask=torch.tensor([1, 1, 1, 1, 0, 0])
-    )
+    torch.manual_seed(0)
+    hidden, teacher, weight = (torch.randn(size, 4, dtype=torch.float64) for size in (6, 6, 9))
+    only = {"weights": torch.ones(6), "mask": torch.tensor([1, 1, 1, 1, 0, 0])}
+    pair = Pair(hidden, Head(weight), teacher, Head(weight), **only)
     half = linear_divergence(pair.weighted(torch.tensor([2.0, 0.0, 2.0, 0.0, 5.0, 5.0])))
     each = linear_divergence(pair).per_token
     assert half.loss.item() == pytest.approx((2 * each[0] + 2 * each[2]).item() / 4)
@@ -53,15 +50,14 @@ def test_problems_weigh_most_at_the_edge_of_what_the_student_can_do():
 
 
 @pytest.mark.slow
-def test_methods_are_made_resume_and_say_what_they_spent(tiny, ends_in_the_same_bytes):
-    resumed, _ = ends_in_the_same_bytes("student.tip.rl_teacher", step=3)
-    assert "label_use" not in resumed.record
+def test_tip_needs_no_labels_and_paced_resumes_and_says_what_it_spent(make, tiny, ends_in_the_same_bytes):
+    assert "label_use" not in make("student.tip.rl_teacher").record
     asked = tiny | {"stages": tiny["stages"] | {"paced": {"pass_rate_samples": 16}}}
-    resumed, _ = ends_in_the_same_bytes("student.warm.paced", asked, step=3)
-    spent = resumed.record
-    assert spent["label_use"]["gradings"] == 16 * 16  # problems, samples of each
-    assert spent["sampled"]["sequences"] == 16 * 16
-    assert spent["trained_tokens"] > 0
+    resumed, _ = ends_in_the_same_bytes("student.warm.paced", asked)
+    assert (
+        resumed.record["label_use"]["gradings"] == resumed.record["sampled"]["sequences"] == 16 * 16
+    )  # of each problem
+    assert resumed.record["trained_tokens"] > 0
 
 
 @pytest.mark.slow
