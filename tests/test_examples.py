@@ -6,6 +6,7 @@ import runpy
 import sys
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from s2d_lib.problems.sources import load_problems
@@ -29,7 +30,6 @@ def example(root, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def pool():
-    """Problems of the micro family."""
     return load_problems(resolve("micro", "student.grpo", 0).problems).pool[:16]
 
 
@@ -46,9 +46,8 @@ def test_opd_without_a_profile_saves_a_trained_student(example, root, tmp_path, 
     trainer = example("opd.py", "{student}", "{teacher}", "{folder}/prompts.txt", "{folder}/out", "3")["trainer"]
     assert trainer.state.global_step == 3
     places = (tmp_path / "out", root / "s2d_lib/models/micro/chains-student")
-    trained, begun = (AutoModelForCausalLM.from_pretrained(place) for place in places)
-    moved = [(one - other).abs().max() for one, other in zip(trained.parameters(), begun.parameters(), strict=True)]
-    assert max(moved) > 0
+    trained, begun = (AutoModelForCausalLM.from_pretrained(place).lm_head.weight for place in places)
+    assert not torch.equal(trained, begun)
 
 
 def test_trls_trainer_takes_the_grader_as_its_reward(example, tmp_path, pool):
@@ -57,8 +56,7 @@ def test_trls_trainer_takes_the_grader_as_its_reward(example, tmp_path, pool):
     arguments = ("{student}", "{folder}/problems.jsonl", "{folder}/out", "exact", "2")
     trainer = example("grpo_with_our_grader.py", *arguments)["trainer"]
     steps = [row for row in trainer.state.log_history if "rewards/correctness/mean" in row]
-    assert len(steps) == 2
-    assert all(0 <= row["rewards/correctness/mean"] <= 1 and "formed" in row for row in steps)
+    assert [0 <= row["rewards/correctness/mean"] <= 1 and "formed" in row for row in steps] == [True] * 2
 
 
 def test_the_page_of_public_functions_has_their_signatures(root):

@@ -8,6 +8,7 @@ import time
 import nbformat
 import psutil
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 from s2d_lib.batch import execute, run_checkpoint
 from s2d_lib.errors import StudyError
@@ -35,7 +36,7 @@ def server():
 
 def notebook(tmp_path, *cells):
     path = tmp_path / "small.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells]), path)
+    nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells]), path)
     return path
 
 
@@ -47,8 +48,6 @@ def printed(tmp_path, *cells) -> str:
 
 
 def test_without_a_server_a_kernel_is_cold(monkeypatch, tmp_path):
-    monkeypatch.delenv(ADDRESS, raising=False)
-    assert kernel_name("cold") == "cold"
     monkeypatch.setenv(ADDRESS, str(tmp_path / "nobody"))
     assert kernel_name("cold") == "cold"
 
@@ -64,9 +63,9 @@ def test_a_warm_kernel_has_the_callers_folder_and_environment_and_no_code_of_our
 
 def test_a_failing_cell_and_a_dying_kernel_are_told(server, tmp_path):
     with pytest.raises(StudyError, match=r"failed in cell 1: ValueError: no"):
-        execute(notebook(tmp_path, "raise ValueError('no')"), tmp_path / "done.ipynb", {})
+        printed(tmp_path, "raise ValueError('no')")
     with pytest.raises(Exception, match="died"):
-        execute(notebook(tmp_path, "import os; os._exit(3)"), tmp_path / "done.ipynb", {})
+        printed(tmp_path, "import os; os._exit(3)")
 
 
 def gone(number: int) -> bool:
@@ -92,14 +91,13 @@ def test_no_kernel_outlives_its_notebook_nor_its_driver(server, tmp_path):
 
 def test_runs_and_tables_have_the_same_bytes_from_a_warm_and_a_cold_kernel(server, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    made = {}
+    made, files = {}, ("evaluation.csv", "validation.csv", "model/model.safetensors")
     for kind, address in (("warm", os.environ[ADDRESS]), ("cold", "")):
         monkeypatch.setenv(ADDRESS, address)
         monkeypatch.setenv("S2D_RUNS", str(tmp_path / kind))
         for checkpoint in ("student", "student.grpo"):
             run_checkpoint("micro", checkpoint, 0, TINY)
         folder = next((tmp_path / kind).glob("*/seed-0/student.grpo"))
-        files = ("evaluation.csv", "validation.csv", "model/model.safetensors")
         table = printed(tmp_path, "import pandas\nprint(pandas.DataFrame([range(1000, 1019)]))")
         made[kind] = [table, *((folder / name).read_bytes() for name in files)]
     assert made["warm"] == made["cold"]

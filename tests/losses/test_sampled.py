@@ -35,7 +35,7 @@ def test_topk_and_its_gradient_are_those_of_the_divergence_of_k_plus_one_outcome
     leaves = [case[f"student_{part}"].requires_grad_() for part in ("hidden", "weight", "bias")]
     p, q = exact_probs(*leaves), exact_probs(*(case[f"teacher_{part}"] for part in ("hidden", "weight", "bias")))
     order, last = (p if top_k_of == "student" else q).argsort(-1, descending=True), 0.0
-    for k in range(1, 9):
+    for k in (1, 2, 4, 8):
         ordered = [probs.gather(-1, order) for probs in (p, q)]
         outcomes = [torch.cat([o[:, :k], o[:, k:].sum(-1, keepdim=True)], -1) for o in ordered]
         exact = exact_divergence(*outcomes, beta)
