@@ -74,9 +74,9 @@ def test_a_map_is_made_and_drawn_and_made_only_once(project):
 def test_a_method_written_by_the_page_about_it_is_compared_with_the_others(project):
     """docs/how_to_add_a_method.md, word for word."""
     page = (ROOT / "docs" / "how_to_add_a_method.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (project / "my_methods").mkdir()
-    (project / "my_methods" / "raft.py").write_text(code)
+    for name, code in re.findall(r"`my_methods/(\w+)\.py`.*?```python\n(.*?)```", page, re.DOTALL):
+        (project / "my_methods" / f"{name}.py").write_text(code)
     code, output = run(project, "compare", "--method", "student.raft")
     assert (code, output.count("error: unknown checkpoint 'student.raft'")) == (1, 1)
     ours = {"S2D_METHODS": str(project / "my_methods")}

@@ -6,6 +6,7 @@ tokens, versions of every run), samples.csv (some completions as text) and const
 """
 
 import csv
+import functools
 import json
 import lzma
 import math
@@ -52,14 +53,23 @@ class Bundle:
 
     def accuracy(self, checkpoint: str, name: str) -> pd.DataFrame:
         """Mean correctness on a set, a row a seed and a column a problem; a StudyError where it was not evaluated on it."""
-        rows = self.evaluation[(self.evaluation["checkpoint"] == checkpoint) & (self.evaluation["set"] == name)]
-        if rows.empty:
+        if (checkpoint, name) not in self._places:
             raise StudyError(f"no results of {checkpoint!r} on {name!r}.")
+        rows = self.evaluation.iloc[self._places[checkpoint, name]]
         return rows.assign(accuracy=_shares(rows)).pivot(index="seed", columns="problem", values="accuracy")
 
     def at(self, decoding: str) -> "Bundle":
         """The same with the evaluation at another decoding (one of `decoded`)."""
-        return replace(self, evaluation=self.decoded[self.decoded["decoding"] == decoding].drop(columns="decoding"))
+        return self._at[decoding]
+
+    @functools.cached_property
+    def _places(self) -> dict[tuple[str, str], np.ndarray]:
+        return self.evaluation.groupby(["checkpoint", "set"], sort=False).indices
+
+    @functools.cached_property
+    def _at(self) -> dict[str, "Bundle"]:
+        parts = self.decoded.groupby("decoding", sort=False)
+        return {name: replace(self, evaluation=part.drop(columns="decoding")) for name, part in parts}
 
     @property
     def sets(self) -> list[str]:

@@ -10,7 +10,7 @@ from exact import exact_divergence, exact_probs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2d_lib.losses import Head, estimator, linear_divergence, token_log_probs
+from s2d_lib.losses import Head, estimator, kl_divergence, linear_divergence, own_divergence, token_log_probs
 from s2d_lib.losses.head import Kept
 from s2d_lib.losses.sampled import ESTIMATORS, sampled_token_reverse_kl, topk_tail_divergence
 
@@ -91,6 +91,15 @@ def test_sampled_token_is_unbiased_over_all_tokens(biased):
     torch.testing.assert_close(value, full.loss.detach())
     torch.testing.assert_close(per_token, full.per_token)
     torch.testing.assert_close(total, full_grads)
+
+
+def test_a_divergence_of_ones_own_is_a_formula():
+    case, mask = make_case((2, 5), 9, 4, 6, bias=True, dtype=torch.float64), torch.tensor([[1, 1, 1, 0, 0], [1] * 5])
+    shared = {"mask": mask, "weights": torch.rand(2, 5), "chunk_size": 3, **HEADS}
+    expected = loss_and_grads(linear_divergence, case, **shared)
+    torch.testing.assert_close(
+        loss_and_grads(own_divergence, case, options={"formula": kl_divergence}, **shared), expected
+    )
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

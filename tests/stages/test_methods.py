@@ -1,6 +1,8 @@
 """The methods that come with the package, and what becomes of one whose loss is none."""
 
+import re
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 
 import pandas as pd
@@ -9,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2d_lib import losses
 from s2d_lib.errors import StudyError
-from s2d_lib.losses import Head, Pair, linear_divergence
+from s2d_lib.losses import Head, Pair, linear_divergence, own_divergence
 from s2d_lib.stages.dense import distill
 from s2d_lib.study import STAGES
 
@@ -54,10 +57,36 @@ def test_tip_needs_no_labels_and_paced_resumes_and_says_what_it_spent(make, tiny
     assert "label_use" not in make("student.tip.rl_teacher").record
     asked = tiny | {"stages": tiny["stages"] | {"paced": {"pass_rate_samples": 16}}}
     resumed, _ = ends_in_the_same_bytes("student.warm.paced", asked)
-    assert (
-        resumed.record["label_use"]["gradings"] == resumed.record["sampled"]["sequences"] == 16 * 16
-    )  # of each problem
-    assert resumed.record["trained_tokens"] > 0
+    spent = resumed.record
+    assert spent["label_use"]["gradings"] == spent["sampled"]["sequences"] == 16 * 16  # problems, samples of each
+    assert spent["trained_tokens"] > 0
+
+
+@pytest.mark.slow
+def test_the_divergence_of_the_tutorial_trains_and_is_the_skewed_one(make, root, monkeypatch):
+    page = (root / "docs" / "how_to_add_a_method.md").read_text()
+    (code,) = re.findall(r"`my_methods/skewed\.py`.*?```python\n(.*?)```", page, re.DOTALL)
+    exec(code, method := {"__name__": "skewed"})
+    monkeypatch.setitem(STAGES, "tip", replace(method["STAGE"], train=method["train"]))
+    asked = []
+    monkeypatch.setattr(
+        losses, "own_divergence", lambda pair, formula: asked.append(formula) or own_divergence(pair, formula)
+    )
+    assert make("student.tip.rl_teacher").record["resolved"]["params"]["alpha"] == 0.1
+    p, q = torch.rand(2, 5, 9, dtype=torch.float64).softmax(-1)
+    expected = (p * (p / (0.9 * q + 0.1 * p)).log()).sum(-1)
+    torch.testing.assert_close(asked[0](p.log(), q.log()), expected)
+
+
+@pytest.mark.slow
+def test_a_method_with_its_own_divergence_wants_no_estimator(make, tiny, monkeypatch):
+    own = partial(distill, divergence=lambda pair, tokens: linear_divergence(pair))
+    monkeypatch.setitem(STAGES, "opd", replace(STAGES["opd"], train=own))
+    topk = {"stages": tiny["stages"] | {"opd": tiny["stages"]["opd"] | {"estimator": "topk_tail", "top_k": 4}}}
+    with pytest.raises(
+        StudyError, match=r"'student\.opd_only\.rl_teacher' brings a divergence of its own, and the profile says"
+    ):
+        make("student.opd_only.rl_teacher", overrides=tiny | topk)
 
 
 @pytest.mark.slow
