@@ -58,6 +58,8 @@ def warm_kernels() -> Iterator[dict[str, str]]:
             yield found
         finally:
             server.stdin.close()  # which tells it to end
+            if not Path(found[ADDRESS]).exists():  # it still imports, for nobody
+                server.kill()
             server.wait()
 
 
