@@ -9,18 +9,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = [
-    "s2d",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "datasets",
-    "tokenizers",
-    "numpy",
-    "math-verify",
-]
+PACKAGES = ["s2d", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy",
+            "math-verify"]  # fmt: skip
 
 
 def environment() -> dict:

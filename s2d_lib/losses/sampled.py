@@ -58,12 +58,7 @@ def own_divergence(pair: Pair, formula: Callable[[Tensor, Tensor], Tensor]) -> T
     `formula` gets the student's and the teacher's log-probabilities (n, V) and returns one value per token (n,), in nats; a token
     that a head forbids has -inf there. The loss is the weighted sum over the normalizer, as that of `linear_divergence` is.
     """
-
-    def of_chunk(log_p: Tensor, log_q: Tensor, _: None) -> tuple[Tensor, Tensor]:
-        value = formula(log_p, log_q)
-        return value, value
-
-    return _estimate(pair, of_chunk)
+    return _estimate(pair, lambda log_p, log_q, _: (formula(log_p, log_q),) * 2)
 
 
 def topk_tail_divergence(pair: Pair, beta: float = 1.0, *, top_k: int, top_k_of: str = "student") -> TokenLoss:

@@ -63,10 +63,7 @@ def dense_trainer(
     """
     params, temperature = run.resolved.stage_params, run.resolved.sampling.temperature
     if divergence and params.estimator != "full":
-        raise StudyError(
-            f"{run.resolved.checkpoint!r} brings a divergence of its own, and the profile says estimator {params.estimator!r}: "
-            "leave it at full."
-        )
+        raise StudyError(f"{run.resolved.checkpoint!r} brings a divergence of its own: leave its `estimator` at full.")
     common = trainer_arguments(run)
     if params.estimator == "gold":
         from s2d_lib.stages.gold import GoldTrainer, span_loss  # TRL's experimental loss: imported where it is used

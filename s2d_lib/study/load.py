@@ -71,10 +71,10 @@ def _study(path: Path, *version: int) -> Study:
             content = deep_merge(content, {"checkpoints": own})
     study = validated(Study, content, path.name)
     files = {name: method.file for method in methods().values() for name in method.checkpoints}
-    where = {name: f"{files.get(name, path.name)}: checkpoint {name!r} needs" for name in study.checkpoints}
-    named = {where[name]: (node.from_, node.teacher) for name, node in study.checkpoints.items()}
-    named |= {f"{path.name}: table {name!r} lists": table.rows for name, table in study.tables.items()}
-    for who, names in named.items():
+    nodes = study.checkpoints.items()
+    needs = {f"{files.get(n, path.name)}: checkpoint {n!r} needs": (node.from_, node.teacher) for n, node in nodes}
+    needs |= {f"{path.name}: table {name!r} lists": table.rows for name, table in study.tables.items()}
+    for who, names in needs.items():
         for name in filter(None, names):
             if name not in study.checkpoints:
                 hint = did_you_mean(name, study.checkpoints)

@@ -83,9 +83,7 @@ def test_a_method_with_its_own_divergence_wants_no_estimator(make, tiny, monkeyp
     own = partial(distill, divergence=lambda pair, tokens: linear_divergence(pair))
     monkeypatch.setitem(STAGES, "opd", replace(STAGES["opd"], train=own))
     topk = {"stages": tiny["stages"] | {"opd": tiny["stages"]["opd"] | {"estimator": "topk_tail", "top_k": 4}}}
-    with pytest.raises(
-        StudyError, match=r"'student\.opd_only\.rl_teacher' brings a divergence of its own, and the profile says"
-    ):
+    with pytest.raises(StudyError, match=r"'student\.opd_only\.rl_teacher' brings a divergence of its own: leave"):
         make("student.opd_only.rl_teacher", overrides=tiny | topk)
 
 
