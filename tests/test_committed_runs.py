@@ -20,7 +20,11 @@ def test_the_committed_runs_resolve_as_they_did(profile):
     for (checkpoint, seed), record in records.items():
         resolved = resolve(profile, checkpoint, seed)
         assert resolved.hash == record["hash"], (checkpoint, seed)
-        assert resolved.model_dump(mode="json") == record["resolved"], (checkpoint, seed)
+        # A run may be taken over from another profile that has the same one.
+        assert resolved.model_dump(mode="json") | {"profile": ""} == record["resolved"] | {"profile": ""}, (
+            checkpoint,
+            seed,
+        )
 
 
 @pytest.mark.parametrize("profile", [name for name, folder in RESULTS.items() if (folder / "points.csv").is_file()])
