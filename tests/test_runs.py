@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import hashlib
 import json
 import multiprocessing
 import os
@@ -206,6 +207,12 @@ def test_the_revision_is_that_of_this_checkout_or_the_version(tmp_path, monkeypa
     unpacked.touch()
     monkeypatch.setattr(provenance, "__file__", str(unpacked))
     assert provenance.git_revision() == provenance.environment()["packages"]["s2d"]
+
+
+def test_a_file_is_hashed_again_when_it_has_changed(tmp_path):
+    for text in ("x", "yz"):
+        (tmp_path / "weights").write_text(text)
+        assert provenance.file_hash(tmp_path / "weights") == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_under_the_driver_the_notebook_leaves_publishing_and_a_kill_before_that_loses_no_account(runs, monkeypatch):

@@ -1,4 +1,4 @@
-"""What a model says of sampled tokens, divergences of one's own, and cheaper looks at one: the top tokens, or the sampled alone.
+"""What a model says of sampled tokens, a divergence of one's own, and cheaper looks: the top tokens, or the sampled one alone.
 
 A reader of Paper A (arXiv 2605.12483) can't settle whether its reverse KL is taken over the vocabulary or from the
 sampled token's log-ratio; so the estimator is a parameter. All here still project to the whole vocabulary, chunk by chunk,

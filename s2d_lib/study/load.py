@@ -64,10 +64,9 @@ def _study(path: Path, *version: int) -> Study:
         own = method.checkpoints
         if taken := own.keys() & there.keys():
             raise StudyError(f"the method in {method.file} declares {min(taken)!r}, which is there: name it otherwise.")
+        # A study may lack what the package's own are made of.
         above = {node.get(kind) for node in own.values() for kind in ("from", "teacher")} - {None}
-        if (
-            method.file.parent != OWN or above <= there.keys() | own.keys()
-        ):  # a study may lack what the package's are made of
+        if method.file.parent != OWN or above <= there.keys() | own.keys():
             content = deep_merge(content, {"checkpoints": own})
     study = validated(Study, content, path.name)
     files = {name: method.file for method in methods().values() for name in method.checkpoints}
